@@ -1,0 +1,42 @@
+// swift-tools-version: 6.3
+import PackageDescription
+
+// Every module is held to the same rules: unsafe code is marked where it stands, and a warning is an error.
+let rules: [SwiftSetting] = [
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let log = Target.Dependency.product(name: "Logging", package: "swift-log")
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+
+// A target imports what it names here and nothing else: this list is the architecture.
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: rules)
+}
+
+let package = Package(
+  name: "udmabridge",
+  products: [
+    .library(name: "Udmabuf", targets: ["Udmabuf", "Linux"])
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-system", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+  ],
+  targets: [
+    .target(name: "CLinux"),
+    module("Linux", ["CLinux", system]),
+    module("Udmabuf", ["CLinux", "Linux", system]),
+    module("Guest", ["Linux", system]),
+    module("Scanout", ["Udmabuf"]),
+    module("Virtio", ["Linux", "Guest"]),
+    module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
+    .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
+    module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
+  ]
+)

@@ -1,0 +1,95 @@
+// System calls that Swift cannot reach through Glibc: variadic ones, macros, and structures with a
+// flexible tail. One call each, no logic; results and errno are the call's own.
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// Values that the uapi headers define as macros; shims.c asserts each one.
+static const uint32_t CL_MFD_CLOEXEC = 0x1;
+static const uint32_t CL_MFD_ALLOW_SEALING = 0x2;
+static const uint32_t CL_MFD_HUGETLB = 0x4;
+static const uint32_t CL_MFD_HUGE_SHIFT = 26;
+
+static const uint32_t CL_F_SEAL_SEAL = 0x1;
+static const uint32_t CL_F_SEAL_SHRINK = 0x2;
+static const uint32_t CL_F_SEAL_GROW = 0x4;
+static const uint32_t CL_F_SEAL_WRITE = 0x8;
+static const uint32_t CL_F_SEAL_FUTURE_WRITE = 0x10;
+
+static const uint32_t CL_EPOLLIN = 0x1;
+static const uint32_t CL_EPOLLOUT = 0x4;
+static const uint32_t CL_EPOLLERR = 0x8;
+static const uint32_t CL_EPOLLHUP = 0x10;
+static const uint32_t CL_EPOLLRDHUP = 0x2000;
+
+static const uint64_t CL_DMA_BUF_SYNC_READ = 1;
+static const uint64_t CL_DMA_BUF_SYNC_WRITE = 2;
+static const uint64_t CL_DMA_BUF_SYNC_START = 0;
+static const uint64_t CL_DMA_BUF_SYNC_END = 4;
+static const size_t CL_DMA_BUF_NAME_LEN = 32;
+
+// One item of UDMABUF_CREATE_LIST, laid out as struct udmabuf_create_item.
+struct cl_udmabuf_item {
+  uint32_t memfd;
+  uint32_t padding;
+  uint64_t offset;
+  uint64_t size;
+};
+// The bytes before the first item: struct udmabuf_create_list without its tail.
+static const size_t CL_UDMABUF_LIST_HEADER = 8;
+
+struct cl_epoll_event {
+  uint32_t events;
+  uint64_t token;
+};
+
+int cl_memfd_create(const char *name, uint32_t flags);
+int cl_get_seals(int fd);
+int cl_add_seals(int fd, uint32_t seals);
+int cl_dup(int fd);
+int cl_truncate(int fd, int64_t length);
+int cl_set_nonblocking(int fd);
+int cl_get_flags(int fd);
+
+int cl_eventfd(void);
+int cl_timerfd(void);
+// One shot after `milliseconds` of monotonic time; 0 disarms.
+int cl_timerfd_arm(int fd, uint32_t milliseconds);
+// Blocks the given signals in this thread and returns a descriptor that reads them.
+int cl_signalfd(const int *signals, size_t count);
+// The number of the next pending signal, or -1 with EAGAIN.
+int cl_signalfd_read(int fd);
+int cl_block_signal(int signal);
+int64_t cl_monotonic_nanoseconds(void);
+int cl_raise_descriptor_limit(void);
+int cl_pollable(int fd, int milliseconds);
+
+int cl_epoll_create(void);
+int cl_epoll_add(int epoll, int fd, uint32_t events, uint64_t token);
+int cl_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token);
+int cl_epoll_remove(int epoll, int fd);
+int cl_epoll_wait(int epoll, struct cl_epoll_event *events, int capacity, int milliseconds);
+
+int cl_unix_listen(const char *path, size_t length);
+int cl_unix_connect(const char *path, size_t length);
+int cl_unix_accept(int fd);
+int cl_unix_pair(int fds[2]);
+// Sends with `count` descriptors as SCM_RIGHTS, without SIGPIPE.
+ssize_t cl_send(int fd, const void *bytes, size_t length, const int *fds, size_t count);
+// Receives without waiting; stores up to `capacity` descriptors (close-on-exec). `lost` says that the
+// kernel dropped descriptors for want of room or of descriptor numbers.
+ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity, size_t *count, int *lost);
+
+int cl_udmabuf_create(int device, int memfd, uint64_t offset, uint64_t size);
+// `list` starts with CL_UDMABUF_LIST_HEADER bytes, which this call fills in, and `count` items.
+int cl_udmabuf_create_list(int device, void *list, uint32_t count);
+
+int cl_dma_buf_sync(int fd, uint64_t flags);
+int cl_dma_buf_set_name(int fd, const char *name);
+int cl_dma_buf_export_sync_file(int fd, uint32_t flags);
+int cl_dma_buf_import_sync_file(int fd, uint32_t flags, int sync_file);
+
+#endif

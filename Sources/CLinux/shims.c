@@ -1,0 +1,264 @@
+#define _GNU_SOURCE
+#include "CLinux.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/dma-buf.h>
+#include <linux/memfd.h>
+#include <linux/udmabuf.h>
+
+static_assert(MFD_CLOEXEC == 0x1 && MFD_ALLOW_SEALING == 0x2 && MFD_HUGETLB == 0x4, "memfd flags");
+static_assert(MFD_HUGE_SHIFT == 26, "memfd huge page shift");
+static_assert(F_SEAL_SEAL == 0x1 && F_SEAL_SHRINK == 0x2 && F_SEAL_GROW == 0x4, "seals");
+static_assert(F_SEAL_WRITE == 0x8 && F_SEAL_FUTURE_WRITE == 0x10, "seals");
+static_assert(EPOLLIN == 0x1 && EPOLLOUT == 0x4 && EPOLLERR == 0x8, "epoll events");
+static_assert(EPOLLHUP == 0x10 && EPOLLRDHUP == 0x2000, "epoll events");
+static_assert(DMA_BUF_SYNC_READ == 1 && DMA_BUF_SYNC_WRITE == 2, "dma-buf sync");
+static_assert(DMA_BUF_SYNC_START == 0 && DMA_BUF_SYNC_END == 4, "dma-buf sync");
+static_assert(DMA_BUF_NAME_LEN == 32, "dma-buf name");
+static_assert(sizeof(struct cl_udmabuf_item) == sizeof(struct udmabuf_create_item), "item size");
+static_assert(offsetof(struct cl_udmabuf_item, offset) == offsetof(struct udmabuf_create_item, offset), "item");
+static_assert(offsetof(struct cl_udmabuf_item, size) == offsetof(struct udmabuf_create_item, size), "item");
+static_assert(offsetof(struct udmabuf_create_list, list) == 8, "list header");
+
+// Older headers do not have the sync_file calls; the values are the kernel's ABI.
+struct cl_sync_file {
+  uint32_t flags;
+  int32_t fd;
+};
+#define CL_EXPORT_SYNC_FILE _IOWR('b', 2, struct cl_sync_file)
+#define CL_IMPORT_SYNC_FILE _IOW('b', 3, struct cl_sync_file)
+
+int cl_memfd_create(const char *name, uint32_t flags) { return memfd_create(name, flags); }
+int cl_get_seals(int fd) { return fcntl(fd, F_GET_SEALS); }
+int cl_add_seals(int fd, uint32_t seals) { return fcntl(fd, F_ADD_SEALS, (int)seals); }
+int cl_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
+int cl_get_flags(int fd) { return fcntl(fd, F_GETFL); }
+int cl_truncate(int fd, int64_t length) { return ftruncate(fd, length); }
+
+int cl_set_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags < 0 ? flags : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+int cl_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+int cl_timerfd(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); }
+
+int cl_timerfd_arm(int fd, uint32_t milliseconds) {
+  struct itimerspec time = {
+      .it_value = {.tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000}};
+  return timerfd_settime(fd, 0, &time, NULL);
+}
+
+int cl_signalfd(const int *signals, size_t count) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (size_t i = 0; i < count; i++)
+    sigaddset(&set, signals[i]);
+  if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+    return -1;
+  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int cl_signalfd_read(int fd) {
+  struct signalfd_siginfo info;
+  ssize_t size = read(fd, &info, sizeof info);
+  return size == sizeof info ? (int)info.ssi_signo : -1;
+}
+
+int cl_block_signal(int number) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  return sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+int64_t cl_monotonic_nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int cl_raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+    return -1;
+  limit.rlim_cur = limit.rlim_max;
+  return setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int cl_pollable(int fd, int milliseconds) {
+  struct pollfd item = {.fd = fd, .events = POLLIN};
+  return poll(&item, 1, milliseconds);
+}
+
+int cl_epoll_create(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+static int epoll_control(int epoll, int operation, int fd, uint32_t events, uint64_t token) {
+  struct epoll_event event = {.events = events, .data.u64 = token};
+  return epoll_ctl(epoll, operation, fd, &event);
+}
+int cl_epoll_add(int epoll, int fd, uint32_t events, uint64_t token) {
+  return epoll_control(epoll, EPOLL_CTL_ADD, fd, events, token);
+}
+int cl_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token) {
+  return epoll_control(epoll, EPOLL_CTL_MOD, fd, events, token);
+}
+int cl_epoll_remove(int epoll, int fd) { return epoll_control(epoll, EPOLL_CTL_DEL, fd, 0, 0); }
+
+int cl_epoll_wait(int epoll, struct cl_epoll_event *events, int capacity, int milliseconds) {
+  struct epoll_event ready[64];
+  int count = epoll_wait(epoll, ready, capacity < 64 ? capacity : 64, milliseconds);
+  for (int i = 0; i < count; i++)
+    events[i] = (struct cl_epoll_event){.events = ready[i].events, .token = ready[i].data.u64};
+  return count;
+}
+
+static int unix_address(struct sockaddr_un *address, const char *path, size_t length) {
+  if (length >= sizeof address->sun_path) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path, path, length);
+  return 0;
+}
+
+int cl_unix_listen(const char *path, size_t length) {
+  struct sockaddr_un address;
+  if (unix_address(&address, path, length) < 0)
+    return -1;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0)
+    return -1;
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0)
+    return fd;
+  int saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
+}
+
+int cl_unix_connect(const char *path, size_t length) {
+  struct sockaddr_un address;
+  if (unix_address(&address, path, length) < 0)
+    return -1;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return -1;
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+    return fd;
+  int saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
+}
+
+int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+int cl_unix_pair(int fds[2]) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds); }
+
+enum { CL_MAX_DESCRIPTORS = 253 };
+
+ssize_t cl_send(int fd, const void *bytes, size_t length, const int *fds, size_t count) {
+  union {
+    struct cmsghdr align;
+    char space[CMSG_SPACE(CL_MAX_DESCRIPTORS * sizeof(int))];
+  } control;
+  struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+  if (count > CL_MAX_DESCRIPTORS) {
+    errno = EINVAL;
+    return -1;
+  }
+  if (count > 0) {
+    memset(&control, 0, sizeof control);
+    message.msg_control = &control;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+  }
+  return sendmsg(fd, &message, MSG_NOSIGNAL);
+}
+
+ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity, size_t *count, int *lost) {
+  union {
+    struct cmsghdr align;
+    char space[CMSG_SPACE(CL_MAX_DESCRIPTORS * sizeof(int))];
+  } control;
+  struct iovec vector = {.iov_base = bytes, .iov_len = length};
+  struct msghdr message = {
+      .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  *count = 0;
+  *lost = 0;
+  ssize_t size = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (size < 0)
+    return size;
+  *lost = (message.msg_flags & MSG_CTRUNC) != 0;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+      continue;
+    size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < received; i++) {
+      int one;
+      memcpy(&one, CMSG_DATA(header) + i * sizeof(int), sizeof one);
+      if (*count < capacity) {
+        fds[(*count)++] = one;
+      } else {
+        close(one);
+        *lost = 1;
+      }
+    }
+  }
+  return size;
+}
+
+int cl_udmabuf_create(int device, int memfd, uint64_t offset, uint64_t size) {
+  struct udmabuf_create create = {
+      .memfd = (uint32_t)memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .offset = offset, .size = size};
+  return ioctl(device, UDMABUF_CREATE, &create);
+}
+
+int cl_udmabuf_create_list(int device, void *list, uint32_t count) {
+  struct udmabuf_create_list *header = list;
+  header->flags = UDMABUF_FLAGS_CLOEXEC;
+  header->count = count;
+  return ioctl(device, UDMABUF_CREATE_LIST, header);
+}
+
+int cl_dma_buf_sync(int fd, uint64_t flags) {
+  struct dma_buf_sync sync = {.flags = flags};
+  return ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync);
+}
+
+int cl_dma_buf_set_name(int fd, const char *name) { return ioctl(fd, DMA_BUF_SET_NAME_B, name); }
+
+int cl_dma_buf_export_sync_file(int fd, uint32_t flags) {
+  struct cl_sync_file sync = {.flags = flags, .fd = -1};
+  int result = ioctl(fd, CL_EXPORT_SYNC_FILE, &sync);
+  return result < 0 ? result : sync.fd;
+}
+
+int cl_dma_buf_import_sync_file(int fd, uint32_t flags, int sync_file) {
+  struct cl_sync_file sync = {.flags = flags, .fd = sync_file};
+  return ioctl(fd, CL_IMPORT_SYNC_FILE, &sync);
+}

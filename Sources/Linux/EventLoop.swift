@@ -1,0 +1,108 @@
+internal import CLinux
+public import SystemPackage
+
+/// What a descriptor is ready for. The corresponding C constants are `EPOLL*`.
+public struct Readiness: OptionSet, Sendable {
+  public let rawValue: UInt32
+  public init(rawValue: UInt32) { self.rawValue = rawValue }
+  public static let readable = Readiness(rawValue: CL_EPOLLIN)
+  public static let writable = Readiness(rawValue: CL_EPOLLOUT)
+  /// The peer is gone, or the descriptor is broken. Always reported.
+  public static let hangup = Readiness(rawValue: CL_EPOLLHUP | CL_EPOLLERR)
+}
+
+/// One thread's loop over descriptors (epoll, level-triggered). A handler runs to completion; none may block.
+@safe public final class EventLoop {
+  public typealias Handler = (Readiness) -> Void
+
+  /// Names one registration. The generation keeps an event that was already fetched for a removed source
+  /// from reaching the next source in the same slot.
+  public struct Token: Hashable, Sendable {
+    fileprivate let slot: UInt32
+    fileprivate let generation: UInt32
+    fileprivate var packed: UInt64 { UInt64(generation) << 32 | UInt64(slot) }
+  }
+
+  private struct Slot {
+    var generation: UInt32 = 0
+    var handler: Handler?
+  }
+
+  private static let batch = 64
+  private let epoll: FD
+  private var slots: [Slot] = []
+  private var free: [UInt32] = []
+  private let events: UnsafeMutablePointer<cl_epoll_event>
+  private var running = false
+
+  public init() throws(Errno) {
+    epoll = FD(adopting: try retrying { cl_epoll_create() })
+    unsafe events = .allocate(capacity: Self.batch)
+  }
+
+  deinit { unsafe events.deallocate() }
+
+  /// Watches a descriptor until `remove`. The caller keeps it open that long.
+  public func add(
+    _ fd: borrowing FD, _ readiness: Readiness = .readable, _ handler: @escaping Handler
+  ) throws(Errno) -> Token {
+    let slot = free.popLast() ?? UInt32(slots.count)
+    if slot == slots.count { slots.append(Slot()) }
+    let token = Token(slot: slot, generation: slots[Int(slot)].generation)
+    do {
+      _ = try fd.withRaw { raw throws(Errno) in
+        try epoll.withRaw { epoll throws(Errno) in
+          try retrying { cl_epoll_add(epoll, raw, readiness.rawValue, token.packed) }
+        }
+      }
+    } catch {
+      free.append(slot)
+      throw error
+    }
+    slots[Int(slot)].handler = handler
+    return token
+  }
+
+  /// Watches for something else from now on; for nothing but a hangup with an empty set.
+  public func modify(_ token: Token, _ fd: borrowing FD, _ readiness: Readiness) throws(Errno) {
+    _ = try fd.withRaw { raw throws(Errno) in
+      try epoll.withRaw { epoll throws(Errno) in
+        try retrying { cl_epoll_modify(epoll, raw, readiness.rawValue, token.packed) }
+      }
+    }
+  }
+
+  /// Stops watching. Events of it that were already fetched are dropped.
+  public func remove(_ token: Token, _ fd: borrowing FD) {
+    precondition(slots[Int(token.slot)].generation == token.generation, "a source is removed once")
+    fd.withRaw { raw in epoll.withRaw { _ = cl_epoll_remove($0, raw) } }
+    slots[Int(token.slot)].handler = nil
+    slots[Int(token.slot)].generation &+= 1
+    free.append(token.slot)
+  }
+
+  /// Handles what is ready, waiting for at most `milliseconds` (-1: as long as it takes).
+  /// - Returns: how many events were handled.
+  @discardableResult
+  public func turn(milliseconds: Int32 = -1) throws(Errno) -> Int {
+    let count = try epoll.withRaw { epoll throws(Errno) in
+      try retrying { unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), milliseconds) }
+    }
+    for index in 0..<Int(count) {
+      let event = unsafe events[index]
+      let slot = Int(truncatingIfNeeded: event.token & 0xffff_ffff)
+      guard slots[slot].generation == UInt32(truncatingIfNeeded: event.token >> 32) else { continue }
+      slots[slot].handler?(Readiness(rawValue: event.events))
+    }
+    return Int(count)
+  }
+
+  /// Turns until `stop` is called.
+  public func run() throws(Errno) {
+    running = true
+    while running { try turn() }
+  }
+
+  /// Ends `run` after the current turn.
+  public func stop() { running = false }
+}

@@ -1,0 +1,87 @@
+internal import CLinux
+internal import Glibc
+public import SystemPackage
+
+/// An eventfd, by which the two sides of a virtqueue call each other. Nonblocking.
+public struct EventFD: ~Copyable, Sendable {
+  public let fd: FD
+
+  /// Adopts an eventfd that a peer sent. It is made nonblocking, since what was sent may be anything.
+  public init(adopting fd: consuming FD) throws(Errno) {
+    try fd.setNonblocking()
+    self.fd = fd
+  }
+
+  /// The corresponding C function is `eventfd`.
+  public init() throws(Errno) { fd = FD(adopting: try retrying { cl_eventfd() }) }
+
+  /// Adds one to the counter. A counter that is full wakes the reader just as well.
+  public borrowing func signal() {
+    fd.withRaw { raw in
+      var one: UInt64 = 1
+      _ = try? retrying { unsafe write(raw, &one, 8) }
+    }
+  }
+
+  /// Takes the counter.
+  /// - Returns: false when it was zero or cannot be read.
+  @discardableResult
+  public borrowing func drain() -> Bool {
+    fd.withRaw { raw in
+      var counter: UInt64 = 0
+      return (try? retrying { unsafe read(raw, &counter, 8) }) == 8
+    }
+  }
+}
+
+/// A one-shot timer as a source of an event loop.
+public final class Timer {
+  private let fd: FD
+  private let loop: EventLoop
+  private var token: EventLoop.Token?
+  /// It was armed and has not fired.
+  public private(set) var armed = false
+
+  /// `handler` runs each time that an armed delay has passed.
+  public init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
+    fd = FD(adopting: try retrying { cl_timerfd() })
+    self.loop = loop
+    token = try loop.add(fd) { [unowned self] _ in
+      armed = false
+      _ = try? fd.read(upTo: 8)
+      handler()
+    }
+  }
+
+  deinit { if let token { loop.remove(token, fd) } }
+
+  /// Fires once after `milliseconds`, at least one; an earlier delay is forgotten.
+  public func arm(milliseconds: UInt32) {
+    armed = true
+    _ = fd.withRaw { cl_timerfd_arm($0, max(1, milliseconds)) }
+  }
+
+  public func disarm() {
+    guard armed else { return }
+    armed = false
+    _ = fd.withRaw { cl_timerfd_arm($0, 0) }
+  }
+}
+
+/// Signals as a source of an event loop. They stay blocked in this thread for good.
+public struct SignalFD: ~Copyable {
+  public let fd: FD
+
+  /// The corresponding C function is `signalfd`.
+  public init(_ signals: [CInt]) throws(Errno) {
+    fd = FD(adopting: try retrying { unsafe signals.withUnsafeBufferPointer { unsafe cl_signalfd($0.baseAddress, $0.count) } })
+  }
+
+  /// The number of the next signal that arrived, or nil.
+  public borrowing func next() -> CInt? {
+    fd.withRaw { raw in try? retrying { cl_signalfd_read(raw) } }
+  }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+public func monotonicNanoseconds() -> Int64 { cl_monotonic_nanoseconds() }

@@ -1,0 +1,115 @@
+internal import CLinux
+internal import Glibc
+public import SystemPackage
+
+/// A file descriptor with exactly one owner: it closes when its owner ends, and handing it over consumes it.
+public struct FD: ~Copyable, Sendable {
+  private let raw: CInt
+
+  /// Takes ownership of an open descriptor. Nobody else may close it from now on.
+  public init(adopting raw: CInt) {
+    precondition(raw >= 0, "a descriptor number is never negative")
+    self.raw = raw
+  }
+
+  deinit { close(raw) }
+
+  /// Takes ownership of a descriptor that this process inherited, after checking that it is open, and
+  /// marks it close-on-exec.
+  /// - Throws: `badFileDescriptor` if there is none of that number.
+  public static func inherited(_ number: CInt) throws(Errno) -> FD {
+    _ = try retrying { fcntl(number, F_SETFD, FD_CLOEXEC) }
+    return FD(adopting: number)
+  }
+
+  /// Opens a file, close-on-exec. The corresponding C function is `open`.
+  public static func open(_ path: FilePath, writable: Bool, nonblocking: Bool = false) throws(Errno) -> FD {
+    let flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | (nonblocking ? O_NONBLOCK : 0)
+    return FD(adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags) } })
+  }
+
+  /// Lends the number for the length of one call. It must not be stored.
+  public borrowing func withRaw<Result: ~Copyable, Failure: Error>(
+    _ body: (CInt) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try body(raw)
+  }
+
+  /// Gives the number up to a new owner that is not Swift's; this value no longer closes it.
+  public consuming func relinquish() -> CInt {
+    let number = raw
+    discard self
+    return number
+  }
+
+  /// A second descriptor for the same open file, close-on-exec.
+  public borrowing func duplicate() throws(Errno) -> FD {
+    FD(adopting: try retrying { cl_dup(raw) })
+  }
+
+  /// Keeps all other status flags.
+  public borrowing func setNonblocking() throws(Errno) {
+    _ = try retrying { cl_set_nonblocking(raw) }
+  }
+
+  /// Device, inode, size and kind of the open file (`fstat`).
+  public borrowing func status() throws(Errno) -> FileStatus {
+    var status = stat()
+    _ = try retrying { unsafe fstat(raw, &status) }
+    return FileStatus(
+      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
+      isSocket: status.st_mode & S_IFMT == S_IFSOCK)
+  }
+
+  /// Where the descriptor's end is, in bytes; how a dma-buf tells its size. Moves the file offset.
+  public borrowing func seekToEnd() throws(Errno) -> UInt64 {
+    UInt64(try retrying { lseek(raw, 0, SEEK_END) })
+  }
+
+  /// Reads up to `capacity` bytes; fewer at the end of the file, none at its very end.
+  public borrowing func read(upTo capacity: Int) throws(Errno) -> [UInt8] {
+    unsafe try filled(capacity) { raw, buffer in unsafe Glibc.read(raw, buffer, capacity) }
+  }
+
+  /// Reads as `read(upTo:)` does from `offset` on, which a file of sysfs reads anew each time.
+  /// The corresponding C function is `pread`.
+  public borrowing func read(upTo capacity: Int, at offset: Int64) throws(Errno) -> [UInt8] {
+    unsafe try filled(capacity) { raw, buffer in unsafe pread(raw, buffer, capacity, Int(offset)) }
+  }
+
+  private borrowing func filled(
+    _ capacity: Int, _ call: (CInt, UnsafeMutablePointer<UInt8>?) -> Int
+  ) throws(Errno) -> [UInt8] {
+    var failure: Errno?
+    let bytes = unsafe [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
+      do throws(Errno) {
+        count = try retrying { unsafe call(raw, buffer.baseAddress) }
+      } catch { failure = error }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+
+  /// Writes all bytes, however many calls it takes.
+  public borrowing func write(_ bytes: RawSpan) throws(Errno) {
+    var rest = bytes
+    while rest.byteCount > 0 {
+      let count = try retrying { unsafe rest.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) } }
+      rest = rest.extracting(droppingFirst: count)
+    }
+  }
+}
+
+/// What `fstat` says of an open file.
+public struct FileStatus: Equatable, Sendable {
+  public let device: UInt64
+  public let inode: UInt64
+  /// In bytes. A dma-buf reports 0 here; ask `FD.seekToEnd`.
+  public let size: UInt64
+  public let isSocket: Bool
+}
+
+/// Raises the soft limit on open descriptors to the hard one (`RLIMIT_NOFILE`): every lent buffer holds one.
+public func raiseDescriptorLimit() throws(Errno) {
+  _ = try retrying { cl_raise_descriptor_limit() }
+}

@@ -1,0 +1,116 @@
+internal import CLinux
+public import SystemPackage
+
+/// The seals of a memfd. The corresponding C constants are `F_SEAL_*`.
+public struct Seals: OptionSet, Sendable, CustomStringConvertible {
+  public let rawValue: UInt32
+  public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+  /// No seal can be added.
+  public static let seal = Seals(rawValue: CL_F_SEAL_SEAL)
+  /// The file cannot become shorter. udmabuf demands it.
+  public static let shrink = Seals(rawValue: CL_F_SEAL_SHRINK)
+  /// The file cannot become longer.
+  public static let grow = Seals(rawValue: CL_F_SEAL_GROW)
+  /// Nobody can write. udmabuf refuses it.
+  public static let write = Seals(rawValue: CL_F_SEAL_WRITE)
+  /// No new mapping can write. udmabuf refuses it.
+  public static let futureWrite = Seals(rawValue: CL_F_SEAL_FUTURE_WRITE)
+
+  private static let names: [(Seals, String)] = [
+    (.seal, "SEAL"), (.shrink, "SHRINK"), (.grow, "GROW"), (.write, "WRITE"), (.futureWrite, "FUTURE_WRITE"),
+  ]
+
+  public var description: String {
+    let set = Seals.names.filter { contains($0.0) }.map(\.1)
+    return set.isEmpty ? "none" : set.joined(separator: "|")
+  }
+}
+
+/// The page size of a memfd's memory.
+public enum PageKind: Equatable, Sendable {
+  /// The system's ordinary pages.
+  case system
+  /// Huge pages of this many bytes, a power of two (`MFD_HUGETLB`).
+  case huge(UInt64)
+}
+
+/// A file that lives in memory, and that guest RAM or a udmabuf is made of. It is shared by everything
+/// that refers to a range of it and closes with the last of them.
+///
+/// A `Memfd` can also be adopted around some other file that a peer sent; `seals()` then throws, and
+/// udmabuf will not take it.
+public final class Memfd: Sendable {
+  private let fd: FD
+  /// Device, inode and size when the file was adopted.
+  public let status: FileStatus
+
+  /// Adopts a descriptor. Throws what `fstat` throws.
+  public init(adopting fd: consuming FD) throws(Errno) {
+    status = try fd.status()
+    self.fd = fd
+  }
+
+  /// Creates a memfd of `size` bytes that can be sealed.
+  ///
+  /// - Throws: `invalidArgument` for a huge page size that the kernel does not have. Huge pages that are
+  ///   not reserved fail only when they are touched or turned into a dma-buf.
+  /// - The corresponding C function is `memfd_create`.
+  public static func create(
+    name: String, size: UInt64, seals: Seals = [], pages: PageKind = .system
+  ) throws(Errno) -> Memfd {
+    var flags = CL_MFD_CLOEXEC | CL_MFD_ALLOW_SEALING
+    if case .huge(let bytes) = pages {
+      guard bytes.nonzeroBitCount == 1 else { throw .invalidArgument }
+      flags |= CL_MFD_HUGETLB | UInt32(bytes.trailingZeroBitCount) << CL_MFD_HUGE_SHIFT
+    }
+    let raw = try retrying { unsafe name.withCString { unsafe cl_memfd_create($0, flags) } }
+    let fd = FD(adopting: raw)
+    guard let length = Int64(exactly: size) else { throw .fileTooLarge }
+    _ = try retrying { cl_truncate(raw, length) }
+    if !seals.isEmpty { _ = try retrying { cl_add_seals(raw, seals.rawValue) } }
+    return try Memfd(adopting: fd)
+  }
+
+  /// The seals, or `invalidArgument` when the file is no memfd. The corresponding call is `F_GET_SEALS`.
+  public func seals() throws(Errno) -> Seals {
+    Seals(rawValue: UInt32(try fd.withRaw { raw throws(Errno) in try retrying { cl_get_seals(raw) } }))
+  }
+
+  /// Adds seals, for good. The corresponding call is `F_ADD_SEALS`.
+  public func add(_ seals: Seals) throws(Errno) {
+    _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_add_seals(raw, seals.rawValue) } }
+  }
+
+  /// The size in bytes now: another holder may have changed it if the seals allow that.
+  public func currentSize() throws(Errno) -> UInt64 { try fd.status().size }
+
+  /// Lends the descriptor.
+  public func withDescriptor<Result: ~Copyable, Failure: Error>(
+    _ body: (borrowing FD) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try body(fd)
+  }
+}
+
+/// `length` bytes of `memfd` from `offset` on.
+public struct MemfdRange: Sendable, Equatable, CustomStringConvertible {
+  public let memfd: Memfd
+  public var offset: UInt64
+  public var length: UInt64
+
+  public init(memfd: Memfd, offset: UInt64, length: UInt64) {
+    self.memfd = memfd
+    self.offset = offset
+    self.length = length
+  }
+
+  public static func == (a: MemfdRange, b: MemfdRange) -> Bool {
+    a.memfd === b.memfd && a.offset == b.offset && a.length == b.length
+  }
+
+  public var description: String { "\(hex(offset)):\(hex(length)) of memfd inode \(memfd.status.inode)" }
+}
+
+/// A number the way addresses are written: `0x1f000`.
+public func hex(_ value: some BinaryInteger) -> String { "0x" + String(value, radix: 16) }

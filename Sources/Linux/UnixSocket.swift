@@ -1,0 +1,138 @@
+internal import CLinux
+public import SystemPackage
+
+/// The descriptors that came with one message, at most eight. What is not taken closes with it.
+public struct ReceivedDescriptors: ~Copyable {
+  public static let capacity = 8
+  private var slots: InlineArray<8, FD?> = InlineArray { _ in nil }
+  /// How many arrived, taken or not.
+  public private(set) var count = 0
+  /// More arrived than fit, or the kernel had to drop some.
+  public package(set) var overflowed = false
+
+  public init() {}
+
+  package mutating func append(_ fd: consuming FD) {
+    slots[count] = consume fd
+    count += 1
+  }
+
+  /// Hands over the descriptor at `index`; nil if it was taken before or never came.
+  public mutating func take(_ index: Int) -> FD? {
+    index < count ? slots[index].take() : nil
+  }
+
+  /// Takes over all of `other`'s descriptors, behind those already here.
+  package mutating func append(contentsOf other: consuming ReceivedDescriptors) {
+    overflowed = overflowed || other.overflowed
+    for index in 0..<other.count {
+      guard let fd = other.slots[index].take() else { continue }
+      if count < Self.capacity { append(fd) } else { overflowed = true }
+    }
+  }
+}
+
+/// A Unix stream socket that carries descriptors.
+public struct UnixSocket: ~Copyable, Sendable {
+  public let fd: FD
+
+  /// Adopts a connected or a listening socket.
+  public init(adopting fd: consuming FD) { self.fd = fd }
+
+  /// Binds `path` and listens, nonblocking. A file that stands there already is not removed.
+  public static func listen(_ path: FilePath) throws(Errno) -> UnixSocket {
+    unsafe try at(path, cl_unix_listen)
+  }
+
+  /// Connects to the listener at `path`.
+  public static func connect(_ path: FilePath) throws(Errno) -> UnixSocket {
+    unsafe try at(path, cl_unix_connect)
+  }
+
+  private static func at(
+    _ path: FilePath, _ call: (UnsafePointer<CChar>?, Int) -> CInt
+  ) throws(Errno) -> UnixSocket {
+    let length = path.string.utf8.count
+    let raw = try retrying { unsafe path.withPlatformString { unsafe call($0, length) } }
+    return UnixSocket(adopting: FD(adopting: raw))
+  }
+
+  /// The next connection, nonblocking; `wouldBlock` if there is none yet.
+  public borrowing func accept() throws(Errno) -> UnixSocket {
+    let raw = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_accept(raw) } }
+    return UnixSocket(adopting: FD(adopting: raw))
+  }
+
+  /// Sends what fits, with no descriptors; `wouldBlock` on a full nonblocking socket.
+  public borrowing func send(_ bytes: RawSpan) throws(Errno) -> Int {
+    try send(bytes, rawDescriptors: [])
+  }
+
+  /// Sends with one descriptor, of which the peer gets its own.
+  public borrowing func send(_ bytes: RawSpan, passing passed: borrowing FD) throws(Errno) -> Int {
+    let number = passed.withRaw { $0 }
+    return try send(bytes, rawDescriptors: [number])
+  }
+
+  package borrowing func send(_ bytes: RawSpan, rawDescriptors: [CInt]) throws(Errno) -> Int {
+    let socket = fd.withRaw { $0 }
+    return try retrying {
+      unsafe bytes.withUnsafeBytes { bytes in
+        unsafe rawDescriptors.withUnsafeBufferPointer { descriptors in
+          unsafe cl_send(socket, bytes.baseAddress, bytes.count, descriptors.baseAddress, descriptors.count)
+        }
+      }
+    }
+  }
+
+  /// Receives up to `capacity` bytes at the end of `bytes`, without waiting, and the descriptors that come
+  /// with them.
+  ///
+  /// - Returns: how many bytes; 0 at the end of the stream.
+  /// - Throws: `wouldBlock` when nothing is there yet.
+  public borrowing func receive(
+    into bytes: inout [UInt8], upTo capacity: Int, descriptors: inout ReceivedDescriptors
+  ) throws(Errno) -> Int {
+    let socket = fd.withRaw { $0 }
+    let old = bytes.count
+    bytes.append(contentsOf: repeatElement(0, count: capacity))
+    var numbers = InlineArray<8, CInt>(repeating: -1)
+    var (arrived, lost) = (0, CInt(0))
+    let size: Int
+    do {
+      size = try retrying {
+        unsafe bytes.withUnsafeMutableBytes { buffer in
+          var span = numbers.mutableSpan
+          return unsafe span.withUnsafeMutableBufferPointer { numbers in
+            unsafe cl_receive(
+              socket, buffer.baseAddress! + old, capacity, numbers.baseAddress, numbers.count, &arrived, &lost)
+          }
+        }
+      }
+    } catch {
+      bytes.removeLast(capacity)
+      throw error
+    }
+    bytes.removeLast(capacity - size)
+    for index in 0..<arrived {
+      let fd = FD(adopting: numbers[index])
+      if descriptors.count < ReceivedDescriptors.capacity {
+        descriptors.append(fd)
+      } else {
+        descriptors.overflowed = true
+      }
+    }
+    if lost != 0 { descriptors.overflowed = true }
+    return size
+  }
+
+  /// Two connected sockets; blocking ones, for a test or for handing one end to another process.
+  public static func pair(_ body: (consuming UnixSocket, consuming UnixSocket) throws -> Void) throws {
+    var numbers = InlineArray<2, CInt>(repeating: -1)
+    _ = try retrying {
+      var span = numbers.mutableSpan
+      return unsafe span.withUnsafeMutableBufferPointer { unsafe cl_unix_pair($0.baseAddress) }
+    }
+    try body(UnixSocket(adopting: FD(adopting: numbers[0])), UnixSocket(adopting: FD(adopting: numbers[1])))
+  }
+}

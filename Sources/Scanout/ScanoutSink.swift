@@ -1,0 +1,74 @@
+/// What a sink can show on one scanout.
+public struct SinkOutput: Equatable, Sendable {
+  /// As its users call it, such as `Virtual-1`.
+  public var name: String
+  /// The modes it can show, the preferred one first.
+  public var modes: [DisplayMode]
+  /// Of the visible area, in millimetres; 0 when unknown.
+  public var widthMillimetres, heightMillimetres: UInt32
+
+  public init(name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0) {
+    (self.name, self.modes) = (name, modes)
+    (self.widthMillimetres, self.heightMillimetres) = (widthMillimetres, heightMillimetres)
+  }
+}
+
+/// Why a sink will not show a frame: what it refused, why, and what to do about it.
+public struct SinkError: Error, Equatable, CustomStringConvertible {
+  public enum Refusal: String, Sendable {
+    case noOutput, importing, format, stride, mode, disconnected, busy, other
+  }
+  public var refusal: Refusal
+  public var description: String
+
+  public init(_ refusal: Refusal, _ description: String) {
+    (self.refusal, self.description) = (refusal, description)
+  }
+}
+
+/// A frame on its way to one scanout.
+public struct Presentation {
+  public let frame: Frame
+  /// The part of the frame that the scanout shows.
+  public let source: Rectangle
+  /// What has changed since this scanout's last presentation, in the frame's pixels.
+  public var damage: Rectangle
+  /// Counts up with each `present` of this scanout.
+  public let sequence: UInt64
+
+  public init(frame: Frame, source: Rectangle, damage: Rectangle, sequence: UInt64) {
+    (self.frame, self.source, self.damage, self.sequence) = (frame, source, damage, sequence)
+  }
+}
+
+/// Shows frames: a KMS card, QEMU's display, other processes.
+///
+/// Everything returns at once; what takes time is told to the observer, from the event loop.
+public protocol ScanoutSink: AnyObject {
+  /// One for each scanout that can be shown, by the scanout's number.
+  var outputs: [SinkOutput] { get }
+  var observer: (any ScanoutObserver)? { get set }
+
+  /// Takes the frame in, without showing it, and checks that `scanout` could show `source` of it.
+  /// A frame that was prepared must be forgotten.
+  func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError)
+
+  /// Shows a prepared frame as soon as can be; one that still waits for its turn is replaced.
+  /// The sink holds a use of the frame from now until another one is shown in its place.
+  func present(_ presentation: Presentation, on scanout: ScanoutID)
+
+  /// Shows nothing on the scanout, as soon as can be.
+  func turnOff(_ scanout: ScanoutID)
+
+  /// Lets go of the frame. One that is still in use is cut off: what shows it goes dark.
+  func forget(_ frame: Frame)
+}
+
+/// Hears from a sink what became of the presentations. Those with a lower sequence number than one that is
+/// reported and that were not reported themselves have been replaced.
+public protocol ScanoutObserver: AnyObject {
+  /// It is on the screen now.
+  func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID)
+  /// It will not be on the screen, and why.
+  func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError)
+}

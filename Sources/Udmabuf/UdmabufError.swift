@@ -1,0 +1,66 @@
+public import Linux
+public import SystemPackage
+
+/// Why no udmabuf was made. The kernel answers most of these with `EINVAL`; they are told apart before it
+/// is asked. `item` counts from 0 in the list that was passed.
+public enum UdmabufError: Error, Equatable {
+  case emptyList
+  case emptyItem(item: Int)
+  case offsetMisaligned(item: Int, offset: UInt64)
+  case lengthMisaligned(item: Int, length: UInt64)
+  case tooManyItems(count: Int, limit: UInt64)
+  case tooManyBytes(bytes: UInt64, limit: UInt64)
+  /// The item's file is no memfd (it has no seals).
+  case notMemfd(item: Int)
+  /// `F_SEAL_SHRINK` is missing.
+  case sealMissing(item: Int, seals: Seals)
+  /// `F_SEAL_WRITE` or `F_SEAL_FUTURE_WRITE` is set.
+  case sealForbidden(item: Int, seals: Seals)
+  case pastEnd(item: Int, end: UInt64, size: UInt64)
+  case overflow(item: Int)
+  /// What the kernel answered all the same: `ENOMEM`, `EMFILE`, or a huge page that is not there.
+  case kernel(Errno)
+}
+
+extension UdmabufError: CustomStringConvertible {
+  public var description: String {
+    let parameters = UdmabufLimits.directory
+    return switch self {
+    case .emptyList:
+      "the list of ranges is empty; a dma-buf needs at least one page"
+    case .emptyItem(let item):
+      "item \(item) has length 0; a range is at least one page of \(systemPageSize) bytes"
+    case .offsetMisaligned(let item, let offset):
+      "item \(item) starts at \(hex(offset)), which is no multiple of the page size \(systemPageSize)"
+    case .lengthMisaligned(let item, let length):
+      "item \(item) is \(length) bytes long, which is no multiple of the page size \(systemPageSize)"
+    case .tooManyItems(let count, let limit):
+      "\(count) items are more than the kernel's list_limit \(limit); as root: "
+        + "echo \(count.roundedUpToPowerOfTwo) > \(parameters)/list_limit"
+    case .tooManyBytes(let bytes, let limit):
+      "\(bytes) bytes are more than the kernel's size_limit_mb \(limit >> 20); as root: "
+        + "echo \((bytes >> 20) + 1) > \(parameters)/size_limit_mb"
+    case .notMemfd(let item):
+      "item \(item) is not a range of a memfd; back the memory with a memfd "
+        + "(QEMU: -object memory-backend-memfd,share=on)"
+    case .sealMissing(let item, let seals):
+      "item \(item) is of a memfd without F_SEAL_SHRINK (its seals: \(seals)); "
+        + "seal it before use (QEMU: memory-backend-memfd with seal=on, the default)"
+    case .sealForbidden(let item, let seals):
+      "item \(item) is of a memfd with the seals \(seals); udmabuf takes none with F_SEAL_WRITE or "
+        + "F_SEAL_FUTURE_WRITE"
+    case .pastEnd(let item, let end, let size):
+      "item \(item) ends at \(hex(end)), past the end \(hex(size)) of its memfd"
+    case .overflow(let item):
+      "item \(item): offset and length, or the sum of all lengths, exceed 64 bits"
+    case .kernel(let errno):
+      "the kernel refused the udmabuf: \(errno)"
+    }
+  }
+}
+
+extension Int {
+  fileprivate var roundedUpToPowerOfTwo: Int {
+    self <= 1 ? 1 : 1 << (Int.bitWidth - (self - 1).leadingZeroBitCount)
+  }
+}
