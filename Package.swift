@@ -33,6 +33,7 @@ let package = Package(
     module("Linux", ["CLinux", system]),
     module("Udmabuf", ["CLinux", "Linux", system]),
     module("Guest", ["Linux", system]),
+    module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
     module("Scanout", ["Udmabuf"]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),

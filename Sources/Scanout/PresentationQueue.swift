@@ -11,8 +11,10 @@ public struct PresentationQueue {
   public private(set) var shown: Presentation?
   private var inFlight: Step?
   private var waiting: Step?
+  private let replaced: (UInt64) -> Void
 
-  public init() {}
+  /// `replaced` is told the sequence number of each presentation that leaves the queue before its turn.
+  public init(replaced: @escaping (UInt64) -> Void) { self.replaced = replaced }
 
   /// Something was handed to the display and has not been confirmed.
   public var isBusy: Bool { inFlight != nil }
@@ -37,8 +39,12 @@ public struct PresentationQueue {
       inFlight = step
       return true
     }
-    release(waiting)
+    let dropped = waiting
     waiting = step
+    if case .present(let presentation) = dropped {
+      replaced(presentation.sequence)
+      presentation.frame.release()
+    }
     return false
   }
 
@@ -68,23 +74,24 @@ public struct PresentationQueue {
       next.damage = next.source  // What the refused one would have brought is still missing.
       inFlight = .present(next)
     }
-    release(refused)
+    if case .present(let presentation) = refused { presentation.frame.release() }
     return inFlight != nil
   }
 
-  /// Lets go of everything, as when the display is gone.
+  /// Lets go of everything, as when the display is gone. What was not shown yet counts as replaced.
   public mutating func removeAll() {
-    let all = [shown.map(Step.present), inFlight, waiting]
+    let before = shown
+    let unshown = [inFlight, waiting]
     (shown, inFlight, waiting) = (nil, nil, nil)
-    for step in all { release(step) }
+    for case .present(let presentation) in unshown {
+      replaced(presentation.sequence)
+      presentation.frame.release()
+    }
+    before?.frame.release()
   }
 
   private mutating func advance() {
     inFlight = waiting
     waiting = nil
-  }
-
-  private func release(_ step: Step?) {
-    if case .present(let presentation) = step { presentation.frame.release() }
   }
 }

@@ -64,11 +64,12 @@ public protocol ScanoutSink: AnyObject {
   func forget(_ frame: Frame)
 }
 
-/// Hears from a sink what became of the presentations. Those with a lower sequence number than one that is
-/// reported and that were not reported themselves have been replaced.
+/// Hears from a sink what became of each presentation: exactly one of these, for every sequence number.
 public protocol ScanoutObserver: AnyObject {
   /// It is on the screen now.
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID)
+  /// Another one, or nothing at all, was to be shown before its turn came.
+  func replaced(_ sequence: UInt64, on scanout: ScanoutID)
   /// It will not be on the screen, and why.
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError)
 }

@@ -1,0 +1,13 @@
+/// What one guest may use of the host. What exceeds it is answered with the spec's out-of-memory error.
+public struct Quotas: Equatable, Sendable {
+  /// Resources that exist at once.
+  public var resources = 1024
+  /// Bytes of guest memory that dma-bufs pin at once.
+  public var pinnedBytes: UInt64 = 4096 << 20
+  /// Entries in one page list.
+  public var entries = 16384
+  /// Bytes that this process spends on keeping account of resources and their page lists.
+  public var bookkeepingBytes: UInt64 = 64 << 20
+
+  public init() {}
+}
