@@ -23,7 +23,9 @@ public import SystemPackage
     let protection = PROT_READ | (writable ? PROT_WRITE : 0)
     let (size, skip) = (length + slack, slack)
     let address = try fd.withRaw { raw throws(Errno) in
-      try retrying { unsafe Int(bitPattern: mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, raw, start)) }
+      try retrying {
+        unsafe Int(bitPattern: mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, raw, start))
+      }
     }
     unsafe base = UnsafeMutableRawPointer(bitPattern: address)! + skip
     self.length = length
@@ -68,6 +70,12 @@ public import SystemPackage
   public func store<Number: FixedWidthInteger & BitwiseCopyable>(_ value: Number, at offset: Int) {
     check(offset, MemoryLayout<Number>.size)
     unsafe (base + offset).storeBytes(of: value.littleEndian, as: Number.self)
+  }
+
+  /// Whether the address of `offset` is a multiple of `alignment`. The start of a mapping is aligned as the
+  /// offset in the file is.
+  public func isAligned(_ offset: Int, to alignment: Int) -> Bool {
+    unsafe UInt(bitPattern: base + offset) % UInt(alignment) == 0
   }
 
   /// A ring index, with everything that was written before it by the other side. `offset` must make an
