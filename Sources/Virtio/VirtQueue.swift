@@ -1,0 +1,246 @@
+public import Guest
+internal import Linux
+
+/// The device's side of a split virtqueue (virtio 1.3, 2.7).
+///
+/// The driver changes the rings and the memory under us at any time: every field is read once, and what was
+/// read is checked. Nothing that it writes makes a call here loop without bound or touch memory outside the
+/// table. Once its buffers are warm, a queue allocates nothing per chain.
+public final class VirtQueue {
+  /// virtio 1.3, 2.7: the largest queue.
+  public static let maxSize: UInt16 = 32768
+
+  /// In descriptors, a power of two.
+  public let size: UInt16
+  /// Where chains and indirect tables lie. It may be replaced while the queue runs; see `move`.
+  public var memory: GuestMemory
+  /// The next available index: what `GET_VRING_BASE` answers.
+  public private(set) var position: UInt16
+  /// The driver wrote something into the ring that cannot be: `next` gives out nothing more.
+  public private(set) var isBroken = false
+
+  private var descriptors: GuestWindow
+  private var available: GuestWindow
+  private var used: GuestWindow
+  private let eventIndex: Bool
+  /// The used index, of which the ring holds a copy.
+  private var usedIndex: UInt16
+  /// The used index at the last `shouldNotify`.
+  private var notifiedIndex: UInt16
+  private var kicksSuspended = false
+  /// The indirect table of the current chain; kept for its capacity.
+  private var table: [UInt8] = []
+
+  /// - Parameters:
+  ///   - eventIndex: `VIRTIO_F_EVENT_IDX` was negotiated.
+  ///   - start: the next available index; the used index starts equal to it, so every chain before it must
+  ///     have been completed.
+  /// - Throws: `size`, `ringTooShort` or `ringMisaligned`.
+  public init(
+    size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory,
+    eventIndex: Bool, start: UInt16
+  ) throws(VirtQueueError) {
+    guard size.nonzeroBitCount == 1, size <= Self.maxSize else { throw .size(size) }
+    try Self.check(
+      size: size, descriptors: descriptors, available: available, used: used, eventIndex: eventIndex)
+    self.size = size
+    self.descriptors = descriptors
+    self.available = available
+    self.used = used
+    self.memory = memory
+    self.eventIndex = eventIndex
+    position = start
+    usedIndex = start
+    notifiedIndex = start
+    // What an earlier run left in the ring may keep the driver from kicking.
+    _ = resumeKicks()
+  }
+
+  /// The same rings at another place of the host's memory, after the memory table changed.
+  /// - Throws: `ringTooShort` or `ringMisaligned`; the queue is then unchanged.
+  public func move(
+    descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory
+  ) throws(VirtQueueError) {
+    try Self.check(
+      size: size, descriptors: descriptors, available: available, used: used, eventIndex: eventIndex)
+    self.descriptors = descriptors
+    self.available = available
+    self.used = used
+    self.memory = memory
+  }
+
+  /// How many bytes a part of a queue of `size` takes (virtio 1.3, 2.7). The event fields at the end of the
+  /// two rings are there only with the event index.
+  public static func bytes(of part: RingPart, size: UInt16, eventIndex: Bool) -> Int {
+    let tail = eventIndex ? 2 : 0
+    return switch part {
+    case .descriptors: 16 * Int(size)
+    case .available: 4 + 2 * Int(size) + tail
+    case .used: 4 + 8 * Int(size) + tail
+    }
+  }
+
+  private static func check(
+    size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, eventIndex: Bool
+  ) throws(VirtQueueError) {
+    try check(.descriptors, descriptors, 16, bytes(of: .descriptors, size: size, eventIndex: eventIndex))
+    try check(.available, available, 2, bytes(of: .available, size: size, eventIndex: eventIndex))
+    try check(.used, used, 4, bytes(of: .used, size: size, eventIndex: eventIndex))
+  }
+
+  private static func check(
+    _ part: RingPart, _ window: GuestWindow, _ alignment: Int, _ needed: Int
+  ) throws(VirtQueueError) {
+    if window.length < needed { throw .ringTooShort(part, length: window.length, needed: needed) }
+    guard window.mapping.isAligned(window.start, to: alignment) else {
+      throw .ringMisaligned(part, alignment: alignment)
+    }
+  }
+
+  // MARK: Taking chains
+
+  /// Takes the next chain that the driver made available.
+  ///
+  /// When there is none and kicks are not suspended, the driver is asked to kick for the next one before
+  /// this returns.
+  /// - Returns: false when nothing is available, or the ring is broken.
+  /// - Throws: an error that `breaksRing` once, after which this returns false; or what is wrong with one
+  ///   chain, which has been taken: `chain.head` names it, and it may be completed.
+  public func next(into chain: inout DescriptorChain) throws(VirtQueueError) -> Bool {
+    chain.readable.removeAll(keepingCapacity: true)
+    chain.writable.removeAll(keepingCapacity: true)
+    if isBroken { return false }
+    if availableIndex == position {
+      if kicksSuspended || !eventIndex || !resumeKicks() { return false }
+    }
+    do throws(VirtQueueError) {
+      chain.head = try takeHead()
+    } catch {
+      isBroken = true
+      throw error
+    }
+    try walk(&chain)
+    return true
+  }
+
+  /// virtio 1.3, 2.7.13: the acquire pairs with the driver's release of the index.
+  private var availableIndex: UInt16 { available.mapping.loadAcquire(at: available.start + 2) }
+
+  private func takeHead() throws(VirtQueueError) -> UInt16 {
+    let ahead = availableIndex &- position
+    if ahead > size { throw .indexAhead(by: ahead, size: size) }
+    let slot = Int(position & (size - 1))
+    let head = available.mapping.load(UInt16.self, at: available.start + 4 + 2 * slot)
+    if head >= size { throw .headOutOfRange(head, size: size) }
+    position &+= 1
+    return head
+  }
+
+  /// Follows the chain from its head: direct descriptors, of which the last may be a table of indirect ones
+  /// (virtio 1.3, 2.7.5.3). Each of the two parts is bounded by the length of its table.
+  private func walk(_ chain: inout DescriptorChain) throws(VirtQueueError) {
+    let head = chain.head
+    var total: UInt64 = 0
+    var index = head
+    for _ in 0..<size {
+      let descriptor = Descriptor(descriptors.mapping, at: descriptors.start + 16 * Int(index))
+      if descriptor.flags.contains(.indirect) {
+        // 2.7.5.3.2: the device ignores WRITE on a descriptor that refers to a table.
+        if descriptor.flags.contains(.next) { throw .indirectWithNext(head: head) }
+        return try walkIndirect(descriptor, &chain, &total)
+      }
+      try chain.add(descriptor, &total)
+      guard descriptor.flags.contains(.next) else { return }
+      index = descriptor.next
+      if index >= size { throw .nextOutOfRange(head: head, next: index, limit: Int(size)) }
+    }
+    throw .chainTooLong(head: head, limit: Int(size))
+  }
+
+  private func walkIndirect(
+    _ outer: Descriptor, _ chain: inout DescriptorChain, _ total: inout UInt64
+  ) throws(VirtQueueError) {
+    let head = chain.head
+    if outer.length == 0 || outer.length % 16 != 0 { throw .indirectLength(head: head, length: outer.length) }
+    let count = Int(outer.length / 16)
+    if count > Int(Self.maxSize) {
+      throw .indirectTooLong(head: head, entries: count, limit: Int(Self.maxSize))
+    }
+    table.removeAll(keepingCapacity: true)
+    do throws(GuestMemoryError) {
+      try memory.append(GuestRange(address: outer.address, length: UInt64(outer.length)), to: &table)
+    } catch {
+      throw .indirectUnreachable(head: head, error)
+    }
+    var index = 0
+    for _ in 0..<count {
+      let descriptor = unsafe Descriptor(table.span.bytes, at: 16 * index)
+      if descriptor.flags.contains(.indirect) { throw .indirectNested(head: head) }
+      try chain.add(descriptor, &total)
+      guard descriptor.flags.contains(.next) else { return }
+      index = Int(descriptor.next)
+      if index >= count { throw .nextOutOfRange(head: head, next: descriptor.next, limit: count) }
+    }
+    throw .chainTooLong(head: head, limit: count)
+  }
+
+  // MARK: Giving chains back
+
+  /// Gives the chain at `head` back to the driver, in any order. Call `shouldNotify` after one or several.
+  /// - Parameter written: how many bytes of the chain's writable part were written, from its start.
+  public func complete(head: UInt16, written: UInt32) {
+    let slot = Int(usedIndex & (size - 1))
+    // struct virtq_used_elem: le32 id, le32 len (virtio 1.3, 2.7.8).
+    used.mapping.store(UInt64(head) | UInt64(written) << 32, at: used.start + 4 + 8 * slot)
+    usedIndex &+= 1
+    used.mapping.storeRelease(usedIndex, at: used.start + 2)
+  }
+
+  /// Whether the driver wants to be called for what was completed since the last call of this
+  /// (virtio 1.3, 2.7.7.2).
+  public func shouldNotify() -> Bool {
+    if usedIndex == notifiedIndex { return false }
+    // The used index must be visible before the driver's wish is read: the driver does the reverse.
+    fullMemoryFence()
+    let old = notifiedIndex
+    notifiedIndex = usedIndex
+    guard eventIndex else {
+      return available.mapping.loadAcquire(at: available.start) & Self.noInterrupt == 0
+    }
+    let event = available.mapping.loadAcquire(at: available.start + 4 + 2 * Int(size))
+    // The event lies within old..<usedIndex, modulo 2^16.
+    return usedIndex &- event &- 1 < usedIndex &- old
+  }
+
+  /// Something was completed in the last slot of the used ring since the driver zeroed it: a ring that
+  /// stands at index 0 has then wrapped and was not set up anew.
+  package var lastUsedSlotFilled: Bool {
+    used.mapping.load(UInt64.self, at: used.start + 4 + 8 * (Int(size) - 1)) != 0
+  }
+
+  // MARK: Kicks
+
+  private static let noInterrupt: UInt16 = 1  // VIRTQ_AVAIL_F_NO_INTERRUPT
+  private static let noNotify: UInt16 = 1  // VIRTQ_USED_F_NO_NOTIFY
+
+  /// Asks the driver not to kick until `resumeKicks`; it may still do so. With the event index there is
+  /// nothing to write: the event that was asked for last stays behind.
+  public func suspendKicks() {
+    kicksSuspended = true
+    if !eventIndex { used.mapping.storeRelease(Self.noNotify, at: used.start) }
+  }
+
+  /// Asks the driver to kick for the next chain (virtio 1.3, 2.7.10).
+  /// - Returns: true if chains arrived before it could know, for which it will not kick.
+  public func resumeKicks() -> Bool {
+    kicksSuspended = false
+    if eventIndex {
+      used.mapping.storeRelease(position, at: used.start + 4 + 8 * Int(size))
+    } else {
+      used.mapping.storeRelease(0, at: used.start)
+    }
+    // The wish must be visible before the index is read: the driver does the reverse.
+    fullMemoryFence()
+    return !isBroken && availableIndex != position
+  }
+}
