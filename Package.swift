@@ -37,6 +37,7 @@ let package = Package(
     module("Scanout", ["Udmabuf"]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
+    module("VirtioGPU", ["Linux", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
   ]

@@ -8,6 +8,10 @@ public final class Buffer {
   /// The ranges that it is made of, as few as can be.
   public let ranges: [MemfdRange]
   public let dmabuf: DMABuf
+  /// In bytes; whole pages.
+  public var size: UInt64 { dmabuf.size }
+  /// Identifies its dma-buf on this host.
+  public var inode: UInt64 { dmabuf.inode }
   /// How many entries the guest's page list had.
   public let entries: Int
   /// It was counted as lent: its dma-buf has been on a screen.

@@ -9,6 +9,8 @@ public enum LendError: Error, Equatable {
   case memory(GuestMemoryError)
   /// The guest's list covers less than the image needs.
   case short(bytes: UInt64, needed: UInt64)
+  /// An entry of the list does not begin or end at a page.
+  case unaligned(UdmabufError)
   case udmabuf(UdmabufError)
   /// `/dev/udmabuf` could not be opened.
   case noDevice(Errno)
@@ -23,12 +25,12 @@ public enum LendError: Error, Equatable {
     switch self {
     case .memory: "memory"
     case .short: "shortBacking"
+    case .unaligned: "unalignedEntry"
     case .udmabuf(let error):
       switch error {
       case .tooManyItems: "listLimit"
       case .tooManyBytes: "sizeLimit"
       case .notMemfd, .sealMissing, .sealForbidden: "notSealedMemfd"
-      case .offsetMisaligned, .lengthMisaligned: "unalignedEntry"
       default: "udmabuf"
       }
     case .noDevice: "noDevice"
@@ -43,7 +45,7 @@ extension LendError: CustomStringConvertible {
     case .memory(let error): "\(error)"
     case .short(let bytes, let needed):
       "the page list covers \(bytes) bytes, but the image needs \(needed)"
-    case .udmabuf(let error): "\(error)"
+    case .unaligned(let error), .udmabuf(let error): "\(error)"
     case .noDevice(.permissionDenied), .noDevice(.notPermitted):
       "\(UdmabufDevice.path) may not be opened by this user; join the group that owns it "
         + "(kvm on most systems), or allow the device in the cgroup"
@@ -128,7 +130,7 @@ public final class BufferTable {
     try within(.bookkeepingBytes, bookkeeping + cost, quotas.bookkeepingBytes)
     let buffer = Buffer(ranges: ranges, dmabuf: try create(ranges), entries: entries.count)
     bookkeeping += buffer.bookkeeping
-    statistics.pinnedBytes += buffer.dmabuf.size
+    statistics.pinnedBytes += buffer.size
     statistics.liveDMABufs += 1
     return buffer
   }
@@ -136,7 +138,7 @@ public final class BufferTable {
   /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
   public func release(_ buffer: Buffer) {
     bookkeeping -= buffer.bookkeeping
-    statistics.pinnedBytes -= buffer.dmabuf.size
+    statistics.pinnedBytes -= buffer.size
     statistics.liveDMABufs -= 1
   }
 
@@ -147,8 +149,8 @@ public final class BufferTable {
     statistics.buffersLent += 1
     statistics.entriesReported += UInt64(buffer.entries)
     statistics.itemsJoined += UInt64(buffer.ranges.count)
-    statistics.pagesLent += buffer.dmabuf.size / systemPageSize
-    statistics.bytesLent += buffer.dmabuf.size
+    statistics.pagesLent += buffer.size / systemPageSize
+    statistics.bytesLent += buffer.size
   }
 
   private func create(_ ranges: [MemfdRange]) throws(LendError) -> DMABuf {
@@ -158,7 +160,10 @@ public final class BufferTable {
       do throws(UdmabufError) {
         return ranges.count == 1 ? try device.create(ranges[0]) : try device.create(ranges)
       } catch {
-        throw .udmabuf(error)
+        switch error {
+        case .offsetMisaligned, .lengthMisaligned: throw .unaligned(error)
+        default: throw .udmabuf(error)
+        }
       }
     }
   }

@@ -74,7 +74,10 @@ public struct SignalFD: ~Copyable {
 
   /// The corresponding C function is `signalfd`.
   public init(_ signals: [CInt]) throws(Errno) {
-    fd = FD(adopting: try retrying { unsafe signals.withUnsafeBufferPointer { unsafe cl_signalfd($0.baseAddress, $0.count) } })
+    fd = FD(
+      adopting: try retrying {
+        unsafe signals.withUnsafeBufferPointer { unsafe cl_signalfd($0.baseAddress, $0.count) }
+      })
   }
 
   /// The number of the next signal that arrived, or nil.

@@ -94,7 +94,9 @@ public struct FD: ~Copyable, Sendable {
   public borrowing func write(_ bytes: RawSpan) throws(Errno) {
     var rest = bytes
     while rest.byteCount > 0 {
-      let count = try retrying { unsafe rest.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) } }
+      let count = try retrying {
+        unsafe rest.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) }
+      }
       rest = rest.extracting(droppingFirst: count)
     }
   }

@@ -105,7 +105,8 @@ public struct UnixSocket: ~Copyable, Sendable {
           var span = numbers.mutableSpan
           return unsafe span.withUnsafeMutableBufferPointer { numbers in
             unsafe cl_receive(
-              socket, buffer.baseAddress! + old, capacity, numbers.baseAddress, numbers.count, &arrived, &lost)
+              socket, buffer.baseAddress! + old, capacity, numbers.baseAddress, numbers.count, &arrived, &lost
+            )
           }
         }
       }

@@ -1,7 +1,7 @@
 /// The presentations of one scanout: at most one is shown, one is on its way, and one waits, which the next
 /// one replaces. Holds a use of each frame in it, so that the one on screen stays until its successor is
 /// shown.
-public struct PresentationQueue {
+public final class PresentationQueue {
   public enum Step {
     case present(Presentation)
     case turnOff
@@ -21,7 +21,7 @@ public struct PresentationQueue {
 
   /// Takes a step in turn.
   /// - Returns: true if it is this caller's to start now: ask `current`.
-  public mutating func submit(_ step: Step) -> Bool {
+  public func submit(_ step: Step) -> Bool {
     var step = step
     if case .present(var presentation) = step {
       presentation.frame.acquire()
@@ -53,7 +53,7 @@ public struct PresentationQueue {
 
   /// The display confirmed the current step. The frame that was shown before is let go.
   /// - Returns: true if another step is `current` now, to be started.
-  public mutating func completed() -> Bool {
+  public func completed() -> Bool {
     let before = shown
     switch inFlight {
     case .present(let presentation): shown = presentation
@@ -67,7 +67,7 @@ public struct PresentationQueue {
 
   /// The display refused the current step; what was shown stays.
   /// - Returns: true if another step is `current` now, to be started.
-  public mutating func failed() -> Bool {
+  public func failed() -> Bool {
     let refused = inFlight
     advance()
     if case .present(var next) = inFlight {
@@ -79,7 +79,7 @@ public struct PresentationQueue {
   }
 
   /// Lets go of everything, as when the display is gone. What was not shown yet counts as replaced.
-  public mutating func removeAll() {
+  public func removeAll() {
     let before = shown
     let unshown = [inFlight, waiting]
     (shown, inFlight, waiting) = (nil, nil, nil)
@@ -90,7 +90,7 @@ public struct PresentationQueue {
     before?.frame.release()
   }
 
-  private mutating func advance() {
+  private func advance() {
     inFlight = waiting
     waiting = nil
   }

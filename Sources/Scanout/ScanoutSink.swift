@@ -7,7 +7,8 @@ public struct SinkOutput: Equatable, Sendable {
   /// Of the visible area, in millimetres; 0 when unknown.
   public var widthMillimetres, heightMillimetres: UInt32
 
-  public init(name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0) {
+  public init(name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0)
+  {
     (self.name, self.modes) = (name, modes)
     (self.widthMillimetres, self.heightMillimetres) = (widthMillimetres, heightMillimetres)
   }

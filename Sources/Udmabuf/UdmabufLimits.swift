@@ -33,7 +33,8 @@ struct UdmabufLimitFiles: ~Copyable {
 
   borrowing func read() -> UdmabufLimits {
     UdmabufLimits(
-      items: number(items) ?? 1024, bytes: (number(megabytes) ?? 64).multipliedReportingOverflow(by: 1 << 20).0)
+      items: number(items) ?? 1024,
+      bytes: (number(megabytes) ?? 64).multipliedReportingOverflow(by: 1 << 20).0)
   }
 
   private borrowing func number(_ file: borrowing FD?) -> UInt64? {

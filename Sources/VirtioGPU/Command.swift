@@ -1,0 +1,158 @@
+internal import Guest
+internal import Scanout
+internal import Virtio
+
+/// A number that the guest gives to a resource; 0 means none.
+struct ResourceID: Hashable, Sendable, CustomStringConvertible {
+  let rawValue: UInt32
+  init(_ rawValue: UInt32) { self.rawValue = rawValue }
+  var description: String { String(rawValue) }
+}
+
+/// The header of every command and response (virtio 1.3, 5.7.6.7: `struct virtio_gpu_ctrl_hdr`).
+struct ControlHeader: Equatable {
+  static let size = 24
+  static let fenceFlag: UInt32 = 1
+
+  var type: UInt32
+  var flags: UInt32
+  var fenceID: UInt64
+  var contextID: UInt32
+  var ringIndex: UInt32
+
+  var isFenced: Bool { flags & Self.fenceFlag != 0 }
+}
+
+/// A command of the 2D set (virtio 1.3, 5.7.6.8 to 5.7.6.10), decoded. Nothing in it is checked against the
+/// device's state yet.
+enum Command: Equatable {
+  case getDisplayInfo
+  case getEDID(ScanoutID)
+  case createResource(ResourceID, format: UInt32, width: UInt32, height: UInt32)
+  case unrefResource(ResourceID)
+  case setScanout(ScanoutID, ResourceID, Rectangle)
+  case flush(ResourceID, Rectangle)
+  case transferToHost(ResourceID, Rectangle, offset: UInt64)
+  /// The page list follows in the chain; it is read once its length was admitted.
+  case attachBacking(ResourceID, entries: UInt32)
+  case detachBacking(ResourceID)
+  case updateCursor(ScanoutID, ResourceID)
+  case moveCursor(ScanoutID)
+  /// A command of a feature that was not offered, or none at all.
+  case unknown(UInt32)
+
+  /// The commands' names in the spec, for people.
+  var name: String {
+    switch self {
+    case .getDisplayInfo: "GET_DISPLAY_INFO"
+    case .getEDID: "GET_EDID"
+    case .createResource: "RESOURCE_CREATE_2D"
+    case .unrefResource: "RESOURCE_UNREF"
+    case .setScanout: "SET_SCANOUT"
+    case .flush: "RESOURCE_FLUSH"
+    case .transferToHost: "TRANSFER_TO_HOST_2D"
+    case .attachBacking: "RESOURCE_ATTACH_BACKING"
+    case .detachBacking: "RESOURCE_DETACH_BACKING"
+    case .updateCursor: "UPDATE_CURSOR"
+    case .moveCursor: "MOVE_CURSOR"
+    case .unknown(let type): "command 0x\(String(type, radix: 16))"
+    }
+  }
+}
+
+/// The type field of a command (`enum virtio_gpu_ctrl_type`).
+enum CommandType {
+  static let getDisplayInfo: UInt32 = 0x100
+  static let resourceCreate2D: UInt32 = 0x101
+  static let resourceUnref: UInt32 = 0x102
+  static let setScanout: UInt32 = 0x103
+  static let resourceFlush: UInt32 = 0x104
+  static let transferToHost2D: UInt32 = 0x105
+  static let resourceAttachBacking: UInt32 = 0x106
+  static let resourceDetachBacking: UInt32 = 0x107
+  static let getEDID: UInt32 = 0x10a
+  static let updateCursor: UInt32 = 0x300
+  static let moveCursor: UInt32 = 0x301
+}
+
+/// Reads commands out of chains. It keeps one buffer for the copies, so that a command costs no allocation.
+struct CommandDecoder {
+  private var bytes: [UInt8] = []
+
+  /// The header, which every chain begins with.
+  mutating func header(_ reader: inout ChainReader) throws(VirtQueueError) -> ControlHeader {
+    try copy(ControlHeader.size, &reader)
+    return ControlHeader(
+      type: u32(0), flags: u32(4), fenceID: u64(8), contextID: u32(16), ringIndex: u32(20))
+  }
+
+  /// The command behind a header; the one place that knows how commands are laid out.
+  /// - Throws: when the chain ends too early.
+  mutating func command(
+    _ header: ControlHeader, _ reader: inout ChainReader
+  ) throws(VirtQueueError) -> Command {
+    switch header.type {
+    case CommandType.getDisplayInfo:
+      return .getDisplayInfo
+    case CommandType.getEDID:
+      try copy(8, &reader)
+      return .getEDID(ScanoutID(u32(0)))
+    case CommandType.resourceCreate2D:
+      try copy(16, &reader)
+      return .createResource(ResourceID(u32(0)), format: u32(4), width: u32(8), height: u32(12))
+    case CommandType.resourceUnref:
+      try copy(8, &reader)
+      return .unrefResource(ResourceID(u32(0)))
+    case CommandType.setScanout:
+      try copy(24, &reader)
+      return .setScanout(ScanoutID(u32(16)), ResourceID(u32(20)), rectangle())
+    case CommandType.resourceFlush:
+      try copy(24, &reader)
+      return .flush(ResourceID(u32(16)), rectangle())
+    case CommandType.transferToHost2D:
+      try copy(32, &reader)
+      return .transferToHost(ResourceID(u32(24)), rectangle(), offset: u64(16))
+    case CommandType.resourceAttachBacking:
+      try copy(8, &reader)
+      return .attachBacking(ResourceID(u32(0)), entries: u32(4))
+    case CommandType.resourceDetachBacking:
+      try copy(8, &reader)
+      return .detachBacking(ResourceID(u32(0)))
+    case CommandType.updateCursor, CommandType.moveCursor:
+      // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
+      try copy(32, &reader)
+      let scanout = ScanoutID(u32(0))
+      return header.type == CommandType.moveCursor
+        ? .moveCursor(scanout) : .updateCursor(scanout, ResourceID(u32(16)))
+    default:
+      return .unknown(header.type)
+    }
+  }
+
+  /// The page list behind RESOURCE_ATTACH_BACKING (`struct virtio_gpu_mem_entry`), in one descriptor or in
+  /// many. `count` was admitted before, so that it bounds what is copied.
+  mutating func pageList(
+    count: UInt32, _ reader: inout ChainReader
+  ) throws(VirtQueueError) -> [GuestRange] {
+    try copy(Int(count) * 16, &reader)
+    return (0..<Int(count)).map { entry in
+      GuestRange(address: GuestAddress(u64(entry * 16)), length: UInt64(u32(entry * 16 + 8)))
+    }
+  }
+
+  private mutating func copy(_ count: Int, _ reader: inout ChainReader) throws(VirtQueueError) {
+    bytes.removeAll(keepingCapacity: true)
+    try reader.read(count, into: &bytes)
+  }
+
+  private func u32(_ offset: Int) -> UInt32 {
+    UInt32(bytes[offset]) | UInt32(bytes[offset + 1]) << 8 | UInt32(bytes[offset + 2]) << 16
+      | UInt32(bytes[offset + 3]) << 24
+  }
+
+  private func u64(_ offset: Int) -> UInt64 { UInt64(u32(offset)) | UInt64(u32(offset + 4)) << 32 }
+
+  private func rectangle() -> Rectangle {
+    Rectangle(x: u32(0), y: u32(4), width: u32(8), height: u32(12))
+  }
+}

@@ -1,0 +1,148 @@
+public import Scanout
+
+/// Describes a display to the guest: VESA E-EDID 1.4, with a CTA-861 extension where one block cannot hold
+/// all modes.
+public enum EDID {
+  private static let blockSize = 128
+  private static let timingsInBase = 3
+  private static let timingsInExtension = 6
+
+  /// The description of a display with these modes, the preferred one first, in one or two blocks.
+  ///
+  /// Modes that EDID cannot express (over 4095 pixels a side, over 655 MHz) are left out; at least one must
+  /// remain, else the guest learns the size from GET_DISPLAY_INFO alone.
+  /// - Parameter serial: tells the displays of one guest apart.
+  public static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
+    var timings = output.modes.compactMap(detailedTiming)
+    timings = Array(timings.prefix(timingsInBase + timingsInExtension))
+    let extra = timings.dropFirst(timingsInBase)
+
+    var block = [UInt8](repeating: 0, count: blockSize)
+    block.replaceSubrange(0..<8, with: [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])
+    // 3.4: manufacturer "UDM" in five-bit letters, product, serial number, made in 2026.
+    let maker = letters("UDM")
+    block.replaceSubrange(8..<12, with: [UInt8(maker >> 8), UInt8(maker & 0xff), 1, 0])
+    for byte in 0..<4 { block[12 + byte] = UInt8(truncatingIfNeeded: serial >> (8 * byte)) }
+    block[16] = 0
+    block[17] = UInt8(2026 - 1990)
+    block[18] = 1
+    block[19] = 4
+    // 3.6: digital, 8 bits a colour, DisplayPort; size in cm; gamma 2.2; RGB, preferred timing is native.
+    block[20] = 0xa5
+    let (width, height) = size(output)
+    block[21] = UInt8(clamping: width / 10)
+    block[22] = UInt8(clamping: height / 10)
+    block[23] = 120
+    block[24] = 0x02
+    // 3.7: the chromaticities of sRGB.
+    block.replaceSubrange(25..<35, with: [0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54])
+    block[35] = established(output.modes)
+    if output.modes.contains(where: { is60(1024, 768, $0) }) { block[36] = 0x08 }
+    let standard = standardTimings(output.modes)
+    block.replaceSubrange(38..<54, with: standard)
+    for slot in 0..<timingsInBase {
+      let start = 54 + 18 * slot
+      block.replaceSubrange(
+        start..<start + 18, with: slot < timings.count ? timings[slot] : dummyDescriptor)
+    }
+    block.replaceSubrange(108..<126, with: nameDescriptor(output.name))
+    block[126] = extra.isEmpty ? 0 : 1
+    seal(&block)
+    if extra.isEmpty { return block }
+
+    // CTA-861, 7.5: revision 3, no data blocks, detailed timings from byte 4 on.
+    var more = [UInt8](repeating: 0, count: blockSize)
+    more.replaceSubrange(0..<4, with: [2, 3, 4, 0])
+    for (slot, timing) in extra.enumerated() {
+      more.replaceSubrange(4 + 18 * slot..<22 + 18 * slot, with: timing)
+    }
+    seal(&more)
+    return block + more
+  }
+
+  private static func seal(_ block: inout [UInt8]) {
+    block[127] = 0 &- block[..<127].reduce(0, &+)
+  }
+
+  private static func letters(_ name: StaticString) -> UInt16 {
+    name.description.utf8.reduce(0) { $0 << 5 | UInt16($1 - 0x40) }
+  }
+
+  /// In millimetres: 96 dots per inch of the preferred mode where the sink does not know.
+  private static func size(_ output: SinkOutput) -> (UInt32, UInt32) {
+    if output.widthMillimetres > 0 && output.heightMillimetres > 0 {
+      return (output.widthMillimetres, output.heightMillimetres)
+    }
+    guard let mode = output.modes.first else { return (0, 0) }
+    return (UInt32(mode.hdisplay) * 254 / 960, UInt32(mode.vdisplay) * 254 / 960)
+  }
+
+  private static func is60(_ width: UInt16, _ height: UInt16, _ mode: DisplayMode) -> Bool {
+    mode.hdisplay == width && mode.vdisplay == height && (59_000...61_000).contains(mode.refresh)
+  }
+
+  /// 3.8: 640x480 and 800x600 at 60 Hz.
+  private static func established(_ modes: [DisplayMode]) -> UInt8 {
+    (modes.contains { is60(640, 480, $0) } ? 0x20 : 0) | (modes.contains { is60(800, 600, $0) } ? 0x01 : 0)
+  }
+
+  /// 3.9: up to eight modes at 60 Hz as width, aspect ratio and rate.
+  private static func standardTimings(_ modes: [DisplayMode]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    for mode in modes where bytes.count < 16 {
+      let (width, height) = (Int(mode.hdisplay), Int(mode.vdisplay))
+      guard width % 8 == 0, (256...2288).contains(width), is60(mode.hdisplay, mode.vdisplay, mode) else {
+        continue
+      }
+      let aspect: UInt8
+      switch true {
+      case width * 10 == height * 16: aspect = 0
+      case width * 3 == height * 4: aspect = 1
+      case width * 4 == height * 5: aspect = 2
+      case width * 9 == height * 16: aspect = 3
+      default: continue
+      }
+      bytes += [UInt8(width / 8 - 31), aspect << 6]
+    }
+    while bytes.count < 16 { bytes.append(1) }
+    return bytes
+  }
+
+  /// 3.10.2: a detailed timing, or nil for a mode that does not fit its fields.
+  private static func detailedTiming(_ mode: DisplayMode) -> [UInt8]? {
+    guard mode.hdisplay <= mode.hsyncStart, mode.hsyncStart <= mode.hsyncEnd, mode.hsyncEnd <= mode.htotal,
+      mode.vdisplay <= mode.vsyncStart, mode.vsyncStart <= mode.vsyncEnd, mode.vsyncEnd <= mode.vtotal,
+      !mode.interlaced
+    else { return nil }
+    let clock = mode.clock / 10
+    let (hactive, hblank) = (mode.hdisplay, mode.htotal - mode.hdisplay)
+    let (hfront, hsync) = (mode.hsyncStart - mode.hdisplay, mode.hsyncEnd - mode.hsyncStart)
+    let (vactive, vblank) = (mode.vdisplay, mode.vtotal - mode.vdisplay)
+    let (vfront, vsync) = (mode.vsyncStart - mode.vdisplay, mode.vsyncEnd - mode.vsyncStart)
+    guard clock > 0, clock <= 0xffff, hactive <= 0xfff, hblank <= 0xfff, hfront <= 0x3ff, hsync <= 0x3ff,
+      vactive <= 0xfff, vblank <= 0xfff, vfront <= 0x3f, vsync <= 0x3f
+    else { return nil }
+    func low(_ value: UInt16) -> UInt8 { UInt8(truncatingIfNeeded: value) }
+    return [
+      UInt8(clock & 0xff), UInt8(clock >> 8),
+      low(hactive), low(hblank), low((hactive >> 8) << 4 | hblank >> 8),
+      low(vactive), low(vblank), low((vactive >> 8) << 4 | vblank >> 8),
+      low(hfront), low(hsync), low((vfront & 0xf) << 4 | vsync & 0xf),
+      low((hfront >> 8) << 6 | (hsync >> 8) << 4 | (vfront >> 4) << 2 | vsync >> 4),
+      0, 0, 0, 0, 0,
+      0x18 | (mode.vsyncPositive ? 4 : 0) | (mode.hsyncPositive ? 2 : 0),
+    ]
+  }
+
+  /// 3.10.3: no descriptor here.
+  private static let dummyDescriptor: [UInt8] = [0, 0, 0, 0x10, 0] + [UInt8](repeating: 0, count: 13)
+
+  /// 3.10.3.4: the display's name, at most 13 characters of ASCII.
+  private static func nameDescriptor(_ name: String) -> [UInt8] {
+    var text = name.utf8.filter { (0x20..<0x7f).contains($0) }.prefix(13).map { $0 }
+    if text.isEmpty { text = Array("udmabridge".utf8) }
+    if text.count < 13 { text.append(0x0a) }
+    while text.count < 13 { text.append(0x20) }
+    return [0, 0, 0, 0xfc, 0] + text
+  }
+}

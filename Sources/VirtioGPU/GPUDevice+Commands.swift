@@ -1,0 +1,246 @@
+internal import Buffers
+internal import Guest
+internal import Logging
+internal import Scanout
+internal import Virtio
+
+// What the commands mean, one function for each (virtio 1.3, 5.7.6.8). A guest's mistake is answered with the
+// spec's error, counted by kind, and changes nothing.
+extension GPUDevice {
+  /// Why a command was refused: the answer, and for our log its kind and a sentence.
+  private struct Mistake: Error {
+    let error: ResponseError
+    let kind: String
+    let message: String
+    init(_ error: ResponseError, _ kind: String, _ message: String) {
+      (self.error, self.kind, self.message) = (error, kind, message)
+    }
+  }
+
+  /// - Throws: only what is wrong with the chain's memory; other mistakes are in the outcome.
+  func execute(
+    _ command: Command, _ reader: inout ChainReader, _ memory: GuestMemory, _ decoder: inout CommandDecoder
+  ) throws(VirtQueueError) -> Outcome {
+    do throws(Mistake) {
+      switch command {
+      case .getDisplayInfo: return .now(.displayInfo(displayInfo()))
+      case .getEDID(let scanout): return .now(.edid(try edid(scanout)))
+      case .createResource(let id, let format, let width, let height):
+        try create(id, format, width, height)
+      case .unrefResource(let id): return try unref(id)
+      case .setScanout(let scanout, let id, let area): try setScanout(scanout, id, area)
+      case .flush(let id, let area): return .atFlip(flush(try resource(id, area, "RESOURCE_FLUSH"), area))
+      case .transferToHost(let id, let area, let offset): try transfer(id, area, offset)
+      case .attachBacking(let id, let count):
+        let resource = try attachable(id, count)
+        let entries: [GuestRange]
+        do throws(VirtQueueError) {
+          entries = try decoder.pageList(count: count, &reader)
+        } catch {
+          throw Mistake(
+            .invalidParameter, "malformedCommand", "RESOURCE_ATTACH_BACKING with \(count) entries: \(error)")
+        }
+        try attach(resource, entries, memory)
+      case .detachBacking(let id): return try detach(id)
+      case .updateCursor, .moveCursor, .unknown: throw unknown(command)
+      }
+      return .now(.ok)
+    } catch {
+      mistakes.report(error.kind, error.message)
+      return .now(.error(error.error))
+    }
+  }
+
+  /// The cursor is not shown yet; its commands are checked and accepted.
+  func executeCursor(_ command: Command) -> Outcome {
+    do throws(Mistake) {
+      switch command {
+      case .updateCursor(let scanout, let id):
+        try check(scanout)
+        if id.rawValue != 0 { _ = try resource(id) }
+      case .moveCursor(let scanout): try check(scanout)
+      default: throw unknown(command)
+      }
+      return .now(.ok)
+    } catch {
+      mistakes.report(error.kind, error.message)
+      return .now(.error(error.error))
+    }
+  }
+
+  private func unknown(_ command: Command) -> Mistake {
+    Mistake(
+      .unspecified, "unknownCommand", "\(command.name) is not of a feature that was offered on this queue")
+  }
+
+  // MARK: Looking things up
+
+  private func resource(_ id: ResourceID) throws(Mistake) -> Resource {
+    guard let resource = resources[id] else {
+      throw Mistake(.invalidResource, "invalidResource", "there is no resource \(id)")
+    }
+    return resource
+  }
+
+  private func resource(_ id: ResourceID, _ area: Rectangle, _ name: String) throws(Mistake) -> Resource {
+    let resource = try resource(id)
+    let layout = resource.layout
+    guard area.fits(width: layout.width, height: layout.height) else {
+      throw Mistake(
+        .invalidParameter, "rectangle",
+        "\(name): \(area) is not inside resource \(id), which is \(layout.width)x\(layout.height)")
+    }
+    return resource
+  }
+
+  private func check(_ scanout: ScanoutID) throws(Mistake) {
+    guard scanout.rawValue < UInt32(outputs.count) else {
+      throw Mistake(
+        .invalidScanout, "invalidScanout", "there is no scanout \(scanout); \(outputs.count) are offered")
+    }
+  }
+
+  // MARK: What the guest asks
+
+  /// Scanouts stand side by side, in the order of their numbers.
+  private func displayInfo() -> [Rectangle?] {
+    var left: UInt32 = 0
+    return outputs.map { output in
+      guard let mode = output.modes.first else { return nil }
+      let area = Rectangle(x: left, y: 0, width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay))
+      left += area.width
+      return area
+    }
+  }
+
+  /// A scanout that the front end has, but no output of ours, has an empty EDID.
+  private func edid(_ scanout: ScanoutID) throws(Mistake) -> [UInt8] {
+    guard scanout.rawValue < UInt32(Self.maxScanouts) else {
+      throw Mistake(
+        .invalidScanout, "invalidScanout", "there is no scanout \(scanout); the limit is \(Self.maxScanouts)")
+    }
+    let index = Int(scanout.rawValue)
+    return index < outputs.count ? EDID.make(outputs[index], serial: scanout.rawValue + 1) : []
+  }
+
+  // MARK: Resources
+
+  private func create(
+    _ id: ResourceID, _ format: UInt32, _ width: UInt32, _ height: UInt32
+  ) throws(Mistake) {
+    guard id.rawValue != 0, resources[id] == nil else {
+      throw Mistake(.invalidResource, "invalidResource", "resource \(id) is taken already, or 0")
+    }
+    guard let fourcc = Resource.format(format) else {
+      throw Mistake(
+        .invalidParameter, "format",
+        "format \(format) of resource \(id) is not supported; 1 (B8G8R8A8) and 2 (B8G8R8X8) are")
+    }
+    // 16 bits a side are what KMS can show; they keep every size far inside 64 bits.
+    guard (1...65535).contains(width), (1...65535).contains(height) else {
+      throw Mistake(
+        .invalidParameter, "size", "resource \(id) of \(width)x\(height) pixels; the limit is 65535x65535")
+    }
+    do throws(LendError) { try buffers.admitResource() } catch { throw refusal(error, id) }
+    resources[id] = Resource(
+      id: id, layout: FrameLayout(width: width, height: height, format: fourcc, stride: width * 4))
+  }
+
+  private func attachable(_ id: ResourceID, _ count: UInt32) throws(Mistake) -> Resource {
+    let resource = try resource(id)
+    guard resource.backing == nil else {
+      throw Mistake(.unspecified, "backingTwice", "resource \(id) has a backing already; detach it first")
+    }
+    guard count > 0 else {
+      throw Mistake(.invalidParameter, "emptyList", "resource \(id) is given a backing of 0 entries")
+    }
+    do throws(LendError) { try buffers.admitEntries(UInt64(count)) } catch { throw refusal(error, id) }
+    return resource
+  }
+
+  private func attach(
+    _ resource: Resource, _ entries: [GuestRange], _ memory: GuestMemory
+  ) throws(Mistake) {
+    do throws(LendError) {
+      let buffer = try buffers.lend(entries, of: memory, length: resource.size)
+      lastFrameID += 1
+      let frame = Frame(id: lastFrameID, dmabuf: buffer.dmabuf, layout: resource.layout)
+      buffersByFrame[frame.id] = buffer
+      resource.attach(buffer, frame: frame)
+      logger.debug(
+        """
+        resource \(resource.id): \(resource.layout), \(entries.count) entries in \(buffer.ranges.count) items, \
+        dma-buf inode \(buffer.inode)
+        """)
+    } catch { throw refusal(error, resource.id) }
+  }
+
+  /// A limit that was met is out-of-memory to the guest; a list that makes no sense is its own mistake.
+  private func refusal(_ error: LendError, _ id: ResourceID) -> Mistake {
+    let answer: ResponseError
+    switch error {
+    case .memory, .short: answer = .invalidParameter
+    case .unaligned: answer = .invalidParameter
+    default: answer = .outOfMemory
+    }
+    return Mistake(answer, error.kind, "resource \(id) cannot be lent: \(error)")
+  }
+
+  /// With the guest's own pages on the screen there is nothing to transfer; the command is checked.
+  private func transfer(_ id: ResourceID, _ area: Rectangle, _ offset: UInt64) throws(Mistake) {
+    let resource = try resource(id, area, "TRANSFER_TO_HOST_2D")
+    guard let backing = resource.backing else {
+      throw Mistake(.unspecified, "noBacking", "TRANSFER_TO_HOST_2D of resource \(id), which has no backing")
+    }
+    if area.isEmpty { return }
+    let layout = resource.layout
+    let bytes = UInt64(area.height - 1) * UInt64(layout.stride) + UInt64(area.width) * 4
+    guard offset <= backing.buffer.size, bytes <= backing.buffer.size - offset else {
+      throw Mistake(
+        .invalidParameter, "rectangle",
+        "TRANSFER_TO_HOST_2D: \(area) from offset \(offset) ends past the backing of resource \(id), "
+          + "\(backing.buffer.size) bytes")
+    }
+  }
+
+  private func unref(_ id: ResourceID) throws(Mistake) -> Outcome {
+    let resource = try resource(id)
+    resources[id] = nil
+    buffers.dismissResource()
+    return release(resource).map { .whenIdle($0) } ?? .now(.ok)
+  }
+
+  private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {
+    let resource = try resource(id)
+    guard resource.backing != nil else {
+      throw Mistake(
+        .unspecified, "noBacking", "RESOURCE_DETACH_BACKING of resource \(id), which has no backing")
+    }
+    return release(resource).map { .whenIdle($0) } ?? .now(.ok)
+  }
+
+  // MARK: Scanouts
+
+  private func setScanout(_ scanout: ScanoutID, _ id: ResourceID, _ area: Rectangle) throws(Mistake) {
+    try check(scanout)
+    if id.rawValue == 0 { return turnOff(Int(scanout.rawValue)) }
+    let resource = try resource(id, area, "SET_SCANOUT")
+    if area.isEmpty {
+      throw Mistake(.invalidParameter, "rectangle", "SET_SCANOUT: \(area) of resource \(id) is empty")
+    }
+    guard let backing = resource.backing else {
+      throw Mistake(.unspecified, "noBacking", "SET_SCANOUT of resource \(id), which has no backing")
+    }
+    if let sink, !resource.isPrepared(scanout, area) {
+      do throws(SinkError) {
+        try sink.prepare(backing.frame, source: area, on: scanout)
+      } catch {
+        throw Mistake(
+          .unspecified, error.refusal.rawValue,
+          "scanout \(scanout) cannot show \(area) of resource \(id): \(error)")
+      }
+      resource.notePrepared(scanout, area)
+    }
+    bind(Int(scanout.rawValue), resource, area)
+  }
+}

@@ -1,0 +1,84 @@
+internal import Buffers
+public import Scanout
+
+/// What one scanout shows, as the guest wants it.
+struct ScanoutState {
+  let id: ScanoutID
+  /// What SET_SCANOUT chose. It comes on the screen with its first flush.
+  var binding: (resource: Resource, source: Rectangle)?
+  /// The frame of the last presentation, until it is turned off.
+  var last: Frame?
+  /// Of the last presentation.
+  var sequence: UInt64 = 0
+  /// Presentations that no flush asked for, and that are not counted as frames.
+  var ownInitiative: [UInt64] = []
+}
+
+extension GPUDevice: ScanoutObserver {
+  func bind(_ index: Int, _ resource: Resource, _ source: Rectangle) {
+    scanouts[index].binding = (resource, source)
+  }
+
+  func turnOff(_ index: Int) {
+    scanouts[index].binding = nil
+    guard scanouts[index].last != nil else { return }
+    scanouts[index].last = nil
+    sink?.turnOff(scanouts[index].id)
+  }
+
+  /// Shows what a flush has changed, on each scanout that is bound to the resource.
+  /// - Returns: the presentations, for a fence to wait for.
+  func flush(_ resource: Resource, _ area: Rectangle) -> [(scanout: ScanoutID, sequence: UInt64)] {
+    var flips: [(scanout: ScanoutID, sequence: UInt64)] = []
+    for index in scanouts.indices {
+      guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
+      let damage = area.intersection(binding.source)
+      if damage.isEmpty || sink == nil { continue }
+      buffers.statistics.flushes += 1
+      flips.append((scanouts[index].id, present(index, damage: damage)))
+    }
+    return flips
+  }
+
+  /// Shows the bound resource. The caller knows that there is one, with a backing.
+  @discardableResult
+  func present(_ index: Int, damage: Rectangle, ownInitiative: Bool = false) -> UInt64 {
+    guard let binding = scanouts[index].binding, let frame = binding.resource.backing?.frame else {
+      preconditionFailure("only a resource with a backing is bound")
+    }
+    scanouts[index].sequence += 1
+    let sequence = scanouts[index].sequence
+    if ownInitiative { scanouts[index].ownInitiative.append(sequence) }
+    scanouts[index].last = frame
+    sink?.present(
+      Presentation(frame: frame, source: binding.source, damage: damage, sequence: sequence),
+      on: scanouts[index].id)
+    return sequence
+  }
+
+  // MARK: What the sink reports
+
+  public func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
+    if isFlush(sequence, scanout) { buffers.statistics.framesShown += 1 }
+    if let buffer = buffersByFrame[frame.id] { buffers.countShown(buffer) }
+    reached(sequence, on: scanout)
+  }
+
+  public func replaced(_ sequence: UInt64, on scanout: ScanoutID) {
+    // A fence waits on, for what it was replaced by.
+    if isFlush(sequence, scanout) { buffers.statistics.framesCoalesced += 1 }
+  }
+
+  public func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
+    if isFlush(sequence, scanout) { buffers.statistics.framesFailed += 1 }
+    mistakes.report(error.refusal.rawValue, "scanout \(scanout) could not show a frame: \(error)")
+    reached(sequence, on: scanout)
+  }
+
+  private func isFlush(_ sequence: UInt64, _ scanout: ScanoutID) -> Bool {
+    let index = Int(scanout.rawValue)
+    guard let own = scanouts[index].ownInitiative.firstIndex(of: sequence) else { return true }
+    scanouts[index].ownInitiative.remove(at: own)
+    return false
+  }
+}

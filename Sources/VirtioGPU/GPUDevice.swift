@@ -1,0 +1,300 @@
+public import Buffers
+internal import Guest
+public import Linux
+public import Logging
+public import Scanout
+public import SystemPackage
+public import Virtio
+
+/// A running virtqueue, and how to tell the driver that something was completed in it.
+public struct GPUQueue {
+  public let queue: VirtQueue
+  public let notify: () -> Void
+
+  public init(queue: VirtQueue, notify: @escaping () -> Void) { (self.queue, self.notify) = (queue, notify) }
+}
+
+/// The device side of virtio-gpu (virtio 1.3, 5.7): takes commands from its queues, lends the guest's pages
+/// and has them shown.
+///
+/// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
+/// `GPUDevice+Scanouts`, and how pages go back in `GPUDevice+Release`.
+public final class GPUDevice {
+  /// Virtqueue numbers (5.7.2).
+  public static let controlQueue = 0
+  public static let cursorQueue = 1
+  /// VIRTIO_GPU_F_EDID (5.7.3).
+  public static let features: UInt64 = 1 << 1
+  /// The spec's bound on scanouts (5.7.4).
+  public static let maxScanouts = 16
+  /// A flush's fence waits no longer than this for its flip.
+  static let fenceTimeout: Int64 = 100_000_000
+  /// Pages wait no longer than this for a sink to let go of them.
+  static let releaseTimeout: Int64 = 1_000_000_000
+  /// So many commands are taken before other sources of the loop have their turn.
+  private static let commandsPerTurn = 256
+
+  public let buffers: BufferTable
+  let sink: (any ScanoutSink)?
+  let outputs: [SinkOutput]
+  let logger: Logger
+  let mistakes: MistakeLog
+  var resources: [ResourceID: Resource] = [:]
+  var scanouts: [ScanoutState]
+  var lastFrameID: UInt64 = 0
+  /// Buffers by the id of their frame, as long as a sink may know it.
+  var buffersByFrame: [UInt64: Buffer] = [:]
+  var releases: [Release] = []
+
+  private let loop: EventLoop
+  private let again: EventFD
+  private var againToken: EventLoop.Token?
+  private var timer: Timer?
+  private var control: GPUQueue?
+  private var cursor: GPUQueue?
+  private var pending: [PendingResponse] = []
+  private var whenDrained: (() -> Void)?
+  private var chain = DescriptorChain()
+  private var decoder = CommandDecoder()
+  private var answer: [UInt8] = []
+
+  /// - Parameters:
+  ///   - sink: shows the frames; nil for none.
+  ///   - outputs: what the guest is offered, one for each scanout, at most `maxScanouts`.
+  public init(
+    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], loop: EventLoop, logger: Logger
+  ) throws(Errno) {
+    precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
+    (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
+    (self.loop, self.logger) = (loop, logger)
+    mistakes = MistakeLog(buffers, logger)
+    scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
+    again = try EventFD()
+    againToken = try loop.add(again.fd) { [unowned self] _ in
+      again.drain()
+      finishReleases()
+      process(control, isControl: true)
+      process(cursor, isControl: false)
+    }
+    timer = try Timer(loop) { [unowned self] in expire() }
+    sink?.observer = self
+  }
+
+  deinit { if let againToken { loop.remove(againToken, again.fd) } }
+
+  // MARK: The device's life
+
+  /// The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
+  /// num_capsets. Zero beyond its end.
+  public func config(offset: UInt32, size: UInt32) -> [UInt8] {
+    var fields = [UInt8](repeating: 0, count: 16)
+    fields[8] = UInt8(max(1, outputs.count))
+    return (0..<UInt64(size)).map { byte in
+      let place = UInt64(offset) + byte
+      return place < UInt64(fields.count) ? fields[Int(place)] : 0
+    }
+  }
+
+  /// A queue runs from now on. A control queue that starts afresh has a new driver behind it: what the old
+  /// one left is dropped.
+  public func start(_ queue: GPUQueue, index: Int, fresh: Bool) {
+    switch index {
+    case Self.controlQueue:
+      if fresh { dropAll() }
+      control = queue
+    case Self.cursorQueue: cursor = queue
+    default: preconditionFailure("virtio-gpu has two queues")
+    }
+  }
+
+  /// The driver says that there is something in the queue.
+  public func kicked(_ index: Int) {
+    process(index == Self.controlQueue ? control : cursor, isControl: index == Self.controlQueue)
+  }
+
+  /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
+  /// when pages that are in use have come back, which takes `releaseTimeout` at most.
+  public func stop(_ index: Int, _ finished: @escaping () -> Void) {
+    guard index == Self.controlQueue, control != nil else {
+      if index == Self.cursorQueue { cursor = nil }
+      return finished()
+    }
+    whenDrained = finished
+    for response in pending { response.waitNoLonger() }
+    settle()
+  }
+
+  // MARK: Taking commands
+
+  private func process(_ queue: GPUQueue?, isControl: Bool) {
+    guard let queue, whenDrained == nil || !isControl else { return }
+    queue.queue.suspendKicks()
+    var budget = Self.commandsPerTurn
+    repeat {
+      while takeOne(queue, isControl: isControl) {
+        budget -= 1
+        if budget == 0 {
+          again.signal()
+          queue.notify()
+          return
+        }
+      }
+    } while !queue.queue.isBroken && queue.queue.resumeKicks()
+    queue.notify()
+  }
+
+  /// - Returns: false when the queue has nothing more to give.
+  private func takeOne(_ queue: GPUQueue, isControl: Bool) -> Bool {
+    do throws(VirtQueueError) {
+      guard try queue.queue.next(into: &chain) else { return false }
+    } catch {
+      if error.breaksRing {
+        mistakes.report("brokenRing", "a virtqueue is unusable until the driver sets it up anew: \(error)")
+        return false
+      }
+      mistakes.report("malformedChain", "a command cannot be read: \(error)")
+      queue.queue.complete(head: chain.head, written: 0)
+      return true
+    }
+    var header = ControlHeader(type: 0, flags: 0, fenceID: 0, contextID: 0, ringIndex: 0)
+    let outcome: Outcome
+    do throws(VirtQueueError) {
+      var reader = ChainReader(chain, queue.queue.memory)
+      header = try decoder.header(&reader)
+      let command = try decoder.command(header, &reader)
+      outcome =
+        isControl
+        ? try execute(command, &reader, queue.queue.memory, &decoder) : executeCursor(command)
+    } catch {
+      mistakes.report("malformedCommand", "a command ends too early, or its memory is not there: \(error)")
+      outcome = .now(.error(.invalidParameter))
+    }
+    answer(outcome, header, queue, isControl: isControl)
+    return true
+  }
+
+  // MARK: Answering
+
+  /// What became of a command.
+  enum Outcome {
+    case now(Response)
+    /// When the presentations are on the screen.
+    case atFlip([(scanout: ScanoutID, sequence: UInt64)])
+    /// When nobody uses the pages any more.
+    case whenIdle(Release)
+  }
+
+  private func answer(_ outcome: Outcome, _ header: ControlHeader, _ queue: GPUQueue, isControl: Bool) {
+    let now = Response.ok
+    switch outcome {
+    case .now(let response):
+      // Fences complete in their order: the driver takes one as done when a later one is.
+      if isControl, header.isFenced, pending.contains(where: \.header.isFenced) {
+        pend(header, response, monotonicNanoseconds() + Self.fenceTimeout)
+      } else {
+        write(response, header, head: chain.head, chain.writable, queue, optional: !isControl)
+      }
+    case .atFlip(let flips):
+      // A 2D driver sets no fence, and goes on at once.
+      if header.isFenced && !flips.isEmpty {
+        pend(header, now, monotonicNanoseconds() + Self.fenceTimeout, flips)
+      } else {
+        answer(.now(now), header, queue, isControl: isControl)
+      }
+    case .whenIdle(let release):
+      let response = pend(header, now, release.deadline)
+      response.pagesInUse = true
+      release.response = response
+    }
+  }
+
+  @discardableResult
+  private func pend(
+    _ header: ControlHeader, _ response: Response, _ deadline: Int64,
+    _ flips: [(scanout: ScanoutID, sequence: UInt64)] = []
+  ) -> PendingResponse {
+    let waiting = PendingResponse(
+      head: chain.head, writable: chain.writable, header: header, response: response, deadline: deadline,
+      flips: flips)
+    pending.append(waiting)
+    armTimer()
+    return waiting
+  }
+
+  private func write(
+    _ response: Response, _ header: ControlHeader, head: UInt16, _ writable: [GuestRange], _ queue: GPUQueue,
+    optional: Bool = false
+  ) {
+    // Cursor commands have no room for an answer, and need none.
+    if optional && writable.isEmpty { return queue.queue.complete(head: head, written: 0) }
+    var writer = ChainWriter(writable, queue.queue.memory)
+    var bytes: [UInt8] = []
+    swap(&bytes, &answer)  // Its capacity serves again and again.
+    defer { swap(&bytes, &answer) }
+    bytes.removeAll(keepingCapacity: true)
+    if writer.remaining >= UInt64(response.size) {
+      response.encode(header, into: &bytes)
+    } else {
+      mistakes.report(
+        "noRoom",
+        "command \(hex(header.type)) leaves \(writer.remaining) bytes for an answer of \(response.size)")
+      if writer.remaining >= UInt64(ControlHeader.size) {
+        Response.error(.unspecified).encode(header, into: &bytes)
+      }
+    }
+    do throws(VirtQueueError) {
+      unsafe try writer.write(bytes.span.bytes)
+    } catch {
+      mistakes.report("noRoom", "an answer cannot be written: \(error)")
+    }
+    queue.queue.complete(head: head, written: writer.written)
+  }
+
+  /// A scanout has got as far as `sequence`: completes the fences that waited for it.
+  func reached(_ sequence: UInt64, on scanout: ScanoutID) {
+    if pending.isEmpty { return }
+    for response in pending { response.reached(sequence, on: scanout) }
+    settle()
+  }
+
+  /// Answers what need not wait any more, and tells who waits for the queue to be empty.
+  func settle() {
+    guard let control else { return }
+    var fenceBefore = false
+    let before = pending.count
+    pending.removeAll { response in
+      let fenced = response.header.isFenced
+      guard response.isReady, !(fenced && fenceBefore) else {
+        fenceBefore = fenceBefore || fenced
+        return false
+      }
+      write(response.response, response.header, head: response.head, response.writable, control)
+      return true
+    }
+    if pending.count != before { control.notify() }
+    if pending.isEmpty, let finished = whenDrained.take() {
+      self.control = nil
+      finished()
+    }
+  }
+
+  // MARK: Time
+
+  /// Lets the release of idle pages, and what waits for it, be done from the loop, when nobody is in the
+  /// middle of something.
+  func wake() { again.signal() }
+
+  func armTimer() {
+    guard let first = (pending.map(\.deadline) + releases.map(\.deadline)).min() else { return }
+    let left = max(0, first - monotonicNanoseconds())
+    timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
+  }
+
+  private func expire() {
+    let now = monotonicNanoseconds()
+    for response in pending where response.deadline <= now { response.waitNoLonger() }
+    cutOffReleases(now)
+    settle()
+    armTimer()
+  }
+}
