@@ -1,0 +1,86 @@
+internal import Linux
+internal import SystemPackage
+
+/// A whole message.
+struct Envelope: ~Copyable {
+  let request: Request
+  let needsReply: Bool
+  let message: Message
+  var descriptors: ReceivedDescriptors
+}
+
+/// What one look at the socket brought.
+enum Arrival: ~Copyable {
+  case message(Envelope)
+  /// A part of one, or nothing: the rest comes with a later look.
+  case partial
+  /// The end of the stream, between two messages.
+  case end
+}
+
+/// Cuts the socket's stream into messages, and sends what answers them, without ever waiting.
+final class MessageStream {
+  let socket: UnixSocket
+  private var header: MessageHeader?
+  /// What is there of the header, then of the payload. It never holds bytes of the next message, so that the
+  /// descriptors that come with these belong to this one.
+  private var bytes: [UInt8] = []
+  private var descriptors = ReceivedDescriptors()
+
+  init(_ socket: consuming UnixSocket) throws(Errno) {
+    try socket.fd.setNonblocking()
+    self.socket = socket
+  }
+
+  func next() throws(VhostUserError) -> Arrival {
+    if header == nil {
+      guard try fill(to: MessageHeader.size) else { return .partial }
+      if bytes.isEmpty { return .end }
+      header = try MessageHeader(bytes)
+      bytes.removeAll(keepingCapacity: true)
+    }
+    guard let complete = header, try fill(to: complete.payloadSize) else { return .partial }
+    header = nil
+    var arrived = ReceivedDescriptors()
+    swap(&arrived, &descriptors)
+    if arrived.overflowed { throw .descriptorsLost(complete.request) }
+    let message = try Message(complete.request, bytes, descriptorCount: arrived.count)
+    bytes.removeAll(keepingCapacity: true)
+    return .message(
+      Envelope(
+        request: complete.request, needsReply: complete.needsReply, message: message, descriptors: arrived))
+  }
+
+  /// Reads until `bytes` has `size`.
+  /// - Returns: false when that is not there yet; true with `bytes` empty at the end of the stream.
+  private func fill(to size: Int) throws(VhostUserError) -> Bool {
+    while bytes.count < size {
+      let count: Int
+      do {
+        count = try socket.receive(into: &bytes, upTo: size - bytes.count, descriptors: &descriptors)
+      } catch .wouldBlock {
+        return false
+      } catch {
+        throw .socket(error)
+      }
+      if count > 0 { continue }
+      if header == nil && bytes.isEmpty { return true }
+      throw .cutOff(while: "in the middle of \(header.map { $0.request.description } ?? "a header")")
+    }
+    return true
+  }
+
+  /// Sends an answer whole: one that does not fit ends the session, since this side waits for nobody.
+  func send(_ reply: Reply, to request: Request) throws(VhostUserError) {
+    let bytes = reply.encode(to: request)
+    let sent: Int
+    do {
+      sent = unsafe try socket.send(bytes.span.bytes)
+    } catch .wouldBlock {
+      throw .repliesNotRead(request)
+    } catch {
+      throw .socket(error)
+    }
+    if sent < bytes.count { throw .repliesNotRead(request) }
+  }
+}

@@ -1,0 +1,30 @@
+public import Guest
+public import Linux
+
+/// What a vhost-user session serves: a virtio device. All calls come from the session's loop, one at a time.
+public protocol VhostUserDevice: AnyObject {
+  /// How many virtqueues the device has; it does not change.
+  var queueCount: Int { get }
+  /// The virtio feature bits that the device offers, beyond those of the transport.
+  var deviceFeatures: UInt64 { get }
+  /// The driver's choice, before any ring starts. Bits that were not offered are not in it.
+  func featuresChanged(_ acked: UInt64)
+  /// Exactly `size` bytes of the configuration space from `offset` on, zero beyond its end.
+  func config(offset: UInt32, size: UInt32) -> [UInt8]
+  func writeConfig(offset: UInt32, _ bytes: [UInt8])
+  /// A new memory table. The queues have it already.
+  func memoryChanged(_ memory: GuestMemory)
+  /// A ring runs from now on, with a new queue. `kicked` follows, since chains may be in it already.
+  /// - Parameter fresh: a new driver set it up at index 0; otherwise it resumes where it stopped.
+  func started(_ vring: Vring, index: Int, fresh: Bool)
+  /// There may be new chains. Called more often than that is true.
+  func kicked(_ index: Int)
+  /// The ring is to stop: nothing more is taken from it, and when every chain that was taken is completed,
+  /// `finished` is called, perhaps at once. The front end waits for that, and no other message is read.
+  func stopping(_ index: Int, _ finished: @escaping () -> Void)
+  /// The front end's display socket (`GPU_SET_SOCKET`), in place of an earlier one.
+  func displaySocket(_ socket: consuming UnixSocket)
+  /// The whole device starts anew (`RESET_DEVICE`). The rings have stopped, and chains that were taken are
+  /// not to be completed.
+  func reset()
+}

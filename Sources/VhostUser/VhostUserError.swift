@@ -1,0 +1,81 @@
+public import Guest
+public import SystemPackage
+public import Virtio
+
+/// Why a session ended before its front end closed it. Each says which message was wrong, in what, and, where
+/// there is one, what to change in QEMU's command line.
+public enum VhostUserError: Error, Equatable {
+  // The socket.
+  case socket(Errno)
+  case cutOff(while: String)
+  case repliesNotRead(Request)
+  // The frame of a message.
+  case version(flags: UInt32)
+  case replyInsteadOfRequest(code: UInt32)
+  case unknownRequest(UInt32)
+  case payloadTooLong(Request, size: UInt32, limit: UInt32)
+  case payloadSize(Request, size: Int, expected: Int)
+  case descriptorsLost(Request)
+  case descriptorCount(Request, count: Int, expected: Int)
+  // What it says.
+  case value(Request, field: String, value: UInt64, wanted: String)
+  case notNegotiated(Request, feature: String)
+  case feature(bit: Int)
+  case legacyDriver
+  case ringRunning(Request, queue: Int)
+  case polling(queue: Int)
+  case descriptor(Request, Errno)
+  case notSocket(Request)
+  // What follows from it.
+  case memory(Request, GuestMemoryError)
+  case ringOutsideMemory(queue: Int, RingPart, userAddress: UInt64)
+  case queue(Int, VirtQueueError)
+  case kickDescriptor(queue: Int)
+}
+
+extension VhostUserError: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .socket(let errno): "the vhost-user socket failed: \(errno)"
+    case .cutOff(let place): "the front end closed the connection \(place)"
+    case .repliesNotRead(let request):
+      "the reply to \(request) does not fit into the socket: the front end does not read"
+    case .version(let flags):
+      "a message has flags 0x\(String(flags, radix: 16)): the version in them must be 1"
+    case .replyInsteadOfRequest(let code): "message \(code) has the reply flag, but nothing was asked"
+    case .unknownRequest(let code): "request \(code) is not supported"
+    case .payloadTooLong(let request, let size, let limit):
+      "\(request) has a payload of \(size) bytes, the limit is \(limit)"
+    case .payloadSize(let request, let size, let expected):
+      "\(request) has a payload of \(size) bytes instead of \(expected)"
+    case .descriptorsLost(let request):
+      "\(request) came with more than 8 descriptors, or this process may not open more"
+    case .descriptorCount(let request, let count, let expected):
+      "\(request) came with \(count) descriptors instead of \(expected)"
+    case .value(let request, let field, let value, let wanted):
+      "\(request): \(field) is \(value), not \(wanted)"
+    case .notNegotiated(let request, let feature): "\(request) came without the protocol feature \(feature)"
+    case .feature(let bit): Self.sentence(Features.name(of: bit))
+    case .legacyDriver:
+      "SET_FEATURES: the driver did not accept VIRTIO_F_VERSION_1; legacy drivers are not supported: "
+        + "set disable-legacy=on on the device"
+    case .ringRunning(let request, let queue): "\(request) came while queue \(queue) runs"
+    case .polling(let queue):
+      "SET_VRING_KICK: queue \(queue) has no kick descriptor; polling a queue is not supported"
+    case .descriptor(let request, let errno): "the descriptor of \(request) cannot be used: \(errno)"
+    case .notSocket(let request): "the descriptor of \(request) is no socket"
+    case .memory(let request, let error):
+      "\(request): \(error) (QEMU wants -object memory-backend-memfd,share=on for the guest's RAM)"
+    case .ringOutsideMemory(let queue, let part, let address):
+      "the \(part.rawValue) of queue \(queue) at user address 0x\(String(address, radix: 16)) is not in one "
+        + "memory region"
+    case .queue(let queue, let error): "queue \(queue): \(error)"
+    case .kickDescriptor(let queue): "the kick descriptor of queue \(queue) is broken"
+    }
+  }
+
+  private static func sentence(_ feature: (name: String, remedy: String?)) -> String {
+    "SET_FEATURES: \(feature.name) was not offered and is not supported"
+      + (feature.remedy.map { ": \($0)" } ?? "")
+  }
+}

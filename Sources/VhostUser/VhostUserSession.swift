@@ -1,0 +1,324 @@
+internal import Guest
+public import Linux
+public import Logging
+public import SystemPackage
+
+/// The back end's side of one vhost-user connection, as QEMU's front ends from 7.2 on speak it.
+///
+/// It owns the socket and the rings. Everything happens in calls from the loop, one message or kick at a
+/// time; nothing waits. A peer that breaks the protocol ends the session, with an error that says in what.
+public final class VhostUserSession {
+  /// What the guest's address space and KVM's slots allow.
+  static let maxMemorySlots = UInt64(GuestMemory.maxRegions)
+
+  private let stream: MessageStream
+  private let loop: EventLoop
+  private let device: any VhostUserDevice
+  private let logger: Logger
+  private let onEnd: (VhostUserError?) -> Void
+  private var token: EventLoop.Token?
+  private let vrings: [Vring]
+
+  private var features: UInt64 = 0
+  private var protocolFeatures: ProtocolFeatures = []
+  private var table = MemoryTable()
+  /// The queue whose stop the front end waits for. No message is read meanwhile.
+  private var stopping: Int?
+  /// Queues that started or went on with the current message: their chains are looked for after it is
+  /// answered.
+  private var resumed: [Int] = []
+
+  /// The socket for requests to the front end, if it gave one.
+  public private(set) var backendChannel: BackendChannel?
+
+  /// Serves the connection until its end, as long as this value lives. The device is kept.
+  /// - Parameters:
+  ///   - socket: a connected one; it is made nonblocking.
+  ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
+  ///     rings have stopped then.
+  public init(
+    _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, logger: Logger,
+    onEnd: @escaping (VhostUserError?) -> Void
+  ) throws(Errno) {
+    stream = try MessageStream(socket)
+    self.loop = loop
+    self.device = device
+    self.logger = logger
+    self.onEnd = onEnd
+    vrings = (0..<device.queueCount).map { Vring(index: $0) }
+    token = try loop.add(stream.socket.fd) { [weak self] readiness in self?.ready(readiness) }
+  }
+
+  deinit {
+    if let token { loop.remove(token, stream.socket.fd) }
+  }
+
+  // MARK: The connection
+
+  private func ready(_ readiness: Readiness) {
+    if let stopping {
+      // Only a hangup is reported now.
+      return end(.cutOff(while: "while queue \(stopping) was stopping"))
+    }
+    do throws(VhostUserError) {
+      switch try stream.next() {
+      case .partial: break
+      case .end: end(nil)
+      case .message(let envelope): try handle(envelope)
+      }
+    } catch {
+      end(error)
+    }
+  }
+
+  private func end(_ error: VhostUserError?) {
+    guard let token else { return }
+    self.token = nil
+    loop.remove(token, stream.socket.fd)
+    for vring in vrings { vring.stop() }
+    onEnd(error)
+  }
+
+  private func handle(_ envelope: consuming Envelope) throws(VhostUserError) {
+    let (request, needsReply) = (envelope.request, envelope.needsReply)
+    logger.trace("vhost-user message", metadata: ["request": "\(request)"])
+    if let (feature, name) = request.needs, !protocolFeatures.contains(feature) {
+      throw .notNegotiated(request, feature: name)
+    }
+    let reply = try answer(envelope)
+    if let reply {
+      try stream.send(reply, to: request)
+    } else if needsReply, !request.hasReply, protocolFeatures.contains(.replyAck) {
+      try stream.send(.word(0), to: request)
+    }
+    lookAtResumedRings()
+  }
+
+  // MARK: Messages
+
+  /// Does what a message says.
+  /// - Returns: its answer. There is none for most requests, and none yet for a queue that has to stop first.
+  private func answer(_ envelope: consuming Envelope) throws(VhostUserError) -> Reply? {
+    let request = envelope.request
+    switch envelope.message {
+    case .getFeatures: return .word(Features.offered | device.deviceFeatures)
+    case .setFeatures(let word): try setFeatures(word)
+    case .getProtocolFeatures: return .word(ProtocolFeatures.offered.rawValue)
+    case .setProtocolFeatures(let word): try setProtocolFeatures(ProtocolFeatures(rawValue: word))
+    // The first is how a session starts, the second is deprecated and to be ignored.
+    case .setOwner, .resetOwner: break
+    case .getQueueCount: return .word(UInt64(vrings.count))
+    case .getMaxMemorySlots: return .word(Self.maxMemorySlots)
+    case .setMemoryTable(let regions):
+      try table.replace(with: regions, &envelope.descriptors)
+      try memoryChanged(final: true)
+    case .addMemoryRegion(let region):
+      try table.add(region, &envelope.descriptors)
+      try memoryChanged(final: false)
+    case .removeMemoryRegion(let region):
+      try table.remove(region)
+      try memoryChanged(final: false)
+    case .setVringSize(let queue, let size):
+      try configure(request, queue) { vring throws(VhostUserError) in
+        guard size.nonzeroBitCount == 1, size <= 32768 else {
+          throw .value(
+            request, field: "the size", value: UInt64(size), wanted: "a power of two from 1 to 32768")
+        }
+        vring.size = size
+      }
+    case .setVringBase(let queue, let base):
+      try configure(request, queue) { vring throws(VhostUserError) in
+        guard let index = UInt16(exactly: base) else {
+          throw .value(request, field: "the index", value: UInt64(base), wanted: "at most 65535")
+        }
+        vring.base = index
+      }
+    case .setVringAddress(let queue, let addresses):
+      let vring = try vring(request, queue)
+      vring.addresses = addresses
+      try vring.move(table.memory, eventIndex: hasEventIndex, final: true)
+      try update(vring)
+    case .setVringKick(let queue, let hasDescriptor):
+      let vring = try vring(request, queue)
+      guard hasDescriptor else { throw .polling(queue: vring.index) }
+      vring.kick = KickSource(try eventFD(request, &envelope.descriptors), loop)
+      try update(vring)
+    case .setVringCall(let queue, let hasDescriptor):
+      try vring(request, queue).call =
+        hasDescriptor ? EventLine(eventFD(request, &envelope.descriptors)) : nil
+    case .setVringError(let queue, let hasDescriptor):
+      try vring(request, queue).error =
+        hasDescriptor ? EventLine(eventFD(request, &envelope.descriptors)) : nil
+    case .setVringEnable(let queue, let isEnabled):
+      let vring = try vring(request, queue)
+      vring.isEnabled = isEnabled
+      try update(vring)
+    case .getVringBase(let queue): return try stop(vring(request, queue))
+    case .getConfig(let offset, let size):
+      let bytes = device.config(offset: offset, size: size)
+      precondition(bytes.count == Int(size), "the device answers with as many bytes as it was asked for")
+      return .config(offset: offset, bytes)
+    case .setConfig(let offset, let bytes): device.writeConfig(offset: offset, bytes)
+    case .setBackendRequestSocket:
+      let socket = try socket(request, &envelope.descriptors)
+      do { backendChannel = try BackendChannel(socket) } catch { throw .descriptor(request, error) }
+    case .setDisplaySocket: device.displaySocket(try socket(request, &envelope.descriptors))
+    case .resetDevice:
+      for vring in vrings {
+        vring.stop()
+        vring.isEnabled = false
+      }
+      device.reset()
+    }
+    return nil
+  }
+
+  private func setFeatures(_ word: UInt64) throws(VhostUserError) {
+    let known = Features.offered | device.deviceFeatures | Features.tolerated
+    let unknown = word & ~known
+    if unknown != 0 { throw .feature(bit: unknown.trailingZeroBitCount) }
+    if word & Features.version1 == 0 { throw .legacyDriver }
+    if word != features, let vring = vrings.first(where: \.isStarted) {
+      throw .ringRunning(.setFeatures, queue: vring.index)
+    }
+    logger.debug("features", metadata: ["acked": "0x\(String(word, radix: 16))"])
+    features = word
+    device.featuresChanged(word & (Features.offered | device.deviceFeatures) & ~Features.protocolFeatures)
+    for vring in vrings { try update(vring) }
+  }
+
+  private func setProtocolFeatures(_ chosen: ProtocolFeatures) throws(VhostUserError) {
+    guard chosen.isSubset(of: .offered) else {
+      throw .value(
+        .setProtocolFeatures, field: "the mask", value: chosen.rawValue,
+        wanted: "within \(ProtocolFeatures.offered.rawValue), which was offered")
+    }
+    protocolFeatures = chosen
+  }
+
+  private var hasEventIndex: Bool { features & Features.eventIndex != 0 }
+
+  // MARK: Descriptors
+
+  /// The one descriptor of a message whose count was checked.
+  private func eventFD(
+    _ request: Request, _ descriptors: inout ReceivedDescriptors
+  ) throws(VhostUserError) -> EventFD {
+    guard let fd = descriptors.take(0) else { preconditionFailure("the count was checked") }
+    do { return try EventFD(adopting: fd) } catch { throw .descriptor(request, error) }
+  }
+
+  private func socket(
+    _ request: Request, _ descriptors: inout ReceivedDescriptors
+  ) throws(VhostUserError) -> UnixSocket {
+    guard let fd = descriptors.take(0) else { preconditionFailure("the count was checked") }
+    let isSocket: Bool
+    do { isSocket = try fd.status().isSocket } catch { throw .descriptor(request, error) }
+    if !isSocket { throw .notSocket(request) }
+    return UnixSocket(adopting: fd)
+  }
+
+  // MARK: Memory
+
+  private func memoryChanged(final: Bool) throws(VhostUserError) {
+    for vring in vrings {
+      try vring.move(table.memory, eventIndex: hasEventIndex, final: final)
+    }
+    device.memoryChanged(table.memory)
+    for vring in vrings { try update(vring) }
+  }
+
+  // MARK: Rings
+
+  private func vring(_ request: Request, _ queue: UInt32) throws(VhostUserError) -> Vring {
+    guard queue < vrings.count else {
+      throw .value(request, field: "the queue", value: UInt64(queue), wanted: "less than \(vrings.count)")
+    }
+    return vrings[Int(queue)]
+  }
+
+  /// Changes what must not change while a ring runs.
+  private func configure(
+    _ request: Request, _ queue: UInt32, _ change: (Vring) throws(VhostUserError) -> Void
+  ) throws(VhostUserError) {
+    let vring = try vring(request, queue)
+    if vring.isStarted { throw .ringRunning(request, queue: vring.index) }
+    try change(vring)
+    try update(vring)
+  }
+
+  /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
+  ///
+  /// The specification starts a ring with its first kick. A kick may have been taken by the front end before
+  /// it handed the descriptor over, so the descriptor itself starts it, and its chains are looked for.
+  private func update(_ vring: Vring) throws(VhostUserError) {
+    // Without the protocol features a ring is enabled from the start.
+    let isEnabled = vring.isEnabled || features & Features.protocolFeatures == 0
+    // No driver is there before it accepted version 1.
+    if !vring.isStarted, isEnabled, features != 0,
+      let fresh = try vring.start(table.memory, eventIndex: hasEventIndex)
+    {
+      logger.debug("ring starts", metadata: ["queue": "\(vring.index)", "index": "\(vring.base)"])
+      device.started(vring, index: vring.index, fresh: fresh)
+    }
+    guard vring.isStarted, isEnabled, !vring.isAdrift else {
+      vring.kick?.pause()
+      return
+    }
+    guard let kick = vring.kick else { return }
+    let index = vring.index
+    do {
+      let isNew = try kick.watch { [weak self] works in self?.kicked(index, works) }
+      if isNew { resumed.append(index) }
+    } catch {
+      throw .descriptor(.setVringKick, error)
+    }
+  }
+
+  private func kicked(_ index: Int, _ works: Bool) {
+    if works { device.kicked(index) } else { end(.kickDescriptor(queue: index)) }
+  }
+
+  private func lookAtResumedRings() {
+    for index in resumed where vrings[index].isStarted { device.kicked(index) }
+    resumed.removeAll(keepingCapacity: true)
+  }
+
+  /// Stops a ring for `GET_VRING_BASE`, and answers when the device has completed what it took.
+  private func stop(_ vring: Vring) throws(VhostUserError) -> Reply? {
+    guard vring.isStarted else {
+      vring.kick = nil
+      return base(of: vring)
+    }
+    vring.kick?.pause()
+    stopping = vring.index
+    var isInCall = true
+    device.stopping(vring.index) { [weak self] in
+      guard let self, stopping == vring.index, token != nil else { return }
+      stopping = nil
+      vring.stop()
+      vring.kick = nil
+      if !isInCall { resumeReading(after: vring) }
+    }
+    isInCall = false
+    if stopping == nil { return base(of: vring) }
+    if let token {
+      do { try loop.modify(token, stream.socket.fd, []) } catch { throw .socket(error) }
+    }
+    return nil
+  }
+
+  private func resumeReading(after vring: Vring) {
+    guard let token else { return }
+    do throws(VhostUserError) {
+      do { try loop.modify(token, stream.socket.fd, .readable) } catch { throw VhostUserError.socket(error) }
+      try stream.send(base(of: vring), to: .getVringBase)
+    } catch {
+      end(error)
+    }
+  }
+
+  private func base(of vring: Vring) -> Reply {
+    .vringState(queue: UInt32(vring.index), number: UInt32(vring.base))
+  }
+}

@@ -1,0 +1,168 @@
+internal import Guest
+internal import Linux
+internal import SystemPackage
+public import Virtio
+
+/// One ring of a session: what the front end said of it, and the queue while it runs.
+public final class Vring {
+  public let index: Int
+
+  // As the messages set it up.
+  var size: UInt32 = 0
+  var addresses: VringAddresses?
+  var base: UInt16 = 0
+  /// `SET_VRING_ENABLE`
+  var isEnabled = false
+  var kick: KickSource?
+  var call: EventLine?
+  var error: EventLine?
+
+  /// A front end that removes regions one by one may take away, for a while, the one that a running ring is
+  /// in. Nothing is taken from the ring then; its old place stays mapped for what is still to be completed.
+  var isAdrift = false
+  private var running: VirtQueue?
+  /// The queue of the last run.
+  private var last: VirtQueue?
+
+  init(index: Int) { self.index = index }
+
+  var isStarted: Bool { running != nil }
+
+  /// The ring's queue. There is a new one after each start; there is none before the first.
+  public var queue: VirtQueue {
+    guard let queue = running ?? last else { preconditionFailure("the ring has never been started") }
+    return queue
+  }
+
+  /// Calls the driver if it wants to hear of what was completed (`VirtQueue.shouldNotify`).
+  public func notify() {
+    if let running, running.shouldNotify() { call?.event.signal() }
+  }
+
+  /// Tells the front end that the ring is broken, if it gave a descriptor for that.
+  public func reportError() { error?.event.signal() }
+
+  /// Makes the queue, if everything for it is there.
+  /// - Returns: whether the driver is a new one, or nil if the ring is not set up yet.
+  func start(_ memory: GuestMemory, eventIndex: Bool) throws(VhostUserError) -> Bool? {
+    guard let addresses, size > 0, kick != nil else { return nil }
+    let rings: Windows
+    do throws(OutsideMemory) {
+      rings = try Windows(addresses, size: UInt16(size), eventIndex, memory)
+    } catch {
+      throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress)
+    }
+    let queue: VirtQueue
+    do {
+      queue = try VirtQueue(
+        size: UInt16(size), descriptors: rings.descriptors, available: rings.available, used: rings.used,
+        memory: memory, eventIndex: eventIndex, start: base)
+    } catch {
+      throw .queue(index, error)
+    }
+    // Index 0 is a new driver's, but for a ring that stopped just there after a turn around 2^16: that one
+    // still has in it what was completed.
+    let resumes = base != 0 || (last.map { $0.position == 0 } ?? false) && queue.lastUsedSlotFilled
+    running = queue
+    last = queue
+    isAdrift = false
+    return !resumes
+  }
+
+  /// Ends the run; the next one goes on at the same index unless it is told otherwise.
+  func stop() {
+    guard let running else { return }
+    base = running.position
+    self.running = nil
+    isAdrift = false
+    kick?.pause()
+  }
+
+  /// Finds the rings of a running queue in another memory table, or at other addresses.
+  /// - Parameter final: the table is complete, so a ring outside of it is an error. Otherwise it is adrift.
+  func move(_ memory: GuestMemory, eventIndex: Bool, final: Bool) throws(VhostUserError) {
+    guard let running, let addresses else { return }
+    let rings: Windows
+    do throws(OutsideMemory) {
+      rings = try Windows(addresses, size: running.size, eventIndex, memory)
+    } catch {
+      if final { throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress) }
+      running.memory = memory
+      isAdrift = true
+      return
+    }
+    do {
+      try running.move(
+        descriptors: rings.descriptors, available: rings.available, used: rings.used, memory: memory)
+    } catch {
+      throw .queue(index, error)
+    }
+    isAdrift = false
+  }
+}
+
+private struct OutsideMemory: Error {
+  let part: RingPart
+  let userAddress: UInt64
+}
+
+/// The three parts of a ring, found in the memory table.
+private struct Windows {
+  let descriptors: GuestWindow
+  let available: GuestWindow
+  let used: GuestWindow
+
+  init(
+    _ addresses: VringAddresses, size: UInt16, _ eventIndex: Bool, _ memory: GuestMemory
+  ) throws(OutsideMemory) {
+    func window(_ part: RingPart, _ address: UInt64) throws(OutsideMemory) -> GuestWindow {
+      let length = VirtQueue.bytes(of: part, size: size, eventIndex: eventIndex)
+      do {
+        return try memory.window(userAddress: address, length: length)
+      } catch {
+        throw OutsideMemory(part: part, userAddress: address)
+      }
+    }
+    descriptors = try window(.descriptors, addresses.descriptors)
+    available = try window(.available, addresses.available)
+    used = try window(.used, addresses.used)
+  }
+}
+
+/// A descriptor by which the front end is called.
+final class EventLine {
+  let event: EventFD
+  init(_ event: consuming EventFD) { self.event = event }
+}
+
+/// A kick descriptor, watched while its ring runs. It closes with its owner.
+final class KickSource {
+  private let event: EventFD
+  private let loop: EventLoop
+  private var token: EventLoop.Token?
+
+  init(_ event: consuming EventFD, _ loop: EventLoop) {
+    self.event = event
+    self.loop = loop
+  }
+
+  deinit { pause() }
+
+  /// `kicked` is told whether the descriptor still works.
+  /// - Returns: false if it is being watched already.
+  func watch(_ kicked: @escaping (_ works: Bool) -> Void) throws(Errno) -> Bool {
+    if token != nil { return false }
+    token = try loop.add(event.fd) { [unowned self] readiness in
+      event.drain()
+      kicked(!readiness.contains(.hangup))
+    }
+    return true
+  }
+
+  /// A kick that comes meanwhile is kept in the descriptor.
+  func pause() {
+    guard let token else { return }
+    loop.remove(token, event.fd)
+    self.token = nil
+  }
+}
