@@ -10,6 +10,7 @@ let rules: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let log = Target.Dependency.product(name: "Logging", package: "swift-log")
 let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 
@@ -21,7 +22,9 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let package = Package(
   name: "udmabridge",
   products: [
-    .library(name: "Udmabuf", targets: ["Udmabuf", "Linux"])
+    .library(name: "Udmabuf", targets: ["Udmabuf", "Linux"]),
+    .executable(name: "vhost-user-udmabuf", targets: ["vhost-user-udmabuf"]),
+    .executable(name: "udmabridge", targets: ["udmabridge"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-system", from: "1.6.0"),
@@ -40,5 +43,14 @@ let package = Package(
     module("VirtioGPU", ["Linux", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
+    .executableTarget(
+      name: "udmabridge", dependencies: ["Linux", "Udmabuf", "KMS", system, arguments], swiftSettings: rules),
+    .executableTarget(
+      name: "vhost-user-udmabuf",
+      dependencies: [
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", system,
+        log, arguments,
+      ],
+      swiftSettings: rules),
   ]
 )

@@ -28,6 +28,28 @@ public struct FD: ~Copyable, Sendable {
     return FD(adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags) } })
   }
 
+  /// Creates or empties a file for writing, with the rights that the umask leaves of 0666.
+  public static func create(_ path: FilePath) throws(Errno) -> FD {
+    let flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY
+    return FD(
+      adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags, 0o666) } })
+  }
+
+  /// Lends standard error, which stays open.
+  public static func standardError<Result>(
+    _ body: (borrowing FD) throws(Errno) -> Result
+  ) throws(Errno) -> Result {
+    let fd = FD(adopting: 2)
+    do throws(Errno) {
+      let result = try body(fd)
+      _ = fd.relinquish()
+      return result
+    } catch {
+      _ = fd.relinquish()
+      throw error
+    }
+  }
+
   /// Lends the number for the length of one call. It must not be stored.
   public borrowing func withRaw<Result: ~Copyable, Failure: Error>(
     _ body: (CInt) throws(Failure) -> Result
@@ -77,6 +99,15 @@ public struct FD: ~Copyable, Sendable {
     unsafe try filled(capacity) { raw, buffer in unsafe pread(raw, buffer, capacity, Int(offset)) }
   }
 
+  /// Reads up to `capacity` bytes to the start of `buffer`, which grows to that once and is used again.
+  /// - Returns: how many bytes; 0 at the end of the file.
+  public borrowing func read(into buffer: inout [UInt8], upTo capacity: Int) throws(Errno) -> Int {
+    if buffer.count < capacity { buffer.append(contentsOf: repeatElement(0, count: capacity - buffer.count)) }
+    return try retrying {
+      unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(raw, $0.baseAddress, capacity) }
+    }
+  }
+
   private borrowing func filled(
     _ capacity: Int, _ call: (CInt, UnsafeMutablePointer<UInt8>?) -> Int
   ) throws(Errno) -> [UInt8] {
@@ -88,6 +119,15 @@ public struct FD: ~Copyable, Sendable {
     }
     if let failure { throw failure }
     return bytes
+  }
+
+  /// Makes `bytes` the whole content of a regular file.
+  public borrowing func replaceContent(_ bytes: RawSpan) throws(Errno) {
+    let count = try retrying {
+      unsafe bytes.withUnsafeBytes { unsafe pwrite(raw, $0.baseAddress, $0.count, 0) }
+    }
+    guard count == bytes.byteCount else { throw .noSpace }
+    _ = try retrying { cl_truncate(raw, Int64(count)) }
   }
 
   /// Writes all bytes, however many calls it takes.

@@ -1,3 +1,4 @@
+internal import Glibc
 public import SystemPackage
 
 /// The first `limit` bytes of a small text file, such as those of procfs and sysfs.
@@ -10,4 +11,17 @@ public func readText(_ path: FilePath, upTo limit: Int = 1 << 20) throws(Errno) 
     bytes += more
   }
   return String(decoding: bytes, as: UTF8.self)
+}
+
+/// Writes a line to standard error, in one call where the system lets it. A standard error that is closed
+/// or full of trouble is not ours to report.
+public func printError(_ line: String) {
+  var bytes = Array(line.utf8)
+  bytes.append(0x0a)
+  _ = try? FD.standardError { fd throws(Errno) in unsafe try fd.write(bytes.span.bytes) }
+}
+
+/// Removes a file, if it is there. The corresponding C function is `unlink`.
+public func removeFile(_ path: FilePath) {
+  _ = unsafe path.withPlatformString { unsafe unlink($0) }
 }

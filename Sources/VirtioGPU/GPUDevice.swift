@@ -124,6 +124,14 @@ public final class GPUDevice {
     settle()
   }
 
+  /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
+  /// waits is answered any more.
+  public func reset() {
+    pending.removeAll()
+    (control, cursor, whenDrained) = (nil, nil, nil)
+    dropAll()
+  }
+
   // MARK: Taking commands
 
   private func process(_ queue: GPUQueue?, isControl: Bool) {

@@ -1,0 +1,47 @@
+# make demo      the main job, once, on a machine of your own making; leaves demo.png
+# make test      every test, native and in the test host
+# make bench     the figures
+# make lint      the format, strictly
+# Each does all of its own set-up; a second run repeats nothing.
+
+SWIFT_BUILD = swift build -c release --static-swift-stdlib
+PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
+
+.PHONY: all demo test test-native test-host bench lint setup swift clean programs
+
+all: programs
+
+# Says how to get Swift where it is missing, and stops.
+swift:
+	@qemu/lib/need-swift
+
+setup: swift
+	@qemu/setup
+
+programs: setup
+	$(SWIFT_BUILD) --product vhost-user-udmabuf
+	$(SWIFT_BUILD) --product udmabridge
+
+demo: programs
+	qemu/demo $(if $(HOST),--host)
+
+test: test-native test-host
+
+test-native: setup
+	swift build --build-tests
+	swift test --skip-build --disable-xctest
+
+# What needs the kernel's udmabuf, KVM, QEMU and a KMS card. There, nothing is skipped.
+test-host: programs
+	swift build --build-tests
+	qemu/test-host
+
+bench: programs
+	swift build -c release --static-swift-stdlib --product bench
+	qemu/bench
+
+lint: swift
+	swift format lint --strict --parallel --recursive Package.swift Sources Tests
+
+clean:
+	rm -rf .build .build-*

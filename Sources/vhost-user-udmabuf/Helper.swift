@@ -1,0 +1,194 @@
+import Buffers
+import FoundationEssentials
+import Glibc
+import KMS
+import Linux
+import Logging
+import Scanout
+import SystemPackage
+import Udmabuf
+import VhostUser
+import VirtioGPU
+
+/// Why the program cannot start, in one line.
+struct StartError: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// One VM's helper: joins the modules, and lives as long as QEMU's connection.
+final class Helper {
+  private let options: Options
+  private let logger: Logger
+  private let loop: EventLoop
+  private let signals: SignalFD
+  private let statsFile: FD?
+  private let sink: KMSSink?
+  private let device: GPUDevice
+  private let adapter: GPUBackEnd
+  private var listener: UnixSocket?
+  private var listenerToken: EventLoop.Token?
+  private var session: VhostUserSession?
+  private var failure: VhostUserError?
+
+  /// Opens all that is ever opened, so that nothing is missing once the guest runs.
+  init(_ options: Options) throws {
+    self.options = options
+    let level = options.logLevel
+    logger = Logger(label: programName) { _ in StandardErrorLog(program: programName, level: level) }
+    loop = try EventLoop()
+    signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
+    try? raiseDescriptorLimit()
+    if let path = options.stats {
+      do throws(Errno) { statsFile = try FD.create(FilePath(path)) } catch {
+        throw StartError("the statistics file \(path) cannot be written: \(error)")
+      }
+    } else {
+      statsFile = nil
+    }
+
+    let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
+    let buffers = BufferTable(device: udmabuf, quotas: options.quotas)
+    if let text = options.kms {
+      let target = try KMSTarget(text)
+      sink = try KMSSink(target, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
+    } else {
+      sink = nil
+      logger.notice("no --kms card was given: the guest's pages are lent, and shown nowhere")
+    }
+    if case .failure(let errno) = udmabuf {
+      logger.warning("nothing can be lent: \(LendError.noDevice(errno))")
+    }
+    let outputs = try Self.outputs(sink, options.resolution)
+    device = try GPUDevice(buffers: buffers, sink: sink, outputs: outputs, loop: loop, logger: logger)
+    adapter = GPUBackEnd(device, loop: loop, logger: logger)
+  }
+
+  /// Serves one connection.
+  /// - Returns: the exit status.
+  func run() throws -> CInt {
+    let signalToken = try loop.add(signals.fd) { [unowned self] _ in takeSignals() }
+    defer { loop.remove(signalToken, signals.fd) }
+    defer { end() }
+    if let number = options.fd {
+      let fd: FD
+      do throws(Errno) { fd = try FD.inherited(number) } catch {
+        throw StartError("--fd \(number): there is no such inherited descriptor (\(error))")
+      }
+      guard (try? fd.status())?.isSocket == true else { throw StartError("--fd \(number) is not a socket") }
+      try serve(UnixSocket(adopting: fd))
+    } else if let path = options.socketPath {
+      try listen(FilePath(path))
+    }
+    try loop.run()
+    if let failure {
+      printError("\(programName): the connection to QEMU was closed: \(failure)")
+      return 1
+    }
+    return 0
+  }
+
+  // MARK: Connection
+
+  private func listen(_ path: FilePath) throws {
+    let socket: UnixSocket
+    do throws(Errno) {
+      removeStaleSocket(path)
+      socket = try UnixSocket.listen(path)
+    } catch {
+      throw StartError(
+        error == .addressInUse
+          ? "\(path) is in use by another process; choose another --socket-path or end that process"
+          : "cannot listen on \(path): \(error)")
+    }
+    listenerToken = try loop.add(socket.fd) { [unowned self] _ in accept() }
+    listener = consume socket
+    logger.info("listening on \(path)")
+  }
+
+  /// A socket file that nobody listens on any more is left over from a killed process.
+  private func removeStaleSocket(_ path: FilePath) {
+    do throws(Errno) {
+      _ = try UnixSocket.connect(path)
+    } catch {
+      if error == .connectionRefused { removeFile(path) }
+    }
+  }
+
+  private func accept() {
+    guard let token = listenerToken, let listener = listener.take() else { return }
+    do {
+      let socket = try listener.accept()
+      // One back end serves one connection.
+      loop.remove(token, listener.fd)
+      listenerToken = nil
+      if let path = options.socketPath { removeFile(FilePath(path)) }
+      try serve(socket)
+    } catch Errno.wouldBlock, Errno.connectionAbort {
+      self.listener = consume listener
+    } catch {
+      self.listener = consume listener
+      logger.error("a connection could not be taken: \(error)")
+    }
+  }
+
+  private func serve(_ socket: consuming UnixSocket) throws {
+    session = try VhostUserSession(socket, loop: loop, device: adapter, logger: logger) {
+      [unowned self] error in
+      failure = error
+      loop.stop()
+    }
+  }
+
+  private func end() {
+    sink?.close()
+    writeStatistics()
+    if listenerToken != nil, let path = options.socketPath { removeFile(FilePath(path)) }
+  }
+
+  // MARK: Signals and statistics
+
+  private func takeSignals() {
+    while let signal = signals.next() {
+      if signal == SIGUSR1 { writeStatistics() } else { loop.stop() }
+    }
+  }
+
+  private func writeStatistics() {
+    guard statsFile != nil else { return }
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+    do {
+      let json = [UInt8](try encoder.encode(device.buffers.statistics)) + [0x0a]
+      unsafe try statsFile?.replaceContent(json.span.bytes)
+    } catch {
+      logger.error("the statistics cannot be written: \(error)")
+    }
+  }
+
+  // MARK: What the guest is offered
+
+  /// The card's outputs, with the asked-for mode first; without a card one output of any size.
+  private static func outputs(_ sink: KMSSink?, _ resolution: Resolution?) throws -> [SinkOutput] {
+    guard let sink else {
+      let sizes =
+        (resolution.map { [($0.width, $0.height)] } ?? []) + [(1920, 1080), (1280, 720), (1024, 768)]
+      let modes = sizes.compactMap { DisplayMode.reducedBlanking(width: $0.0, height: $0.1) }
+      return [SinkOutput(name: "headless", modes: modes)]
+    }
+    guard let resolution else { return sink.outputs }
+    return try sink.outputs.map { output in
+      guard
+        let index = output.modes.firstIndex(where: {
+          $0.hdisplay == resolution.width && $0.vdisplay == resolution.height
+        })
+      else {
+        let known = output.modes.map(\.description).joined(separator: ", ")
+        throw StartError("\(output.name) cannot show \(resolution); it can show \(known)")
+      }
+      var output = output
+      output.modes.insert(output.modes.remove(at: index), at: 0)
+      return output
+    }
+  }
+}
