@@ -1,20 +1,27 @@
 /// The presentations of one scanout: at most one is shown, one is on its way, and one waits, which the next
 /// one replaces. Holds a use of each frame in it, so that the one on screen stays until its successor is
 /// shown.
+///
+/// A use ends when the queue's own state is settled, so `Frame.whenIdle` may call whoever owns the queue.
 public final class PresentationQueue {
   public enum Step {
     case present(Presentation)
     case turnOff
   }
 
+  /// Where a frame stood that was taken out.
+  public struct Removal {
+    public fileprivate(set) var wasShown = false
+    public fileprivate(set) var inFlight: Presentation?
+    public fileprivate(set) var waiting: Presentation?
+  }
+
   /// What is on the screen now.
   public private(set) var shown: Presentation?
   private var inFlight: Step?
   private var waiting: Step?
-  private let replaced: (UInt64) -> Void
 
-  /// `replaced` is told the sequence number of each presentation that leaves the queue before its turn.
-  public init(replaced: @escaping (UInt64) -> Void) { self.replaced = replaced }
+  public init() {}
 
   /// Something was handed to the display and has not been confirmed.
   public var isBusy: Bool { inFlight != nil }
@@ -39,12 +46,9 @@ public final class PresentationQueue {
       inFlight = step
       return true
     }
-    let dropped = waiting
+    let replaced = waiting
     waiting = step
-    if case .present(let presentation) = dropped {
-      replaced(presentation.sequence)
-      presentation.frame.release()
-    }
+    release(replaced)
     return false
   }
 
@@ -61,8 +65,9 @@ public final class PresentationQueue {
     case nil: return false
     }
     advance()
+    let hasNext = inFlight != nil
     before?.frame.release()
-    return inFlight != nil
+    return hasNext
   }
 
   /// The display refused the current step; what was shown stays.
@@ -70,28 +75,62 @@ public final class PresentationQueue {
   public func failed() -> Bool {
     let refused = inFlight
     advance()
-    if case .present(var next) = inFlight {
-      next.damage = next.source  // What the refused one would have brought is still missing.
-      inFlight = .present(next)
-    }
-    if case .present(let presentation) = refused { presentation.frame.release() }
-    return inFlight != nil
+    renewCurrent()
+    let hasNext = inFlight != nil
+    release(refused)
+    return hasNext
   }
 
-  /// Lets go of everything, as when the display is gone. What was not shown yet counts as replaced.
-  public func removeAll() {
-    let before = shown
-    let unshown = [inFlight, waiting]
-    (shown, inFlight, waiting) = (nil, nil, nil)
-    for case .present(let presentation) in unshown {
-      replaced(presentation.sequence)
-      presentation.frame.release()
+  /// Takes a frame out, wherever it stands; whoever calls has cut it off. One that was on its way leaves the
+  /// display dark, and the step that waited behind it is `current` then, to be started.
+  public func remove(_ frame: Frame) -> Removal {
+    var removal = Removal()
+    var ended: [Step?] = []
+    if let presentation = presentation(in: waiting, of: frame) {
+      removal.waiting = presentation
+      ended.append(waiting)
+      waiting = nil
     }
-    before?.frame.release()
+    removal.wasShown = shown?.frame === frame
+    if let presentation = presentation(in: inFlight, of: frame) {
+      removal.inFlight = presentation
+      ended += [inFlight, shown.map(Step.present)]
+      shown = nil
+      advance()
+      renewCurrent()
+    } else if removal.wasShown {
+      ended.append(shown.map(Step.present))
+      shown = nil
+    }
+    for step in ended { release(step) }
+    return removal
+  }
+
+  /// Lets go of everything, as when the display is gone.
+  public func removeAll() {
+    let all = [shown.map(Step.present), inFlight, waiting]
+    (shown, inFlight, waiting) = (nil, nil, nil)
+    for step in all { release(step) }
   }
 
   private func advance() {
     inFlight = waiting
     waiting = nil
+  }
+
+  /// What the step before would have brought is still missing: all of the current one is new.
+  private func renewCurrent() {
+    if case .present(var next) = inFlight {
+      next.damage = next.source
+      inFlight = .present(next)
+    }
+  }
+
+  private func presentation(in step: Step?, of frame: Frame) -> Presentation? {
+    if case .present(let presentation) = step, presentation.frame === frame { presentation } else { nil }
+  }
+
+  private func release(_ step: Step?) {
+    if case .present(let presentation) = step { presentation.frame.release() }
   }
 }
