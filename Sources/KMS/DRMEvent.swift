@@ -1,0 +1,47 @@
+/// A flip that the card completed (`struct drm_event_vblank` of type `DRM_EVENT_FLIP_COMPLETE`).
+struct FlipEvent: Equatable {
+  /// What the commit was tagged with (`user_data`).
+  let tag: UInt64
+  /// Counts the vertical blanks of the CRTC.
+  let vblank: UInt32
+
+  private static let flipComplete: UInt32 = 2
+  private static let headerSize = 8
+  private static let size = 32
+
+  /// Goes through the bytes of one `read` of a card's descriptor. Events of other kinds are skipped.
+  ///
+  /// - Returns: false if an event is shorter than its header or longer than what was read, which the kernel
+  ///   never does; what came before it has been handled.
+  static func parse(_ bytes: RawSpan, _ handle: (FlipEvent) -> Void) -> Bool {
+    var rest = bytes
+    while rest.byteCount > 0 {
+      guard rest.byteCount >= headerSize else { return false }
+      let (type, length) = (rest.number(at: 0), Int(rest.number(at: 4)))
+      guard length >= headerSize, length <= rest.byteCount else { return false }
+      if type == flipComplete {
+        guard length >= size else { return false }
+        let tag = UInt64(rest.number(at: 8)) | UInt64(rest.number(at: 12)) << 32
+        handle(FlipEvent(tag: littleEndianOrder(tag), vblank: rest.number(at: 24)))
+      }
+      rest = rest.extracting(droppingFirst: length)
+    }
+    return true
+  }
+
+  /// `user_data` is one number of 64 bits in the machine's order, read here as two of 32.
+  private static func littleEndianOrder(_ tag: UInt64) -> UInt64 {
+    #if _endian(big)
+      tag << 32 | tag >> 32
+    #else
+      tag
+    #endif
+  }
+}
+
+extension RawSpan {
+  fileprivate func number(at offset: Int) -> UInt32 {
+    precondition(offset + 4 <= byteCount, "outside the event")
+    return unsafe unsafeLoadUnaligned(fromByteOffset: offset, as: UInt32.self)
+  }
+}

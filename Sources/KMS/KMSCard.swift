@@ -1,0 +1,344 @@
+internal import CDRM
+internal import Linux
+public import Scanout
+internal import SystemPackage
+public import Udmabuf
+
+/// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
+///
+/// The card closes with the last reference; what it was made to show goes with it.
+public final class KMSCard {
+  /// As errors call it: its path, or `fd:N`.
+  public let name: String
+  /// The kernel driver, such as `bochs-drm`.
+  public let driver: String
+  /// Atomic commits work; otherwise the older calls are used, which can block in the driver.
+  public let isAtomic: Bool
+  /// A framebuffer can be given modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
+  public let takesModifiers: Bool
+  /// dma-bufs of others can be imported (`DRM_PRIME_CAP_IMPORT`); that a certain one is accepted is not said.
+  public let imports: Bool
+  /// Buffers of the card can be exported as dma-bufs (`DRM_PRIME_CAP_EXPORT`).
+  public let exports: Bool
+  /// The card can allocate plain buffers (`DRM_CAP_DUMB_BUFFER`).
+  public let hasDumbBuffers: Bool
+  public let connectors: [KMSConnector]
+  /// The ids of the CRTCs; a CRTC's index is its place here.
+  public let crtcs: [UInt32]
+  public let planes: [KMSPlane]
+  let file: DRMFile
+
+  public var cursorPlanes: Int { planes.count { $0.kind == .cursor } }
+
+  /// Opens, finds or adopts the card that `target` says. The target's connectors are not looked at but by
+  /// the sink.
+  ///
+  /// Whoever opens a card that has no DRM master becomes its master; use `becomeMaster` to be sure.
+  /// - Parameter atomic: false to use the older calls even where atomic commits work.
+  public convenience init(_ target: KMSTarget, atomic: Bool = true) throws(KMSError) {
+    switch target.card {
+    case .path(let path): try self.init(opening: path, atomic: atomic)
+    case .descriptor(let number): try self.init(file: Self.adopt(number), atomic: atomic)
+    case .auto: try self.init(file: Self.firstConnected(), atomic: atomic)
+    }
+  }
+
+  private convenience init(opening path: FilePath, atomic: Bool) throws(KMSError) {
+    try self.init(file: (Self.open(path), path.string), atomic: atomic)
+  }
+
+  private convenience init(file: (DRMFile, String), atomic: Bool) throws(KMSError) {
+    try self.init(file.0, name: file.1, atomic: atomic)
+  }
+
+  private static func open(_ path: FilePath) throws(KMSError) -> DRMFile {
+    do { return DRMFile(try FD.open(path, writable: true, nonblocking: true)) } catch {
+      throw .cannotOpen(card: path.string, error)
+    }
+  }
+
+  private static func adopt(_ number: CInt) throws(KMSError) -> (DRMFile, String) {
+    let name = "fd:\(number)"
+    do throws(Errno) {
+      let fd = try FD.inherited(number)
+      try fd.setNonblocking()
+      return (DRMFile(fd), name)
+    } catch { throw .cannotOpen(card: name, error) }
+  }
+
+  /// The paths of all cards, `/dev/dri/card0` first.
+  static func paths() -> [FilePath] {
+    // The kernel gives minors 0 to 63 to cards, and more only when these are used up.
+    (0..<64).map { FilePath("/dev/dri/card\($0)") }.filter {
+      do throws(Errno) { _ = try FD.open($0, writable: false) } catch {
+        return error != .noSuchFileOrDirectory && error != .operationNotSupportedByDevice
+      }
+      return true
+    }
+  }
+
+  private static func firstConnected() throws(KMSError) -> (DRMFile, String) {
+    var found: [String] = []
+    for path in paths() {
+      do throws(KMSError) {
+        let file = try open(path)
+        guard let resources = try? file.resources(), !resources.crtcs.isEmpty else {
+          throw .noModeSetting(card: path.string)
+        }
+        let connected = resources.connectors.contains { (try? file.connector($0))?.isConnected ?? false }
+        if connected { return (file, path.string) }
+        throw .nothingConnected(card: path.string)
+      } catch { found.append(error.description) }
+    }
+    throw .noCard(found: found)
+  }
+
+  init(_ file: DRMFile, name: String, atomic: Bool) throws(KMSError) {
+    self.file = file
+    self.name = name
+    guard let driver = try? file.driver() else { throw .noModeSetting(card: name) }
+    self.driver = driver
+    // Both before the planes are listed: without them the kernel hides planes and properties.
+    _ = try? file.enable(client: DRM_CLIENT_CAP_UNIVERSAL_PLANES)
+    isAtomic = atomic && (try? file.enable(client: DRM_CLIENT_CAP_ATOMIC)) != nil
+    takesModifiers = file.capability(DRM_CAP_ADDFB2_MODIFIERS) != 0
+    let prime = file.capability(DRM_CAP_PRIME)
+    imports = prime & UInt64(DRM_PRIME_CAP_IMPORT) != 0
+    exports = prime & UInt64(DRM_PRIME_CAP_EXPORT) != 0
+    hasDumbBuffers = file.capability(DRM_CAP_DUMB_BUFFER) != 0
+    guard let resources = try? file.resources() else {
+      (connectors, crtcs, planes) = ([], [], [])
+      return
+    }
+    do throws(Errno) {
+      crtcs = resources.crtcs
+      var connectors: [KMSConnector] = []
+      // A connector can vanish between the two calls, as those of a dock do.
+      for id in resources.connectors {
+        if let connector = try? file.connector(id) { connectors.append(connector) }
+      }
+      self.connectors = connectors
+      var planes: [KMSPlane] = []
+      for id in try file.planes() { planes.append(try file.plane(id)) }
+      self.planes = planes
+    } catch { throw .call("listing its planes", card: name, error) }
+  }
+
+  // MARK: Master
+
+  /// This descriptor may set modes.
+  public var isMaster: Bool { file.isMaster }
+
+  /// Makes sure that this process is DRM master. It stays so until `dropMaster`, or until it closes the card.
+  /// - Throws: `masterHeld` if somebody else is, `masterRefused` if the kernel does not allow it.
+  /// - The corresponding ioctl is `DRM_IOCTL_SET_MASTER`.
+  public func becomeMaster() throws(KMSError) {
+    if isMaster { return }
+    do throws(Errno) { try file.call { drmSetMaster($0) } } catch {
+      if error == .resourceBusy { throw .masterHeld(card: name, holder: masterHolder()) }
+      let holder = masterHolder()
+      throw holder == nil ? .masterRefused(card: name, error) : .masterHeld(card: name, holder: holder)
+    }
+  }
+
+  /// The corresponding ioctl is `DRM_IOCTL_DROP_MASTER`.
+  public func dropMaster() { _ = try? file.call { drmDropMaster($0) } }
+
+  /// The program and the process that is master, if debugfs may be read, which takes root.
+  private func masterHolder() -> String? {
+    guard let digits = name.split(separator: "card").last, let minor = UInt32(digits),
+      let text = try? readText(FilePath("/sys/kernel/debug/dri/\(minor)/clients"))
+    else { return nil }
+    return Self.masterHolder(clients: text)
+  }
+
+  /// Finds the master in debugfs's list of clients: name (which may hold blanks), process, device, then `y`
+  /// for the master.
+  static func masterHolder(clients text: String) -> String? {
+    for line in text.split(separator: "\n").dropFirst() {
+      let words = line.split(separator: " ")
+      for index in words.indices.dropFirst().dropLast(2) {
+        guard let process = UInt32(words[index]), UInt32(words[index + 1]) != nil else { continue }
+        if words[index + 2] == "y" { return "\(words[..<index].joined(separator: " ")), process \(process)" }
+      }
+    }
+    return nil
+  }
+
+  // MARK: Buffers
+
+  /// Makes a framebuffer of a dma-buf. The kernel holds the dma-buf for as long as the framebuffer lives.
+  ///
+  /// - Throws: what was refused: `importing`, `format`, `stride`, or `other`.
+  /// - The corresponding ioctls are `DRM_IOCTL_PRIME_FD_TO_HANDLE` and `DRM_IOCTL_MODE_ADDFB2`.
+  func makeFramebuffer(_ dmabuf: DMABuf, _ layout: FrameLayout, for plane: KMSPlane?) throws(SinkError)
+    -> UInt32
+  {
+    let (format, explicit) = try accept(layout, plane)
+    if let end = layout.end, end > dmabuf.size {
+      throw SinkError(.other, "the image \(layout) needs \(end) bytes, but its dma-buf has \(dmabuf.size)")
+    }
+    let handle = try importHandle(dmabuf)
+    // The framebuffer keeps the memory; a handle that is left open would keep it for as long as the card is
+    // open. A dma-buf that is imported twice has one handle, so it is never held across two imports.
+    defer { closeHandle(handle) }
+    do throws(Errno) {
+      return try addFramebuffer(handle, layout, format, modifier: explicit ? layout.modifier : nil)
+    } catch { throw refusal(of: layout, error) }
+  }
+
+  /// The card's handle for a dma-buf, which the caller closes: the same one for each import of it.
+  func importHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
+    var handle: UInt32 = 0
+    do throws(Errno) {
+      try dmabuf.withDescriptor { dmabuf throws(Errno) in
+        try dmabuf.withRaw { dmabuf throws(Errno) in
+          _ = try file.call { unsafe drmPrimeFDToHandle($0, dmabuf, &handle) }
+        }
+      }
+    } catch {
+      throw SinkError(
+        .importing,
+        "the driver \(driver) of \(name) does not import this dma-buf: \(error); "
+          + "it can show the picture only by copying it (--backing shadow)")
+    }
+    return handle
+  }
+
+  /// The format to ask for, and whether its modifier is to be said.
+  private func accept(_ layout: FrameLayout, _ plane: KMSPlane?) throws(SinkError) -> (FourCC, explicit: Bool)
+  {
+    var format = layout.format
+    if let plane {
+      // Behind the lowest plane there is nothing that alpha could let through.
+      if let opaque = format.opaque, plane.formats.contains(opaque) { format = opaque }
+      guard plane.formats.contains(format) else {
+        let has = plane.formats.map(\.description).joined(separator: ", ")
+        throw SinkError(.format, "\(name) (\(driver)) does not show the format \(format); it shows: \(has)")
+      }
+    }
+    let known = plane?.modifiers?[format]
+    if layout.modifier == 0, !takesModifiers || known.map({ !$0.contains(0) }) ?? false {
+      return (format, false)
+    }
+    guard takesModifiers, known?.contains(layout.modifier) ?? true else {
+      throw SinkError(
+        .format,
+        "\(name) (\(driver)) does not show \(format) with the modifier \(hex(layout.modifier)); use linear")
+    }
+    return (format, true)
+  }
+
+  func addFramebuffer(
+    _ handle: UInt32, _ layout: FrameLayout, _ format: FourCC, modifier: UInt64?
+  ) throws(Errno) -> UInt32 {
+    var id: UInt32 = 0
+    try file.call { card in
+      unsafe withUnsafeArguments(handle, layout.stride, layout.offset) { handles, pitches, offsets in
+        guard let modifier else {
+          return unsafe drmModeAddFB2(
+            card, layout.width, layout.height, format.rawValue, handles, pitches, offsets, &id, 0)
+        }
+        let modifiers = [modifier, 0, 0, 0]
+        return unsafe drmModeAddFB2WithModifiers(
+          card, layout.width, layout.height, format.rawValue, handles, pitches, offsets, modifiers, &id,
+          UInt32(DRM_MODE_FB_MODIFIERS))
+      }
+    }
+    return id
+  }
+
+  private func refusal(of layout: FrameLayout, _ error: Errno) -> SinkError {
+    let refused = "\(name) (\(driver)) refused a framebuffer of \(layout): \(error); "
+    if error == .invalidArgument, layout.stride % 64 != 0 {
+      let better = (layout.width + 63) / 64 * 64
+      return SinkError(
+        .stride,
+        refused + "most likely its stride, which many cards want to be a multiple of 64 or 256; "
+          + "choose a width such as \(better), or copy (--backing shadow)")
+    }
+    return SinkError(.other, refused + "it may show it copied (--backing shadow)")
+  }
+
+  /// The corresponding ioctl is `DRM_IOCTL_MODE_RMFB`: a framebuffer that is shown is switched off, which
+  /// waits for a flip under way.
+  func removeFramebuffer(_ id: UInt32) { _ = try? file.call { drmModeRmFB($0, id) } }
+
+  func closeHandle(_ handle: UInt32) { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
+
+  /// Allocates a plain buffer in the way the card likes it, for pixels that the CPU writes.
+  ///
+  /// - Returns: a dma-buf of the card's own memory, which can be mapped, and how the image lies in it.
+  /// - Throws: `format` for one that has no 32 bits, `other` for what the card does not do.
+  /// - The corresponding ioctl is `DRM_IOCTL_MODE_CREATE_DUMB`.
+  public func allocate(width: UInt32, height: UInt32, format: FourCC) throws(SinkError) -> (
+    DMABuf, FrameLayout
+  ) {
+    guard format.bytesPerPixel == 4 else {
+      throw SinkError(.format, "the format \(format) has no 32 bits for each pixel; use XR24")
+    }
+    do throws(Errno) {
+      let (handle, stride) = try createDumb(PixelSize(width: width, height: height))
+      defer { closeHandle(handle) }
+      var number: CInt = -1
+      // DRM_CLOEXEC and DRM_RDWR are the flags of `open`.
+      try file.call { unsafe drmPrimeHandleToFD($0, handle, 0o2000000 | 0o2, &number) }
+      let dmabuf = try DMABuf(adopting: FD(adopting: number))
+      return (dmabuf, FrameLayout(width: width, height: height, format: format, stride: stride))
+    } catch {
+      throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(width)x\(height) pixels: \(error)")
+    }
+  }
+
+  /// A dumb buffer of 32 bits for each pixel: its handle, which the caller closes, and its stride.
+  func createDumb(_ size: PixelSize) throws(Errno) -> (handle: UInt32, stride: UInt32) {
+    var (handle, stride, bytes) = (UInt32(0), UInt32(0), UInt64(0))
+    try file.call {
+      unsafe drmModeCreateDumbBuffer($0, size.width, size.height, 32, 0, &handle, &stride, &bytes)
+    }
+    return (handle, stride)
+  }
+}
+
+/// The three arrays that describe up to four planes of a framebuffer, of which only the first is used here.
+private func withUnsafeArguments(
+  _ handle: UInt32, _ pitch: UInt32, _ offset: UInt32,
+  _ body: (UnsafePointer<UInt32>, UnsafePointer<UInt32>, UnsafePointer<UInt32>) -> CInt
+) -> CInt {
+  unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 12) { arrays in
+    unsafe arrays.initialize(repeating: 0)
+    unsafe (arrays[0], arrays[4], arrays[8]) = (handle, pitch, offset)
+    let start = unsafe UnsafePointer(arrays.baseAddress!)
+    return unsafe body(start, start + 4, start + 8)
+  }
+}
+
+extension FourCC {
+  /// The same bytes without a meaning for alpha.
+  var opaque: FourCC? {
+    switch self {
+    case .argb8888: .xrgb8888
+    case FourCC("AB24"): FourCC("XB24")
+    case FourCC("RA24"): FourCC("RX24")
+    case FourCC("BA24"): FourCC("BX24")
+    default: nil
+    }
+  }
+
+  /// Of the formats of guests; nil for one that is not among them.
+  var bytesPerPixel: UInt64? {
+    let four: [FourCC] = [
+      .xrgb8888, .argb8888, FourCC("XB24"), FourCC("AB24"), FourCC("RX24"), FourCC("RA24"), FourCC("BX24"),
+      FourCC("BA24"),
+    ]
+    return four.contains(self) ? 4 : self == FourCC("RG16") ? 2 : nil
+  }
+}
+
+extension FrameLayout {
+  /// Where the last pixel ends, in bytes; nil if the format is not known.
+  var end: UInt64? {
+    guard let pixel = format.bytesPerPixel, height > 0 else { return nil }
+    return UInt64(offset) + UInt64(stride) * UInt64(height - 1) + UInt64(width) * pixel
+  }
+}

@@ -1,0 +1,65 @@
+public import SystemPackage
+
+/// Why a card cannot be used at all. `card` is its path, or `fd:N`.
+public enum KMSError: Error, Equatable {
+  case malformedTarget(String)
+  /// No card with a connected connector; what was found instead, one entry for each card.
+  case noCard(found: [String])
+  case cannotOpen(card: String, Errno)
+  /// It has no mode setting: a render-only device, or no DRM device at all.
+  case noModeSetting(card: String)
+  /// Somebody else is DRM master; `holder` says who, where the kernel tells.
+  case masterHeld(card: String, holder: String?)
+  /// The kernel does not let this process be DRM master.
+  case masterRefused(card: String, Errno)
+  case noSuchConnector(String, card: String, has: [String])
+  case connectorTwice(String)
+  case notConnected(String, card: String)
+  case nothingConnected(card: String)
+  /// More connectors than a guest can have scanouts.
+  case tooManyConnectors(count: Int, limit: Int)
+  /// No CRTC with a primary plane is left for it.
+  case noPipe(connector: String, card: String)
+  /// A call that ought to work did not.
+  case call(String, card: String, Errno)
+}
+
+extension KMSError: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .malformedTarget(let text):
+      "\"\(text)\" names no KMS card; "
+        + "write /dev/dri/cardN[:CONNECTOR[,CONNECTOR...]], auto, or fd:N[:CONNECTOR]"
+    case .noCard(let found):
+      "no card in /dev/dri has a connected connector"
+        + (found.isEmpty ? "; there is no card at all" : ": " + found.joined(separator: "; "))
+    case .cannotOpen(let card, .permissionDenied):
+      "\(card) may not be opened by this user; the group that owns it (`video` on most systems) may"
+    case .cannotOpen(let card, let errno):
+      "\(card) cannot be opened: \(errno)"
+    case .noModeSetting(let card):
+      "\(card) has no mode setting, so it has no screens; choose another card"
+    case .masterHeld(let card, let holder):
+      "another process is DRM master of \(card)" + (holder.map { ": " + $0 } ?? " (a compositor or X server)")
+        + "; end it or switch to another virtual terminal, or pass a lease of a connector as fd:N"
+    case .masterRefused(let card, let errno):
+      "this process may not become DRM master of \(card): \(errno); run it as root, or be the first to open "
+        + "the card, or pass a descriptor that is master as fd:N"
+    case .noSuchConnector(let name, let card, let has):
+      "\(card) has no connector \(name); it has: \(has.joined(separator: ", "))"
+    case .connectorTwice(let name):
+      "the connector \(name) is named twice"
+    case .notConnected(let name, let card):
+      "the connector \(name) of \(card) has no screen; plug one in, "
+        + "or force one with the kernel's video= option"
+    case .nothingConnected(let card):
+      "no connector of \(card) has a screen; plug one in, or force one with the kernel's video= option"
+    case .tooManyConnectors(let count, let limit):
+      "\(count) connectors are more than the \(limit) scanouts of a guest; name at most \(limit)"
+    case .noPipe(let connector, let card):
+      "\(card) has no CRTC with a primary plane left for \(connector); name fewer connectors"
+    case .call(let what, let card, let errno):
+      "\(card): \(what) failed: \(errno)"
+    }
+  }
+}

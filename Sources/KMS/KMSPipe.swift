@@ -1,0 +1,97 @@
+internal import CDRM
+internal import Scanout
+internal import SystemPackage
+
+/// A connector with the CRTC and the primary plane that feed it.
+struct KMSPipe {
+  let connector: KMSConnector
+  let crtc: UInt32
+  let plane: KMSPlane
+  /// Connectors and planes of others that use this CRTC now, and must leave it with the first mode.
+  let strayConnectors: [UInt32]
+  let strayPlanes: [KMSPlane]
+
+  /// Chooses connectors by name, or all connected ones, and gives each its own CRTC and primary plane; the
+  /// CRTC that drives a connector already, if that can be.
+  static func choose(_ names: [String], of card: KMSCard, limit: Int) throws(KMSError) -> [KMSPipe] {
+    let connectors = try chosen(names, card, limit)
+    let primaries = card.planes.filter { $0.kind == .primary }
+    let planes = assign(
+      card.crtcs.indices.map { crtc in
+        primaries.indices.filter { primaries[$0].possibleCRTCs & bit(crtc) != 0 }
+          .sorted { a, _ in primaries[a].currentCRTC == card.crtcs[crtc] }
+      })
+    let crtcs = assign(
+      connectors.map { connector in
+        let possible = card.crtcs.indices.filter {
+          connector.possibleCRTCs & bit($0) != 0 && planes[$0] != nil
+        }
+        let isCurrent = { card.crtcs[$0] == connector.currentCRTC }
+        return possible.filter(isCurrent) + possible.filter { !isCurrent($0) }
+      })
+    var pipes: [KMSPipe] = []
+    for (connector, index) in zip(connectors, crtcs) {
+      guard let index, let plane = planes[index].map({ primaries[$0] }) else {
+        throw .noPipe(connector: connector.name, card: card.name)
+      }
+      let crtc = card.crtcs[index]
+      pipes.append(
+        KMSPipe(
+          connector: connector, crtc: crtc, plane: plane,
+          strayConnectors: card.connectors.filter { $0.currentCRTC == crtc && $0.id != connector.id }.map(
+            \.id),
+          strayPlanes: card.planes.filter { $0.currentCRTC == crtc && $0.id != plane.id }))
+    }
+    return pipes
+  }
+
+  private static func chosen(
+    _ names: [String], _ card: KMSCard, _ limit: Int
+  ) throws(KMSError) -> [KMSConnector] {
+    if card.crtcs.isEmpty { throw .noModeSetting(card: card.name) }
+    if names.isEmpty {
+      let connected = card.connectors.filter(\.isConnected)
+      if connected.isEmpty { throw .nothingConnected(card: card.name) }
+      return Array(connected.prefix(limit))
+    }
+    if names.count > limit { throw .tooManyConnectors(count: names.count, limit: limit) }
+    var chosen: [KMSConnector] = []
+    for name in names {
+      guard let connector = card.connectors.first(where: { $0.name == name }) else {
+        throw .noSuchConnector(name, card: card.name, has: card.connectors.map(\.name))
+      }
+      if chosen.contains(where: { $0.id == connector.id }) { throw .connectorTwice(name) }
+      guard connector.isConnected else { throw .notConnected(name, card: card.name) }
+      chosen.append(connector)
+    }
+    return chosen
+  }
+
+  private static func bit(_ index: Int) -> UInt32 { index < 32 ? 1 << UInt32(index) : 0 }
+}
+
+/// What a CRTC showed before, to be put back.
+struct SavedCRTC {
+  private let crtc: drmModeCrtc
+  private let connectors: [UInt32]
+
+  init(_ pipe: KMSPipe, _ file: DRMFile) throws(Errno) {
+    crtc = try file.crtc(pipe.crtc)
+    let own = pipe.connector.currentCRTC == pipe.crtc ? [pipe.connector.id] : []
+    connectors = own + pipe.strayConnectors
+  }
+
+  /// Shows it again, or nothing if nothing was shown or the framebuffer is gone. Waits for the card.
+  /// The corresponding ioctl is `DRM_IOCTL_MODE_SETCRTC`.
+  func restore(_ file: DRMFile) {
+    var (mode, connectors) = (crtc.mode, connectors)
+    if crtc.mode_valid != 0, crtc.buffer_id != 0, !connectors.isEmpty {
+      let shown = try? file.call {
+        unsafe drmModeSetCrtc(
+          $0, crtc.crtc_id, crtc.buffer_id, crtc.x, crtc.y, &connectors, CInt(connectors.count), &mode)
+      }
+      if shown != nil { return }
+    }
+    _ = try? file.call { drmModeSetCrtc($0, crtc.crtc_id, 0, 0, 0, nil, 0, nil) }
+  }
+}

@@ -1,0 +1,116 @@
+internal import CDRM
+internal import Linux
+internal import Scanout
+public import SystemPackage
+public import Udmabuf
+
+/// What one card can do, found out without showing anything and without ending anybody's session.
+public struct KMSProbe: Sendable {
+  public enum Verdict: Equatable, Sendable, CustomStringConvertible {
+    case yes
+    case no(String)
+    /// It could not be tried, and why.
+    case untested(String)
+
+    public var description: String {
+      switch self {
+      case .yes: "yes"
+      case .no(let why): "no: \(why)"
+      case .untested(let why): "not tried: \(why)"
+      }
+    }
+  }
+
+  public let path: FilePath
+  /// Why the card could not be opened; everything else is empty or untested then.
+  public let error: String?
+  public let driver: String
+  public let isAtomic: Bool
+  public let connectors: [KMSConnector]
+  public let cursorPlanes: Int
+  /// The size in pixels that the udmabuf below had: the preferred mode of the first connected connector.
+  public let triedSize: String
+  /// The card takes in a udmabuf.
+  public let importsUdmabuf: Verdict
+  /// The card makes a framebuffer of it.
+  public let framebuffer: Verdict
+  /// The card would show it; can be tried only where nobody else is DRM master.
+  public let commit: Verdict
+
+  /// Looks at every `/dev/dri/card*`. A card is opened for as long as it takes.
+  public static func all(_ udmabuf: UdmabufDevice?) -> [KMSProbe] {
+    KMSCard.paths().map { KMSProbe($0, udmabuf) }
+  }
+
+  public init(_ path: FilePath, _ udmabuf: UdmabufDevice?) {
+    self.path = path
+    do throws(KMSError) {
+      let card = try KMSCard(KMSTarget(.path(path)))
+      (error, driver, isAtomic) = (nil, card.driver, card.isAtomic)
+      (connectors, cursorPlanes) = (card.connectors, card.cursorPlanes)
+      let first = card.connectors.first { $0.isConnected && !$0.usableModes.isEmpty }
+      let size = first?.usableModes.first?.size ?? PixelSize(width: 64, height: 64)
+      triedSize = size.description
+      (importsUdmabuf, framebuffer, commit) = Self.attempt(card, first, size, udmabuf)
+    } catch {
+      (self.error, driver, isAtomic) = (error.description, "", false)
+      (connectors, cursorPlanes, triedSize) = ([], 0, "")
+      let untested = Verdict.untested("the card was not opened")
+      (importsUdmabuf, framebuffer, commit) = (untested, untested, untested)
+    }
+  }
+
+  private static func attempt(
+    _ card: KMSCard, _ connector: KMSConnector?, _ size: PixelSize, _ udmabuf: UdmabufDevice?
+  ) -> (Verdict, Verdict, Verdict) {
+    let later = Verdict.untested("the step before failed")
+    guard let udmabuf else {
+      let missing = Verdict.untested("there is no \(UdmabufDevice.path)")
+      return (missing, missing, missing)
+    }
+    let layout = FrameLayout(
+      width: size.width, height: size.height, format: .xrgb8888, stride: size.width * 4)
+    guard let memfd = try? Memfd.create(name: "udmabridge-probe", size: layout.pages, seals: .shrink) else {
+      let missing = Verdict.untested("no memfd of \(layout.pages) bytes")
+      return (missing, missing, missing)
+    }
+    do throws(UdmabufError) {
+      let dmabuf = try udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: layout.pages))
+      do throws(SinkError) {
+        let pipe = connector.flatMap { try? KMSPipe.choose([$0.name], of: card, limit: 1).first }
+        if card.crtcs.isEmpty {
+          let screenless = Verdict.untested("the card has no mode setting")
+          return (try importOnly(card, dmabuf), screenless, screenless)
+        }
+        let id = try card.makeFramebuffer(dmabuf, layout, for: pipe?.plane)
+        defer { card.removeFramebuffer(id) }
+        guard let pipe else { return (.yes, .yes, .untested("no connector has a screen")) }
+        return (.yes, .yes, test(card, pipe, id, layout))
+      } catch {
+        let refused = Verdict.no(error.description)
+        return error.refusal == .importing ? (refused, later, later) : (.yes, refused, later)
+      }
+    } catch {
+      let missing = Verdict.untested(error.description)
+      return (missing, missing, missing)
+    }
+  }
+
+  private static func importOnly(_ card: KMSCard, _ dmabuf: DMABuf) throws(SinkError) -> Verdict {
+    let handle = try card.importHandle(dmabuf)
+    card.closeHandle(handle)
+    return .yes
+  }
+
+  private static func test(_ card: KMSCard, _ pipe: KMSPipe, _ id: UInt32, _ layout: FrameLayout) -> Verdict {
+    guard card.isAtomic else { return .untested("the driver has no atomic commits, which could be tried") }
+    do throws(KMSError) {
+      try card.becomeMaster()
+      let output = try KMSOutput(pipe, of: card)
+      do throws(Errno) { try output.test(id, layout.bounds) } catch {
+        return .no("the mode is refused: \(error)")
+      }
+      return .yes
+    } catch { return .untested(error.description) }
+  }
+}
