@@ -108,15 +108,6 @@ public struct FD: ~Copyable, Sendable {
     }
   }
 
-  /// Reads up to `capacity` bytes to the start of `buffer`, which grows to that once and is used again.
-  /// - Returns: how many bytes; 0 at the end of the file.
-  public borrowing func read(into buffer: inout [UInt8], upTo capacity: Int) throws(Errno) -> Int {
-    if buffer.count < capacity { buffer.append(contentsOf: repeatElement(0, count: capacity - buffer.count)) }
-    return try retrying {
-      unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(raw, $0.baseAddress, capacity) }
-    }
-  }
-
   private borrowing func filled(
     _ capacity: Int, _ call: (CInt, UnsafeMutablePointer<UInt8>?) -> Int
   ) throws(Errno) -> [UInt8] {
