@@ -81,6 +81,9 @@ public final class KMSSink: ScanoutSink {
       tokens = (events, woken)
       retry = try Timer(loop) { [unowned self] in retryBusy() }
     } catch { throw .call("watching its events", card: card.name, error) }
+    for (index, lane) in lanes.enumerated() {
+      lane.queue.whenReplaced = { [unowned self] in observer?.replaced($0, on: ScanoutID(UInt32(index))) }
+    }
     for (output, verdict) in zip(self.outputs, verdicts) {
       let card = "\(card.name) (\(card.driver)\(card.isAtomic ? "" : ", without atomic commits"))"
       let preferred = verdict.shown.first?.description ?? "none"
@@ -257,9 +260,7 @@ public final class KMSSink: ScanoutSink {
     drop(lane)
     switch outcome {
     case .success: _ = lane.queue.completed()
-    case .failure(let error):
-      log.warning("\(error.description)")
-      _ = lane.queue.failed()
+    case .failure: _ = lane.queue.failed()
     }
     // The next one first: the card's time until the vertical blank is shorter than the observer's.
     start(lane)
@@ -295,11 +296,11 @@ public final class KMSSink: ScanoutSink {
     let failure = SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone: \(error)")
     log.error("\(failure.description)")
     for (index, lane) in lanes.enumerated() {
-      let step = lane.queue.current
+      lane.queue.whenReplaced = { [unowned self] in
+        observer?.failed($0, on: ScanoutID(UInt32(index)), failure)
+      }
       drop(lane)
       lane.queue.removeAll()
-      guard case .present(let presentation) = step else { continue }
-      observer?.failed(presentation.sequence, on: ScanoutID(UInt32(index)), failure)
     }
   }
 

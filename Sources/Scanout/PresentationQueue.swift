@@ -20,6 +20,8 @@ public final class PresentationQueue {
   public private(set) var shown: Presentation?
   private var inFlight: Step?
   private var waiting: Step?
+  /// Is told the sequence number of each presentation that leaves the queue because of what came after it.
+  public var whenReplaced: ((UInt64) -> Void)?
 
   public init() {}
 
@@ -48,7 +50,7 @@ public final class PresentationQueue {
     }
     let replaced = waiting
     waiting = step
-    release(replaced)
+    giveUp(replaced)
     return false
   }
 
@@ -106,11 +108,13 @@ public final class PresentationQueue {
     return removal
   }
 
-  /// Lets go of everything, as when the display is gone.
+  /// Lets go of everything, as when the display is given up. What was not shown yet counts as replaced.
   public func removeAll() {
-    let all = [shown.map(Step.present), inFlight, waiting]
+    let before = shown.map(Step.present)
+    let unshown = [inFlight, waiting]
     (shown, inFlight, waiting) = (nil, nil, nil)
-    for step in all { release(step) }
+    for step in unshown { giveUp(step) }
+    release(before)
   }
 
   private func advance() {
@@ -128,6 +132,12 @@ public final class PresentationQueue {
 
   private func presentation(in step: Step?, of frame: Frame) -> Presentation? {
     if case .present(let presentation) = step, presentation.frame === frame { presentation } else { nil }
+  }
+
+  private func giveUp(_ step: Step?) {
+    guard case .present(let presentation) = step else { return }
+    whenReplaced?(presentation.sequence)
+    presentation.frame.release()
   }
 
   private func release(_ step: Step?) {
