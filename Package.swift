@@ -19,6 +19,10 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: rules)
 }
 
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: rules)
+}
+
 let package = Package(
   name: "udmabridge",
   products: [
@@ -52,5 +56,9 @@ let package = Package(
         log, arguments,
       ],
       swiftSettings: rules),
+    .target(
+      name: "Fixtures", dependencies: ["CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
+      path: "Tests/Fixtures", swiftSettings: rules),
+    tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
   ]
 )

@@ -1,0 +1,156 @@
+import Fixtures
+import Guest
+import Linux
+import SystemPackage
+import Testing
+
+private let page: UInt64 = 4096
+
+@Suite struct RegionTests {
+  private func region(
+    at address: UInt64, user: UInt64 = 0, offset: UInt64 = 0, length: UInt64, file: UInt64 = 4 * page
+  ) throws -> MemoryRegion {
+    let memfd = try Memfd.create(name: "region", size: file)
+    return try MemoryRegion(
+      guestAddress: GuestAddress(address), userAddress: user,
+      backing: MemfdRange(memfd: memfd, offset: offset, length: length))
+  }
+
+  @Test func knowsItsEnd() throws {
+    let region = try region(at: 0x1000, offset: page, length: 3 * page)
+    #expect(region.end == 0x4000)
+    #expect(region.length == 3 * page)
+  }
+
+  @Test func takesAnOffsetWithinAPage() throws {
+    let ram = try GuestRAM([.init(at: 0x1000, length: 100, offset: 17)])
+    ram.write([1, 2, 3], at: 0x1000)
+    var bytes: [UInt8] = []
+    try ram.memory.append(GuestRange(address: GuestAddress(0x1000), length: 3), to: &bytes)
+    #expect(bytes == [1, 2, 3])
+    #expect(try ram.memory.resolve([GuestRange(address: GuestAddress(0x1001), length: 1)])[0].offset == 18)
+  }
+
+  @Test func refusesAnEmptyOne() {
+    #expect(throws: GuestMemoryError.emptyRegion(GuestAddress(5))) { try region(at: 5, length: 0) }
+  }
+
+  @Test func refusesOverflow() {
+    let far = UInt64.max - 10
+    for (guest, user, offset) in [(far, 0, 0), (0, far, 0), (0, 0, far)] as [(UInt64, UInt64, UInt64)] {
+      #expect(throws: GuestMemoryError.regionOverflow(GuestAddress(guest), length: page)) {
+        try region(at: guest, user: user, offset: offset, length: page)
+      }
+    }
+  }
+
+  @Test func refusesWhatIsBehindTheEndOfTheFile() {
+    #expect(throws: GuestMemoryError.regionPastFile(GuestAddress(0), end: 4 * page + 1, size: 4 * page)) {
+      try region(at: 0, offset: page, length: 3 * page + 1)
+    }
+    #expect(throws: GuestMemoryError.regionPastFile(GuestAddress(0), end: 9 * page, size: 4 * page)) {
+      try region(at: 0, offset: 8 * page, length: page)
+    }
+  }
+
+  @Test func refusesAFileThatCannotBeMapped() throws {
+    let memfd = try Memfd(adopting: EventFD().fd.duplicate())
+    #expect(throws: GuestMemoryError.unmappable(GuestAddress(0), .operationNotSupportedByDevice)) {
+      try MemoryRegion(
+        guestAddress: GuestAddress(0), userAddress: 0, backing: MemfdRange(memfd: memfd, offset: 0, length: 1)
+      )
+    }
+  }
+
+  @Test func refusesOverlap() throws {
+    let memory = try GuestMemory([region(at: 0x1000, length: page), region(at: 0x3000, length: page)])
+    for (address, with) in [(0x0001, 0x1000), (0x1fff, 0x1000), (0x2001, 0x3000)] as [(UInt64, UInt64)] {
+      let (low, high) = (min(address, with), max(address, with))
+      #expect(throws: GuestMemoryError.regionsOverlap(GuestAddress(low), GuestAddress(high))) {
+        try memory.adding(region(at: address, length: page))
+      }
+    }
+    #expect(try memory.adding(region(at: 0x2000, length: page)).regions.count == 3)
+  }
+
+  @Test func removesExactlyOneRegion() throws {
+    let memory = try GuestMemory([
+      region(at: 0x1000, user: 0x10, length: page), region(at: 0x3000, user: 0x20, length: page),
+    ])
+    let rest = try memory.removing(GuestAddress(0x1000), userAddress: 0x10, length: page)
+    #expect(rest.regions.map(\.guestAddress) == [GuestAddress(0x3000)])
+    #expect(memory.regions.count == 2, "a table is a value")
+    for (address, user, length) in [
+      (0x2000, 0x10, page), (0x1000, 0x20, page), (0x1000, 0x10, page - 1),
+    ] as [(UInt64, UInt64, UInt64)] {
+      #expect(throws: GuestMemoryError.noSuchRegion(GuestAddress(address))) {
+        try memory.removing(GuestAddress(address), userAddress: user, length: length)
+      }
+    }
+  }
+}
+
+@Suite struct AccessTests {
+  @Test func copiesAcrossRegions() throws {
+    let ram = try GuestRAM([
+      .init(at: 0, length: page), .init(at: page, length: page, file: 1), .init(at: 2 * page, length: page),
+    ])
+    let bytes = (0..<UInt8(200)).map { $0 }
+    try unsafe ram.memory.store(bytes.span.bytes, at: GuestAddress(page - 100))
+    #expect(ram.read(100, at: page - 100) == Array(bytes[..<100]))
+    #expect(ram.read(100, at: page) == Array(bytes[100...]))
+    var copy: [UInt8] = [99]
+    try ram.memory.append(GuestRange(address: GuestAddress(page - 100), length: 200), to: &copy)
+    #expect(copy == [99] + bytes)
+  }
+
+  @Test func refusesAHole() throws {
+    let ram = try GuestRAM([.init(at: 0, length: page), .init(at: 2 * page, length: page, offset: page)])
+    var copy: [UInt8] = []
+    #expect(throws: GuestMemoryError.hole(item: 0, GuestAddress(page))) {
+      try ram.memory.append(GuestRange(address: GuestAddress(page - 1), length: page), to: &copy)
+    }
+    let zeros = [UInt8](repeating: 0, count: 2)
+    #expect(throws: GuestMemoryError.hole(item: 0, GuestAddress(3 * page))) {
+      try unsafe ram.memory.store(zeros.span.bytes, at: GuestAddress(3 * page - 1))
+    }
+    let wrapping = GuestRange(address: GuestAddress(.max), length: 2)
+    #expect(throws: GuestMemoryError.overflow(item: 0, wrapping)) {
+      try ram.memory.append(wrapping, to: &copy)
+    }
+  }
+}
+
+@Suite struct WindowTests {
+  private let base = GuestRAM.userBase
+
+  @Test func liesWhereTheFrontEndHasIt() throws {
+    let ram = try GuestRAM.likeQEMU()
+    ram.write([7, 8, 9], at: 0x1_0000_1234)
+    let window = try ram.memory.window(userAddress: base + 0x1_0000_1234, length: 3)
+    #expect(window.length == 3)
+    #expect(window.mapping.bytes(at: window.start, count: 3) == [7, 8, 9])
+  }
+
+  @Test func reachesTheLastByteAndNoFurther() throws {
+    let ram = try GuestRAM([.init(at: 0, length: page), .init(at: page, length: page, offset: page)])
+    _ = try ram.memory.window(userAddress: base, length: Int(page))
+    _ = try ram.memory.window(userAddress: base + 2 * page - 1, length: 1)
+    for (address, length) in [
+      (base - 1, 1), (base + 1, Int(page)), (base + page - 1, 2), (base + 2 * page, 1), (UInt64.max, 1),
+      (0, 1),
+    ] {
+      #expect(throws: GuestMemoryError.hole(item: 0, GuestAddress(address)), "\(hex(address))+\(length)") {
+        try ram.memory.window(userAddress: address, length: length)
+      }
+    }
+  }
+
+  @Test func keepsItsMappingAlive() throws {
+    var ram: GuestRAM? = try GuestRAM(size: 1 << 20)
+    ram!.write([42], at: 5)
+    let window = try ram!.memory.window(userAddress: base + 5, length: 1)
+    ram = nil
+    #expect(window.mapping.bytes(at: window.start, count: 1) == [42])
+  }
+}
