@@ -60,5 +60,6 @@ let package = Package(
       name: "Fixtures", dependencies: ["CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
+    tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
   ]
 )

@@ -24,8 +24,11 @@ public final class DriverQueue {
   public private(set) var availableIndex: UInt16
   public private(set) var seenUsed: UInt16
   private var kickedAt: UInt16
-  private var freeDescriptors: [UInt16]
+  private var free: [UInt16]
   private var inFlight: [UInt16: Sent] = [:]
+
+  /// How many descriptors a direct chain may still take; an indirect one takes one.
+  public var freeDescriptors: Int { free.count }
 
   /// What one chain took.
   private struct Sent {
@@ -46,7 +49,7 @@ public final class DriverQueue {
     availableIndex = start
     seenUsed = start
     kickedAt = start
-    freeDescriptors = Array((0..<size).reversed())
+    free = Array((0..<size).reversed())
     ram.write(start, at: available + 2)
     ram.write(start, at: used + 2)
     usedEvent = start
@@ -147,7 +150,7 @@ public final class DriverQueue {
   }
 
   private func takeDescriptor() -> UInt16 {
-    guard let index = freeDescriptors.popLast() else { preconditionFailure("the queue is full") }
+    guard let index = free.popLast() else { preconditionFailure("the queue is full") }
     return index
   }
 
@@ -163,7 +166,7 @@ public final class DriverQueue {
   /// Frees what the chain at `head` took.
   public func reclaim(_ head: UInt16) {
     guard let sent = inFlight.removeValue(forKey: head) else { return }
-    freeDescriptors += sent.descriptors.reversed()
+    free += sent.descriptors.reversed()
     if let (address, length) = sent.table { ram.free(address, length) }
     for buffer in sent.buffers { ram.free(buffer.address.rawValue, Int(buffer.length)) }
   }
