@@ -8,7 +8,13 @@ public struct Readiness: OptionSet, Sendable {
   public static let readable = Readiness(rawValue: CL_EPOLLIN)
   public static let writable = Readiness(rawValue: CL_EPOLLOUT)
   /// The peer is gone, or the descriptor is broken. Always reported.
-  public static let hangup = Readiness(rawValue: CL_EPOLLHUP | CL_EPOLLERR)
+  public static let hangup = Readiness(rawValue: CL_EPOLLHUP)
+
+  /// The kernel has two bits for what is `hangup` here.
+  init(events: UInt32) {
+    self.init(rawValue: events)
+    if events & CL_EPOLLERR != 0 { insert(.hangup) }
+  }
 }
 
 /// One thread's loop over descriptors (epoll, level-triggered). A handler runs to completion; none may block.
@@ -92,7 +98,7 @@ public struct Readiness: OptionSet, Sendable {
       let event = unsafe events[index]
       let slot = Int(truncatingIfNeeded: event.token & 0xffff_ffff)
       guard slots[slot].generation == UInt32(truncatingIfNeeded: event.token >> 32) else { continue }
-      slots[slot].handler?(Readiness(rawValue: event.events))
+      slots[slot].handler?(Readiness(events: event.events))
     }
     return Int(count)
   }
