@@ -11,7 +11,9 @@ public final class VhostUserSession {
   /// What the guest's address space and KVM's slots allow.
   static let maxMemorySlots = UInt64(GuestMemory.maxRegions)
 
-  private let stream: MessageStream
+  /// The connection, which closes with the session's end even if this value lives on: the front end may be
+  /// waiting for an answer.
+  private var stream: MessageStream?
   private let loop: EventLoop
   private let device: any VhostUserDevice
   private let logger: Logger
@@ -40,7 +42,8 @@ public final class VhostUserSession {
     _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, logger: Logger,
     onEnd: @escaping (VhostUserError?) -> Void
   ) throws(Errno) {
-    stream = try MessageStream(socket)
+    let stream = try MessageStream(socket)
+    self.stream = stream
     self.loop = loop
     self.device = device
     self.logger = logger
@@ -49,8 +52,14 @@ public final class VhostUserSession {
     token = try loop.add(stream.socket.fd) { [weak self] readiness in self?.ready(readiness) }
   }
 
-  deinit {
-    if let token { loop.remove(token, stream.socket.fd) }
+  deinit { close() }
+
+  private func close() {
+    guard let stream, let token else { return }
+    loop.remove(token, stream.socket.fd)
+    self.token = nil
+    self.stream = nil
+    for vring in vrings { vring.stop() }
   }
 
   // MARK: The connection
@@ -60,6 +69,7 @@ public final class VhostUserSession {
       // Only a hangup is reported now.
       return end(.cutOff(while: "while queue \(stopping) was stopping"))
     }
+    guard let stream else { return }
     do throws(VhostUserError) {
       switch try stream.next() {
       case .partial: break
@@ -72,10 +82,8 @@ public final class VhostUserSession {
   }
 
   private func end(_ error: VhostUserError?) {
-    guard let token else { return }
-    self.token = nil
-    loop.remove(token, stream.socket.fd)
-    for vring in vrings { vring.stop() }
+    guard stream != nil else { return }
+    close()
     onEnd(error)
   }
 
@@ -87,9 +95,9 @@ public final class VhostUserSession {
     }
     let reply = try answer(envelope)
     if let reply {
-      try stream.send(reply, to: request)
+      try stream?.send(reply, to: request)
     } else if needsReply, !request.hasReply, protocolFeatures.contains(.replyAck) {
-      try stream.send(.word(0), to: request)
+      try stream?.send(.word(0), to: request)
     }
     lookAtResumedRings()
   }
@@ -302,20 +310,23 @@ public final class VhostUserSession {
     }
     isInCall = false
     if stopping == nil { return base(of: vring) }
-    if let token {
-      do { try loop.modify(token, stream.socket.fd, []) } catch { throw .socket(error) }
-    }
+    try read(nothing: true)
     return nil
   }
 
   private func resumeReading(after vring: Vring) {
-    guard let token else { return }
     do throws(VhostUserError) {
-      do { try loop.modify(token, stream.socket.fd, .readable) } catch { throw VhostUserError.socket(error) }
-      try stream.send(base(of: vring), to: .getVringBase)
+      try read(nothing: false)
+      try stream?.send(base(of: vring), to: .getVringBase)
     } catch {
       end(error)
     }
+  }
+
+  /// Reads nothing more for a while, or goes on.
+  private func read(nothing: Bool) throws(VhostUserError) {
+    guard let token, let stream else { return }
+    do { try loop.modify(token, stream.socket.fd, nothing ? [] : .readable) } catch { throw .socket(error) }
   }
 
   private func base(of vring: Vring) -> Reply {
