@@ -61,5 +61,6 @@ let package = Package(
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
+    tests("VhostUserTests", ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", system, log]),
   ]
 )

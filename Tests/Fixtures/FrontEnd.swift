@@ -67,6 +67,10 @@ public final class FrontEnd {
   /// Feature bits that go into `SET_FEATURES` beside the ones that were offered, as vhost-user-gpu's do.
   public var extraFeatures: UInt64 = 1 << 40
 
+  /// Deliver each message in pieces of so many bytes, with a turn of the back end after each; the
+  /// descriptors go with the first piece.
+  public var pieceSize: Int? = nil
+
   /// An eventfd of this side.
   public final class Line {
     public let event: EventFD
@@ -86,8 +90,13 @@ public final class FrontEnd {
     _ request: UInt32, _ payload: [UInt8] = [], flags: UInt32 = 1, size: UInt32? = nil,
     descriptors: [CInt] = []
   ) throws {
-    try sendBytes(
-      bytes(request, flags, size ?? UInt32(payload.count)) + payload, descriptors: descriptors)
+    let message = bytes(request, flags, size ?? UInt32(payload.count)) + payload
+    let step = pieceSize ?? message.count
+    for start in stride(from: 0, to: message.count, by: step) {
+      let piece = Array(message[start..<min(start + step, message.count)])
+      try sendBytes(piece, descriptors: start == 0 ? descriptors : [])
+      if pieceSize != nil { _ = try turn() }
+    }
   }
 
   /// Sends any bytes: a part of a message, or none.
@@ -309,7 +318,7 @@ public final class FrontEnd {
   /// Whether the back end reported an error since the last look.
   public func failed(_ index: Int) -> Bool { lines[index].error.event.drain() }
 
-  public func kickLine(_ index: Int) -> Line { lines[index].kick }
+  public func line(_ index: Int) -> (kick: Line, call: Line, error: Line) { lines[index] }
 }
 
 extension Memfd {

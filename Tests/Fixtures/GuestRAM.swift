@@ -7,7 +7,7 @@ public import Linux
 /// its own tests; `memory` is the device's view of the same files.
 public final class GuestRAM {
   /// A piece of RAM: `length` bytes of file number `file` from `offset` on, at `address`.
-  public struct Block {
+  public struct Block: Sendable {
     public var address: UInt64
     public var length: UInt64
     public var file: Int
