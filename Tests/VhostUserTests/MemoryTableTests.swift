@@ -1,5 +1,6 @@
 import Fixtures
 import Guest
+import Linux
 import Testing
 import VhostUser
 import Virtio
