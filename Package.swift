@@ -62,5 +62,23 @@ let package = Package(
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
     tests("VhostUserTests", ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", system, log]),
+    .target(
+      name: "TestSupport", dependencies: ["Linux", "Udmabuf", system], path: "Tests/TestSupport",
+      swiftSettings: rules),
+    tests("UdmabufTests", ["CLinux", "Linux", "Udmabuf", "TestSupport", system]),
+    tests(
+      "VirtioGPUTests",
+      [
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "Fixtures",
+        "TestSupport", system, log,
+      ]),
+    tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
+    tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
+    tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
+    tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
+    .target(name: "CBench", path: "Benchmarks/CBench"),
+    .executableTarget(
+      name: "bench", dependencies: ["CBench", "Linux", "Udmabuf", "Guest", "Fixtures", system],
+      path: "Benchmarks/bench", swiftSettings: rules),
   ]
 )

@@ -1,0 +1,171 @@
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+
+/// There is one card: one test after the other, in all of these suites.
+@Suite(.testHost, .serialized)
+enum EndToEnd {}
+
+extension EndToEnd {
+  /// A stock guest under real QEMU/KVM draws; its own pages are on a real KMS screen.
+  ///
+  /// The tests share one guest, in this order, as a guest at work sees one thing after the other.
+  @Suite
+  final class MainJob {
+    struct Size: Sendable, CustomTestStringConvertible {
+      let width, height: Int
+      var testDescription: String { "\(width)x\(height)" }
+      var name: String { testDescription }
+    }
+
+    /// cirrus has memory for 1024x768 only; bochs, on later kernels, must show both.
+    static let sizes: [Size] =
+      kernelRelease.hasPrefix("6.")
+      ? [Size(width: 1024, height: 768)] : [Size(width: 1024, height: 768), Size(width: 1920, height: 1080)]
+    static var largest: Size { sizes[sizes.count - 1] }
+
+    nonisolated(unsafe) private static var shared: RunningGuest?
+
+    private func guest() throws -> RunningGuest {
+      if let guest = unsafe Self.shared { return guest }
+      try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
+      let guest = try RunningGuest(resolution: Self.largest.name)
+      unsafe Self.shared = guest
+      return guest
+    }
+
+    private func expectShown(_ picture: Picture, _ guest: RunningGuest) throws {
+      var difference: String? = "nothing was compared"
+      // The guest says that it has drawn; the screen follows a flip later.
+      try? waitUntil("the picture is on the screen", seconds: 20) {
+        difference = picture.firstDifference(in: try Screenshot.take())
+        return difference == nil
+      }
+      #expect(difference == nil, "screenshot")
+      let shown = try #require(try ShownFramebuffer.current(), "the screen is dark")
+      #expect((shown.width, shown.height) == (picture.width, picture.height))
+      #expect(picture.firstDifference(inXRGB: try shown.bytes(), stride: shown.stride) == nil, "dma-buf")
+      // It is the guest's own pages: a udmabuf, and the very one that the helper holds.
+      #expect(try shown.dmabuf.exporter() == "udmabuf")
+      let helper = try #require(guest.helperPID)
+      #expect(RunningGuest.udmabufInodes(of: helper).contains(shown.dmabuf.inode))
+    }
+
+    @Test("modetest's pattern is on the screen, pixel by pixel", arguments: sizes)
+    func modetest(_ size: Size) throws {
+      let guest = try guest()
+      let target = try guest.modetestTarget()
+      try guest.shell("hold m modetest -M virtio_gpu -s \(target):\(size.name)@XR24")
+      try expectShown(.smpte(size.width, size.height), guest)
+      try guest.shell("drop m; true")
+      let statistics = try guest.settledStatistics()
+      #expect(statistics.bytesCopied == 0)
+      #expect(statistics.buffersLent > 0)
+      #expect(statistics.protocolErrors.isEmpty)
+    }
+
+    @Test("what the guest writes without any command is in the host's mapping")
+    func writesAreSeen() throws {
+      let guest = try guest()
+      let size = Self.largest
+      #expect(try guest.shell("hold p draw pattern \(size.name) XR24 7 hold") == "shown\n")
+      try expectShown(.positions(size.width, size.height, seed: 7), guest)
+      let shown = try #require(try ShownFramebuffer.current())
+      let mapping = try shown.dmabuf.map()
+      let place = 33 * shown.stride + 77 * 4
+      let before = try guest.settledStatistics()
+      for value: UInt32 in [0x00ab_cdef, 0x0012_3456] {
+        #expect(mapping.load(UInt32.self, at: place) != value)
+        #expect(try guest.shell("tell p poke 77 33 \(value)") == "poked\n")
+        #expect(mapping.load(UInt32.self, at: place) == value)
+      }
+      #expect(try guest.statistics().flushes == before.flushes)
+      // A flush brings the pixel, and no other, to the screen.
+      #expect(try guest.shell("tell p dirty 77 33 1 1") == "dirtied\n")
+      try waitUntil("the pixel is on the screen") {
+        let screen = try Screenshot.take()
+        let first = (33 * screen.width + 77) * 3
+        return Array(screen.rgb[first..<first + 3]) == [0x12, 0x34, 0x56]
+      }
+      try guest.shell("tell p quit; drop p; true")
+    }
+
+    @Test("stop, cont and system_reset")
+    func stopContReset() throws {
+      let guest = try guest()
+      let size = Self.largest
+      try guest.shell("hold p draw pattern \(size.name) XR24 8 hold")
+      try expectShown(.positions(size.width, size.height, seed: 8), guest)
+      try guest.monitor("stop")
+      try expectShown(.positions(size.width, size.height, seed: 8), guest)
+      try guest.monitor("cont")
+      #expect(try guest.shell("tell p poke 0 0 255") == "poked\n")
+      #expect(try guest.shell("tell p dirty 0 0 8 8") == "dirtied\n")
+      try waitUntil("the guest draws on after cont") {
+        Array(try Screenshot.take().rgb[0..<3]) == [0, 0, 255]
+      }
+
+      try guest.monitor("set-action", ["reboot": "reset"])
+      try guest.monitor("system_reset")
+      try guest.shell("hold q draw pattern \(size.name) XR24 9 hold", seconds: 240)
+      try expectShown(.positions(size.width, size.height, seed: 9), guest)
+      // What the driver before the reset left is gone.
+      #expect(try guest.settledStatistics().liveResources == 1)
+      try guest.shell("tell q quit; drop q; true")
+    }
+
+    @Test("ten seconds of page flips: every flush is accounted for")
+    func flips() throws {
+      let guest = try guest()
+      try waitUntil("the guest has let go of its buffers") {
+        try guest.settledStatistics().liveResources == 0
+      }
+      let before = try guest.settledStatistics()
+      let output = try guest.shell("draw flip \(Self.largest.name) 10")
+      let flips = try #require(UInt64(output.split(separator: " ").last?.dropLast() ?? ""), "\(output)")
+      let after = try guest.settledStatistics()
+      // One more for the mode that was set before the first flip.
+      #expect(after.flushes - before.flushes == flips + 1)
+      #expect(after.framesFailed == before.framesFailed)
+      #expect(after.framesShown > before.framesShown + 10)
+      #expect(after.bytesCopied == 0)
+      #expect(after.releasedLate == 0)
+    }
+
+    @Test("pages that the guest freed and uses for something else are never on the screen")
+    func freedPages() throws {
+      let guest = try guest()
+      let size = Self.largest
+      let marker: UInt32 = 0x00fa_cade
+      #expect(liveUdmabufs() == 0)
+      #expect(try guest.shell("hold r draw reuse \(size.name) \(marker)", seconds: 240) == "refilled\n")
+      // Nothing but the second buffer's pattern; in it the marker does not occur.
+      try expectShown(.positions(size.width, size.height, seed: 4), guest)
+      #expect(try guest.statistics().releasedLate == 0)
+      #expect(liveUdmabufs() == 1)
+      try guest.shell("drop r; true")
+    }
+
+    @Test("SIGTERM ends the guest and the helper, and gives everything back")
+    func end() throws {
+      let guest = try guest()
+      guest.end()
+      unsafe Self.shared = nil
+      try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
+    }
+  }
+}
+
+/// `uname -r`
+let kernelRelease: String = {
+  (try? readText("/proc/sys/kernel/osrelease")) ?? ""
+}()
+
+/// How many dma-bufs of udmabuf live in this kernel, by debugfs.
+func liveUdmabufs() -> Int {
+  guard let text = try? readText("/sys/kernel/debug/dma_buf/bufinfo") else { return -1 }
+  return text.split(separator: "\n").filter { $0.contains("udmabuf") }.count
+}

@@ -1,0 +1,205 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+
+struct TroubleInTest: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// Waits until `condition` holds; how long a step may take is generous, since everything here is emulated.
+func waitUntil(_ what: String, seconds: Double = 60, _ condition: () throws -> Bool) throws {
+  let deadline = Date(timeIntervalSinceNow: seconds)
+  while try !condition() {
+    if Date() > deadline { throw TroubleInTest("not within \(seconds) s: \(what)") }
+    Thread.sleep(forTimeInterval: 0.1)
+  }
+}
+
+/// The repository, whose `qemu` folder has the programs that a person would use.
+let repository = FilePath(#filePath).removingLastComponent().removingLastComponent().removingLastComponent()
+
+/// Runs a program to its end.
+@discardableResult
+func run(_ program: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
+  let process = Process()
+  process.executableURL = URL(fileURLWithPath: program)
+  process.arguments = arguments
+  let pipe = Pipe()
+  process.standardOutput = pipe
+  try process.run()
+  let output = pipe.fileHandleForReading.readDataToEndOfFile()
+  process.waitUntilExit()
+  return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+}
+
+/// A real guest under QEMU/KVM with the helper as its graphics card, started by `qemu/run-guest`.
+final class RunningGuest {
+  let directory: FilePath
+  private let process = Process()
+
+  var helperLog: String { (try? readText(directory.appending("helper.log"))) ?? "" }
+
+  init(memory: String = "512M", resolution: String, helperOptions: [String] = []) throws {
+    var template = Array("/tmp/guest-XXXXXX".utf8CString)
+    guard unsafe mkdtemp(&template) != nil else { throw TroubleInTest("no directory in /tmp: \(errno)") }
+    directory = FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
+    process.executableURL = URL(fileURLWithPath: repository.appending("qemu/run-guest").string)
+    process.arguments =
+      [
+        "--memory", memory, "--resolution", resolution, "--kms", "auto", "--log", directory.string,
+        "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
+        "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
+      ] + helperOptions.map { "--helper-option=\($0)" }
+    process.standardInput = FileHandle.nullDevice
+    try process.run()
+    do {
+      try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
+      _ = try shell("true", seconds: 240)
+    } catch {
+      end()
+      throw TroubleInTest("the guest does not answer: \(error)\n\(helperLog)")
+    }
+  }
+
+  deinit {
+    end()
+    _ = try? FileManager.default.removeItem(atPath: directory.string)
+  }
+
+  /// Ends the guest and the helper as a person would.
+  func end() {
+    guard process.isRunning else { return }
+    process.terminate()
+    process.waitUntilExit()
+  }
+
+  func waitForEnd() { process.waitUntilExit() }
+
+  // MARK: The guest
+
+  private func access(_ path: FilePath) -> Bool { FileManager.default.fileExists(atPath: path.string) }
+
+  /// Runs a command in the guest.
+  /// - Returns: its output.
+  @discardableResult
+  func shell(_ command: String, seconds: Int = 120) throws -> String {
+    guard process.isRunning else { throw TroubleInTest("QEMU or the helper has ended:\n\(helperLog)") }
+    let (status, output) = try run(
+      repository.appending("qemu/in-guest").string,
+      ["--timeout", "\(seconds)", directory.appending("shell").string, command])
+    guard status == 0 else { throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)") }
+    return output
+  }
+
+  /// The ids that modetest wants: of the first connector and the first CRTC.
+  func modetestTarget() throws -> String {
+    let listing = try shell("modetest -M virtio_gpu -c -p")
+    func firstID(after title: String) -> String? {
+      let lines = listing.split(separator: "\n", omittingEmptySubsequences: false)
+      guard let index = lines.firstIndex(of: title[...]), index + 2 < lines.count else { return nil }
+      return lines[index + 2].split(separator: "\t").first.map(String.init)
+    }
+    guard let connector = firstID(after: "Connectors:"), let crtc = firstID(after: "CRTCs:") else {
+      throw TroubleInTest("modetest lists no connector or no CRTC:\n\(listing)")
+    }
+    return "\(connector)@\(crtc)"
+  }
+
+  // MARK: The processes
+
+  var helperPID: pid_t? { child(named: "vhost-user-udma") }
+  var qemuPID: pid_t? { child(named: "qemu-system-x86") }
+
+  private func child(named name: String) -> pid_t? {
+    let children =
+      (try? readText(
+        FilePath("/proc/\(process.processIdentifier)/task/\(process.processIdentifier)/children")))
+      ?? ""
+    return children.split(separator: " ").compactMap { pid_t($0) }.first {
+      (try? readText(FilePath("/proc/\($0)/comm")))?.hasPrefix(name) ?? false
+    }
+  }
+
+  /// What the helper writes on SIGUSR1.
+  func statistics() throws -> HelperStatistics {
+    let path = directory.appending("stats")
+    guard let pid = helperPID else { throw TroubleInTest("the helper is gone:\n\(helperLog)") }
+    _ = unsafe path.withPlatformString { unsafe truncate($0, 0) }
+    kill(pid, SIGUSR1)
+    var result: HelperStatistics?
+    try waitUntil("the helper writes its statistics") {
+      result = try? JSONDecoder().decode(HelperStatistics.self, from: Data(readText(path).utf8))
+      return result != nil
+    }
+    return result!
+  }
+
+  /// The statistics once every flush is accounted for.
+  func settledStatistics() throws -> HelperStatistics {
+    var last: HelperStatistics?
+    try waitUntil("every flush is shown, coalesced or failed") {
+      let now = try statistics()
+      defer { last = now }
+      return now.isSettled && now == last
+    }
+    return last!
+  }
+
+  /// The inodes of the dma-bufs that udmabuf made and that a process holds by descriptor.
+  static func udmabufInodes(of pid: pid_t) -> Set<UInt64> {
+    var inodes: Set<UInt64> = []
+    for number in directoryEntries(FilePath("/proc/\(pid)/fd")) {
+      guard let information = try? readText(FilePath("/proc/\(pid)/fdinfo/\(number)")),
+        information.contains("exp_name:\tudmabuf")
+      else { continue }
+      var status = stat()
+      if unsafe stat("/proc/\(pid)/fd/\(number)", &status) == 0 { inodes.insert(UInt64(status.st_ino)) }
+    }
+    return inodes
+  }
+
+  // MARK: QEMU's monitor
+
+  /// Executes a QMP command and returns when QEMU answers.
+  func monitor(_ command: String, _ arguments: [String: String] = [:]) throws {
+    let socket = try UnixSocket.connect(directory.appending("qmp"))
+    var received: [UInt8] = []
+    func line() throws -> [String: Any] {
+      while true {
+        if let end = received.firstIndex(of: 0x0a) {
+          let line = Data(received[..<end])
+          received.removeSubrange(...end)
+          return try JSONSerialization.jsonObject(with: line) as? [String: Any] ?? [:]
+        }
+        let more = try socket.fd.read(upTo: 65536)
+        if more.isEmpty { throw TroubleInTest("QEMU closed its monitor") }
+        received += more
+      }
+    }
+    func execute(_ command: String, _ arguments: [String: String]) throws {
+      let request = try JSONSerialization.data(withJSONObject: ["execute": command, "arguments": arguments])
+      let bytes = [UInt8](request) + [0x0a]
+      unsafe try socket.fd.write(bytes.span.bytes)
+      while true {
+        let answer = try line()
+        if let error = answer["error"] { throw TroubleInTest("\(command): \(error)") }
+        if answer["return"] != nil { return }
+      }
+    }
+    _ = try line()
+    try execute("qmp_capabilities", [:])
+    try execute(command, arguments)
+  }
+}
+
+/// The helper's statistics, as its users read them.
+struct HelperStatistics: Decodable, Equatable {
+  var flushes, framesShown, framesCoalesced, framesFailed: UInt64
+  var buffersLent, entriesReported, itemsJoined, pagesLent, bytesLent, bytesCopied: UInt64
+  var liveDMABufs, pinnedBytes, liveResources, releasedLate: UInt64
+  var protocolErrors: [String: UInt64]
+
+  var isSettled: Bool { framesShown + framesCoalesced + framesFailed == flushes }
+}
