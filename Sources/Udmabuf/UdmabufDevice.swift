@@ -27,8 +27,7 @@ public final class UdmabufDevice {
   ///
   /// The corresponding ioctl is `UDMABUF_CREATE`.
   public func create(_ range: MemfdRange) throws(UdmabufError) -> DMABuf {
-    let size = try check(CollectionOfOne(range))
-    return try adopt(size) { device in
+    try adopt(CollectionOfOne(range)) { device in
       range.memfd.withDescriptor { $0.withRaw { cl_udmabuf_create(device, $0, range.offset, range.length) } }
     }
   }
@@ -39,9 +38,8 @@ public final class UdmabufDevice {
   /// - Throws: the first thing that is wrong with the list, before the kernel is asked.
   /// - The corresponding ioctl is `UDMABUF_CREATE_LIST`.
   public func create(_ ranges: [MemfdRange]) throws(UdmabufError) -> DMABuf {
-    let size = try check(ranges)
     let stride = MemoryLayout<cl_udmabuf_item>.stride
-    return try adopt(size) { device in
+    return try adopt(ranges) { device in
       unsafe withUnsafeTemporaryAllocation(
         byteCount: CL_UDMABUF_LIST_HEADER + ranges.count * stride, alignment: 8
       ) { list in
@@ -56,23 +54,37 @@ public final class UdmabufDevice {
     }
   }
 
-  private func adopt(_ size: UInt64, _ call: (CInt) -> CInt) throws(UdmabufError) -> DMABuf {
+  private func adopt(
+    _ ranges: some Collection<MemfdRange>, _ call: (CInt) -> CInt
+  ) throws(UdmabufError) -> DMABuf {
+    let size = try check(ranges)
     do throws(Errno) {
       let raw = try fd.withRaw { device throws(Errno) in try retrying { call(device) } }
       return try DMABuf(adopting: FD(adopting: raw), size: size)
     } catch {
+      // Root may have lowered a limit since it was read; then this tells which.
+      if error == .invalidArgument { _ = try Self.check(ranges, limits) }
       throw .kernel(error)
     }
   }
 
-  /// Everything that the kernel would answer with a bare `EINVAL` or `EBADFD`.
   private func check(_ ranges: some Collection<MemfdRange>) throws(UdmabufError) -> UInt64 {
-    if ranges.isEmpty { throw .emptyList }
-    if ranges.count > knownLimits.items {
+    do throws(UdmabufError) {
+      return try Self.check(ranges, knownLimits)
+    } catch .tooManyItems, .tooManyBytes {
       // Root may have raised the limit since it was read.
-      let limit = limits.items
-      if ranges.count > limit { throw .tooManyItems(count: ranges.count, limit: limit) }
+      return try Self.check(ranges, limits)
     }
+  }
+
+  /// Tells apart everything that the kernel would answer with a bare `EINVAL` or `EBADFD`.
+  ///
+  /// - Returns: the size of the dma-buf in bytes.
+  static func check(
+    _ ranges: some Collection<MemfdRange>, _ limits: UdmabufLimits
+  ) throws(UdmabufError) -> UInt64 {
+    if ranges.isEmpty { throw .emptyList }
+    if ranges.count > limits.items { throw .tooManyItems(count: ranges.count, limit: limits.items) }
     let pageMask = systemPageSize - 1
     var total: UInt64 = 0
     var checked: (memfd: Memfd, size: UInt64)?
@@ -93,14 +105,11 @@ public final class UdmabufDevice {
       }
       if end > size { throw .pastEnd(item: item, end: end, size: size) }
     }
-    if total > knownLimits.bytes {
-      let limit = limits.bytes
-      if total > limit { throw .tooManyBytes(bytes: total, limit: limit) }
-    }
+    if total > limits.bytes { throw .tooManyBytes(bytes: total, limit: limits.bytes) }
     return total
   }
 
-  private func usableSize(_ memfd: Memfd, _ item: Int) throws(UdmabufError) -> UInt64 {
+  private static func usableSize(_ memfd: Memfd, _ item: Int) throws(UdmabufError) -> UInt64 {
     guard let seals = try? memfd.seals() else { throw .notMemfd(item: item) }
     if !seals.contains(.shrink) { throw .sealMissing(item: item, seals: seals) }
     if !seals.isDisjoint(with: [.write, .futureWrite]) { throw .sealForbidden(item: item, seals: seals) }
