@@ -28,6 +28,13 @@ public final class KMSCard {
   public let planes: [KMSPlane]
   let file: DRMFile
 
+  /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, seen on bochs of
+  /// Linux 7.3: `bochs_primary_plane_helper_atomic_update` sets the scanout to the start of video memory.
+  private static let showFromStart: Set = ["bochs-drm"]
+
+  /// The driver shows a framebuffer from its first pixel on, whatever part is asked for.
+  var showsFromStartOnly: Bool { Self.showFromStart.contains(driver) }
+
   public var cursorPlanes: Int { planes.count { $0.kind == .cursor } }
 
   /// Opens, finds or adopts the card that `target` says. The target's connectors are not looked at but by

@@ -82,7 +82,8 @@ public final class KMSSink: ScanoutSink {
       retry = try Timer(loop) { [unowned self] in retryBusy() }
     } catch { throw .call("watching its events", card: card.name, error) }
     for (index, lane) in lanes.enumerated() {
-      lane.queue.whenReplaced = { [unowned self] in observer?.replaced($0, on: ScanoutID(UInt32(index))) }
+      // Weak, as the queues are emptied in `deinit` too, when nobody is there to hear of it.
+      lane.queue.whenReplaced = { [weak self] in self?.observer?.replaced($0, on: ScanoutID(UInt32(index))) }
     }
     for (output, verdict) in zip(self.outputs, verdicts) {
       let card = "\(card.name) (\(card.driver)\(card.isAtomic ? "" : ", without atomic commits"))"
@@ -126,6 +127,12 @@ public final class KMSSink: ScanoutSink {
     let output = lane.output
     guard !source.isEmpty, source.fits(width: frame.layout.width, height: frame.layout.height) else {
       throw SinkError(.other, "the part \(source) is not inside the frame \(frame.layout)")
+    }
+    if card.showsFromStartOnly, source.x != 0 || source.y != 0 {
+      throw SinkError(
+        .other,
+        "\(card.name) (\(card.driver)) shows a frame from its first pixel on, not the part \(source); "
+          + "it can show the part only by copying it (--backing shadow)")
     }
     let size = PixelSize(width: source.width, height: source.height)
     guard output.hasMode(size) else { throw noMode(size, output) }
@@ -296,8 +303,8 @@ public final class KMSSink: ScanoutSink {
     let failure = SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone: \(error)")
     log.error("\(failure.description)")
     for (index, lane) in lanes.enumerated() {
-      lane.queue.whenReplaced = { [unowned self] in
-        observer?.failed($0, on: ScanoutID(UInt32(index)), failure)
+      lane.queue.whenReplaced = { [weak self] in
+        self?.observer?.failed($0, on: ScanoutID(UInt32(index)), failure)
       }
       drop(lane)
       lane.queue.removeAll()
