@@ -1,0 +1,252 @@
+import CDRM
+import Glibc
+import Linux
+import Logging
+import Scanout
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+
+@testable import KMS
+
+/// A frame in scattered pages of a memfd, as a guest's are, with a picture that differs for each `number`.
+final class Picture {
+  let frame: Frame
+  let memory: Mapping
+  let layout: FrameLayout
+  private static let count = Mutex(UInt64(0))
+
+  private static func nextID() -> UInt64 {
+    count.withLock {
+      $0 += 1
+      return $0
+    }
+  }
+
+  init(_ layout: FrameLayout, udmabuf: UdmabufDevice) throws {
+    let pages = Int(layout.pages / systemPageSize)
+    let memfd = try Memfd.create(name: "picture", size: layout.pages, seals: .shrink)
+    // The picture's first page is the memfd's last one, and so on: paint through the dma-buf.
+    let dmabuf = try TestHost.withUdmabufLimits(items: 16384) {
+      try udmabuf.create(scatteredRanges(of: memfd, pages: pages))
+    }
+    frame = Frame(id: Self.nextID(), dmabuf: dmabuf, layout: layout)
+    memory = try dmabuf.map(writable: true)
+    self.layout = layout
+  }
+
+  init(_ dmabuf: DMABuf, _ layout: FrameLayout) throws {
+    frame = Frame(id: Self.nextID(), dmabuf: dmabuf, layout: layout)
+    memory = try dmabuf.map(writable: true)
+    self.layout = layout
+  }
+
+  /// Paints all of it, or the rows and columns of `part`.
+  func paint(_ number: UInt32, _ part: Rectangle? = nil) {
+    let part = part ?? layout.bounds
+    for row in part.y..<part.y + part.height {
+      let pixels = Pattern.inFrame(row, part.x, part.width, number)
+      memory.store(unsafe pixels.span.bytes, at: Int(row * layout.stride + part.x * 4))
+    }
+  }
+}
+
+/// A colour for each pixel, so that one which is out of place shows. Rows repeat after 64, but for their
+/// first pixel, so that painting and comparing is fast without optimisation too.
+enum Pattern {
+  private struct Key: Hashable {
+    let row, x, width, number: UInt32
+  }
+  private struct Row {
+    var inFrame: [UInt8] = []
+    var inScreenshot: [UInt8] = []
+  }
+  private static let rows = Mutex<[Key: Row]>([:])
+
+  private static func row(_ y: UInt32, _ x: UInt32, _ width: UInt32, _ number: UInt32) -> Row {
+    let key = Key(row: y % 64, x: x, width: width, number: number)
+    return rows.withLock { rows in
+      if let known = rows[key] { return known }
+      var row = Row()
+      for x in x..<x + width {
+        let red = UInt8(truncatingIfNeeded: x &* 3 &+ number &* 50)
+        let green = UInt8(truncatingIfNeeded: key.row &* 4)
+        let blue = UInt8(truncatingIfNeeded: (x >> 5) &* 7 ^ number)
+        row.inFrame += [blue, green, red, 0]
+        row.inScreenshot += [red, green, blue]
+      }
+      rows[key] = row
+      return row
+    }
+  }
+
+  /// A row as it lies in a frame.
+  static func inFrame(_ y: UInt32, _ x: UInt32, _ width: UInt32, _ number: UInt32) -> [UInt8] {
+    var bytes = row(y, x, width, number).inFrame
+    if x == 0 { (bytes[0], bytes[1], bytes[2]) = (0x5a, UInt8(truncatingIfNeeded: y), UInt8(y >> 8)) }
+    return bytes
+  }
+
+  /// A row as it lies in a screenshot.
+  static func inScreenshot(_ y: UInt32, _ x: UInt32, _ width: UInt32, _ number: UInt32) -> [UInt8] {
+    var bytes = row(y, x, width, number).inScreenshot
+    if x == 0 { (bytes[0], bytes[1], bytes[2]) = (UInt8(y >> 8), UInt8(truncatingIfNeeded: y), 0x5a) }
+    return bytes
+  }
+}
+
+/// Hears everything that a sink tells.
+final class Recorder: ScanoutObserver {
+  var presented: [UInt64] = []
+  var replaced: [UInt64] = []
+  var failed: [(sequence: UInt64, error: SinkError)] = []
+  var whenPresented: ((UInt64) -> Void)?
+
+  func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
+    presented.append(sequence)
+    whenPresented?(sequence)
+  }
+  func replaced(_ sequence: UInt64, on scanout: ScanoutID) { replaced.append(sequence) }
+  func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
+    failed.append((sequence, error))
+  }
+}
+
+/// A sink on the test host's card, with its loop and its observer.
+final class Stage {
+  static let path = KMSTarget(.path("/dev/dri/card0"))
+  let loop: EventLoop
+  let sink: KMSSink
+  let recorder = Recorder()
+  let udmabuf: UdmabufDevice
+  private(set) var turns = 0
+  private var sequence: UInt64 = 0
+
+  init(_ card: KMSCard? = nil, atomic: Bool = true) throws {
+    loop = try EventLoop()
+    udmabuf = try UdmabufDevice()
+    sink = try KMSSink(
+      card ?? KMSCard(Self.path, atomic: atomic), udmabuf: udmabuf, loop: loop, log: Logger(label: "test"))
+    sink.observer = recorder
+  }
+
+  /// The size that the screen likes best, with the rows close together.
+  var layout: FrameLayout {
+    get throws {
+      let mode = try #require(sink.outputs.first?.modes.first)
+      return FrameLayout(
+        width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay), format: .xrgb8888,
+        stride: UInt32(mode.hdisplay) * 4)
+    }
+  }
+
+  func picture(_ number: UInt32? = nil, prepared: Bool = true) throws -> Picture {
+    let picture = try Picture(layout, udmabuf: udmabuf)
+    if let number { picture.paint(number) }
+    if prepared { try prepare(picture) }
+    return picture
+  }
+
+  func prepare(_ picture: Picture) throws {
+    try sink.prepare(picture.frame, source: picture.layout.bounds, on: ScanoutID(0))
+  }
+
+  /// - Returns: its sequence number.
+  @discardableResult
+  func present(_ picture: Picture, damage: Rectangle? = nil) -> UInt64 {
+    sequence += 1
+    let bounds = picture.layout.bounds
+    sink.present(
+      Presentation(frame: picture.frame, source: bounds, damage: damage ?? bounds, sequence: sequence),
+      on: ScanoutID(0))
+    return sequence
+  }
+
+  /// Turns the loop until something is so, for some seconds at most.
+  func wait(seconds: Int64 = 10, until done: () -> Bool) throws {
+    let deadline = monotonicNanoseconds() + seconds * 1_000_000_000
+    while !done() {
+      try #require(monotonicNanoseconds() < deadline, "nothing came of it")
+      try loop.turn(milliseconds: 1000)
+      turns += 1
+    }
+  }
+
+  /// Presents and waits until it is on the screen.
+  func show(_ picture: Picture, damage: Rectangle? = nil) throws {
+    let failures = recorder.failed.count
+    let sequence = present(picture, damage: damage)
+    try wait { recorder.presented.last == sequence || recorder.failed.count > failures }
+    #expect(recorder.failed.count == failures, "\(recorder.failed)")
+  }
+}
+
+/// The card as somebody else sees it, who is not its master.
+struct Witness {
+  let file: DRMFile
+
+  init() throws { file = DRMFile(try FD.open("/dev/dri/card0", writable: true, nonblocking: true)) }
+
+  var crtc: drmModeCrtc {
+    get throws { try file.crtc(#require(file.resources().crtcs.first)) }
+  }
+
+  /// The inode of the dma-buf that the first CRTC shows, or nil if it shows nothing.
+  func shownInode() throws -> UInt64? {
+    let id = try crtc.buffer_id
+    if id == 0 { return nil }
+    var handle: UInt32 = 0
+    try file.call {
+      guard let fb = unsafe drmModeGetFB2($0, id) else { return -1 }
+      handle = unsafe fb.pointee.handles.0
+      unsafe drmModeFreeFB2(fb)
+      return 0
+    }
+    defer { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
+    var number: CInt = -1
+    try file.call { unsafe drmPrimeHandleToFD($0, handle, 0, &number) }
+    return try DMABuf(adopting: FD(adopting: number)).inode
+  }
+}
+
+/// What is on the test host's screen, seen from outside of it.
+struct Screenshot {
+  let width, height: UInt32
+  private let pixels: [UInt8]
+
+  init() throws {
+    let path = "/tmp/screen-\(monotonicNanoseconds()).ppm"
+    let tool = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+    let status = unsafe system("/\(tool)/qemu/screenshot \(path)")
+    try #require(status == 0)
+    defer { unsafe unlink(path) }
+    let fd = try FD.open(FilePath(path), writable: false)
+    var bytes: [UInt8] = []
+    while case let more = try fd.read(upTo: 1 << 20), !more.isEmpty { bytes += more }
+    // P6, width, height, 255, each followed by one white space.
+    var words: [String] = []
+    var start = 0
+    while words.count < 4 {
+      let end = try #require(bytes[start...].firstIndex { $0 == 0x20 || $0 == 0x0a })
+      words.append(String(decoding: bytes[start..<end], as: UTF8.self))
+      start = end + 1
+    }
+    try #require(words[0] == "P6" && words[3] == "255")
+    (width, height) = (try #require(UInt32(words[1])), try #require(UInt32(words[2])))
+    pixels = Array(bytes[start...])
+    try #require(pixels.count == Int(width * height * 3))
+  }
+
+  /// How many rows of `part` are not those of the pattern.
+  func wrongRows(_ number: UInt32, _ part: Rectangle? = nil) -> Int {
+    let part = part ?? Rectangle(x: 0, y: 0, width: width, height: height)
+    return (part.y..<part.y + part.height).count { row in
+      let wanted = Pattern.inScreenshot(row, part.x, part.width, number)
+      let start = Int((row * width + part.x) * 3)
+      return unsafe pixels.withUnsafeBytes { unsafe memcmp($0.baseAddress! + start, wanted, wanted.count) }
+        != 0
+    }
+  }
+}
