@@ -13,8 +13,12 @@ public enum EDID {
   /// remain, else the guest learns the size from GET_DISPLAY_INFO alone.
   /// - Parameter serial: tells the displays of one guest apart.
   public static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
-    var timings = output.modes.compactMap(detailedTiming)
-    timings = Array(timings.prefix(timingsInBase + timingsInExtension))
+    let (width, height) = size(output)
+    var timings = output.modes.compactMap { detailedTiming($0, width, height) }
+    // CTA-861, 4.1: who has an extension block shows 640x480. Nothing is offered that cannot be shown, so
+    // that a display without it has no more timings than the base block holds.
+    let isExtensible = output.modes.contains { is60(640, 480, $0) }
+    timings = Array(timings.prefix(timingsInBase + (isExtensible ? timingsInExtension : 0)))
     let extra = timings.dropFirst(timingsInBase)
 
     var block = [UInt8](repeating: 0, count: blockSize)
@@ -27,13 +31,13 @@ public enum EDID {
     block[17] = UInt8(2026 - 1990)
     block[18] = 1
     block[19] = 4
-    // 3.6: digital, 8 bits a colour, DisplayPort; size in cm; gamma 2.2; RGB, preferred timing is native.
+    // 3.6: digital, 8 bits a colour, DisplayPort; size in cm; gamma 2.2; RGB, sRGB is the default, preferred
+    // timing is native.
     block[20] = 0xa5
-    let (width, height) = size(output)
-    block[21] = UInt8(clamping: width / 10)
-    block[22] = UInt8(clamping: height / 10)
+    block[21] = UInt8(width / 10)
+    block[22] = UInt8(height / 10)
     block[23] = 120
-    block[24] = 0x02
+    block[24] = 0x06
     // 3.7: the chromaticities of sRGB.
     block.replaceSubrange(25..<35, with: [0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54])
     block[35] = established(output.modes)
@@ -50,11 +54,14 @@ public enum EDID {
     seal(&block)
     if extra.isEmpty { return block }
 
-    // CTA-861, 7.5: revision 3, no data blocks, detailed timings from byte 4 on.
+    // CTA-861, 7.5: revision 3, underscanned; a video capability data block (7.5.6: the range of RGB values
+    // is selectable, everything is underscanned), then the detailed timings.
+    let capabilities: [UInt8] = [0xe2, 0x00, 0x4a]
+    let start = 4 + capabilities.count
     var more = [UInt8](repeating: 0, count: blockSize)
-    more.replaceSubrange(0..<4, with: [2, 3, 4, 0])
+    more.replaceSubrange(0..<start, with: [2, 3, UInt8(start), 0x80] + capabilities)
     for (slot, timing) in extra.enumerated() {
-      more.replaceSubrange(4 + 18 * slot..<22 + 18 * slot, with: timing)
+      more.replaceSubrange(start + 18 * slot..<start + 18 * (slot + 1), with: timing)
     }
     seal(&more)
     return block + more
@@ -68,13 +75,15 @@ public enum EDID {
     name.description.utf8.reduce(0) { $0 << 5 | UInt16($1 - 0x40) }
   }
 
-  /// In millimetres: 96 dots per inch of the preferred mode where the sink does not know.
+  /// In millimetres: 96 dots per inch of the preferred mode where the sink does not know. Zero, which means
+  /// that it varies, beyond what one byte of centimetres can hold.
   private static func size(_ output: SinkOutput) -> (UInt32, UInt32) {
-    if output.widthMillimetres > 0 && output.heightMillimetres > 0 {
-      return (output.widthMillimetres, output.heightMillimetres)
+    var (width, height) = (output.widthMillimetres, output.heightMillimetres)
+    if width == 0 || height == 0, let mode = output.modes.first {
+      (width, height) = (UInt32(mode.hdisplay) * 254 / 960, UInt32(mode.vdisplay) * 254 / 960)
     }
-    guard let mode = output.modes.first else { return (0, 0) }
-    return (UInt32(mode.hdisplay) * 254 / 960, UInt32(mode.vdisplay) * 254 / 960)
+    let isExpressible = (10..<2560).contains(width) && (10..<2560).contains(height)
+    return isExpressible ? (width, height) : (0, 0)
   }
 
   private static func is60(_ width: UInt16, _ height: UInt16, _ mode: DisplayMode) -> Bool {
@@ -108,8 +117,9 @@ public enum EDID {
     return bytes
   }
 
-  /// 3.10.2: a detailed timing, or nil for a mode that does not fit its fields.
-  private static func detailedTiming(_ mode: DisplayMode) -> [UInt8]? {
+  /// 3.10.2: a detailed timing with the size of its picture in millimetres, or nil for a mode that does not
+  /// fit its fields.
+  private static func detailedTiming(_ mode: DisplayMode, _ width: UInt32, _ height: UInt32) -> [UInt8]? {
     guard mode.hdisplay <= mode.hsyncStart, mode.hsyncStart <= mode.hsyncEnd, mode.hsyncEnd <= mode.htotal,
       mode.vdisplay <= mode.vsyncStart, mode.vsyncStart <= mode.vsyncEnd, mode.vsyncEnd <= mode.vtotal,
       !mode.interlaced
@@ -129,7 +139,7 @@ public enum EDID {
       low(vactive), low(vblank), low((vactive >> 8) << 4 | vblank >> 8),
       low(hfront), low(hsync), low((vfront & 0xf) << 4 | vsync & 0xf),
       low((hfront >> 8) << 6 | (hsync >> 8) << 4 | (vfront >> 4) << 2 | vsync >> 4),
-      0, 0, 0, 0, 0,
+      UInt8(width & 0xff), UInt8(height & 0xff), UInt8((width >> 8) << 4 | height >> 8), 0, 0,
       0x18 | (mode.vsyncPositive ? 4 : 0) | (mode.hsyncPositive ? 2 : 0),
     ]
   }
