@@ -293,7 +293,9 @@ public final class GPUDevice {
   func wake() { again.signal() }
 
   func armTimer() {
-    guard let first = (pending.map(\.deadline) + releases.map(\.deadline)).min() else { return }
+    // An answer that is ready waits for its turn behind another; no timer brings that.
+    let waiting = pending.filter { !$0.isReady }
+    guard let first = (waiting.map(\.deadline) + releases.map(\.deadline)).min() else { return }
     let left = max(0, first - monotonicNanoseconds())
     timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
   }
