@@ -1,0 +1,253 @@
+import Fixtures
+import Guest
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+
+@testable import Buffers
+
+private let page = systemPageSize
+
+private func quotas(
+  resources: Int = 1024, pinned: UInt64 = 1 << 32, entries: Int = 16384, bookkeeping: UInt64 = 64 << 20
+) -> Quotas {
+  var quotas = Quotas()
+  (quotas.resources, quotas.pinnedBytes) = (resources, pinned)
+  (quotas.entries, quotas.bookkeepingBytes) = (entries, bookkeeping)
+  return quotas
+}
+
+private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
+  GuestRange(address: GuestAddress(address), length: length)
+}
+
+/// What needs no device: every check comes before it is asked for.
+@Suite struct BufferTableTests {
+  private func table(_ quotas: Quotas = Quotas()) -> BufferTable {
+    BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: quotas)
+  }
+
+  @Test(arguments: [1, 2, 1024]) func resources(_ limit: Int) throws {
+    let table = table(quotas(resources: limit))
+    for _ in 0..<limit { try table.admitResource() }
+    let full = LendError.quota(.resources, needed: UInt64(limit) + 1, limit: UInt64(limit))
+    for _ in 0..<3 { #expect(throws: full) { try table.admitResource() } }
+    #expect(table.statistics.liveResources == UInt64(limit))
+    table.dismissResource()
+    #expect(table.statistics.liveResources == UInt64(limit) - 1)
+    try table.admitResource()
+    #expect(throws: full) { try table.admitResource() }
+  }
+
+  @Test func resourcesCountAsBookkeeping() throws {
+    let table = table(quotas(bookkeeping: 2048))
+    try table.admitResource()
+    try table.admitResource()
+    #expect(throws: LendError.quota(.bookkeepingBytes, needed: 3072, limit: 2048)) {
+      try table.admitResource()
+    }
+    #expect(table.statistics.liveResources == 2)
+    table.dismissResource()
+    try table.admitResource()
+  }
+
+  @Test(arguments: [(0, 0), (1, 1), (16384, 16384)] as [(UInt64, Int)]) func entriesWithin(
+    _ count: UInt64, _ limit: Int
+  ) throws {
+    try table(quotas(entries: limit)).admitEntries(count)
+  }
+
+  @Test(
+    arguments: [(1, 0), (2, 1), (16385, 16384), (UInt64(UInt32.max), 16384), (.max, 16384)] as [(UInt64, Int)]
+  )
+  func entriesBeyond(_ count: UInt64, _ limit: Int) {
+    #expect(throws: LendError.quota(.entries, needed: count, limit: UInt64(limit))) {
+      try table(quotas(entries: limit)).admitEntries(count)
+    }
+  }
+
+  struct Case: CustomTestStringConvertible {
+    let testDescription: String
+    let ranges: [GuestRange]
+    let length: UInt64
+    let error: LendError
+    init(_ name: String, _ ranges: [GuestRange], _ length: UInt64, _ error: LendError) {
+      (testDescription, self.ranges, self.length, self.error) = (name, ranges, length, error)
+    }
+  }
+
+  static let item = UInt64(MemoryLayout<MemfdRange>.stride)
+
+  /// The RAM has 64 pages at 0. The quotas are 8 pages and two items.
+  static let refused: [Case] = [
+    Case("a hole", [range(64 * page, page)], page, .memory(.hole(item: 0, GuestAddress(64 * page)))),
+    Case("an empty range", [range(0, page), range(0, 0)], page, .memory(.emptyRange(item: 1))),
+    Case("an overflow", [range(.max, 2)], page, .memory(.overflow(item: 0, range(.max, 2)))),
+    Case("no ranges", [], page, .short(bytes: 0, needed: page)),
+    Case("one byte short", [range(0, 2 * page - 1)], 2 * page, .short(bytes: 2 * page - 1, needed: 2 * page)),
+    Case(
+      "short for the last page", [range(0, page + 1)], page + 1, .short(bytes: page + 1, needed: 2 * page)),
+    Case(
+      "nine pages", [range(0, 9 * page)], 9 * page,
+      .quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)),
+    Case(
+      "a byte more than eight pages", [range(0, 9 * page)], 8 * page + 1,
+      .quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)),
+    Case(
+      "three items", [range(0, page), range(2 * page, page), range(4 * page, page)], 3 * page,
+      .quota(.bookkeepingBytes, needed: 3 * item, limit: 2 * item)),
+    // What is not needed is not counted: the next thing is the device.
+    Case(
+      "nine pages of which eight are needed", [range(0, 9 * page)], 8 * page,
+      .noDevice(.noSuchFileOrDirectory)),
+    Case(
+      "three items of which two are needed", [range(0, page), range(2 * page, page), range(4 * page, page)],
+      2 * page, .noDevice(.noSuchFileOrDirectory)),
+    Case(
+      "three ranges that join", [range(0, page), range(page, page), range(2 * page, page)], 3 * page,
+      .noDevice(.noSuchFileOrDirectory)),
+    Case("one byte", [range(5 * page, page)], 1, .noDevice(.noSuchFileOrDirectory)),
+  ]
+
+  @Test(arguments: refused) func refuses(_ item: Case) throws {
+    let table = table(quotas(pinned: 8 * page, bookkeeping: 2 * Self.item))
+    let memory = try GuestRAM(size: 64 * page).memory
+    for _ in 0..<2 {
+      #expect(throws: item.error) { try table.lend(item.ranges, of: memory, length: item.length) }
+      #expect(table.statistics == Statistics(), "what is refused leaves no trace")
+    }
+  }
+
+  /// A buffer that was made elsewhere; nothing is shown in this test.
+  private func buffer(pages: UInt64, items: Int, entries: Int) throws -> Buffer {
+    let memfd = try Memfd.create(name: "buffer", size: pages * page)
+    let dmabuf = try DMABuf(adopting: memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() })
+    let one = MemfdRange(memfd: memfd, offset: 0, length: page)
+    return Buffer(ranges: Array(repeating: one, count: items), dmabuf: dmabuf, entries: entries)
+  }
+
+  @Test func shownBuffersAreCountedOnce() throws {
+    let table = table()
+    let (a, b) = (try buffer(pages: 3, items: 2, entries: 3), try buffer(pages: 5, items: 1, entries: 4))
+    for _ in 0..<3 { table.countShown(a) }
+    #expect(table.statistics.buffersLent == 1 && table.statistics.entriesReported == 3)
+    #expect(table.statistics.itemsJoined == 2 && table.statistics.pagesLent == 3)
+    table.countShown(b)
+    table.countShown(a)
+    var expected = Statistics()
+    (expected.buffersLent, expected.entriesReported, expected.itemsJoined) = (2, 7, 3)
+    (expected.pagesLent, expected.bytesLent) = (8, 8 * page)
+    #expect(table.statistics == expected)
+  }
+
+  static let errors: [(LendError, String, [String])] = [
+    (.memory(.hole(item: 3, GuestAddress(0xb000))), "memory", ["entry 3", "0xb000"]),
+    (.short(bytes: 1, needed: 2), "shortBacking", ["1", "2"]),
+    (.unaligned(.offsetMisaligned(item: 1, offset: 5)), "unalignedEntry", ["item 1", "0x5", "\(page)"]),
+    (.udmabuf(.tooManyItems(count: 5, limit: 4)), "listLimit", ["list_limit", "5", "4", "echo 8"]),
+    (
+      .udmabuf(.tooManyBytes(bytes: 65 << 20, limit: 64 << 20)), "sizeLimit",
+      ["size_limit_mb", "64", "echo 66"]
+    ),
+    (.udmabuf(.notMemfd(item: 0)), "notSealedMemfd", ["memory-backend-memfd"]),
+    (.udmabuf(.sealMissing(item: 0, seals: [])), "notSealedMemfd", ["F_SEAL_SHRINK", "seal=on"]),
+    (.udmabuf(.sealForbidden(item: 0, seals: .write)), "notSealedMemfd", ["WRITE"]),
+    (.udmabuf(.kernel(.noMemory)), "udmabuf", ["kernel"]),
+    (.noDevice(.noSuchFileOrDirectory), "noDevice", ["/dev/udmabuf", "CONFIG_UDMABUF"]),
+    (.noDevice(.permissionDenied), "noDevice", ["/dev/udmabuf", "kvm"]),
+    (.quota(.resources, needed: 5, limit: 4), "quota", ["5", "4 resources", "--max-resources"]),
+    (.quota(.pinnedBytes, needed: 5, limit: 4), "quota", ["5", "4 pinned bytes", "--max-pinned"]),
+    (.quota(.entries, needed: 5, limit: 4), "quota", ["5", "4 entries", "--max-entries"]),
+    (.quota(.bookkeepingBytes, needed: 5, limit: 4), "quota", ["5", "4 bytes", "--max-bookkeeping"]),
+  ]
+
+  @Test(arguments: errors) func errorsSayWhatToDo(_ error: LendError, _ kind: String, _ words: [String]) {
+    #expect(error.kind == kind)
+    for word in words { #expect(error.description.contains(word), "\(error)") }
+  }
+}
+
+/// What the device makes of it.
+@Suite(.testHost, .serialized) struct LendTests {
+  private let ram: GuestRAM
+  init() throws { ram = try GuestRAM(size: 64 * page) }
+
+  private func table(_ quotas: Quotas = Quotas()) throws -> BufferTable {
+    BufferTable(device: .success(try UdmabufDevice()), quotas: quotas)
+  }
+
+  private func lend(_ table: BufferTable, _ ranges: [GuestRange], _ length: UInt64) throws -> Buffer {
+    try table.lend(ranges, of: ram.memory, length: length)
+  }
+
+  @Test func trimsToTheImage() throws {
+    let table = try table()
+    for (ranges, length, expected) in [
+      ([range(0, 8 * page)], 3 * page, [(0, 3)]), ([range(0, 8 * page)], 2 * page + 1, [(0, 3)]),
+      ([range(4 * page, 2 * page), range(0, page), range(9 * page, page)], 3 * page, [(4, 2), (0, 1)]),
+      ([range(4 * page, page), range(0, 50 * page)], 2 * page, [(4, 1), (0, 1)]),
+      ([range(4 * page, page), range(0, page)], page, [(4, 1)]), ([range(7 * page, page)], 1, [(7, 1)]),
+    ] as [([GuestRange], UInt64, [(UInt64, UInt64)])] {
+      let buffer = try lend(table, ranges, length)
+      #expect(buffer.ranges.map { $0.offset / page } == expected.map(\.0))
+      #expect(buffer.ranges.map { $0.length / page } == expected.map(\.1))
+      #expect(buffer.size == expected.map(\.1).reduce(0, +) * page && buffer.entries == ranges.count)
+      #expect(table.statistics.pinnedBytes == buffer.size && table.statistics.liveDMABufs == 1)
+      table.release(buffer)
+      #expect(table.statistics == Statistics())
+    }
+  }
+
+  @Test func quotasCountWhatLives() throws {
+    let item = UInt64(MemoryLayout<MemfdRange>.stride)
+    let table = try table(quotas(pinned: 8 * page, bookkeeping: 3 * item))
+    let a = try lend(table, [range(0, 5 * page)], 5 * page)
+    #expect(throws: LendError.quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)) {
+      try lend(table, [range(0, 4 * page)], 4 * page)
+    }
+    let b = try lend(table, [range(0, page), range(2 * page, page)], 2 * page)
+    #expect(throws: LendError.quota(.bookkeepingBytes, needed: 4 * item, limit: 3 * item)) {
+      try lend(table, [range(0, page)], page)
+    }
+    table.release(b)
+    _ = try lend(table, [range(0, 3 * page)], 3 * page)
+    table.release(a)
+    _ = try lend(table, [range(0, 5 * page)], 5 * page)
+    #expect(table.statistics.liveDMABufs == 2 && table.statistics.pinnedBytes == 8 * page)
+    #expect(table.statistics.buffersLent == 0)
+  }
+
+  @Test(
+    arguments: [
+      ([range(16, 2 * page)], page, LendError.unaligned(.offsetMisaligned(item: 0, offset: 16))),
+      (
+        [range(0, page + 16), range(4 * page, 2 * page)], 2 * page,
+        .unaligned(.lengthMisaligned(item: 0, length: page + 16))
+      ),
+      (
+        [range(0, page), range(4 * page + 8, 2 * page)], 2 * page,
+        .unaligned(.offsetMisaligned(item: 1, offset: 4 * page + 8))
+      ),
+    ] as [([GuestRange], UInt64, LendError)])
+  func unaligned(_ ranges: [GuestRange], _ length: UInt64, _ error: LendError) throws {
+    let table = try table()
+    #expect(throws: error) { try lend(table, ranges, length) }
+    #expect(table.statistics == Statistics())
+    // A table that refused goes on.
+    table.release(try lend(table, [range(0, page)], page))
+  }
+
+  @Test func theDMABufClosesWithTheBuffer() throws {
+    let table = try table()
+    weak var dmabuf: DMABuf?
+    do {
+      let buffer = try lend(table, [range(0, page)], page)
+      dmabuf = buffer.dmabuf
+      #expect(dmabuf != nil)
+      table.release(buffer)
+    }
+    #expect(dmabuf == nil)
+  }
+}

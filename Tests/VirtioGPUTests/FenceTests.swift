@@ -1,0 +1,184 @@
+import Buffers
+import Fixtures
+import Linux
+import Scanout
+import TestSupport
+import Testing
+import Udmabuf
+
+@testable import VirtioGPU
+
+/// When a flush is answered (virtio 1.3, 5.7.6.7).
+@Suite(.testHost, .serialized) struct FenceTests {
+  /// Resource 1 is shown on scanout 0, resource 2 on scanout 1.
+  private func rig() throws -> Rig {
+    let rig = try Rig(.real)
+    try rig.lend(1)
+    try rig.lend(2)
+    try rig.ok(Request.setScanout(0, 1), Request.setScanout(1, 2))
+    return rig
+  }
+
+  private func fences(_ rig: Rig) -> [UInt64] {
+    var fences: [UInt64] = []
+    while let answer = rig.answer() { fences.append(answer.flags & 1 == 1 ? answer.fence : 0) }
+    return fences
+  }
+
+  @Test func answeredAtTheFlip() throws {
+    let rig = try rig()
+    _ = rig.answer()  // The driver waits to be called.
+    let head = rig.post(Request.flush(1, fence: 41))
+    let before = rig.notified[0]
+    #expect(rig.answer() == nil)
+    rig.screen.flip()
+    let answer = try #require(rig.answer())
+    #expect(answer.head == head && answer.type == ResponseType.ok && answer.fence == 41 && answer.flags == 1)
+    #expect(rig.notified[0] == before + 1)
+    try rig.expectBalance()
+    #expect(rig.buffers.statistics.framesShown == 1)
+  }
+
+  @Test func answeredWithoutAFlipAfterAWhile() throws {
+    let rig = try rig()
+    let head = rig.post(Request.flush(1, fence: 41))
+    var answer: Answer?
+    try rig.turn {
+      answer = rig.answer()
+      return answer != nil
+    }
+    #expect(answer?.head == head && answer?.type == ResponseType.ok && answer?.fence == 41)
+    #expect(rig.screen.shown() == nil && rig.buffers.statistics.framesShown == 0)
+    try rig.expectBalance()
+    #expect(rig.buffers.statistics.framesShown == 1)
+  }
+
+  @Test func withoutAFenceAtOnce() throws {
+    let rig = try rig()
+    for _ in 0..<5 { try rig.ok(Request.flush(1)) }
+    // One on its way, one waits, three gave way.
+    #expect(rig.buffers.statistics.framesCoalesced == 3)
+    try rig.expectBalance()
+    #expect(rig.buffers.statistics.framesShown == 2 && rig.buffers.statistics.flushes == 5)
+  }
+
+  @Test func whatGivesWayWaitsForItsSuccessor() throws {
+    let rig = try rig()
+    for fence in 1...4 as ClosedRange<UInt64> { rig.post(Request.flush(1, fence: fence)) }
+    #expect(fences(rig) == [])
+    rig.screen.flip()
+    #expect(fences(rig) == [1])
+    rig.screen.flip()
+    #expect(fences(rig) == [2, 3, 4])
+    try rig.expectBalance()
+    let all = rig.buffers.statistics
+    #expect(all.framesShown == 2 && all.framesCoalesced == 2 && all.framesFailed == 0)
+  }
+
+  @Test func orderAmongScanouts() throws {
+    let rig = try rig()
+    rig.post(Request.flush(1, fence: 1))
+    rig.post(Request.flush(2, fence: 2))
+    rig.screen.flip(1)
+    #expect(fences(rig) == [], "fence 2 would tell the driver that 1 is done")
+    rig.screen.flip(0)
+    #expect(fences(rig) == [1, 2])
+    try rig.expectBalance()
+  }
+
+  @Test func othersKeepTheOrderToo() throws {
+    let rig = try rig()
+    rig.post(Request.flush(1, fence: 1))
+    rig.post(Request.create(3, fence: 2))
+    rig.post(Request.unref(99, fence: 3))
+    rig.post(Request.transfer(1, fence: 4))
+    #expect(fences(rig) == [])
+    // What bears no fence overtakes them.
+    try rig.ok(Request.create(4))
+    #expect(rig.device.resources.count == 4, "they are done, only their answers wait")
+    rig.screen.flip()
+    var answers: [Answer] = []
+    while let answer = rig.answer() { answers.append(answer) }
+    #expect(answers.map(\.fence) == [1, 2, 3, 4])
+    #expect(answers.map(\.type) == [0x1100, 0x1100, ResponseType.invalidResource, 0x1100])
+    // With nothing before it a fence is answered at once.
+    #expect(try rig.ask(Request.displayInfo(fence: 5)).fence == 5)
+    try rig.expectBalance()
+  }
+
+  @Test func oneFlushOnTwoScreensWaitsForBoth() throws {
+    let rig = try rig()
+    try rig.ok(Request.setScanout(1, 1))
+    rig.post(Request.flush(1, fence: 1))
+    rig.screen.flip(0)
+    #expect(fences(rig) == [])
+    rig.screen.flip(1)
+    #expect(fences(rig) == [1])
+    #expect(rig.buffers.statistics.flushes == 2 && rig.buffers.statistics.framesShown == 2)
+    try rig.expectBalance()
+  }
+
+  @Test func nothingToWaitFor() throws {
+    let rig = try rig()
+    try rig.lend(3)
+    #expect(try rig.ask(Request.flush(3, fence: 1)).fence == 1)
+    #expect(try rig.ask(Request.flush(1, Rectangle(0, 0, 0, 0), fence: 2)).fence == 2)
+    #expect(try rig.ask(Request.flush(99, fence: 3)).type == ResponseType.invalidResource)
+    #expect(rig.buffers.statistics.flushes == 0)
+  }
+
+  @Test func aFrameThatTheScreenRefuses() throws {
+    let rig = try rig()
+    rig.post(Request.flush(1, fence: 1))
+    rig.screen.refuse()
+    try rig.settle()
+    let answer = try #require(rig.answer())
+    #expect(answer.type == ResponseType.ok && answer.fence == 1)
+    #expect(rig.buffers.statistics.framesFailed == 1 && rig.errors == ["mode": 1])
+    #expect(rig.log.warnings.last?.contains("no such mode") == true)
+    // The next one may be shown.
+    rig.post(Request.flush(1, fence: 2))
+    rig.screen.flip()
+    #expect(fences(rig) == [2])
+    try rig.expectBalance()
+  }
+
+  /// The frame that waited its turn will not be shown any more: its fence must not wait for ever.
+  @Test func turnedOffBeforeTheFlip() throws {
+    let rig = try rig()
+    rig.post(Request.flush(1, fence: 1))
+    rig.post(Request.flush(1, fence: 2))
+    try rig.ok(Request.setScanout(0, 0))
+    rig.screen.flipAll()
+    #expect(fences(rig).first == 1 && rig.screen.shown() == nil)
+    var rest: [UInt64] = []
+    rig.post(Request.displayInfo(fence: 3))
+    try rig.turn {
+      rest += fences(rig)
+      return rest.last == 3
+    }
+    #expect(rest.suffix(2) == [2, 3] || rest == [3])
+    #expect(rig.buffers.statistics.framesShown == 1 && rig.buffers.statistics.framesCoalesced == 1)
+    try rig.expectBalance()
+  }
+
+  /// What waits its turn behind another fence waits without the loop going round and round.
+  @Test func waitingIsIdle() throws {
+    let rig = try rig()
+    try rig.ok(Request.flush(1))
+    rig.screen.flip()
+    rig.post(Request.unref(1, fence: 1))
+    rig.post(Request.displayInfo(fence: 2))
+    rig.post(Request.flush(2, fence: 3))
+    var (turns, answered) = (0, [UInt64]())
+    try rig.turn {
+      turns += 1
+      answered += fences(rig)
+      return answered.count == 3
+    }
+    #expect(answered == [1, 2, 3] && rig.buffers.statistics.releasedLate == 1)
+    // The fence's time, the release's time, what the sink tells, and a few more.
+    #expect(turns < 20, "\(turns) turns")
+    try rig.expectBalance()
+  }
+}

@@ -1,0 +1,34 @@
+import Logging
+import Synchronization
+
+/// Keeps what was logged.
+final class LogBook: Sendable {
+  struct Line {
+    let level: Logger.Level
+    let text: String
+  }
+
+  private let kept = Mutex<[Line]>([])
+
+  var lines: [Line] { kept.withLock { $0 } }
+  var warnings: [String] { lines.filter { $0.level >= .warning }.map(\.text) }
+
+  fileprivate func add(_ line: Line) { kept.withLock { $0.append(line) } }
+
+  var logger: Logger { Logger(label: "test") { [self] _ in Handler(book: self) } }
+
+  private struct Handler: LogHandler {
+    let book: LogBook
+    var metadata: Logger.Metadata = [:]
+    var logLevel: Logger.Level = .trace
+
+    init(book: LogBook) { self.book = book }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+      get { metadata[key] }
+      set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) { book.add(Line(level: event.level, text: "\(event.message)")) }
+  }
+}

@@ -1,0 +1,159 @@
+import Linux
+import Scanout
+import SystemPackage
+import Testing
+
+/// A display of the tests: what is presented waits until the test says `flip`. It writes down what it is
+/// asked, and finds fault with what a sink must not be asked.
+final class Screen: ScanoutSink {
+  /// What was handed to the display, in order.
+  enum Event: Equatable {
+    case shows(frame: UInt64, source: Rectangle, damage: Rectangle, scanout: UInt32)
+    case dark(UInt32)
+  }
+
+  let outputs: [SinkOutput]
+  weak var observer: (any ScanoutObserver)?
+  /// Why `prepare` refuses, if it does.
+  var refusal: SinkError?
+  private(set) var events: [Event] = []
+  private(set) var forgotten: [UInt64] = []
+  private(set) var prepareCount = 0
+  /// How many presentations came, and how many of them have been reported on.
+  private(set) var presentCount = 0
+  private(set) var reportCount = 0
+
+  private let loop: EventLoop
+  private let wake: EventFD
+  private var token: EventLoop.Token?
+  private let lanes: [PresentationQueue]
+  private var prepared: [(frame: UInt64, source: Rectangle, scanout: UInt32)] = []
+  private var sequences: [UInt64]
+  private var reports: [(scanout: UInt32, sequence: UInt64, error: SinkError)] = []
+
+  init(_ outputs: [SinkOutput], _ loop: EventLoop) throws {
+    (self.outputs, self.loop) = (outputs, loop)
+    lanes = outputs.map { _ in PresentationQueue() }
+    sequences = outputs.map { _ in 0 }
+    wake = try EventFD()
+    token = try loop.add(wake.fd) { [unowned self] _ in
+      wake.drain()
+      report()
+    }
+    for (index, lane) in lanes.enumerated() {
+      lane.whenReplaced = { [unowned self] in
+        reportCount += 1
+        observer?.replaced($0, on: ScanoutID(UInt32(index)))
+      }
+    }
+  }
+
+  deinit { if let token { loop.remove(token, wake.fd) } }
+
+  // MARK: What the device asks
+
+  func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+    prepareCount += 1
+    if let refusal { throw refusal }
+    #expect(!forgotten.contains(frame.id), "a forgotten frame comes back")
+    #expect(source.fits(width: frame.layout.width, height: frame.layout.height) && !source.isEmpty)
+    prepared.append((frame.id, source, scanout.rawValue))
+  }
+
+  func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    let (index, source, damage) = (Int(scanout.rawValue), presentation.source, presentation.damage)
+    #expect(
+      prepared.contains {
+        $0.frame == presentation.frame.id && $0.source == source && $0.scanout == scanout.rawValue
+      }, "presented without being prepared")
+    #expect(presentation.sequence > sequences[index], "sequence numbers count up")
+    #expect(!damage.isEmpty && damage.intersection(source) == damage, "damage \(damage) of \(source)")
+    sequences[index] = presentation.sequence
+    presentCount += 1
+    if lanes[index].submit(.present(presentation)) { start(index) }
+  }
+
+  func turnOff(_ scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
+    if lanes[index].submit(.turnOff) { start(index) }
+  }
+
+  func forget(_ frame: Frame) {
+    #expect(!forgotten.contains(frame.id), "a frame is forgotten once")
+    forgotten.append(frame.id)
+    prepared.removeAll { $0.frame == frame.id }
+    for (index, lane) in lanes.enumerated() {
+      let removal = lane.remove(frame)
+      for lost in [removal.inFlight, removal.waiting].compactMap(\.self) {
+        fail(lost.sequence, index, SinkError(.other, "taken back"))
+      }
+      if removal.inFlight != nil { start(index) }
+    }
+  }
+
+  private func start(_ index: Int) {
+    switch lanes[index].current {
+    case .present(let presentation):
+      events.append(
+        .shows(
+          frame: presentation.frame.id, source: presentation.source, damage: presentation.damage,
+          scanout: UInt32(index)))
+    case .turnOff: events.append(.dark(UInt32(index)))
+    case nil: break
+    }
+  }
+
+  private func fail(_ sequence: UInt64, _ index: Int, _ error: SinkError) {
+    reports.append((UInt32(index), sequence, error))
+    wake.signal()
+  }
+
+  private func report() {
+    let failures = reports
+    reports.removeAll()
+    for (scanout, sequence, error) in failures {
+      reportCount += 1
+      observer?.failed(sequence, on: ScanoutID(scanout), error)
+    }
+  }
+
+  // MARK: What the display does
+
+  /// The step that was handed to the display is on the screen now.
+  /// - Returns: false if there was none.
+  @discardableResult
+  func flip(_ scanout: UInt32 = 0) -> Bool {
+    let lane = lanes[Int(scanout)]
+    guard let step = lane.current else { return false }
+    if lane.completed() { start(Int(scanout)) }
+    if case .present(let presentation) = step {
+      reportCount += 1
+      observer?.presented(presentation.sequence, frame: presentation.frame, on: ScanoutID(scanout))
+    }
+    return true
+  }
+
+  /// Flips until nothing waits on any screen.
+  func flipAll() {
+    for index in lanes.indices { while flip(UInt32(index)) {} }
+  }
+
+  /// The display refuses the step that was handed to it.
+  func refuse(_ scanout: UInt32 = 0, _ error: SinkError = SinkError(.mode, "no such mode")) {
+    let lane = lanes[Int(scanout)]
+    guard case .present(let presentation) = lane.current else { return }
+    if lane.failed() { start(Int(scanout)) }
+    fail(presentation.sequence, Int(scanout), error)
+  }
+
+  /// The frame on the screen.
+  func shown(_ scanout: UInt32 = 0) -> Frame? { lanes[Int(scanout)].shown?.frame }
+
+  /// The frame that was handed to the display.
+  func next(_ scanout: UInt32 = 0) -> Frame? {
+    if case .present(let presentation) = lanes[Int(scanout)].current { presentation.frame } else { nil }
+  }
+
+  /// Every presentation was reported on once.
+  var isQuiet: Bool { presentCount == reportCount && lanes.allSatisfy { !$0.isBusy } }
+}

@@ -1,0 +1,207 @@
+import Buffers
+import Fixtures
+import Guest
+import Linux
+import Scanout
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+import VhostUser
+
+@testable import VirtioGPU
+
+/// Joins the device to a session, as the program does.
+private final class Adapter: VhostUserDevice {
+  var device: GPUDevice!
+
+  var queueCount: Int { 2 }
+  var deviceFeatures: UInt64 { GPUDevice.features }
+  func featuresChanged(_ acked: UInt64) {}
+  func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
+  func writeConfig(offset: UInt32, _ bytes: [UInt8]) {}
+  func memoryChanged(_ memory: GuestMemory) {}
+  func started(_ vring: Vring, index: Int, fresh: Bool) {
+    device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
+  }
+  func kicked(_ index: Int) { device.kicked(index) }
+  func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
+  func displaySocket(_ socket: consuming UnixSocket) { _ = socket.fd }
+  func reset() { device.reset() }
+}
+
+/// A front end with its guest, a session, the device, and a screen.
+private final class Machine {
+  let link: Link
+  let device: GPUDevice
+  let screen: Screen
+  let ram: GuestRAM
+  private(set) var control: DriverQueue
+  private(set) var cursor: DriverQueue
+  let log = LogBook()
+  private let adapter = Adapter()
+
+  init(
+    _ memory: FrontEnd.MemoryStyle, ram: GuestRAM? = nil, udmabuf: Result<UdmabufDevice, Errno>
+  ) throws {
+    self.ram = try ram ?? GuestRAM.likeQEMU()
+    link = try Link(adapter, logger: log.logger)
+    screen = try Screen(Rig.outputs, link.loop)
+    device = try GPUDevice(
+      buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, loop: link.loop,
+      logger: log.logger)
+    adapter.device = device
+    control = DriverQueue(self.ram)
+    cursor = DriverQueue(self.ram, size: 16)
+    try frontEnd.realize(memory: memory)
+    try start()
+  }
+
+  var frontEnd: FrontEnd { link.frontEnd }
+
+  func start() throws {
+    try frontEnd.start([control, cursor])
+    try link.settle()
+  }
+
+  /// A new driver takes over, with new rings.
+  func replaceDriver() throws {
+    control = DriverQueue(ram)
+    cursor = DriverQueue(ram, size: 16)
+    try start()
+  }
+
+  func post(_ request: [UInt8]) throws {
+    control.send(request, answer: 2048)
+    frontEnd.kickIfWanted(0, control)
+    try link.settle()
+  }
+
+  func answer() -> Answer? {
+    control.receive().map { Answer(head: $0.head, written: $0.written, bytes: $0.bytes) }
+  }
+
+  func ask(_ request: [UInt8], _ location: SourceLocation = #_sourceLocation) throws -> Answer {
+    _ = frontEnd.called(0)
+    #expect(control.receive() == nil, sourceLocation: location)
+    try post(request)
+    #expect(frontEnd.called(0), "the driver is called", sourceLocation: location)
+    return try #require(answer(), sourceLocation: location)
+  }
+}
+
+@Suite struct SessionTests {
+  @Test(arguments: FrontEnd.MemoryStyle.allCases) func aDriverComesAndGoes(_ memory: FrontEnd.MemoryStyle)
+    throws
+  {
+    let machine = try Machine(memory, udmabuf: .failure(.noSuchFileOrDirectory))
+    #expect(machine.frontEnd.offeredFeatures & 1 << 1 != 0, "VIRTIO_GPU_F_EDID")
+    #expect(machine.frontEnd.offeredFeatures & 0b11101 == 0, "nothing else of virtio-gpu is offered")
+    #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
+    #expect(try machine.ask(Request.edid(0)).type == ResponseType.edid)
+    #expect(try machine.ask(Request.displayInfo()).type == ResponseType.displayInfo)
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
+    #expect(try machine.ask(Request.attach(1, [(0x1000, 0x3000)])).type == ResponseType.outOfMemory)
+    #expect(machine.device.buffers.statistics.protocolErrors == ["noDevice": 1])
+    machine.cursor.send(Request.moveCursor(0), answer: 0)
+    machine.frontEnd.kickIfWanted(1, machine.cursor)
+    try machine.link.settle()
+    #expect(machine.cursor.receive()?.written == 0)
+
+    // The VM pauses and goes on: resource 1 is still there.
+    #expect(try machine.frontEnd.stop() == [4, 1])
+    try machine.start()
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.invalidResource)
+
+    // The driver is bound anew.
+    _ = try machine.frontEnd.stop()
+    try machine.replaceDriver()
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
+    #expect(machine.link.end == nil)
+  }
+
+  @Test func resetDevice() throws {
+    let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
+    try machine.frontEnd.tell(FrontEnd.resetDevice)
+    #expect(machine.device.resources.isEmpty)
+    try machine.replaceDriver()
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
+  }
+
+  @Test func theFrontEndHangsUp() throws {
+    let machine = try Machine(.table, udmabuf: .failure(.noSuchFileOrDirectory))
+    #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
+    machine.link.hangUp()
+    try machine.link.settle()
+    #expect(machine.link.end == .some(nil) && machine.link.endCount == 1)
+  }
+}
+
+@Suite(.testHost, .serialized) struct SessionLendTests {
+  @Test(arguments: FrontEnd.MemoryStyle.allCases) func aDesktop(_ memory: FrontEnd.MemoryStyle) throws {
+    let machine = try Machine(memory, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
+    for id in 1...2 as ClosedRange<UInt32> {
+      let entries = (0..<3).map {
+        (address: 0x10_0000 * UInt64(id + 1) - UInt64($0) * 0x1000, length: UInt32(0x1000))
+      }
+      #expect(try machine.ask(Request.create(id)).type == ResponseType.ok)
+      #expect(try machine.ask(Request.attach(id, entries)).type == ResponseType.ok)
+    }
+    for frame in 0..<20 as Range<UInt32> {
+      let id = frame % 2 + 1
+      machine.ram.write(frame, at: 0x10_0000 * UInt64(id + 1))
+      #expect(try machine.ask(Request.transfer(id)).type == ResponseType.ok)
+      #expect(try machine.ask(Request.setScanout(0, id)).type == ResponseType.ok)
+      try machine.post(Request.flush(id, fence: UInt64(frame)))
+      #expect(machine.answer() == nil)
+      machine.screen.flip()
+      #expect(machine.answer()?.fence == UInt64(frame))
+      let view = try #require(machine.screen.shown()).dmabuf.map()
+      #expect(view.load(UInt32.self, at: 0) == frame)
+      if frame == 9 {
+        // A pause with a frame on the screen.
+        _ = try machine.frontEnd.stop()
+        try machine.start()
+      }
+    }
+    let all = machine.device.buffers.statistics
+    #expect(all.framesShown == 20 && all.flushes == 20 && all.buffersLent == 2 && all.bytesCopied == 0)
+
+    // GET_VRING_BASE is answered when the pages are back.
+    try machine.post(Request.unref(2))
+    var bases: [UInt16] = []
+    #expect(throws: FrontEndError.noReply(FrontEnd.getVringBase)) { bases = try machine.frontEnd.stop() }
+    #expect(bases.isEmpty)
+    machine.screen.flip()
+    #expect(
+      try machine.frontEnd.reply(to: FrontEnd.getVringBase).value(at: 4) as UInt32
+        == UInt32(machine.control.availableIndex))
+    #expect(machine.answer()?.type == ResponseType.ok)
+    #expect(machine.device.buffers.statistics.liveDMABufs == 1)
+    #expect(machine.device.buffers.statistics.protocolErrors.isEmpty && machine.link.end == nil)
+  }
+
+  /// Memory is unplugged and plugged while a buffer of it is shown.
+  @Test func memorySlots() throws {
+    let ram = try GuestRAM([
+      .init(at: 0, length: 8 << 20), .init(at: 1 << 30, length: 4 << 20, file: 1),
+    ])
+    let machine = try Machine(.slots, ram: ram, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
+    let entries = [(address: UInt64(1 << 30), length: UInt32(0x3000))]
+    for request in [
+      Request.create(1), Request.attach(1, entries), Request.setScanout(0, 1), Request.flush(1),
+      Request.create(2),
+    ] { #expect(try machine.ask(request).type == ResponseType.ok) }
+    machine.screen.flip()
+    try machine.frontEnd.remove(ram.blocks[1])
+    #expect(try machine.ask(Request.attach(2, entries)).type == ResponseType.invalidParameter)
+    #expect(machine.device.buffers.statistics.protocolErrors == ["memory": 1])
+    ram.write(UInt32(5), at: 1 << 30)
+    #expect(try machine.ask(Request.flush(1)).type == ResponseType.ok)
+    machine.screen.flip()
+    #expect(try #require(machine.screen.shown()).dmabuf.map().load(UInt32.self, at: 0) == 5)
+    try machine.frontEnd.add(ram, ram.blocks[1])
+    #expect(try machine.ask(Request.attach(2, entries)).type == ResponseType.ok)
+  }
+}
