@@ -112,7 +112,8 @@ import Virtio
     setup.queues[0].send([1, 2], answer: 2)
     setup.frontEnd.kick(0)
     try setup.link.settle()
-    try setup.frontEnd.send(FrontEnd.getVringBase, UInt32(0).bytes + UInt32(0).bytes)
+    // An acknowledgement that is asked for must not take the place of the answer.
+    try setup.frontEnd.send(FrontEnd.getVringBase, UInt32(0).bytes + UInt32(0).bytes, flags: 9)
     try setup.frontEnd.send(FrontEnd.getQueueNum)
     // What comes now is for the next run.
     setup.queues[0].send([3, 4], answer: 2)
