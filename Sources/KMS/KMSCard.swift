@@ -28,9 +28,9 @@ public final class KMSCard {
   public let planes: [KMSPlane]
   let file: DRMFile
 
-  /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, seen on bochs of
-  /// Linux 7.3: `bochs_primary_plane_helper_atomic_update` sets the scanout to the start of video memory.
-  private static let showFromStart: Set = ["bochs-drm"]
+  /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, as seen on Linux
+  /// 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
+  private static let showFromStart: Set = ["bochs-drm", "cirrus", "cirrus-qemu"]
 
   /// The driver shows a framebuffer from its first pixel on, whatever part is asked for.
   var showsFromStartOnly: Bool { Self.showFromStart.contains(driver) }
