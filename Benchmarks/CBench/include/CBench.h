@@ -1,0 +1,67 @@
+// The peers of the benchmarks: what a bare C program does for the same end, and the few system calls that
+// the measuring side needs. Nothing of the measured code is used here.
+#ifndef CBENCH_H
+#define CBENCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// MARK: resolve
+
+struct cb_region {
+  uint64_t start, length, offset;
+  uint32_t file;
+};
+struct cb_entry {
+  uint64_t address, length;
+};
+struct cb_range {
+  uint32_t file;
+  uint64_t offset, length;
+};
+
+// Makes a new list of joined ranges, which the caller frees.
+// Returns how many, or -1 for an entry that is empty, overflows, or meets a hole.
+ssize_t cb_resolve(const struct cb_region *regions, size_t region_count, const struct cb_entry *entries,
+                   size_t entry_count, struct cb_range **ranges);
+
+// MARK: create
+
+// Fills a new list, in which `file` is a memfd, and asks for a dma-buf.
+int cb_create(int device, const struct cb_range *ranges, size_t count);
+
+// MARK: queue
+
+// A virtqueue in a file whose offsets are the guest's addresses.
+struct cb_ring {
+  int memory;
+  size_t length;
+  uint64_t descriptors, available, used;
+  uint16_t size;
+  int kick, call;
+};
+
+// Starts a process that serves the ring: for each chain, an indirect table of a request and the room for
+// its answer, it copies the request's header in and an answer of the right size out.
+pid_t cb_serve(const struct cb_ring *ring);
+// Starts a process that only reads one eventfd and writes the other.
+pid_t cb_echo(int kick, int call);
+// An eventfd whose reader waits.
+int cb_eventfd(void);
+// Adds one to `kick` and waits until `call` was read. -1 after two seconds.
+int cb_ping(int kick, int call);
+// The second half of it.
+int cb_wait_call(int call);
+int cb_wait_readable(int fd, int milliseconds);
+
+// MARK: processes
+
+// Starts a program with up to four arguments, of which the first NULL is the end.
+pid_t cb_spawn(const char *program, const char *a, const char *b, const char *c, const char *d);
+// Waits for the end; returns the exit status, or -1 if it was killed.
+int cb_reap(pid_t pid);
+int cb_kill(pid_t pid);
+int cb_sleep(unsigned microseconds);
+
+#endif
