@@ -52,6 +52,8 @@ public final class GPUDevice {
   private var timer: Timer?
   private var control: GPUQueue?
   private var cursor: GPUQueue?
+  /// The queue was left with chains in it, for the sake of other sources of the loop.
+  private var (controlHasMore, cursorHasMore) = (false, false)
   private var pending: [PendingResponse] = []
   private var whenDrained: (() -> Void)?
   private var chain = DescriptorChain()
@@ -73,8 +75,9 @@ public final class GPUDevice {
     againToken = try loop.add(again.fd) { [unowned self] _ in
       again.drain()
       finishReleases()
-      process(control, isControl: true)
-      process(cursor, isControl: false)
+      // Only where it was left off: a queue may be disabled, and nobody kicked it then.
+      if controlHasMore { process(control, isControl: true) }
+      if cursorHasMore { process(cursor, isControl: false) }
     }
     timer = try Timer(loop) { [unowned self] in expire() }
     sink?.observer = self
@@ -135,6 +138,7 @@ public final class GPUDevice {
   // MARK: Taking commands
 
   private func process(_ queue: GPUQueue?, isControl: Bool) {
+    if isControl { controlHasMore = false } else { cursorHasMore = false }
     guard let queue, whenDrained == nil || !isControl else { return }
     queue.queue.suspendKicks()
     var budget = Self.commandsPerTurn
@@ -142,6 +146,7 @@ public final class GPUDevice {
       while takeOne(queue, isControl: isControl) {
         budget -= 1
         if budget == 0 {
+          if isControl { controlHasMore = true } else { cursorHasMore = true }
           again.signal()
           queue.notify()
           return

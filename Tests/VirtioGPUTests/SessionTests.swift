@@ -182,6 +182,26 @@ private final class Machine {
     #expect(machine.device.buffers.statistics.protocolErrors.isEmpty && machine.link.end == nil)
   }
 
+  /// A ring that is disabled is not looked at, whatever else happens.
+  @Test func aDisabledRing() throws {
+    let machine = try Machine(.slots, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
+    for request in [
+      Request.create(1), Request.attach(1, [(0x10_0000, 0x3000)]), Request.setScanout(0, 1), Request.flush(1),
+    ] { #expect(try machine.ask(request).type == ResponseType.ok) }
+    machine.screen.flip()
+    try machine.post(Request.unref(1))
+    try machine.frontEnd.enable(0, false)
+    try machine.post(Request.create(2))
+    machine.screen.flip()
+    try machine.link.settle()
+    #expect(machine.answer()?.type == ResponseType.ok, "what was taken is answered")
+    #expect(machine.answer() == nil && machine.device.resources.isEmpty)
+    try machine.frontEnd.enable(0, true)
+    try machine.link.settle()
+    #expect(machine.answer()?.type == ResponseType.ok)
+    #expect(machine.device.resources.keys.map(\.rawValue) == [2])
+  }
+
   /// Memory is unplugged and plugged while a buffer of it is shown.
   @Test func memorySlots() throws {
     let ram = try GuestRAM([
