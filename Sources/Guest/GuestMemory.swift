@@ -7,9 +7,20 @@ public struct GuestMemory {
   public static let maxRegions = 509
 
   public let regions: [MemoryRegion]
+  /// The regions' numbers alone, in the same order.
+  private let places: [Place]
+
+  /// What the search and `resolve` look at for each entry, so that they count no references.
+  private struct Place {
+    let start, end: UInt64
+    /// In the memfd.
+    let offset: UInt64
+    /// The first region of the same memfd, which stands for the memfd.
+    let file: Int
+  }
 
   /// An empty table, in which every address is a hole.
-  public init() { regions = [] }
+  public init() { (regions, places) = ([], []) }
 
   /// Takes regions in any order.
   public init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
@@ -19,6 +30,14 @@ public struct GuestMemory {
       throw .regionsOverlap(a.guestAddress, b.guestAddress)
     }
     self.regions = sorted
+    var files: [ObjectIdentifier: Int] = [:]
+    places = sorted.enumerated().map { index, region in
+      let memfd = ObjectIdentifier(region.backing.memfd)
+      let file = files[memfd] ?? index
+      files[memfd] = file
+      return Place(
+        start: region.guestAddress.rawValue, end: region.end, offset: region.backing.offset, file: file)
+    }
   }
 
   /// The table with one region more.
@@ -42,46 +61,56 @@ public struct GuestMemory {
   ///
   /// Each entry costs a binary search over the regions at most, and none while entries stay in one region.
   /// - Throws: `emptyRange`, `overflow` or `hole`, with the number of the entry.
-  public func resolve(_ ranges: some Collection<GuestRange>) throws(GuestMemoryError) -> [MemfdRange] {
+  public func resolve(_ ranges: [GuestRange]) throws(GuestMemoryError) -> [MemfdRange] {
     var joined: [MemfdRange] = []
     var here = 0  // The region of the last address: the next one is most often in the same.
-    for (item, range) in ranges.enumerated() {
+    // The range that the next entry may join, until it turns out not to.
+    var (file, start, end) = (-1, UInt64(0), UInt64(0))
+    for item in ranges.indices {
+      let range = ranges[item]
       if range.length == 0 { throw .emptyRange(item: item) }
-      guard var address = range.address.advanced(by: 0), let end = address.advanced(by: range.length)
-      else { throw .overflow(item: item, range) }
-      while address < end {
-        guard let index = index(of: address, near: here) else { throw .hole(item: item, address) }
-        here = index
-        let region = regions[index]
-        let skip = address.rawValue - region.guestAddress.rawValue
-        let length = min(end.rawValue, region.end) - address.rawValue
-        let offset = region.backing.offset + skip
-        if let last = joined.last, last.memfd === region.backing.memfd, last.offset + last.length == offset {
-          joined[joined.count - 1].length += length
-        } else {
-          joined.append(MemfdRange(memfd: region.backing.memfd, offset: offset, length: length))
+      var address = range.address.rawValue
+      let (last, overflow) = address.addingReportingOverflow(range.length)
+      if overflow { throw .overflow(item: item, range) }
+      while address < last {
+        guard let index = index(of: address, near: here) else {
+          throw .hole(item: item, GuestAddress(address))
         }
-        address = GuestAddress(address.rawValue + length)
+        here = index
+        let place = places[index]
+        let length = min(last, place.end) - address
+        let offset = place.offset + (address - place.start)
+        if offset == end, place.file == file {
+          end += length
+        } else {
+          append(file, start, end, to: &joined)
+          (file, start, end) = (place.file, offset, offset + length)
+        }
+        address += length
       }
     }
+    append(file, start, end, to: &joined)
     return joined
   }
 
+  private func append(_ file: Int, _ start: UInt64, _ end: UInt64, to joined: inout [MemfdRange]) {
+    if start == end { return }
+    joined.append(MemfdRange(memfd: regions[file].backing.memfd, offset: start, length: end - start))
+  }
+
   /// Which region holds `address`: `near` and its successor are tried first.
-  private func index(of address: GuestAddress, near: Int) -> Int? {
-    if near < regions.count, regions[near].guestAddress <= address {
-      if address.rawValue < regions[near].end { return near }
+  private func index(of address: UInt64, near: Int) -> Int? {
+    if near < places.count, places[near].start <= address {
+      if address < places[near].end { return near }
       let next = near + 1
-      if next < regions.count, regions[next].guestAddress <= address, address.rawValue < regions[next].end {
-        return next
-      }
+      if next < places.count, places[next].start <= address, address < places[next].end { return next }
     }
-    var (low, high) = (0, regions.count)
+    var (low, high) = (0, places.count)
     while low < high {
       let middle = (low + high) / 2
-      if regions[middle].guestAddress <= address { low = middle + 1 } else { high = middle }
+      if places[middle].start <= address { low = middle + 1 } else { high = middle }
     }
-    guard low > 0, address.rawValue < regions[low - 1].end else { return nil }
+    guard low > 0, address < places[low - 1].end else { return nil }
     return low - 1
   }
 
@@ -105,17 +134,16 @@ public struct GuestMemory {
     _ range: GuestRange, _ body: (Mapping, _ offset: Int, _ count: Int, _ done: Int) -> Void
   ) throws(GuestMemoryError) {
     guard let end = range.address.advanced(by: range.length) else { throw .overflow(item: 0, range) }
-    var address = range.address
+    var address = range.address.rawValue
     var here = 0
-    while address < end {
-      guard let index = index(of: address, near: here) else { throw .hole(item: 0, address) }
+    while address < end.rawValue {
+      guard let index = index(of: address, near: here) else { throw .hole(item: 0, GuestAddress(address)) }
       here = index
-      let region = regions[index]
-      let count = min(end.rawValue, region.end) - address.rawValue
+      let place = places[index]
+      let count = min(end.rawValue, place.end) - address
       body(
-        region.mapping, Int(address.rawValue - region.guestAddress.rawValue), Int(count),
-        Int(address.rawValue - range.address.rawValue))
-      address = GuestAddress(address.rawValue + count)
+        regions[index].mapping, Int(address - place.start), Int(count), Int(address - range.address.rawValue))
+      address += count
     }
   }
 
