@@ -39,13 +39,16 @@ enum Response: Equatable {
     switch self {
     case .ok, .error: break
     case .displayInfo(let scanouts):
-      for index in 0..<Self.scanoutsInDisplayInfo {
-        let scanout = index < scanouts.count ? scanouts[index] : nil
+      let end = bytes.count + Self.scanoutsInDisplayInfo * 24
+      for scanout in scanouts.prefix(Self.scanoutsInDisplayInfo) {
         let area = scanout ?? Rectangle(x: 0, y: 0, width: 0, height: 0)
-        for field in [area.x, area.y, area.width, area.height, scanout == nil ? 0 : 1, 0] {
-          append(field, to: &bytes)
-        }
+        append(area.x, to: &bytes)
+        append(area.y, to: &bytes)
+        append(area.width, to: &bytes)
+        append(area.height, to: &bytes)
+        append(UInt64(scanout == nil ? 0 : 1), to: &bytes)  // enabled, flags
       }
+      bytes.append(contentsOf: repeatElement(0, count: end - bytes.count))
     case .edid(let edid):
       precondition(edid.count <= Self.edidSpace, "an EDID has at most 8 blocks")
       append(UInt32(edid.count), to: &bytes)
@@ -55,8 +58,8 @@ enum Response: Equatable {
     }
   }
 
-  private func append(_ value: some FixedWidthInteger, to bytes: inout [UInt8]) {
-    for byte in 0..<value.bitWidth / 8 { bytes.append(UInt8(truncatingIfNeeded: value >> (8 * byte))) }
+  private func append(_ value: some FixedWidthInteger & BitwiseCopyable, to bytes: inout [UInt8]) {
+    unsafe withUnsafeBytes(of: value.littleEndian) { unsafe bytes.append(contentsOf: $0) }
   }
 }
 
