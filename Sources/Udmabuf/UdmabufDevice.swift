@@ -43,11 +43,18 @@ public final class UdmabufDevice {
       unsafe withUnsafeTemporaryAllocation(
         byteCount: CL_UDMABUF_LIST_HEADER + ranges.count * stride, alignment: 8
       ) { list in
-        for (index, range) in ranges.enumerated() {
-          let memfd = range.memfd.withDescriptor { $0.withRaw { UInt32($0) } }
+        var known: ObjectIdentifier?
+        var item = cl_udmabuf_item()
+        for index in ranges.indices {
+          // Most often all ranges are of one memfd, whose number is then asked once.
+          if known != ObjectIdentifier(ranges[index].memfd) {
+            known = ObjectIdentifier(ranges[index].memfd)
+            item.memfd = ranges[index].memfd.withDescriptor { $0.withRaw { UInt32($0) } }
+          }
+          item.offset = ranges[index].offset
+          item.size = ranges[index].length
           unsafe list.storeBytes(
-            of: cl_udmabuf_item(memfd: memfd, padding: 0, offset: range.offset, size: range.length),
-            toByteOffset: CL_UDMABUF_LIST_HEADER + index * stride, as: cl_udmabuf_item.self)
+            of: item, toByteOffset: CL_UDMABUF_LIST_HEADER + index * stride, as: cl_udmabuf_item.self)
         }
         return unsafe cl_udmabuf_create_list(device, list.baseAddress, UInt32(ranges.count))
       }
