@@ -118,13 +118,15 @@ public final class BufferTable {
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64
   ) throws(LendError) -> Buffer {
     let needed = (length + systemPageSize - 1) / systemPageSize * systemPageSize
-    var ranges: [MemfdRange]
+    let ranges: [MemfdRange]
     do throws(GuestMemoryError) {
-      ranges = try memory.resolve(entries)
+      // No more pages are lent than the image needs, whatever the guest adds to the list.
+      ranges = try memory.resolve(entries, upTo: needed)
     } catch {
       throw .memory(error)
     }
-    try trim(&ranges, to: needed)
+    let total = ranges.reduce(0) { $0 + $1.length }
+    if total < needed { throw .short(bytes: total, needed: needed) }
     try within(.pinnedBytes, statistics.pinnedBytes + needed, quotas.pinnedBytes)
     let cost = UInt64(ranges.count * MemoryLayout<MemfdRange>.stride)
     try within(.bookkeepingBytes, bookkeeping + cost, quotas.bookkeepingBytes)
@@ -166,21 +168,6 @@ public final class BufferTable {
         }
       }
     }
-  }
-
-  /// No more pages are lent than the image needs.
-  private func trim(_ ranges: inout [MemfdRange], to needed: UInt64) throws(LendError) {
-    var total: UInt64 = 0
-    for index in ranges.indices {
-      let rest = needed - total
-      if ranges[index].length >= rest {
-        ranges[index].length = rest
-        ranges.removeSubrange((index + 1)...)
-        return
-      }
-      total += ranges[index].length
-    }
-    throw .short(bytes: total, needed: needed)
   }
 
   private func within(_ quota: LendError.Quota, _ needed: UInt64, _ limit: UInt64) throws(LendError) {

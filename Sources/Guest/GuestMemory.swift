@@ -60,8 +60,12 @@ public struct GuestMemory {
   /// neighbours joined, also across two regions that lie side by side in one memfd.
   ///
   /// Each entry costs a binary search over the regions at most, and none while entries stay in one region.
+  /// - Parameter limit: no more bytes than these are returned; what lies behind is checked all the same.
   /// - Throws: `emptyRange`, `overflow` or `hole`, with the number of the entry.
-  public func resolve(_ ranges: [GuestRange]) throws(GuestMemoryError) -> [MemfdRange] {
+  public func resolve(
+    _ ranges: [GuestRange], upTo limit: UInt64 = .max
+  ) throws(GuestMemoryError) -> [MemfdRange] {
+    var left = limit
     var joined: [MemfdRange] = []
     var here = 0  // The region of the last address: the next one is most often in the same.
     // The range that the next entry may join, until it turns out not to.
@@ -78,15 +82,18 @@ public struct GuestMemory {
         }
         here = index
         let place = places[index]
-        let length = min(last, place.end) - address
         let offset = place.offset + (address - place.start)
+        let length = min(last, place.end) - address
+        address += length
+        if left == 0 { continue }
+        let taken = min(length, left)
+        left -= taken
         if offset == end, place.file == file {
-          end += length
+          end += taken
         } else {
           append(file, start, end, to: &joined)
-          (file, start, end) = (place.file, offset, offset + length)
+          (file, start, end) = (place.file, offset, offset + taken)
         }
-        address += length
       }
     }
     append(file, start, end, to: &joined)

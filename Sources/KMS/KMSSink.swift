@@ -248,6 +248,11 @@ public final class KMSSink: ScanoutSink {
   }
 
   private func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
+    // Without the card the loop does not look here any more.
+    guard tokens != nil else {
+      observer?.failed(sequence, on: scanout, error)
+      return
+    }
     reports.append((scanout, sequence, error))
     wake.signal()
   }

@@ -20,24 +20,10 @@ func waitUntil(_ what: String, seconds: Double = 60, _ condition: () throws -> B
 /// The repository, whose `qemu` folder has the programs that a person would use.
 let repository = FilePath(#filePath).removingLastComponent().removingLastComponent().removingLastComponent()
 
-/// Runs a program to its end.
-@discardableResult
-func run(_ program: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
-  let process = Process()
-  process.executableURL = URL(fileURLWithPath: program)
-  process.arguments = arguments
-  let pipe = Pipe()
-  process.standardOutput = pipe
-  try process.run()
-  let output = pipe.fileHandleForReading.readDataToEndOfFile()
-  process.waitUntilExit()
-  return (process.terminationStatus, String(decoding: output, as: UTF8.self))
-}
-
 /// A real guest under QEMU/KVM with the helper as its graphics card, started by `qemu/run-guest`.
 final class RunningGuest {
   let directory: FilePath
-  private let process = Process()
+  private let process: Child
 
   var helperLog: String { (try? readText(directory.appending("helper.log"))) ?? "" }
 
@@ -45,15 +31,13 @@ final class RunningGuest {
     var template = Array("/tmp/guest-XXXXXX".utf8CString)
     guard unsafe mkdtemp(&template) != nil else { throw TroubleInTest("no directory in /tmp: \(errno)") }
     directory = FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
-    process.executableURL = URL(fileURLWithPath: repository.appending("qemu/run-guest").string)
-    process.arguments =
+    process = try Child(
+      repository.appending("qemu/run-guest").string,
       [
         "--memory", memory, "--resolution", resolution, "--kms", "auto", "--log", directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
         "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
-      ] + helperOptions.map { "--helper-option=\($0)" }
-    process.standardInput = FileHandle.nullDevice
-    try process.run()
+      ] + helperOptions.map { "--helper-option=\($0)" })
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
       _ = try shell("true", seconds: 240)
@@ -70,12 +54,12 @@ final class RunningGuest {
 
   /// Ends the guest and the helper as a person would.
   func end() {
-    guard process.isRunning else { return }
-    process.terminate()
-    process.waitUntilExit()
+    process.signal(SIGTERM)
+    process.wait()
   }
 
-  func waitForEnd() { process.waitUntilExit() }
+  /// Waits for `run-guest`, which ends when both have ended.
+  func waitForEnd() { process.wait() }
 
   // MARK: The guest
 
@@ -115,7 +99,7 @@ final class RunningGuest {
   private func child(named name: String) -> pid_t? {
     let children =
       (try? readText(
-        FilePath("/proc/\(process.processIdentifier)/task/\(process.processIdentifier)/children")))
+        FilePath("/proc/\(process.pid)/task/\(process.pid)/children")))
       ?? ""
     return children.split(separator: " ").compactMap { pid_t($0) }.first {
       (try? readText(FilePath("/proc/\($0)/comm")))?.hasPrefix(name) ?? false
