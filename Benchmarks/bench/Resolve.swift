@@ -20,8 +20,9 @@ func benchResolve() throws {
       let cells = try counts.map {
         try measure(table, isScattered ? table.scattered($0) : table.joinable($0))
       }
-      let name = "resolve \(isScattered ? "scattered" : "joinable") pages, \(regions) regions"
-      print(name.left(38) + "ns/it." + cells.map { $0.right(14) }.joined())
+      let name =
+        "resolve \(isScattered ? "scattered" : "joinable") pages, \(regions) region\(regions == 1 ? "" : "s")"
+      print(name.left(41) + "ns " + cells.map { $0.right(14) }.joined())
     }
   }
 }
