@@ -4,7 +4,7 @@
 # make lint      the format, strictly
 # Each does all of its own set-up; a second run repeats nothing.
 
-SWIFT_BUILD = swift build -c release --static-swift-stdlib
+SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
 
 .PHONY: all demo test test-native test-host bench lint setup swift clean programs
@@ -37,11 +37,11 @@ test-host: programs
 	qemu/test-host
 
 bench: programs
-	swift build -c release --static-swift-stdlib --product bench
+	$(SWIFT_BUILD) --product bench
 	qemu/bench
 
 lint: swift
-	swift format lint --strict --parallel --recursive Package.swift Sources Tests
+	swift format lint --strict --parallel --recursive Package.swift Sources Tests Benchmarks
 
 clean:
 	rm -rf .build .build-*
