@@ -1,6 +1,7 @@
 import Foundation
 import Glibc
 import SystemPackage
+import TestSupport
 
 /// A picture that can be computed: what the guest is known to have drawn.
 struct Picture {
@@ -114,7 +115,7 @@ struct Screenshot {
   static func take() throws -> Screenshot {
     let file = "/tmp/screen-\(UUID().uuidString).ppm"
     defer { _ = unsafe unlink(file) }
-    let (status, output) = try run(repository.appending("qemu/screenshot").string, [file])
+    let (status, output) = try run(repository.appending("qemu/screenshot"), [file])
     guard status == 0, let data = FileManager.default.contents(atPath: file) else {
       throw TroubleInTest("no screenshot: \(output)")
     }

@@ -2,23 +2,7 @@ import Foundation
 import Glibc
 import Linux
 import SystemPackage
-
-struct TroubleInTest: Error, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
-}
-
-/// Waits until `condition` holds; how long a step may take is generous, since everything here is emulated.
-func waitUntil(_ what: String, seconds: Double = 60, _ condition: () throws -> Bool) throws {
-  let deadline = Date(timeIntervalSinceNow: seconds)
-  while try !condition() {
-    if Date() > deadline { throw TroubleInTest("not within \(seconds) s: \(what)") }
-    Thread.sleep(forTimeInterval: 0.1)
-  }
-}
-
-/// The repository, whose `qemu` folder has the programs that a person would use.
-let repository = FilePath(#filePath).removingLastComponent().removingLastComponent().removingLastComponent()
+import TestSupport
 
 /// A real guest under QEMU/KVM with the helper as its graphics card, started by `qemu/run-guest`.
 final class RunningGuest {
@@ -28,11 +12,9 @@ final class RunningGuest {
   var helperLog: String { (try? readText(directory.appending("helper.log"))) ?? "" }
 
   init(memory: String = "512M", resolution: String, helperOptions: [String] = []) throws {
-    var template = Array("/tmp/guest-XXXXXX".utf8CString)
-    guard unsafe mkdtemp(&template) != nil else { throw TroubleInTest("no directory in /tmp: \(errno)") }
-    directory = FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
+    directory = try makeTemporaryDirectory()
     process = try Child(
-      repository.appending("qemu/run-guest").string,
+      repository.appending("qemu/run-guest"),
       [
         "--memory", memory, "--resolution", resolution, "--kms", "auto", "--log", directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
@@ -71,7 +53,7 @@ final class RunningGuest {
   func shell(_ command: String, seconds: Int = 120) throws -> String {
     guard process.isRunning else { throw TroubleInTest("QEMU or the helper has ended:\n\(helperLog)") }
     let (status, output) = try run(
-      repository.appending("qemu/in-guest").string,
+      repository.appending("qemu/in-guest"),
       ["--timeout", "\(seconds)", directory.appending("shell").string, command])
     guard status == 0 else { throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)") }
     return output

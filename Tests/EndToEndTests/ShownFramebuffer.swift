@@ -1,6 +1,7 @@
 import CDRM
 import Linux
 import SystemPackage
+import TestSupport
 import Udmabuf
 
 /// What the test host's card shows, asked of the kernel by a process that has nothing to do with the helper.

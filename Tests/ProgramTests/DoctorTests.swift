@@ -1,0 +1,48 @@
+import Foundation
+import SystemPackage
+import TestSupport
+import Testing
+
+/// `udmabridge doctor` as its users see it.
+@Suite struct DoctorTests {
+  private struct Report: Decodable {
+    struct Check: Decodable {
+      let name, status, found: String
+      let remedy: String?
+    }
+    let checks: [Check]
+  }
+
+  private func report() throws -> (status: Int32, checks: [Report.Check]) {
+    let (status, output) = try run(builtPrograms.appending("udmabridge"), ["doctor", "--json"])
+    return (status, try JSONDecoder().decode(Report.self, from: Data(output.utf8)).checks)
+  }
+
+  @Test("each check that is not ok says how to mend it, and a failed one fails the program")
+  func remedies() throws {
+    let (status, checks) = try report()
+    for check in checks {
+      #expect(["ok", "limited", "failed"].contains(check.status))
+      #expect(!check.found.isEmpty)
+      #expect((check.remedy != nil) == (check.status != "ok"), "\(check.name)")
+    }
+    #expect(status == (checks.contains { $0.status == "failed" } ? 1 : 0))
+    #expect(Set(checks.map(\.name)).isSuperset(of: ["udmabuf", "huge pages", "KVM", "QEMU"]))
+  }
+
+  @Test("the text has the same checks")
+  func text() throws {
+    let (_, output) = try run(builtPrograms.appending("udmabridge"), ["doctor"])
+    for check in try report().checks { #expect(output.contains(check.name)) }
+  }
+
+  @Test("a host with everything is found to have it", .testHost)
+  func testHost() throws {
+    let (status, checks) = try report()
+    #expect(status == 0)
+    for name in ["udmabuf", "KVM", "QEMU", "KMS card0"] {
+      #expect(checks.first { $0.name == name }?.status == "ok", "\(name)")
+    }
+    #expect(checks.first { $0.name == "limits" }?.found.contains("list_limit") == true)
+  }
+}

@@ -1,0 +1,180 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// The folder of the programs that were built with these tests.
+let builtPrograms: FilePath = {
+  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
+  return FilePath(bundle).removingLastComponent()
+}()
+
+/// `vhost-user-udmabuf` as QEMU's users and QEMU itself see it: a process.
+@Suite struct HelperTests {
+  private let program = builtPrograms.appending("vhost-user-udmabuf")
+
+  /// A helper that listens.
+  private final class Listening {
+    let directory: FilePath
+    let child: Child
+    let output: PipeEnd
+    var socket: FilePath { directory.appending("socket") }
+    var stats: FilePath { directory.appending("stats") }
+
+    init(_ program: FilePath, before: (FilePath) throws -> Void = { _ in }) throws {
+      directory = try makeTemporaryDirectory()
+      try before(directory.appending("socket"))
+      (child, output) = try startReading(
+        program,
+        [
+          "--socket-path", directory.appending("socket").string, "--stats",
+          directory.appending("stats").string,
+          "--log-level", "error",
+        ], withErrors: true)
+    }
+
+    func connect() throws -> UnixSocket {
+      var connected: UnixSocket?
+      try waitUntil("the helper listens") {
+        connected = try? UnixSocket.connect(socket)
+        return connected != nil || !child.isRunning
+      }
+      guard let socket = connected.take() else { throw TroubleInTest(try output.readToEnd()) }
+      return socket
+    }
+
+    deinit {
+      child.signal(SIGKILL)
+      child.wait()
+      _ = try? FileManager.default.removeItem(atPath: directory.string)
+    }
+  }
+
+  private func json(_ path: FilePath) -> [String: Any]? {
+    guard let text = try? readText(path) else { return nil }
+    return try? JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+  }
+
+  @Test("--print-capabilities prints one JSON object and ends")
+  func capabilities() throws {
+    let (status, output) = try run(program, ["--print-capabilities"])
+    let object = try #require(try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any])
+    #expect(status == 0)
+    #expect(object["type"] as? String == "gpu")
+    #expect(object["features"] as? [String] != nil)
+  }
+
+  @Test(
+    "what cannot start says why, on one line, and ends with another status than 0",
+    arguments: [
+      (["--socket-path", "/nowhere/socket"], "/nowhere/socket"),
+      (["--fd", "99"], "--fd 99"),
+      (["--fd", "0"], "not a socket"),
+      (["--socket-path", "/tmp/unused", "--kms", "/dev/dri/none"], "/dev/dri/none"),
+      (["--socket-path", "/tmp/unused", "--kms", "nonsense"], "nonsense"),
+      (["--socket-path", "/tmp/unused", "--stats", "/nowhere/stats"], "/nowhere/stats"),
+    ])
+  func cannotStart(_ arguments: [String], _ named: String) throws {
+    let (status, output) = try run(program, ["--log-level", "critical"] + arguments, withErrors: true)
+    #expect(status == 1)
+    #expect(output.contains(named))
+    #expect(output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  @Test(
+    "options that make no sense are refused",
+    arguments: [
+      [], ["--socket-path", "/tmp/a", "--fd", "3"], ["--socket-path", "/tmp/a", "--resolution", "wide"],
+      ["--socket-path", "/tmp/a", "--resolution", "1x1"],
+      ["--socket-path", "/tmp/a", "--max-pinned", "99999999T"],
+      ["--socket-path", "/tmp/a", "--max-resources", "0"],
+      ["--socket-path", "/tmp/a", "--log-level", "loud"],
+    ])
+  func usage(_ arguments: [String]) throws {
+    #expect(try run(program, arguments, withErrors: true).status == 64)
+  }
+
+  @Test("a socket that somebody listens on is left alone")
+  func socketInUse() throws {
+    let first = try Listening(program)
+    try waitUntil("the first listens") { FileManager.default.fileExists(atPath: first.socket.string) }
+    let (status, output) = try run(program, ["--socket-path", first.socket.string], withErrors: true)
+    #expect(status == 1)
+    #expect(output.contains("in use"))
+  }
+
+  @Test("a socket that a killed helper left is replaced; SIGTERM ends with status 0 and removes it")
+  func staleSocket() throws {
+    let helper = try Listening(program) { socket in _ = try UnixSocket.listen(socket) }
+    _ = try waitUntil("it listens") {
+      (try? UnixSocket.connect(helper.socket)) != nil || !helper.child.isRunning
+    }
+    // That connection was the one that it serves, and is closed again.
+    #expect(helper.child.wait() == 0)
+    let second = try Listening(program) { socket in _ = try UnixSocket.listen(socket) }
+    try waitUntil("the file is a new one") {
+      let status = try? readText(FilePath("/proc/net/unix"))
+      return status?.contains(second.socket.string) ?? false
+    }
+    second.child.signal(SIGTERM)
+    #expect(second.child.wait() == 0)
+    #expect(!FileManager.default.fileExists(atPath: second.socket.string))
+    #expect(json(second.stats)?["flushes"] as? Int == 0)
+  }
+
+  @Test("SIGUSR1 writes the statistics while it runs")
+  func statistics() throws {
+    let helper = try Listening(program)
+    let connection = try helper.connect()
+    helper.child.signal(SIGUSR1)
+    try waitUntil("the statistics are there") { json(helper.stats) != nil }
+    let object = try #require(json(helper.stats))
+    for key in [
+      "flushes", "framesShown", "framesCoalesced", "framesFailed", "buffersLent", "entriesReported",
+      "itemsJoined",
+      "pagesLent", "bytesLent", "bytesCopied", "liveDMABufs", "pinnedBytes",
+    ] { #expect(object[key] as? Int == 0, "\(key)") }
+    #expect((object["protocolErrors"] as? [String: Any])?.isEmpty == true)
+    #expect(helper.child.isRunning)
+    _ = consume connection
+    #expect(helper.child.wait() == 0)
+  }
+
+  @Test(
+    "a front end that breaks the protocol loses its connection: status 1 and the reason",
+    arguments: [
+      ("no request", [0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
+      ("a wrong version", [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]),
+      ("a payload that is too long", [2, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]),
+      ("the end in the middle of a message", [1, 0, 0, 0, 1]),
+    ] as [(String, [UInt8])])
+  func brokenPeer(_ name: String, _ bytes: [UInt8]) throws {
+    let helper = try Listening(program)
+    do {
+      let connection = try helper.connect()
+      unsafe try connection.fd.write(bytes.span.bytes)
+    }
+    #expect(helper.child.wait() == 1)
+    let output = try helper.output.readToEnd()
+    #expect(output.contains("connection to QEMU was closed"), "\(output)")
+    #expect(output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  @Test("--fd takes a connected socket")
+  func inherited() throws {
+    try UnixSocket.pair { ours, theirs in
+      let number = theirs.fd.withRaw { $0 }
+      let (child, output) = try startReading(
+        program, ["--fd", "7", "--log-level", "critical"], withErrors: true, descriptors: [7: number])
+      _ = consume theirs
+      let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+      unsafe try ours.fd.write(question.span.bytes)
+      #expect(try ours.fd.read(upTo: 64).count == 20)
+      _ = consume ours
+      #expect(child.wait() == 0)
+      #expect(try output.readToEnd() == "")
+    }
+  }
+}

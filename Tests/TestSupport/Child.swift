@@ -1,0 +1,124 @@
+internal import Glibc
+internal import Linux
+public import SystemPackage
+
+/// A process of ours, waited for by its id.
+public final class Child {
+  public let pid: Int32
+  private var status: Int32?
+
+  /// Starts a program with standard input from nowhere and no signal blocked.
+  /// - Parameter descriptors: which of ours it gets under which number, standard output and error included;
+  ///   those that are not named are ours.
+  public init(_ program: FilePath, _ arguments: [String], descriptors: [Int32: Int32] = [:]) throws {
+    var actions = unsafe posix_spawn_file_actions_t()
+    unsafe posix_spawn_file_actions_init(&actions)
+    defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+    unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+    for (theirs, ours) in descriptors { unsafe posix_spawn_file_actions_adddup2(&actions, ours, theirs) }
+    // The threads that run tests block signals, and would hand that on.
+    var attributes = posix_spawnattr_t()
+    unsafe posix_spawnattr_init(&attributes)
+    defer { unsafe posix_spawnattr_destroy(&attributes) }
+    var none = sigset_t()
+    unsafe sigemptyset(&none)
+    unsafe posix_spawnattr_setsigmask(&attributes, &none)
+    unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+
+    var words: [UnsafeMutablePointer<CChar>?] = unsafe ([program.string] + arguments).map {
+      unsafe strdup($0)
+    }
+    unsafe words.append(nil)
+    defer { for index in unsafe words.indices { unsafe free(words[index]) } }
+    var pid: pid_t = 0
+    let error = unsafe posix_spawn(&pid, program.string, &actions, &attributes, &words, environ)
+    guard error == 0 else { throw TroubleInTest("\(program) cannot be started: error \(error)") }
+    self.pid = pid
+  }
+
+  /// - Returns: the exit status once it has ended, 128 and the signal's number if it was killed.
+  public func poll() -> Int32? { reap(WNOHANG) }
+
+  @discardableResult
+  public func wait() -> Int32 {
+    while true { if let status = reap(0) { return status } }
+  }
+
+  private func reap(_ options: Int32) -> Int32? {
+    if let status { return status }
+    var word: Int32 = 0
+    guard unsafe waitpid(pid, &word, options) == pid else { return nil }
+    status = word & 0x7f == 0 ? word >> 8 & 0xff : 128 + word & 0x7f
+    return status
+  }
+
+  public var isRunning: Bool { poll() == nil }
+
+  /// Sends a signal, unless it has ended.
+  public func signal(_ number: Int32) { if isRunning { _ = kill(pid, number) } }
+}
+
+/// Runs a program to its end and returns what it wrote to standard output, and to standard error if that is
+/// wanted too.
+@discardableResult
+public func run(
+  _ program: FilePath, _ arguments: [String], withErrors: Bool = false
+) throws -> (status: Int32, output: String) {
+  let (child, reader) = try startReading(program, arguments, withErrors: withErrors)
+  let output = try reader.readToEnd()
+  return (child.wait(), output)
+}
+
+/// The end of a pipe that a child writes to.
+public final class PipeEnd {
+  private let fd: FD
+  init(_ fd: consuming FD) { self.fd = fd }
+
+  public func readToEnd() throws -> String {
+    var output: [UInt8] = []
+    while true {
+      let more = try fd.read(upTo: 65536)
+      if more.isEmpty { return String(decoding: output, as: UTF8.self) }
+      output += more
+    }
+  }
+}
+
+/// Starts a program whose output can be read until its end.
+public func startReading(
+  _ program: FilePath, _ arguments: [String], withErrors: Bool = false, descriptors: [Int32: Int32] = [:]
+) throws -> (child: Child, output: PipeEnd) {
+  var ends: [CInt] = [-1, -1]
+  guard unsafe pipe(&ends) == 0 else { throw TroubleInTest("no pipe") }
+  let reader = PipeEnd(try FD.inherited(ends[0]))
+  let writer = try FD.inherited(ends[1])
+  var all = descriptors
+  all[1] = writer.withRaw { $0 }
+  if withErrors { all[2] = all[1] }
+  return (try Child(program, arguments, descriptors: all), reader)
+}
+
+public struct TroubleInTest: Error, CustomStringConvertible {
+  public let description: String
+  public init(_ description: String) { self.description = description }
+}
+
+/// Waits until `condition` holds; how long a step may take is generous, since the test host is emulated.
+public func waitUntil(_ what: String, seconds: Double = 60, _ condition: () throws -> Bool) throws {
+  let deadline = monotonicNanoseconds() + Int64(seconds * 1e9)
+  while try !condition() {
+    if monotonicNanoseconds() > deadline { throw TroubleInTest("not within \(seconds) s: \(what)") }
+    usleep(50_000)
+  }
+}
+
+/// The repository, whose `qemu` folder has the programs that a person would use.
+public let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
+  .removingLastComponent()
+
+/// A new directory for one test.
+public func makeTemporaryDirectory() throws -> FilePath {
+  var template = Array("/tmp/udmabridge-XXXXXX".utf8CString)
+  guard unsafe mkdtemp(&template) != nil else { throw TroubleInTest("no directory in /tmp: \(errno)") }
+  return FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
+}
