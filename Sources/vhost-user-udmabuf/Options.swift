@@ -1,7 +1,7 @@
-public import ArgumentParser
+import ArgumentParser
 import Buffers
 import Linux
-public import Logging
+import Logging
 import SystemPackage
 
 /// The program's options: those that QEMU's back-end program conventions name, and our own.
@@ -26,8 +26,10 @@ struct Options: ParsableArguments {
       "The mode that the guest is asked to prefer; the card must have it.", valueName: "WxH"))
   var resolution: Resolution?
 
-  @Option(help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"))
-  var logLevel: Logger.Level = .notice
+  @Option(
+    help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"),
+    transform: logLevel)
+  var logLevel = Logger.Level.notice
 
   @Option(
     help: ArgumentHelp("Write statistics there, as JSON, on SIGUSR1 and at exit.", valueName: "file"))
@@ -44,6 +46,14 @@ struct Options: ParsableArguments {
 
   @Option(help: ArgumentHelp("Memory for keeping account of the guest's buffers.", valueName: "size"))
   var maxBookkeeping = ByteCount(Quotas().bookkeepingBytes)
+
+  private static func logLevel(_ name: String) throws -> Logger.Level {
+    guard let level = Logger.Level(rawValue: name) else {
+      let names = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
+      throw ValidationError("there is no log level \(name); there are \(names)")
+    }
+    return level
+  }
 
   func validate() throws {
     if printCapabilities { return }
@@ -105,5 +115,3 @@ struct ByteCount: ExpressibleByArgument, CustomStringConvertible {
 
   var defaultValueDescription: String { description }
 }
-
-extension Logger.Level: @retroactive ExpressibleByArgument {}
