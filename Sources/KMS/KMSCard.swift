@@ -207,7 +207,7 @@ public final class KMSCard {
       throw SinkError(
         .importing,
         "the driver \(driver) of \(name) does not import this dma-buf: \(error); "
-          + "it can show the picture only by copying it (--backing shadow)")
+          + "use another card, or a newer kernel's driver")
     }
     return handle
   }
@@ -262,9 +262,9 @@ public final class KMSCard {
       return SinkError(
         .stride,
         refused + "most likely its stride, which many cards want to be a multiple of 64 or 256; "
-          + "choose a width such as \(better), or copy (--backing shadow)")
+          + "choose a width such as \(better)")
     }
-    return SinkError(.other, refused + "it may show it copied (--backing shadow)")
+    return SinkError(.other, refused + "use another mode or another card")
   }
 
   /// The corresponding ioctl is `DRM_IOCTL_MODE_RMFB`: a framebuffer that is shown is switched off, which

@@ -132,7 +132,7 @@ public final class KMSSink: ScanoutSink {
       throw SinkError(
         .other,
         "\(card.name) (\(card.driver)) shows a frame from its first pixel on, not the part \(source); "
-          + "it can show the part only by copying it (--backing shadow)")
+          + "the guest has to show the whole of its buffer")
     }
     let size = PixelSize(width: source.width, height: source.height)
     guard output.hasMode(size) else { throw noMode(size, output) }
@@ -345,7 +345,7 @@ public final class KMSSink: ScanoutSink {
     default:
       SinkError(
         kind,
-        "\(card.name) (\(card.driver)) refused \(what): \(error); another mode or --backing shadow may work")
+        "\(card.name) (\(card.driver)) refused \(what): \(error); another mode may work")
     }
   }
 }
