@@ -74,7 +74,9 @@ let package = Package(
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
-    tests("ProgramTests", ["Linux", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+    tests(
+      "ProgramTests",
+      ["Linux", "Guest", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
     tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),

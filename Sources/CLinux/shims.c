@@ -49,7 +49,6 @@ int cl_memfd_create(const char *name, uint32_t flags) { return memfd_create(name
 int cl_get_seals(int fd) { return fcntl(fd, F_GET_SEALS); }
 int cl_add_seals(int fd, uint32_t seals) { return fcntl(fd, F_ADD_SEALS, (int)seals); }
 int cl_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
-int cl_get_flags(int fd) { return fcntl(fd, F_GETFL); }
 int cl_truncate(int fd, int64_t length) { return ftruncate(fd, length); }
 
 int cl_set_nonblocking(int fd) {
@@ -82,11 +81,21 @@ int cl_signalfd_read(int fd) {
   return size == sizeof info ? (int)info.ssi_signo : -1;
 }
 
-int cl_block_signal(int number) {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, number);
-  return sigprocmask(SIG_BLOCK, &set, NULL);
+static const char *bus_error_line;
+static size_t bus_error_length;
+
+static void exit_on_bus_error(int number) {
+  (void)number;
+  ssize_t written = write(2, bus_error_line, bus_error_length);
+  (void)written;
+  _exit(1);
+}
+
+int cl_exit_on_bus_error(const char *line, size_t length) {
+  struct sigaction action = {.sa_handler = exit_on_bus_error};
+  bus_error_line = line;
+  bus_error_length = length;
+  return sigaction(SIGBUS, &action, NULL);
 }
 
 int64_t cl_monotonic_nanoseconds(void) {

@@ -86,5 +86,11 @@ public struct SignalFD: ~Copyable {
   }
 }
 
+/// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its
+/// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time.
+public func exitOnBusError(_ line: StaticString) throws(Errno) {
+  _ = try retrying { unsafe cl_exit_on_bus_error(line.utf8Start, line.utf8CodeUnitCount) }
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 public func monotonicNanoseconds() -> Int64 { cl_monotonic_nanoseconds() }

@@ -39,6 +39,8 @@ final class Helper {
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try? raiseDescriptorLimit()
+    try exitOnBusError(
+      "vhost-user-udmabuf: the connection to QEMU was given up: the guest's memory became shorter\n")
     if let path = options.stats {
       do throws(Errno) { statsFile = try FD.create(FilePath(path)) } catch {
         throw StartError("the statistics file \(path) cannot be written: \(error)")

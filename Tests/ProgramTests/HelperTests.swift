@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Glibc
 import Linux
@@ -160,6 +161,29 @@ let builtPrograms: FilePath = {
     let output = try helper.output.readToEnd()
     #expect(output.contains("connection to QEMU was closed"), "\(output)")
     #expect(output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  @Test("guest memory that becomes shorter while it runs: status 1 and the reason, not a crash")
+  func memoryGone() throws {
+    let helper = try Listening(program)
+    let ram = try GuestRAM([.init(at: 0, length: 4 << 20)], seals: [])
+    let queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
+    var turns = 0
+    let frontEnd = try FrontEnd(helper.connect()) {
+      turns += 1
+      if turns > 10_000 { throw TroubleInTest("the helper does not answer") }
+      usleep(1000)
+      return true
+    }
+    try frontEnd.realize(memory: .table)
+    try frontEnd.start(queues)
+    let displayInfo: [UInt8] = [0x00, 0x01] + [UInt8](repeating: 0, count: 22)
+    queues[0].send(displayInfo, answer: 408)
+    let truncated = ram.files[0].withDescriptor { $0.withRaw { ftruncate($0, 4096) } }
+    #expect(truncated == 0)
+    frontEnd.kick(0)
+    #expect(helper.child.wait() == 1)
+    #expect(try helper.output.readToEnd().contains("guest's memory became shorter"))
   }
 
   @Test("--fd takes a connected socket")

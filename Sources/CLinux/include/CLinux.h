@@ -52,7 +52,6 @@ int cl_add_seals(int fd, uint32_t seals);
 int cl_dup(int fd);
 int cl_truncate(int fd, int64_t length);
 int cl_set_nonblocking(int fd);
-int cl_get_flags(int fd);
 
 int cl_eventfd(void);
 int cl_timerfd(void);
@@ -62,7 +61,8 @@ int cl_timerfd_arm(int fd, uint32_t milliseconds);
 int cl_signalfd(const int *signals, size_t count);
 // The number of the next pending signal, or -1 with EAGAIN.
 int cl_signalfd_read(int fd);
-int cl_block_signal(int signal);
+// On SIGBUS writes `line`, which must live as long as the process, to standard error and exits with status 1.
+int cl_exit_on_bus_error(const char *line, size_t length);
 int64_t cl_monotonic_nanoseconds(void);
 int cl_raise_descriptor_limit(void);
 int cl_pollable(int fd, int milliseconds);
