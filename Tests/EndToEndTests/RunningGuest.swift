@@ -11,6 +11,14 @@ final class RunningGuest {
 
   var helperLog: String { (try? readText(directory.appending("helper.log"))) ?? "" }
 
+  /// The ends of all logs, for whoever has to find out what went wrong.
+  var lastWords: String {
+    ["console.log", "qemu.log", "helper.log"].map { name in
+      let lines = ((try? readText(directory.appending(name))) ?? "").split(separator: "\n").suffix(25)
+      return "--- \(name)\n" + lines.joined(separator: "\n")
+    }.joined(separator: "\n")
+  }
+
   init(memory: String = "512M", resolution: String, helperOptions: [String] = []) throws {
     directory = try makeTemporaryDirectory()
     process = try Child(
@@ -55,7 +63,9 @@ final class RunningGuest {
     let (status, output) = try run(
       repository.appending("qemu/in-guest"),
       ["--timeout", "\(seconds)", directory.appending("shell").string, command])
-    guard status == 0 else { throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)") }
+    guard status == 0 else {
+      throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)\n\(lastWords)")
+    }
     return output
   }
 
