@@ -81,6 +81,11 @@ int cl_signalfd_read(int fd) {
   return size == sizeof info ? (int)info.ssi_signo : -1;
 }
 
+int cl_ignore_broken_pipes(void) {
+  struct sigaction action = {.sa_handler = SIG_IGN};
+  return sigaction(SIGPIPE, &action, NULL);
+}
+
 static const char *bus_error_line;
 static size_t bus_error_length;
 

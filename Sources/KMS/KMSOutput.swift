@@ -134,7 +134,7 @@ final class KMSOutput {
     return completion
   }
 
-  /// The kernel has switched it off on its own, because its framebuffer was removed.
+  /// What it shows is not known any more: its framebuffer was removed, or a commit was refused.
   func wentDark() { state = .unknown }
 
   /// Puts back what was shown before. Waits for the card.

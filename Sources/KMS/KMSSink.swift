@@ -113,6 +113,7 @@ public final class KMSSink: ScanoutSink {
     loop.remove(tokens.card, card.file.fd)
     loop.remove(tokens.wake, wake.fd)
     retry = nil
+    deliverReports()
     for lane in lanes { lane.output.restore() }
     for framebuffer in framebuffers.values { card.removeFramebuffer(framebuffer) }
     framebuffers.removeAll()
@@ -221,6 +222,8 @@ public final class KMSSink: ScanoutSink {
         lane.busySince = lane.busySince ?? now
         if let retry, !retry.armed { retry.arm(milliseconds: Self.retryDelay) }
       } else {
+        // Somebody else may have set other modes meanwhile: the next one sets everything anew.
+        if error != .resourceBusy { lane.output.wentDark() }
         settleSoon(lane, .failure(refusal(action, error == .resourceBusy ? .busy : .other, error)))
       }
     }
@@ -259,12 +262,16 @@ public final class KMSSink: ScanoutSink {
 
   private func settleAll() {
     wake.drain()
-    let failures = reports
-    reports.removeAll()
-    for (scanout, sequence, error) in failures { observer?.failed(sequence, on: scanout, error) }
+    deliverReports()
     for (index, lane) in lanes.enumerated() {
       if let outcome = lane.outcome { settle(lane, ScanoutID(UInt32(index)), outcome) }
     }
+  }
+
+  private func deliverReports() {
+    let failures = reports
+    reports.removeAll()
+    for (scanout, sequence, error) in failures { observer?.failed(sequence, on: scanout, error) }
   }
 
   private func settle(_ lane: Lane, _ scanout: ScanoutID, _ outcome: Result<Void, SinkError>) {
@@ -307,6 +314,7 @@ public final class KMSSink: ScanoutSink {
     retry = nil
     let failure = SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone: \(error)")
     log.error("\(failure.description)")
+    deliverReports()
     for (index, lane) in lanes.enumerated() {
       lane.queue.whenReplaced = { [weak self] in
         self?.observer?.failed($0, on: ScanoutID(UInt32(index)), failure)

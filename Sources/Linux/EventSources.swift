@@ -86,6 +86,11 @@ public struct SignalFD: ~Copyable {
   }
 }
 
+/// Lets a write to a pipe that nobody reads fail with `brokenPipe`, instead of ending the process.
+public func ignoreBrokenPipes() throws(Errno) {
+  _ = try retrying { cl_ignore_broken_pipes() }
+}
+
 /// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its
 /// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time.
 public func exitOnBusError(_ line: StaticString) throws(Errno) {

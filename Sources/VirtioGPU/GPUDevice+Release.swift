@@ -8,11 +8,21 @@ final class Release {
   let frame: Frame
   /// In nanoseconds of the monotonic clock; then the sink is cut off.
   let deadline: Int64
-  /// The answer that waits for it, if the guest asked.
-  var response: PendingResponse?
+  /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
+  private var responses: [PendingResponse] = []
 
   init(buffer: Buffer, frame: Frame, deadline: Int64) {
     (self.buffer, self.frame, self.deadline) = (buffer, frame, deadline)
+  }
+
+  func hold(_ response: PendingResponse) {
+    response.pagesInUse = true
+    responses.append(response)
+  }
+
+  func end() {
+    for response in responses { response.pagesInUse = false }
+    responses.removeAll()
   }
 }
 
@@ -22,7 +32,10 @@ extension GPUDevice {
   /// Takes the resource's pages off every screen.
   /// - Returns: nil if they are free already, else what is to be waited for.
   func release(_ resource: Resource) -> Release? {
-    guard let frame = resource.backing?.frame else { return nil }
+    guard let frame = resource.backing?.frame else {
+      // Pages that an earlier DETACH waits for are not free before that is answered.
+      return resource.release
+    }
     for index in scanouts.indices {
       if let binding = scanouts[index].binding, binding.resource === resource {
         turnOff(index)
@@ -44,6 +57,7 @@ extension GPUDevice {
       buffer: buffer, frame: frame, deadline: monotonicNanoseconds() + Self.releaseTimeout)
     frame.whenIdle = { [weak self] in self?.wake() }
     releases.append(release)
+    resource.release = release
     armTimer()
     return release
   }
@@ -54,7 +68,7 @@ extension GPUDevice {
     releases.removeAll { release in
       guard release.frame.uses == 0 else { return false }
       forget(release.buffer, release.frame)
-      release.response?.pagesInUse = false
+      release.end()
       return true
     }
     if releases.count != before { settle() }
@@ -72,7 +86,7 @@ extension GPUDevice {
             + "asked for its pages; what showed it is cut off")
       }
       forget(release.buffer, release.frame)
-      release.response?.pagesInUse = false
+      release.end()
       return true
     }
   }

@@ -215,9 +215,7 @@ public final class GPUDevice {
         answer(.now(now), header, queue, isControl: isControl)
       }
     case .whenIdle(let release):
-      let response = pend(header, now, release.deadline)
-      response.pagesInUse = true
-      release.response = response
+      release.hold(pend(header, now, release.deadline))
     }
   }
 
@@ -227,11 +225,22 @@ public final class GPUDevice {
     _ flips: [(scanout: ScanoutID, sequence: UInt64)] = []
   ) -> PendingResponse {
     let waiting = PendingResponse(
-      head: chain.head, writable: chain.writable, header: header, response: response, deadline: deadline,
+      head: chain.head, writable: room(for: response), header: header, response: response, deadline: deadline,
       flips: flips)
     pending.append(waiting)
     armTimer()
     return waiting
+  }
+
+  /// As much of the chain's room as the answer takes: what waits must not grow with what the guest offers.
+  private func room(for response: Response) -> [GuestRange] {
+    var needed = UInt64(response.size)
+    return Array(
+      chain.writable.prefix { range in
+        if needed == 0 { return false }
+        needed -= min(needed, range.length)
+        return true
+      })
   }
 
   private func write(

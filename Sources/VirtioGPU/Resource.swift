@@ -7,6 +7,8 @@ final class Resource {
   let layout: FrameLayout
   /// The guest memory behind it, and the picture that a sink can show of it; both or none.
   private(set) var backing: (buffer: Buffer, frame: Frame)?
+  /// Its last backing, on its way back to the guest; nil once it is there.
+  weak var release: Release?
   /// Where a sink has already agreed to show which part of it.
   private(set) var prepared: [(scanout: ScanoutID, source: Rectangle)] = []
 

@@ -39,6 +39,7 @@ final class Helper {
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try? raiseDescriptorLimit()
+    try ignoreBrokenPipes()
     try exitOnBusError(
       "vhost-user-udmabuf: the connection to QEMU was given up: the guest's memory became shorter\n")
     if let path = options.stats {

@@ -61,6 +61,21 @@ import Udmabuf
     }
   }
 
+  @Test func unrefRightAfterDetachWaitsForTheSamePages() throws {
+    let rig = try rig()
+    let first = rig.post(Request.detach(1))
+    let second = rig.post(Request.unref(1))
+    try rig.settle()
+    #expect(rig.answer() == nil && lent(rig) == 2)
+    rig.screen.flip()
+    try rig.settle()
+    for head in [first, second] {
+      let answer = try #require(rig.answer())
+      #expect(answer.head == head && answer.type == ResponseType.ok)
+    }
+    #expect(lent(rig) == 1 && rig.device.resources.count == 1)
+  }
+
   @Test(arguments: Way.allCases) func whatIsShownGoesWhenItsSuccessorIsShown(_ way: Way) throws {
     let rig = try rig()
     let first = try #require(rig.screen.shown())

@@ -61,6 +61,7 @@ int cl_timerfd_arm(int fd, uint32_t milliseconds);
 int cl_signalfd(const int *signals, size_t count);
 // The number of the next pending signal, or -1 with EAGAIN.
 int cl_signalfd_read(int fd);
+int cl_ignore_broken_pipes(void);
 // On SIGBUS writes `line`, which must live as long as the process, to standard error and exits with status 1.
 int cl_exit_on_bus_error(const char *line, size_t length);
 int64_t cl_monotonic_nanoseconds(void);
