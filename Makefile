@@ -1,5 +1,5 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png
-# make test      every test, native and in the test host
+# make test      the tests, native and in the test host (see qemu/README.md for what 6.12 leaves out)
 # make bench     the figures
 # make lint      the format, strictly
 # Each does all of its own set-up; a second run repeats nothing.
