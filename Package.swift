@@ -41,7 +41,7 @@ let package = Package(
     module("Udmabuf", ["CLinux", "Linux", system]),
     module("Guest", ["Linux", system]),
     module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
-    module("Scanout", ["Udmabuf"]),
+    module("Scanout", ["Linux", "Udmabuf", system]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module("VirtioGPU", ["Linux", "Guest", "Virtio", "Buffers", "Scanout", system, log]),

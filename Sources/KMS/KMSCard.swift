@@ -1,8 +1,8 @@
 internal import CDRM
 internal import Linux
-public import Scanout
+internal import Scanout
 internal import SystemPackage
-public import Udmabuf
+internal import Udmabuf
 
 /// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
 ///
@@ -174,21 +174,30 @@ public final class KMSCard {
 
   // MARK: Buffers
 
-  /// Makes a framebuffer of a dma-buf. The kernel holds the dma-buf for as long as the framebuffer lives.
+  /// Makes a framebuffer. The kernel holds its memory for as long as the framebuffer lives.
   ///
   /// - Throws: what was refused: `importing`, `format`, `stride`, or `other`.
   /// - The corresponding ioctls are `DRM_IOCTL_PRIME_FD_TO_HANDLE` and `DRM_IOCTL_MODE_ADDFB2`.
-  func makeFramebuffer(_ dmabuf: DMABuf, _ layout: FrameLayout, for plane: KMSPlane?) throws(SinkError)
-    -> UInt32
-  {
+  func makeFramebuffer(
+    _ memory: FrameMemory, _ layout: FrameLayout, for plane: KMSPlane?
+  ) throws(SinkError) -> UInt32 {
     let (format, explicit) = try accept(layout, plane)
-    if let end = layout.end, end > dmabuf.size {
-      throw SinkError(.other, "the image \(layout) needs \(end) bytes, but its dma-buf has \(dmabuf.size)")
+    let handle: UInt32
+    switch memory {
+    case .lent(let dmabuf):
+      if let end = layout.end, end > dmabuf.size {
+        throw SinkError(.other, "the image \(layout) needs \(end) bytes, but its dma-buf has \(dmabuf.size)")
+      }
+      handle = try importHandle(dmabuf)
+    case .shadow(let memory):
+      guard let buffer = memory as? DumbBuffer, buffer.card === file else {
+        throw SinkError(.importing, "\(name) (\(driver)) did not allocate this memory")
+      }
+      handle = buffer.handle
     }
-    let handle = try importHandle(dmabuf)
     // The framebuffer keeps the memory; a handle that is left open would keep it for as long as the card is
     // open. A dma-buf that is imported twice has one handle, so it is never held across two imports.
-    defer { closeHandle(handle) }
+    defer { if case .lent = memory { closeHandle(handle) } }
     do throws(Errno) {
       return try addFramebuffer(handle, layout, format, modifier: explicit ? layout.modifier : nil)
     } catch { throw refusal(of: layout, error) }
@@ -273,37 +282,13 @@ public final class KMSCard {
 
   func closeHandle(_ handle: UInt32) { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
 
-  /// Allocates a plain buffer in the way the card likes it, for pixels that the CPU writes.
+  /// A buffer of the card's own for pixels of 32 bits.
   ///
-  /// - Returns: a dma-buf of the card's own memory, which can be mapped, and how the image lies in it.
-  /// - Throws: `format` for one that has no 32 bits, `other` for what the card does not do.
-  /// - The corresponding ioctl is `DRM_IOCTL_MODE_CREATE_DUMB`.
-  public func allocate(width: UInt32, height: UInt32, format: FourCC) throws(SinkError) -> (
-    DMABuf, FrameLayout
-  ) {
-    guard format.bytesPerPixel == 4 else {
-      throw SinkError(.format, "the format \(format) has no 32 bits for each pixel; use XR24")
+  /// - Throws: `other` for what the card does not do.
+  func allocate(_ size: PixelSize) throws(SinkError) -> DumbBuffer {
+    do throws(Errno) { return try DumbBuffer(size, of: file) } catch {
+      throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(size) pixels: \(error)")
     }
-    do throws(Errno) {
-      let (handle, stride) = try createDumb(PixelSize(width: width, height: height))
-      defer { closeHandle(handle) }
-      var number: CInt = -1
-      // DRM_CLOEXEC and DRM_RDWR are the flags of `open`.
-      try file.call { unsafe drmPrimeHandleToFD($0, handle, 0o2000000 | 0o2, &number) }
-      let dmabuf = try DMABuf(adopting: FD(adopting: number))
-      return (dmabuf, FrameLayout(width: width, height: height, format: format, stride: stride))
-    } catch {
-      throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(width)x\(height) pixels: \(error)")
-    }
-  }
-
-  /// A dumb buffer of 32 bits for each pixel: its handle, which the caller closes, and its stride.
-  func createDumb(_ size: PixelSize) throws(Errno) -> (handle: UInt32, stride: UInt32) {
-    var (handle, stride, bytes) = (UInt32(0), UInt32(0), UInt64(0))
-    try file.call {
-      unsafe drmModeCreateDumbBuffer($0, size.width, size.height, 32, 0, &handle, &stride, &bytes)
-    }
-    return (handle, stride)
   }
 }
 
@@ -317,35 +302,5 @@ private func withUnsafeArguments(
     unsafe (arrays[0], arrays[4], arrays[8]) = (handle, pitch, offset)
     let start = unsafe UnsafePointer(arrays.baseAddress!)
     return unsafe body(start, start + 4, start + 8)
-  }
-}
-
-extension FourCC {
-  /// The same bytes without a meaning for alpha.
-  var opaque: FourCC? {
-    switch self {
-    case .argb8888: .xrgb8888
-    case FourCC("AB24"): FourCC("XB24")
-    case FourCC("RA24"): FourCC("RX24")
-    case FourCC("BA24"): FourCC("BX24")
-    default: nil
-    }
-  }
-
-  /// Of the formats of guests; nil for one that is not among them.
-  var bytesPerPixel: UInt64? {
-    let four: [FourCC] = [
-      .xrgb8888, .argb8888, FourCC("XB24"), FourCC("AB24"), FourCC("RX24"), FourCC("RA24"), FourCC("BX24"),
-      FourCC("BA24"),
-    ]
-    return four.contains(self) ? 4 : self == FourCC("RG16") ? 2 : nil
-  }
-}
-
-extension FrameLayout {
-  /// Where the last pixel ends, in bytes; nil if the format is not known.
-  var end: UInt64? {
-    guard let pixel = format.bytesPerPixel, height > 0 else { return nil }
-    return UInt64(offset) + UInt64(stride) * UInt64(height - 1) + UInt64(width) * pixel
   }
 }

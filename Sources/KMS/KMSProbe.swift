@@ -82,7 +82,7 @@ public struct KMSProbe: Sendable {
           let screenless = Verdict.untested("the card has no mode setting")
           return (try importOnly(card, dmabuf), screenless, screenless)
         }
-        let id = try card.makeFramebuffer(dmabuf, layout, for: pipe?.plane)
+        let id = try card.makeFramebuffer(.lent(dmabuf), layout, for: pipe?.plane)
         defer { card.removeFramebuffer(id) }
         guard let pipe else { return (.yes, .yes, .untested("no connector has a screen")) }
         return (.yes, .yes, test(card, pipe, id, layout))

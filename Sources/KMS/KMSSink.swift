@@ -131,7 +131,7 @@ public final class KMSSink: ScanoutSink {
     }
     if card.showsFromStartOnly, source.x != 0 || source.y != 0 {
       throw SinkError(
-        .other,
+        .part,
         "\(card.name) (\(card.driver)) shows a frame from its first pixel on, not the part \(source); "
           + "the guest has to show the whole of its buffer")
     }
@@ -140,7 +140,7 @@ public final class KMSSink: ScanoutSink {
     let known = framebuffers[frame.id]
     let framebuffer =
       if let known { known } else {
-        try card.makeFramebuffer(frame.dmabuf, frame.layout, for: output.pipe.plane)
+        try card.makeFramebuffer(frame.memory, frame.layout, for: output.pipe.plane)
       }
     do throws(Errno) {
       try output.test(framebuffer, source)
@@ -150,6 +150,22 @@ public final class KMSSink: ScanoutSink {
       throw refusal("the mode \(size) of \(output.pipe.connector.name) with \(frame.layout)", .mode, error)
     }
   }
+
+  public func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas {
+    guard let lane = lane(scanout) else { throw noOutput(scanout) }
+    let buffer = try card.allocate(PixelSize(width: width, height: height))
+    let formats = lane.output.pipe.plane.formats
+    // Behind the lowest plane there is nothing that alpha could let through.
+    let format = [format.opaque, format].compactMap(\.self).first(where: formats.contains) ?? .xrgb8888
+    let layout = FrameLayout(width: width, height: height, format: format, stride: buffer.stride)
+    return Canvas(memory: buffer, layout: layout, area: layout.bounds)
+  }
+
+  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {}
+
+  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {}
 
   public func forget(_ frame: Frame) {
     guard let framebuffer = framebuffers.removeValue(forKey: frame.id) else { return }

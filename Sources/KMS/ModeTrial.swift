@@ -67,7 +67,7 @@ struct ModeTrial {
     do throws(UdmabufError) {
       dmabuf = try udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: layout.pages))
     } catch { throw SinkError(.other, error.description) }
-    let framebuffer = try card.makeFramebuffer(dmabuf, layout, for: output.pipe.plane)
+    let framebuffer = try card.makeFramebuffer(.lent(dmabuf), layout, for: output.pipe.plane)
     defer { card.removeFramebuffer(framebuffer) }
     do throws(Errno) { try output.test(framebuffer, layout.bounds) } catch {
       throw SinkError(.mode, "the mode is refused: \(error)")
@@ -75,19 +75,11 @@ struct ModeTrial {
   }
 
   private func tryOwn(_ size: PixelSize, _ output: KMSOutput) throws(Errno) {
-    let (handle, stride) = try card.createDumb(size)
-    defer { card.closeHandle(handle) }
+    let buffer = try DumbBuffer(size, of: card.file)
     var layout = layout(size)
-    layout.stride = stride
-    let framebuffer = try card.addFramebuffer(handle, layout, layout.format, modifier: nil)
+    layout.stride = buffer.stride
+    let framebuffer = try card.addFramebuffer(buffer.handle, layout, layout.format, modifier: nil)
     defer { card.removeFramebuffer(framebuffer) }
     try output.test(framebuffer, layout.bounds)
-  }
-}
-
-extension FrameLayout {
-  /// The size in bytes, rounded up to whole pages.
-  var pages: UInt64 {
-    (UInt64(stride) * UInt64(height) + systemPageSize - 1) / systemPageSize * systemPageSize
   }
 }

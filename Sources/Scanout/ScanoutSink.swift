@@ -6,10 +6,14 @@ public struct SinkOutput: Equatable, Sendable {
   public var modes: [DisplayMode]
   /// Of the visible area, in millimetres; 0 when unknown.
   public var widthMillimetres, heightMillimetres: UInt32
+  /// It shows a cursor above the picture, without a change to the picture.
+  public var hasCursor: Bool
 
-  public init(name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0)
-  {
-    (self.name, self.modes) = (name, modes)
+  public init(
+    name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0,
+    hasCursor: Bool = false
+  ) {
+    (self.name, self.modes, self.hasCursor) = (name, modes, hasCursor)
     (self.widthMillimetres, self.heightMillimetres) = (widthMillimetres, heightMillimetres)
   }
 }
@@ -17,7 +21,15 @@ public struct SinkOutput: Equatable, Sendable {
 /// Why a sink will not show a frame: what it refused, why, and what to do about it.
 public struct SinkError: Error, Equatable, CustomStringConvertible {
   public enum Refusal: String, Sendable {
-    case noOutput, importing, format, stride, mode, disconnected, busy, other
+    case noOutput, importing, format, stride, mode, part, disconnected, busy, other
+
+    /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
+    public var isMendedByCopying: Bool {
+      switch self {
+      case .importing, .format, .stride, .mode, .part, .other: true
+      case .noOutput, .disconnected, .busy: false
+      }
+    }
   }
   public var refusal: Refusal
   public var description: String
@@ -54,12 +66,26 @@ public protocol ScanoutSink: AnyObject {
   /// A frame that was prepared must be forgotten.
   func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError)
 
+  /// Allocates what a copy of `width` x `height` pixels can be shown in on the scanout: of a size, a stride and
+  /// a format that the sink shows, `format` itself if that is possible. It is all zero, which is black.
+  /// A frame of it is prepared like any other, as a whole.
+  func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas
+
   /// Shows a prepared frame as soon as can be; one that still waits for its turn is replaced.
   /// The sink holds a use of the frame from now until another one is shown in its place.
   func present(_ presentation: Presentation, on scanout: ScanoutID)
 
   /// Shows nothing on the scanout, as soon as can be.
   func turnOff(_ scanout: ScanoutID)
+
+  /// Shows this cursor above the scanout's picture from now on; nil shows none. Only where the output
+  /// `hasCursor`.
+  func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID)
+
+  /// The cursor that is shown goes there.
+  func moveCursor(to position: CursorPosition, on scanout: ScanoutID)
 
   /// Lets go of the frame. One that is still in use is cut off: what shows it goes dark.
   func forget(_ frame: Frame)
@@ -73,4 +99,6 @@ public protocol ScanoutObserver: AnyObject {
   func replaced(_ sequence: UInt64, on scanout: ScanoutID)
   /// It will not be on the screen, and why.
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError)
+  /// `outputs` has changed: a screen was plugged in or out. What was refused may be shown now.
+  func outputsChanged()
 }

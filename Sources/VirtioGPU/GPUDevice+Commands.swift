@@ -164,7 +164,7 @@ extension GPUDevice {
     do throws(LendError) {
       let buffer = try buffers.lend(entries, of: memory, length: resource.size)
       lastFrameID += 1
-      let frame = Frame(id: lastFrameID, dmabuf: buffer.dmabuf, layout: resource.layout)
+      let frame = Frame(id: lastFrameID, memory: .lent(buffer.dmabuf), layout: resource.layout)
       buffersByFrame[frame.id] = buffer
       resource.attach(buffer, frame: frame)
       logger.debug(

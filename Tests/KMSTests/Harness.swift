@@ -14,6 +14,8 @@ import Udmabuf
 /// A frame in scattered pages of a memfd, as a guest's are, with a picture that differs for each `number`.
 final class Picture {
   let frame: Frame
+  /// The dma-buf of a frame that is lent.
+  let dmabuf: DMABuf!
   let memory: Mapping
   let layout: FrameLayout
   private static let count = Mutex(UInt64(0))
@@ -29,18 +31,18 @@ final class Picture {
     let pages = Int(layout.pages / systemPageSize)
     let memfd = try Memfd.create(name: "picture", size: layout.pages, seals: .shrink)
     // The picture's first page is the memfd's last one, and so on: paint through the dma-buf.
-    let dmabuf = try TestHost.withUdmabufLimits(items: 16384) {
+    dmabuf = try TestHost.withUdmabufLimits(items: 16384) {
       try udmabuf.create(scatteredRanges(of: memfd, pages: pages))
     }
-    frame = Frame(id: Self.nextID(), dmabuf: dmabuf, layout: layout)
+    frame = Frame(id: Self.nextID(), memory: .lent(dmabuf), layout: layout)
     memory = try dmabuf.map(writable: true)
     self.layout = layout
   }
 
-  init(_ dmabuf: DMABuf, _ layout: FrameLayout) throws {
-    frame = Frame(id: Self.nextID(), dmabuf: dmabuf, layout: layout)
-    memory = try dmabuf.map(writable: true)
-    self.layout = layout
+  init(_ canvas: Canvas) {
+    dmabuf = nil
+    frame = Frame(id: Self.nextID(), memory: .shadow(canvas.memory), layout: canvas.layout)
+    (memory, layout) = (canvas.memory.mapping, canvas.layout)
   }
 
   /// Paints all of it, or the rows and columns of `part`.
@@ -112,6 +114,7 @@ final class Recorder: ScanoutObserver {
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     failed.append((sequence, error))
   }
+  func outputsChanged() {}
 }
 
 /// A sink on the test host's card, with its loop and its observer.

@@ -15,7 +15,7 @@ import Udmabuf
   private static func frame(_ id: UInt64) -> Frame {
     let memfd = try! FD.open("/proc/self/exe", writable: false)
     return Frame(
-      id: id, dmabuf: try! DMABuf(adopting: memfd),
+      id: id, memory: .lent(try! DMABuf(adopting: memfd)),
       layout: FrameLayout(width: 64, height: 48, format: .xrgb8888, stride: 256))
   }
 

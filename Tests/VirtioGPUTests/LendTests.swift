@@ -29,7 +29,7 @@ import Virtio
     rig.screen.flip()
 
     // What is on the screen are the guest's own pages, in the order of the list.
-    let view = try frame.dmabuf.map()
+    let view = try #require(frame.dmabuf).map()
     for (index, page) in pages.enumerated() {
       rig.ram.write(UInt32(index) + 7, at: page.address + 16)
       #expect(view.load(UInt32.self, at: index * Int(self.page) + 16) == UInt32(index) + 7)
@@ -54,7 +54,7 @@ import Virtio
     let pages = try rig.lend(1)
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flip()
-    let view = try #require(rig.screen.shown()).dmabuf.map()
+    let view = try #require(rig.screen.shown()?.dmabuf).map()
     rig.ram.write(UInt32(1), at: pages[0].address)
     try rig.ok(Request.transfer(1))
     rig.ram.write(UInt32(2), at: pages[0].address)
@@ -131,7 +131,7 @@ import Virtio
     let all = rig.buffers.statistics
     #expect(all.entriesReported == UInt64(list.entries.count))
     #expect(all.itemsJoined == UInt64(list.expected.count) && all.pagesLent == 3)
-    let view = try #require(rig.screen.shown()).dmabuf.map()
+    let view = try #require(rig.screen.shown()?.dmabuf).map()
     var place = 0
     for (offset, pages) in list.expected {
       let guest = offset >= 0x800 ? 0x1_0000_0000 + (offset - 0x800) * page : offset * page
@@ -346,7 +346,7 @@ import Virtio
     try rig.ok(Request.flush(1), Request.transfer(1))
     rig.screen.flip()
     rig.ram.write(UInt32(77), at: 1 << 30)
-    let view = try #require(rig.screen.shown()).dmabuf.map()
+    let view = try #require(rig.screen.shown()?.dmabuf).map()
     #expect(view.load(UInt32.self, at: 0) == 77)
 
     try rig.ok(Request.create(2))

@@ -2,6 +2,7 @@ import Linux
 import Scanout
 import SystemPackage
 import Testing
+import Udmabuf
 
 /// A display of the tests: what is presented waits until the test says `flip`. It writes down what it is
 /// asked, and finds fault with what a sink must not be asked.
@@ -59,6 +60,16 @@ final class Screen: ScanoutSink {
     #expect(source.fits(width: frame.layout.width, height: frame.layout.height) && !source.isEmpty)
     prepared.append((frame.id, source, scanout.rawValue))
   }
+
+  func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas {
+    try MemfdShadow.canvas(width: width, height: height, format: format)
+  }
+
+  func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {}
+
+  func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {}
 
   func present(_ presentation: Presentation, on scanout: ScanoutID) {
     let (index, source, damage) = (Int(scanout.rawValue), presentation.source, presentation.damage)
@@ -156,4 +167,9 @@ final class Screen: ScanoutSink {
 
   /// Every presentation was reported on once.
   var isQuiet: Bool { presentCount == reportCount && lanes.allSatisfy { !$0.isBusy } }
+}
+
+extension Frame {
+  /// The guest's own pages, if the frame is made of these.
+  var dmabuf: DMABuf? { if case .lent(let dmabuf) = memory { dmabuf } else { nil } }
 }

@@ -157,7 +157,7 @@ private final class Machine {
       #expect(machine.answer() == nil)
       machine.screen.flip()
       #expect(machine.answer()?.fence == UInt64(frame))
-      let view = try #require(machine.screen.shown()).dmabuf.map()
+      let view = try #require(machine.screen.shown()?.dmabuf).map()
       #expect(view.load(UInt32.self, at: 0) == frame)
       if frame == 9 {
         // A pause with a frame on the screen.
@@ -220,7 +220,7 @@ private final class Machine {
     ram.write(UInt32(5), at: 1 << 30)
     #expect(try machine.ask(Request.flush(1)).type == ResponseType.ok)
     machine.screen.flip()
-    #expect(try #require(machine.screen.shown()).dmabuf.map().load(UInt32.self, at: 0) == 5)
+    #expect(try #require(machine.screen.shown()?.dmabuf).map().load(UInt32.self, at: 0) == 5)
     try machine.frontEnd.add(ram, ram.blocks[1])
     #expect(try machine.ask(Request.attach(2, entries)).type == ResponseType.ok)
   }

@@ -1,0 +1,42 @@
+internal import CDRM
+public import Linux
+public import Scanout
+internal import SystemPackage
+
+/// A plain buffer that a card allocated in the way it likes, for pixels that the CPU writes: all zero at
+/// first. It is freed with the last reference; a framebuffer made of it keeps the memory.
+public final class DumbBuffer: ShadowMemory {
+  public let mapping: Mapping
+  /// Bytes from one row to the next.
+  public let stride: UInt32
+  let handle: UInt32
+  let card: DRMFile
+
+  /// Allocates and maps 32 bits for each pixel.
+  /// - The corresponding ioctls are `DRM_IOCTL_MODE_CREATE_DUMB` and `DRM_IOCTL_MODE_MAP_DUMB`.
+  init(_ size: PixelSize, of card: DRMFile) throws(Errno) {
+    var (handle, stride, bytes, place) = (UInt32(0), UInt32(0), UInt64(0), UInt64(0))
+    try card.call {
+      unsafe drmModeCreateDumbBuffer($0, size.width, size.height, 32, 0, &handle, &stride, &bytes)
+    }
+    (self.handle, self.stride, self.card) = (handle, stride, card)
+    do throws(Errno) {
+      try card.call { unsafe drmModeMapDumbBuffer($0, handle, &place) }
+      mapping = try Mapping(card.fd, offset: place, length: Int(bytes), writable: true)
+    } catch {
+      // `deinit` does not run for what was not made.
+      _ = try? card.call { drmCloseBufferHandle($0, handle) }
+      throw error
+    }
+  }
+
+  deinit { _ = try? card.call { drmCloseBufferHandle($0, handle) } }
+
+  /// A dma-buf of the same memory, for others.
+  /// - The corresponding ioctl is `DRM_IOCTL_PRIME_HANDLE_TO_FD`.
+  func export() throws(Errno) -> FD {
+    var number: CInt = -1
+    try card.call { unsafe drmPrimeHandleToFD($0, handle, UInt32(DRM_CLOEXEC | DRM_RDWR), &number) }
+    return FD(adopting: number)
+  }
+}

@@ -1,0 +1,55 @@
+public import Linux
+internal import SystemPackage
+public import Udmabuf
+
+/// What holds a frame's pixels.
+public enum FrameMemory {
+  /// The guest's own pages.
+  case lent(DMABuf)
+  /// Memory of the sink, into which this process copies.
+  case shadow(any ShadowMemory)
+}
+
+/// Memory that a sink allocated in the way it likes, for pixels that this process writes. It is freed with the
+/// last reference. A frame of it can be shown by that sink alone.
+public protocol ShadowMemory: AnyObject {
+  var mapping: Mapping { get }
+}
+
+/// Where a copy of a picture goes: memory of a sink that it can show on one scanout, and how it lies there.
+public struct Canvas {
+  public let memory: any ShadowMemory
+  /// Of all of it. It may be larger than the picture, as a mode of the screen is, and of another format.
+  public let layout: FrameLayout
+  /// Where the picture's first pixel goes, and how much of the picture there is room for.
+  public let area: Rectangle
+
+  public init(memory: any ShadowMemory, layout: FrameLayout, area: Rectangle) {
+    precondition(area.fits(width: layout.width, height: layout.height), "the picture lies in its canvas")
+    (self.memory, self.layout, self.area) = (memory, layout, area)
+  }
+}
+
+/// Shadow memory for whoever has no wishes: a memfd, sealed so that it can be mapped by others too.
+public final class MemfdShadow: ShadowMemory {
+  public let memfd: Memfd
+  public let mapping: Mapping
+
+  private init(_ memfd: Memfd, _ mapping: Mapping) { (self.memfd, self.mapping) = (memfd, mapping) }
+
+  /// A canvas of exactly the picture's size, its rows close together.
+  /// - Throws: `other` when the host has no memory left.
+  public static func canvas(
+    width: UInt32, height: UInt32, format: FourCC
+  ) throws(SinkError) -> Canvas {
+    let layout = FrameLayout(width: width, height: height, format: format, stride: width * 4)
+    do throws(Errno) {
+      let memfd = try Memfd.create(
+        name: "udmabridge-shadow", size: layout.pages, seals: [.shrink, .grow, .seal])
+      let mapping = try memfd.withDescriptor { fd throws(Errno) in
+        try Mapping(fd, offset: 0, length: Int(layout.pages), writable: true)
+      }
+      return Canvas(memory: MemfdShadow(memfd, mapping), layout: layout, area: layout.bounds)
+    } catch { throw SinkError(.other, "no memory for a copy of \(width)x\(height) pixels: \(error)") }
+  }
+}
