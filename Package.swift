@@ -44,7 +44,7 @@ let package = Package(
     module("Scanout", ["Linux", "Udmabuf", system]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
-    module("VirtioGPU", ["Linux", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
+    module("VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     .executableTarget(

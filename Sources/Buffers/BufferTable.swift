@@ -17,7 +17,7 @@ public enum LendError: Error, Equatable {
   case quota(Quota, needed: UInt64, limit: UInt64)
 
   public enum Quota: String, Sendable {
-    case resources, pinnedBytes, entries, bookkeepingBytes
+    case resources, pinnedBytes, entries, bookkeepingBytes, shadowBytes
   }
 
   /// A short name for statistics.
@@ -65,6 +65,7 @@ extension LendError.Quota {
     case .pinnedBytes: "pinned bytes"
     case .entries: "entries in a page list"
     case .bookkeepingBytes: "bytes of bookkeeping"
+    case .shadowBytes: "bytes of copies"
     }
   }
 
@@ -74,6 +75,7 @@ extension LendError.Quota {
     case .pinnedBytes: "--max-pinned"
     case .entries: "--max-entries"
     case .bookkeepingBytes: "--max-bookkeeping"
+    case .shadowBytes: "--max-shadow"
     }
   }
 }
@@ -112,10 +114,10 @@ public final class BufferTable {
     try within(.entries, count, UInt64(quotas.entries))
   }
 
-  /// Lends the first `length` bytes, rounded up to whole pages, of the memory that `entries` name.
-  /// The buffer counts against the quotas until `release`.
-  public func lend(
-    _ entries: [GuestRange], of memory: GuestMemory, length: UInt64
+  /// Takes the first `length` bytes of the memory that `entries` name: lent, in whole pages, or to be copied
+  /// from, as `choice` says. The buffer counts against the quotas until `release`.
+  public func take(
+    _ entries: [GuestRange], of memory: GuestMemory, length: UInt64, as choice: BackingChoice
   ) throws(LendError) -> Buffer {
     let needed = (length + systemPageSize - 1) / systemPageSize * systemPageSize
     let ranges: [MemfdRange]
@@ -125,24 +127,73 @@ public final class BufferTable {
     } catch {
       throw .memory(error)
     }
+    let backing: Buffer.Backing
+    do throws(LendError) {
+      if choice == .shadow {
+        backing = .shadow(ShadowCause(.chosen, "copies were asked for by --backing shadow"))
+      } else {
+        backing = .lent(try lend(ranges, needed))
+      }
+    } catch {
+      guard choice == .auto, let cause = ShadowCause(error) else { throw error }
+      backing = .shadow(cause)
+    }
+    let cost = Buffer.bookkeeping(ranges: ranges.count)
+    try within(.bookkeepingBytes, bookkeeping + cost, quotas.bookkeepingBytes)
+    let buffer = Buffer(ranges: ranges, of: memory, entries: entries.count, backing: backing)
+    bookkeeping += cost
+    if case .lent = backing { countLent(buffer) }
+    return buffer
+  }
+
+  /// Lends the first `length` bytes, rounded up to whole pages, of the memory that `entries` name.
+  public func lend(
+    _ entries: [GuestRange], of memory: GuestMemory, length: UInt64
+  ) throws(LendError) -> Buffer {
+    try take(entries, of: memory, length: length, as: .lent)
+  }
+
+  /// Tries once more to lend a buffer that a limit stood against. Costs nothing where that cannot have passed,
+  /// and a look at the limits else.
+  /// - Returns: true if it is lent now.
+  public func lendAgain(_ buffer: Buffer) -> Bool {
+    guard case .shadow(let cause) = buffer.backing, cause.mayPass,
+      let dmabuf = try? lend(buffer.ranges, buffer.size)
+    else { return false }
+    buffer.backing = .lent(dmabuf)
+    countLent(buffer)
+    return true
+  }
+
+  private func lend(_ ranges: [MemfdRange], _ needed: UInt64) throws(LendError) -> DMABuf {
     let total = ranges.reduce(0) { $0 + $1.length }
     if total < needed { throw .short(bytes: total, needed: needed) }
     try within(.pinnedBytes, statistics.pinnedBytes + needed, quotas.pinnedBytes)
-    let cost = UInt64(ranges.count * MemoryLayout<MemfdRange>.stride)
-    try within(.bookkeepingBytes, bookkeeping + cost, quotas.bookkeepingBytes)
-    let buffer = Buffer(ranges: ranges, dmabuf: try create(ranges), entries: entries.count)
-    bookkeeping += buffer.bookkeeping
+    try within(
+      .bookkeepingBytes, bookkeeping + Buffer.bookkeeping(ranges: ranges.count), quotas.bookkeepingBytes)
+    return try create(ranges)
+  }
+
+  private func countLent(_ buffer: Buffer) {
     statistics.pinnedBytes += buffer.size
     statistics.liveDMABufs += 1
-    return buffer
   }
 
   /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
   public func release(_ buffer: Buffer) {
     bookkeeping -= buffer.bookkeeping
+    guard case .lent = buffer.backing else { return }
     statistics.pinnedBytes -= buffer.size
     statistics.liveDMABufs -= 1
   }
+
+  /// Takes account of memory for a copy, before it is allocated.
+  public func admitShadow(_ bytes: UInt64) throws(LendError) {
+    try within(.shadowBytes, statistics.shadowBytes + bytes, quotas.shadowBytes)
+    statistics.shadowBytes += bytes
+  }
+
+  public func dismissShadow(_ bytes: UInt64) { statistics.shadowBytes -= bytes }
 
   /// Counts a buffer as lent, once: its own dma-buf was on a screen.
   public func countShown(_ buffer: Buffer) {

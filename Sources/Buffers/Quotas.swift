@@ -8,6 +8,8 @@ public struct Quotas: Equatable, Sendable {
   public var entries = 16384
   /// Bytes that this process spends on keeping account of resources and their page lists.
   public var bookkeepingBytes: UInt64 = 64 << 20
+  /// Bytes of memory that copies of the guest's pictures take at once.
+  public var shadowBytes: UInt64 = 1024 << 20
 
   public init() {}
 }

@@ -21,6 +21,10 @@ public struct Statistics: Encodable, Equatable, Sendable {
   /// Dma-bufs that exist now, and the bytes of guest memory that they pin.
   public var liveDMABufs: UInt64 = 0
   public var pinnedBytes: UInt64 = 0
+  /// Pictures that were shown by copying, by cause.
+  public var shadows: [String: UInt64] = [:]
+  /// Bytes of memory that copies take now.
+  public var shadowBytes: UInt64 = 0
   /// Resources that exist now.
   public var liveResources: UInt64 = 0
   /// Buffers that a sink did not let go of in time and was cut off from.

@@ -154,6 +154,35 @@ public struct GuestMemory {
     }
   }
 
+  /// Where the ranges that `resolve` made of this table are mapped, one behind the other. A range that lies in
+  /// two regions is two windows.
+  public func windows(of ranges: [MemfdRange]) -> [GuestWindow] {
+    var windows: [GuestWindow] = []
+    windows.reserveCapacity(ranges.count)
+    var here = 0
+    for range in ranges {
+      var (offset, left) = (range.offset, range.length)
+      while left > 0 {
+        let holds = { (index: Int) in
+          let backing = regions[index].backing
+          return backing.memfd === range.memfd && offset >= backing.offset
+            && offset - backing.offset < backing.length
+        }
+        guard let index = holds(here) ? here : regions.indices.first(where: holds) else {
+          preconditionFailure("the range is of another table")
+        }
+        here = index
+        let start = offset - regions[index].backing.offset
+        let length = min(left, regions[index].length - start)
+        windows.append(
+          GuestWindow(mapping: regions[index].mapping, start: Int(start), length: Int(length)))
+        offset += length
+        left -= length
+      }
+    }
+    return windows
+  }
+
   /// A window of `length` bytes at an address of the front end's own address space, for a ring.
   /// It must lie in one region.
   /// - Throws: `hole`, with `item` 0.
@@ -174,4 +203,8 @@ public struct GuestWindow {
   /// Where it starts in the mapping, in bytes.
   public let start: Int
   public let length: Int
+
+  public init(mapping: Mapping, start: Int, length: Int) {
+    (self.mapping, self.start, self.length) = (mapping, start, length)
+  }
 }

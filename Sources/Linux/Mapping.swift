@@ -38,6 +38,12 @@ public import SystemPackage
     precondition(offset >= 0 && count >= 0 && offset <= length - count, "outside the mapping")
   }
 
+  /// Lends the place of `count` bytes from `offset` on, for one copy.
+  func withBytes(at offset: Int, _ count: Int, _ body: (UnsafeMutableRawPointer) -> Void) {
+    check(offset, count)
+    unsafe body(base + offset)
+  }
+
   /// Copies `count` bytes from `offset` on to the end of `bytes`.
   public func append(to bytes: inout [UInt8], from offset: Int, count: Int) {
     check(offset, count)

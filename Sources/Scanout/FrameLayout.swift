@@ -1,57 +1,5 @@
 internal import Linux
 
-/// A pixel format, named by the four characters that DRM gives it. The corresponding C constants are
-/// `DRM_FORMAT_*`.
-public struct FourCC: Hashable, Sendable, CustomStringConvertible {
-  public let rawValue: UInt32
-  public init(rawValue: UInt32) { self.rawValue = rawValue }
-
-  /// The code of four ASCII characters, such as `XR24`.
-  public init(_ name: StaticString) {
-    precondition(name.utf8CodeUnitCount == 4, "a fourcc has four characters")
-    rawValue = unsafe UnsafeBufferPointer(start: name.utf8Start, count: 4).reversed()
-      .reduce(0) { $0 << 8 | UInt32($1) }
-  }
-
-  /// Bytes blue, green, red, unused.
-  public static let xrgb8888 = FourCC("XR24")
-  /// Bytes blue, green, red, alpha.
-  public static let argb8888 = FourCC("AR24")
-
-  // The formats of virtio-gpu beside these two (virtio 1.3, 5.7.6.8), named as DRM names them: from the
-  // highest bits of a little-endian word to the lowest.
-  public static let bgra8888 = FourCC("BA24")
-  public static let bgrx8888 = FourCC("BX24")
-  public static let abgr8888 = FourCC("AB24")
-  public static let xbgr8888 = FourCC("XB24")
-  public static let rgba8888 = FourCC("RA24")
-  public static let rgbx8888 = FourCC("RX24")
-
-  /// The same bytes without a meaning for alpha; nil for a format that has no alpha.
-  public var opaque: FourCC? {
-    switch self {
-    case .argb8888: .xrgb8888
-    case .abgr8888: .xbgr8888
-    case .rgba8888: .rgbx8888
-    case .bgra8888: .bgrx8888
-    default: nil
-    }
-  }
-
-  /// Of the formats of guests; nil for one that is not among them.
-  public var bytesPerPixel: UInt64? {
-    switch self {
-    case .xrgb8888, .argb8888, .xbgr8888, .abgr8888, .rgbx8888, .rgba8888, .bgrx8888, .bgra8888: 4
-    case FourCC("RG16"): 2
-    default: nil
-    }
-  }
-
-  public var description: String {
-    String(decoding: (0..<4).map { UInt8(truncatingIfNeeded: rawValue >> (8 * $0)) }, as: UTF8.self)
-  }
-}
-
 /// A rectangle in pixels.
 public struct Rectangle: Hashable, Sendable, CustomStringConvertible {
   public var x, y, width, height: UInt32

@@ -36,8 +36,8 @@ enum Command: Equatable {
   /// The page list follows in the chain; it is read once its length was admitted.
   case attachBacking(ResourceID, entries: UInt32)
   case detachBacking(ResourceID)
-  case updateCursor(ScanoutID, ResourceID)
-  case moveCursor(ScanoutID)
+  case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
+  case moveCursor(ScanoutID, CursorPosition)
   /// A command of a feature that was not offered, or none at all.
   case unknown(UInt32)
 
@@ -122,8 +122,11 @@ struct CommandDecoder {
       // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
       try copy(32, &reader)
       let scanout = ScanoutID(u32(0))
+      // The numbers are unsigned in the spec; a cursor that leaves on the left comes as a large one.
+      let position = CursorPosition(x: Int32(bitPattern: u32(4)), y: Int32(bitPattern: u32(8)))
       return header.type == CommandType.moveCursor
-        ? .moveCursor(scanout) : .updateCursor(scanout, ResourceID(u32(16)))
+        ? .moveCursor(scanout, position)
+        : .updateCursor(scanout, position, ResourceID(u32(16)), hotX: u32(20), hotY: u32(24))
     default:
       return .unknown(header.type)
     }

@@ -2,13 +2,14 @@ internal import Buffers
 internal import Guest
 internal import Logging
 internal import Scanout
+internal import Udmabuf
 internal import Virtio
 
 // What the commands mean, one function for each (virtio 1.3, 5.7.6.8). A guest's mistake is answered with the
 // spec's error, counted by kind, and changes nothing.
 extension GPUDevice {
   /// Why a command was refused: the answer, and for our log its kind and a sentence.
-  private struct Mistake: Error {
+  struct Mistake: Error {
     let error: ResponseError
     let kind: String
     let message: String
@@ -51,14 +52,16 @@ extension GPUDevice {
     }
   }
 
-  /// The cursor is not shown yet; its commands are checked and accepted.
   func executeCursor(_ command: Command) -> Outcome {
     do throws(Mistake) {
       switch command {
-      case .updateCursor(let scanout, let id):
+      case .updateCursor(let scanout, let position, let id, let hotX, let hotY):
         try check(scanout)
-        if id.rawValue != 0 { _ = try resource(id) }
-      case .moveCursor(let scanout): try check(scanout)
+        let image = id.rawValue == 0 ? nil : try cursorImage(try resource(id), hotX, hotY)
+        setCursor(Int(scanout.rawValue), image.map { BlendedCursor(image: $0, position: position) })
+      case .moveCursor(let scanout, let position):
+        try check(scanout)
+        moveCursor(Int(scanout.rawValue), to: position)
       default: throw unknown(command)
       }
       return .now(.ok)
@@ -134,7 +137,8 @@ extension GPUDevice {
     guard let fourcc = Resource.format(format) else {
       throw Mistake(
         .invalidParameter, "format",
-        "format \(format) of resource \(id) is not supported; 1 (B8G8R8A8) and 2 (B8G8R8X8) are")
+        "there is no format \(format), as resource \(id) wants it; virtio-gpu has 1, 2, 3, 4, 67, 68, 121 and 134"
+      )
     }
     // 16 bits a side are what KMS can show; they keep every size far inside 64 bits.
     guard (1...65535).contains(width), (1...65535).contains(height) else {
@@ -148,7 +152,7 @@ extension GPUDevice {
 
   private func attachable(_ id: ResourceID, _ count: UInt32) throws(Mistake) -> Resource {
     let resource = try resource(id)
-    guard resource.backing == nil else {
+    guard resource.buffer == nil else {
       throw Mistake(.unspecified, "backingTwice", "resource \(id) has a backing already; detach it first")
     }
     guard count > 0 else {
@@ -162,21 +166,19 @@ extension GPUDevice {
     _ resource: Resource, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     do throws(LendError) {
-      let buffer = try buffers.lend(entries, of: memory, length: resource.size)
-      lastFrameID += 1
-      let frame = Frame(id: lastFrameID, memory: .lent(buffer.dmabuf), layout: resource.layout)
-      buffersByFrame[frame.id] = buffer
-      resource.attach(buffer, frame: frame)
+      let buffer = try buffers.take(entries, of: memory, length: resource.size, as: backing)
+      resource.attach(buffer, lent: lentFrame(buffer, resource.layout))
+      if case .shadow(let cause) = buffer.backing { announce(cause, resource) }
       logger.debug(
         """
         resource \(resource.id): \(resource.layout), \(entries.count) entries in \(buffer.ranges.count) items, \
-        dma-buf inode \(buffer.inode)
+        \(buffer.dmabuf.map { "dma-buf inode \($0.inode)" } ?? "to be copied")
         """)
     } catch { throw refusal(error, resource.id) }
   }
 
   /// A limit that was met is out-of-memory to the guest; a list that makes no sense is its own mistake.
-  private func refusal(_ error: LendError, _ id: ResourceID) -> Mistake {
+  func refusal(_ error: LendError, _ id: ResourceID) -> Mistake {
     let answer: ResponseError
     switch error {
     case .memory, .short: answer = .invalidParameter
@@ -186,20 +188,28 @@ extension GPUDevice {
     return Mistake(answer, error.kind, "resource \(id) cannot be lent: \(error)")
   }
 
-  /// With the guest's own pages on the screen there is nothing to transfer; the command is checked.
+  /// With the guest's own pages on the screen there is nothing to transfer. A copy takes over at the flush
+  /// what is noted here.
   private func transfer(_ id: ResourceID, _ area: Rectangle, _ offset: UInt64) throws(Mistake) {
     let resource = try resource(id, area, "TRANSFER_TO_HOST_2D")
-    guard let backing = resource.backing else {
+    guard let buffer = resource.buffer else {
       throw Mistake(.unspecified, "noBacking", "TRANSFER_TO_HOST_2D of resource \(id), which has no backing")
     }
     if area.isEmpty { return }
     let layout = resource.layout
     let bytes = UInt64(area.height - 1) * UInt64(layout.stride) + UInt64(area.width) * 4
-    guard offset <= backing.buffer.size, bytes <= backing.buffer.size - offset else {
+    guard offset <= buffer.size, bytes <= buffer.size - offset else {
       throw Mistake(
         .invalidParameter, "rectangle",
         "TRANSFER_TO_HOST_2D: \(area) from offset \(offset) ends past the backing of resource \(id), "
-          + "\(backing.buffer.size) bytes")
+          + "\(buffer.size) bytes")
+    }
+    let place = UInt64(area.y) * UInt64(layout.stride) + UInt64(area.x) * 4
+    if backing != .lent, sink != nil, resource.store != nil || offset != place {
+      try store(resource, buffer, area, from: Int(offset), to: Int(place))
+    }
+    for (_, _, picture) in resource.pictures {
+      if case .shadow(let shadow) = picture { shadow.transferred = shadow.transferred.union(area) }
     }
   }
 
@@ -207,16 +217,16 @@ extension GPUDevice {
     let resource = try resource(id)
     resources[id] = nil
     buffers.dismissResource()
-    return release(resource).map { .whenIdle($0) } ?? .now(.ok)
+    return release(resource, keepingPicture: false).map { .whenIdle($0) } ?? .now(.ok)
   }
 
   private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {
     let resource = try resource(id)
-    guard resource.backing != nil else {
+    guard resource.buffer != nil else {
       throw Mistake(
         .unspecified, "noBacking", "RESOURCE_DETACH_BACKING of resource \(id), which has no backing")
     }
-    return release(resource).map { .whenIdle($0) } ?? .now(.ok)
+    return release(resource, keepingPicture: true).map { .whenIdle($0) } ?? .now(.ok)
   }
 
   // MARK: Scanouts
@@ -228,19 +238,10 @@ extension GPUDevice {
     if area.isEmpty {
       throw Mistake(.invalidParameter, "rectangle", "SET_SCANOUT: \(area) of resource \(id) is empty")
     }
-    guard let backing = resource.backing else {
+    guard resource.buffer != nil else {
       throw Mistake(.unspecified, "noBacking", "SET_SCANOUT of resource \(id), which has no backing")
     }
-    if let sink, !resource.isPrepared(scanout, area) {
-      do throws(SinkError) {
-        try sink.prepare(backing.frame, source: area, on: scanout)
-      } catch {
-        throw Mistake(
-          .unspecified, error.refusal.rawValue,
-          "scanout \(scanout) cannot show \(area) of resource \(id): \(error)")
-      }
-      resource.notePrepared(scanout, area)
-    }
-    bind(Int(scanout.rawValue), resource, area)
+    let index = Int(scanout.rawValue)
+    bind(index, resource, area, try picture(resource, area, index))
   }
 }

@@ -30,16 +30,16 @@ final class Release {
 // screen shows them, and no longer than `releaseTimeout`.
 extension GPUDevice {
   /// Takes the resource's pages off every screen.
+  /// - Parameter keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func release(_ resource: Resource) -> Release? {
-    guard let frame = resource.backing?.frame else {
-      // Pages that an earlier DETACH waits for are not free before that is answered.
-      return resource.release
-    }
+  func release(_ resource: Resource, keepingPicture: Bool) -> Release? {
+    if keepingPicture { copyWhatIsShown(resource) }
+    let lent = resource.lent
     for index in scanouts.indices {
       if let binding = scanouts[index].binding, binding.resource === resource {
+        if keepingPicture, case .shadow = binding.picture { continue }
         turnOff(index)
-      } else if scanouts[index].last === frame {
+      } else if let lent, scanouts[index].last === lent {
         // Another resource was chosen and not flushed yet: it takes the place now, so that no gap is seen.
         if let binding = scanouts[index].binding {
           present(index, damage: binding.source, ownInitiative: true)
@@ -48,14 +48,19 @@ extension GPUDevice {
         }
       }
     }
-    guard let (buffer, frame) = resource.detach() else { return nil }
-    if frame.uses == 0 {
-      forget(buffer, frame)
+    let buffer = resource.buffer
+    drop(resource.forgetPictures())
+    dropStore(of: resource)
+    resource.detach()
+    // Pages that an earlier DETACH waits for are not free before that is answered.
+    guard let buffer else { return resource.release }
+    guard let lent, lent.uses > 0 else {
+      forget(buffer, lent)
       return nil
     }
     let release = Release(
-      buffer: buffer, frame: frame, deadline: monotonicNanoseconds() + Self.releaseTimeout)
-    frame.whenIdle = { [weak self] in self?.wake() }
+      buffer: buffer, frame: lent, deadline: monotonicNanoseconds() + Self.releaseTimeout)
+    lent.whenIdle = { [weak self] in self?.wake() }
     releases.append(release)
     resource.release = release
     armTimer()
@@ -93,18 +98,23 @@ extension GPUDevice {
 
   /// Drops what an earlier driver left behind. Nobody waits for an answer any more.
   func dropAll() {
-    for index in scanouts.indices { turnOff(index) }
+    for index in scanouts.indices {
+      hideCursor(index)
+      turnOff(index)
+    }
     for resource in resources.values {
-      _ = release(resource)
+      _ = release(resource, keepingPicture: false)
       buffers.dismissResource()
     }
     resources.removeAll()
   }
 
-  private func forget(_ buffer: Buffer, _ frame: Frame) {
-    frame.whenIdle = nil
-    sink?.forget(frame)
-    buffersByFrame[frame.id] = nil
+  private func forget(_ buffer: Buffer, _ frame: Frame?) {
+    if let frame {
+      frame.whenIdle = nil
+      sink?.forget(frame)
+      buffersByFrame[frame.id] = nil
+    }
     buffers.release(buffer)
   }
 }

@@ -5,22 +5,37 @@ public import Scanout
 struct ScanoutState {
   let id: ScanoutID
   /// What SET_SCANOUT chose. It comes on the screen with its first flush.
-  var binding: (resource: Resource, source: Rectangle)?
+  var binding: Binding?
   /// The frame of the last presentation, until it is turned off.
   var last: Frame?
   /// Of the last presentation.
   var sequence: UInt64 = 0
   /// Presentations that no flush asked for, and that are not counted as frames.
   var ownInitiative: [UInt64] = []
+  /// The cursor, as long as it is to be seen.
+  var cursor: BlendedCursor?
+
+  struct Binding {
+    let resource: Resource
+    let source: Rectangle
+    /// Nil where there is nobody to show it.
+    let picture: Picture?
+  }
 }
 
 extension GPUDevice: ScanoutObserver {
-  func bind(_ index: Int, _ resource: Resource, _ source: Rectangle) {
-    scanouts[index].binding = (resource, source)
+  func bind(_ index: Int, _ resource: Resource, _ source: Rectangle, _ picture: Picture?) {
+    if case .shadow(let shadow) = picture, scanouts[index].binding?.resource !== resource {
+      // What was flushed while another resource was here has not been copied.
+      shadow.isStale = true
+    }
+    scanouts[index].binding = ScanoutState.Binding(resource: resource, source: source, picture: picture)
+    finishShadows()
   }
 
   func turnOff(_ index: Int) {
     scanouts[index].binding = nil
+    finishShadows()
     guard scanouts[index].last != nil else { return }
     scanouts[index].last = nil
     sink?.turnOff(scanouts[index].id)
@@ -33,25 +48,35 @@ extension GPUDevice: ScanoutObserver {
     for index in scanouts.indices {
       guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
       let damage = area.intersection(binding.source)
-      if damage.isEmpty || sink == nil { continue }
+      if damage.isEmpty || binding.picture == nil { continue }
       buffers.statistics.flushes += 1
       flips.append((scanouts[index].id, present(index, damage: damage)))
     }
     return flips
   }
 
-  /// Shows the bound resource. The caller knows that there is one, with a backing.
+  /// Shows the bound resource. The caller knows that there is one, and somebody to show it.
   @discardableResult
   func present(_ index: Int, damage: Rectangle, ownInitiative: Bool = false) -> UInt64 {
-    guard let binding = scanouts[index].binding, let frame = binding.resource.backing?.frame else {
-      preconditionFailure("only a resource with a backing is bound")
+    guard let binding = scanouts[index].binding, let picture = binding.picture else {
+      preconditionFailure("only what has a picture is presented")
     }
     scanouts[index].sequence += 1
     let sequence = scanouts[index].sequence
     if ownInitiative { scanouts[index].ownInitiative.append(sequence) }
-    scanouts[index].last = frame
+    scanouts[index].last = picture.frame
+    var (source, damage) = (binding.source, damage)
+    if case .shadow(let shadow) = picture {
+      let (changed, copied) = shadow.update(
+        damage, from: binding.resource.bytes, stride: binding.resource.layout.stride,
+        cursor: blends(index) ? scanouts[index].cursor : nil)
+      buffers.statistics.bytesCopied += copied
+      source = shadow.frame.layout.bounds
+      // The sink is told of something at least: a fence waits for it.
+      damage = changed.isEmpty ? Rectangle(x: 0, y: 0, width: 1, height: 1) : changed
+    }
     sink?.present(
-      Presentation(frame: frame, source: binding.source, damage: damage, sequence: sequence),
+      Presentation(frame: picture.frame, source: source, damage: damage, sequence: sequence),
       on: scanouts[index].id)
     return sequence
   }

@@ -18,7 +18,8 @@ public struct GPUQueue {
 /// and has them shown.
 ///
 /// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
-/// `GPUDevice+Scanouts`, and how pages go back in `GPUDevice+Release`.
+/// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, and how pages go back in
+/// `GPUDevice+Release`.
 public final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   public static let controlQueue = 0
@@ -45,6 +46,11 @@ public final class GPUDevice {
   /// Buffers by the id of their frame, as long as a sink may know it.
   var buffersByFrame: [UInt64: Buffer] = [:]
   var releases: [Release] = []
+  /// Copies that are not to be shown any more, until nobody shows them.
+  var goneShadows: [Shadow] = []
+  var announcedCauses: Set<ShadowCause.Name> = []
+  let backing: BackingChoice
+  let cursorChoice: CursorChoice
 
   private let loop: EventLoop
   private let again: EventFD
@@ -63,18 +69,23 @@ public final class GPUDevice {
   /// - Parameters:
   ///   - sink: shows the frames; nil for none.
   ///   - outputs: what the guest is offered, one for each scanout, at most `maxScanouts`.
+  ///   - backing: whether the guest's pages are lent or copied.
+  ///   - cursor: where the guest's cursor may be shown.
   public init(
-    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], loop: EventLoop, logger: Logger
+    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], backing: BackingChoice = .auto,
+    cursor cursorChoice: CursorChoice = .auto, loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     (self.loop, self.logger) = (loop, logger)
+    (self.backing, self.cursorChoice) = (backing, cursorChoice)
     mistakes = MistakeLog(buffers, logger)
     scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
     again = try EventFD()
     againToken = try loop.add(again.fd) { [unowned self] _ in
       again.drain()
       finishReleases()
+      finishShadows()
       // Only where it was left off: a queue may be disabled, and nobody kicked it then.
       if controlHasMore { process(control, isControl: true) }
       if cursorHasMore { process(cursor, isControl: false) }

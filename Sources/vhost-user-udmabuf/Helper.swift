@@ -60,10 +60,12 @@ final class Helper {
       logger.notice("no --kms card was given: the guest's pages are lent, and shown nowhere")
     }
     if case .failure(let errno) = udmabuf {
-      logger.warning("nothing can be lent: \(LendError.noDevice(errno))")
+      logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
     let outputs = try Self.outputs(sink, options.resolution)
-    device = try GPUDevice(buffers: buffers, sink: sink, outputs: outputs, loop: loop, logger: logger)
+    device = try GPUDevice(
+      buffers: buffers, sink: sink, outputs: outputs, backing: options.backing, cursor: options.cursor,
+      loop: loop, logger: logger)
     adapter = GPUBackEnd(device, loop: loop, logger: logger)
   }
 

@@ -1,8 +1,9 @@
-import ArgumentParser
-import Buffers
+public import ArgumentParser
+public import Buffers
 import Linux
 import Logging
 import SystemPackage
+public import VirtioGPU
 
 /// The program's options: those that QEMU's back-end program conventions name, and our own.
 struct Options: ParsableArguments {
@@ -27,6 +28,18 @@ struct Options: ParsableArguments {
   var resolution: Resolution?
 
   @Option(
+    help: ArgumentHelp(
+      "auto: lend the guest's pages where that is possible, else copy them; lent: never copy; shadow: always copy.",
+      valueName: "how"))
+  var backing = BackingChoice.auto
+
+  @Option(
+    help: ArgumentHelp(
+      "auto: show the guest's cursor on a plane of its own, or drawn into a copy where the screen has none; plane: on a plane or not at all; off: nowhere.",
+      valueName: "where"))
+  var cursor = CursorChoice.auto
+
+  @Option(
     help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"),
     transform: logLevel)
   var logLevel = Logger.Level.notice
@@ -46,6 +59,9 @@ struct Options: ParsableArguments {
 
   @Option(help: ArgumentHelp("Memory for keeping account of the guest's buffers.", valueName: "size"))
   var maxBookkeeping = ByteCount(Quotas().bookkeepingBytes)
+
+  @Option(help: ArgumentHelp("Memory for copies of what cannot be lent.", valueName: "size"))
+  var maxShadow = ByteCount(Quotas().shadowBytes)
 
   private static func logLevel(_ name: String) throws -> Logger.Level {
     guard let level = Logger.Level(rawValue: name) else {
@@ -71,9 +87,13 @@ struct Options: ParsableArguments {
     quotas.pinnedBytes = maxPinned.bytes
     quotas.entries = maxEntries
     quotas.bookkeepingBytes = maxBookkeeping.bytes
+    quotas.shadowBytes = maxShadow.bytes
     return quotas
   }
 }
+
+extension BackingChoice: ExpressibleByArgument {}
+extension CursorChoice: ExpressibleByArgument {}
 
 /// `1920x1080`.
 struct Resolution: ExpressibleByArgument, CustomStringConvertible {

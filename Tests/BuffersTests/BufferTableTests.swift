@@ -125,7 +125,9 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     let memfd = try Memfd.create(name: "buffer", size: pages * page)
     let dmabuf = try DMABuf(adopting: memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() })
     let one = MemfdRange(memfd: memfd, offset: 0, length: page)
-    return Buffer(ranges: Array(repeating: one, count: items), dmabuf: dmabuf, entries: entries)
+    var ranges = Array(repeating: one, count: items)
+    ranges[0].length = (pages - UInt64(items) + 1) * page
+    return Buffer(ranges: ranges, of: GuestMemory(), entries: entries, backing: .lent(dmabuf))
   }
 
   @Test func shownBuffersAreCountedOnce() throws {

@@ -142,8 +142,8 @@ import Testing
   }
 
   @Test func cursorCommandsAreAccepted() throws {
-    let rig = try Rig()
-    try rig.ok(Request.create(1))
+    let rig = try Rig(backing: .auto)
+    try rig.ok(Request.create(1, 64, 64), Request.attach(1, rig.pages(4)))
     for request in [
       Request.updateCursor(0, 1), Request.updateCursor(1, 0), Request.moveCursor(0), Request.moveCursor(1),
     ] {

@@ -33,7 +33,7 @@ import Udmabuf
 
   @Test(arguments: Way.allCases) func whatIsNotShownGoesAtOnce(_ way: Way) throws {
     let rig = try rig()
-    weak let frame = rig.device.resources[ResourceID(2)]?.backing?.frame
+    weak let frame = rig.device.resources[ResourceID(2)]?.lent
     #expect(frame != nil)
     try rig.ok(way.request(2))
     #expect(frame == nil, "the dma-buf is closed")
@@ -99,7 +99,7 @@ import Udmabuf
     let count = rig.screen.events.count
     let head = rig.post(way.request(1))
     let second = try #require(rig.screen.next())
-    #expect(second === rig.device.resources[ResourceID(2)]?.backing?.frame)
+    #expect(second === rig.device.resources[ResourceID(2)]?.lent)
     let whole = Rectangle(0, 0, 64, 48)
     #expect(
       Array(rig.screen.events[count...]) == [
@@ -166,7 +166,7 @@ import Udmabuf
     try rig.settle()
     #expect(rig.answer()?.head == head && lent(rig) == 2)
     rig.screen.flip()
-    #expect(rig.screen.shown() === rig.device.resources[ResourceID(1)]?.backing?.frame)
+    #expect(rig.screen.shown() === rig.device.resources[ResourceID(1)]?.lent)
     try rig.expectBalance()
   }
 
@@ -263,7 +263,7 @@ import Udmabuf
     #expect(rig.state == state && rig.screen.shown() === shown)
     try rig.ok(Request.flush(1), Request.setScanout(0, 2), Request.flush(2))
     try rig.expectBalance()
-    #expect(rig.screen.shown() === rig.device.resources[ResourceID(2)]?.backing?.frame)
+    #expect(rig.screen.shown() === rig.device.resources[ResourceID(2)]?.lent)
   }
 
   @Test func aNewDriverFindsNothing() throws {

@@ -52,12 +52,15 @@ enum Request {
   static func edid(_ scanout: UInt32) -> [UInt8] { header(0x10a) + words([scanout, 0]) }
 
   /// `struct virtio_gpu_update_cursor`
-  static func updateCursor(_ scanout: UInt32, _ id: UInt32, fence: UInt64? = nil) -> [UInt8] {
-    header(0x300, fence: fence) + words([scanout, 10, 20, 0, id, 1, 2, 0])
+  static func updateCursor(
+    _ scanout: UInt32, _ id: UInt32, x: Int32 = 10, y: Int32 = 20, fence: UInt64? = nil
+  ) -> [UInt8] {
+    header(0x300, fence: fence)
+      + words([scanout, UInt32(bitPattern: x), UInt32(bitPattern: y), 0, id, 1, 2, 0])
   }
 
-  static func moveCursor(_ scanout: UInt32) -> [UInt8] {
-    header(0x301) + words([scanout, 10, 20, 0, 0, 0, 0, 0])
+  static func moveCursor(_ scanout: UInt32, x: Int32 = 10, y: Int32 = 20) -> [UInt8] {
+    header(0x301) + words([scanout, UInt32(bitPattern: x), UInt32(bitPattern: y), 0, 0, 0, 0, 0])
   }
 
   static func rectangle(_ area: Rectangle) -> [UInt8] { words([area.x, area.y, area.width, area.height]) }

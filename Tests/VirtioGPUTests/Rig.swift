@@ -42,7 +42,8 @@ final class Rig {
 
   init(
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
-    outputs: [SinkOutput] = Rig.outputs, sink: Bool = true, queueSize: UInt16 = 64, eventIndex: Bool = true
+    outputs: [SinkOutput] = Rig.outputs, sink: Bool = true, backing: BackingChoice = .lent,
+    cursor cursorChoice: CursorChoice = .auto, queueSize: UInt16 = 64, eventIndex: Bool = true
   ) throws {
     loop = try EventLoop()
     self.ram = try ram ?? GuestRAM.likeQEMU()
@@ -53,7 +54,9 @@ final class Rig {
       case .real: .success(try UdmabufDevice())
       }
     buffers = BufferTable(device: table, quotas: quotas)
-    device = try GPUDevice(buffers: buffers, sink: screen, outputs: outputs, loop: loop, logger: log.logger)
+    device = try GPUDevice(
+      buffers: buffers, sink: screen, outputs: outputs, backing: backing, cursor: cursorChoice, loop: loop,
+      logger: log.logger)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)
     try start(0, control, fresh: true)
@@ -173,7 +176,7 @@ final class Rig {
     return State(
       resources: Dictionary(
         uniqueKeysWithValues: device.resources.values.map {
-          ($0.id.rawValue, "\($0.layout) \($0.backing.map { "\($0.frame.id)" } ?? "-")")
+          ($0.id.rawValue, "\($0.layout) \($0.buffer?.entries ?? 0) \($0.lent?.id ?? 0)")
         }),
       scanouts: device.scanouts.map {
         "\($0.binding.map { "\($0.resource.id) \($0.source)" } ?? "-") \($0.last?.id ?? 0) \($0.sequence)"

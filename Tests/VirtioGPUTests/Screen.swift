@@ -17,6 +17,14 @@ final class Screen: ScanoutSink {
   weak var observer: (any ScanoutObserver)?
   /// Why `prepare` refuses, if it does.
   var refusal: SinkError?
+  /// Of what is lent alone: copies are prepared all the same.
+  var lentRefusal: SinkError?
+  var allocationRefusal: SinkError?
+  /// What canvases are made of; nil for what is asked for.
+  var canvasFormat: FourCC?
+  var canvasSize: (width: UInt32, height: UInt32)?
+  private(set) var allocateCount = 0
+  private(set) var cursors: [UInt32: (image: CursorImage, position: CursorPosition)] = [:]
   private(set) var events: [Event] = []
   private(set) var forgotten: [UInt64] = []
   private(set) var prepareCount = 0
@@ -56,6 +64,7 @@ final class Screen: ScanoutSink {
   func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     prepareCount += 1
     if let refusal { throw refusal }
+    if let lentRefusal, frame.dmabuf != nil { throw lentRefusal }
     #expect(!forgotten.contains(frame.id), "a forgotten frame comes back")
     #expect(source.fits(width: frame.layout.width, height: frame.layout.height) && !source.isEmpty)
     prepared.append((frame.id, source, scanout.rawValue))
@@ -64,12 +73,30 @@ final class Screen: ScanoutSink {
   func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
-    try MemfdShadow.canvas(width: width, height: height, format: format)
+    allocateCount += 1
+    if let allocationRefusal { throw allocationRefusal }
+    guard let mode = canvasSize else {
+      return try MemfdShadow.canvas(width: width, height: height, format: canvasFormat ?? format)
+    }
+    let canvas = try MemfdShadow.canvas(
+      width: mode.width, height: mode.height, format: canvasFormat ?? format)
+    let (shownWidth, shownHeight) = (min(width, mode.width), min(height, mode.height))
+    return Canvas(
+      memory: canvas.memory, layout: canvas.layout,
+      area: Rectangle(
+        x: (mode.width - shownWidth) / 2, y: (mode.height - shownHeight) / 2, width: shownWidth,
+        height: shownHeight))
   }
 
-  func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {}
+  func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+    #expect(outputs[Int(scanout.rawValue)].hasCursor)
+    cursors[scanout.rawValue] = image.map { ($0, position) }
+  }
 
-  func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {}
+  func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+    #expect(cursors[scanout.rawValue] != nil, "a cursor that is not shown moves")
+    cursors[scanout.rawValue]?.position = position
+  }
 
   func present(_ presentation: Presentation, on scanout: ScanoutID) {
     let (index, source, damage) = (Int(scanout.rawValue), presentation.source, presentation.damage)
@@ -172,4 +199,18 @@ final class Screen: ScanoutSink {
 extension Frame {
   /// The guest's own pages, if the frame is made of these.
   var dmabuf: DMABuf? { if case .lent(let dmabuf) = memory { dmabuf } else { nil } }
+
+  /// What a screen would show of it: the bytes of each pixel in rows without a gap.
+  func pixels() throws -> [[UInt8]] {
+    let mapping =
+      switch memory {
+      case .lent(let dmabuf): try dmabuf.map()
+      case .shadow(let memory): memory.mapping
+      }
+    return (0..<Int(layout.height)).flatMap { row in
+      (0..<Int(layout.width)).map { column in
+        mapping.bytes(at: Int(layout.offset) + row * Int(layout.stride) + column * 4, count: 4)
+      }
+    }
+  }
 }

@@ -48,8 +48,8 @@ private final class Machine {
     link = try Link(adapter, logger: log.logger)
     screen = try Screen(Rig.outputs, link.loop)
     device = try GPUDevice(
-      buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, loop: link.loop,
-      logger: log.logger)
+      buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: .lent,
+      loop: link.loop, logger: log.logger)
     adapter.device = device
     control = DriverQueue(self.ram)
     cursor = DriverQueue(self.ram, size: 16)

@@ -1,0 +1,108 @@
+public import Guest
+public import Linux
+
+/// The bytes of a buffer as the CPU reads them: pieces of mapped memory, one behind the other.
+public struct ByteSource {
+  private let windows: [GuestWindow]
+  /// Where each window starts in the whole.
+  private let starts: [Int]
+  /// In bytes.
+  public let length: Int
+
+  public init(_ windows: [GuestWindow]) {
+    self.windows = windows
+    var end = 0
+    starts = windows.map { window in
+      defer { end += window.length }
+      return end
+    }
+    length = end
+  }
+
+  /// Copies rows of `count` bytes, of which the first starts at `offset` and each next one `stride` bytes
+  /// further on. What lies past the end of the source is left out.
+  /// - Returns: how many bytes were copied.
+  @discardableResult
+  public func copyRows(
+    _ rows: Int, of count: Int, from offset: Int, stride: Int, to target: Mapping, at place: Int,
+    targetStride: Int, _ shuffle: PixelShuffle? = nil
+  ) -> UInt64 {
+    // One piece instead of many rows where both lie close together.
+    if shuffle == nil, count == stride, stride == targetStride {
+      return UInt64(copy(count * rows, from: offset, to: target, at: place, nil))
+    }
+    var copied = 0
+    for row in 0..<rows {
+      copied += copy(count, from: offset + row * stride, to: target, at: place + row * targetStride, shuffle)
+    }
+    return UInt64(copied)
+  }
+
+  /// A copy of the first `count` bytes; zero where the source is shorter.
+  public func bytes(upTo count: Int) -> [UInt8] {
+    var bytes: [UInt8] = []
+    for window in windows where bytes.count < count {
+      window.mapping.append(to: &bytes, from: window.start, count: min(window.length, count - bytes.count))
+    }
+    bytes.append(contentsOf: repeatElement(0, count: count - bytes.count))
+    return bytes
+  }
+
+  private func copy(
+    _ count: Int, from offset: Int, to target: Mapping, at place: Int, _ shuffle: PixelShuffle?
+  ) -> Int {
+    let end = min(offset + count, length)
+    guard offset < end else { return 0 }
+    var (index, here) = (window(at: offset), offset)
+    while here < end {
+      let window = windows[index]
+      let skip = here - starts[index]
+      let piece = min(window.length - skip, end - here)
+      let (from, to) = (window.start + skip, place + here - offset)
+      if let shuffle {
+        copyPixels(piece, shuffle, here - offset, end - here, index, from, target, to)
+      } else {
+        target.copy(piece, from: window.mapping, at: from, to: to)
+      }
+      here += piece
+      index += 1
+    }
+    return end - offset
+  }
+
+  /// A pixel may lie across two pieces, since a guest's list need not be aligned: such a one is put together
+  /// byte by byte.
+  private func copyPixels(
+    _ piece: Int, _ shuffle: PixelShuffle, _ done: Int, _ left: Int, _ index: Int, _ from: Int,
+    _ target: Mapping, _ to: Int
+  ) {
+    // The rest of a pixel that began in an earlier piece is written already.
+    let skip = (4 - done % 4) % 4
+    guard piece > skip else { return }
+    let whole = (piece - skip) / 4
+    target.copy(pixels: whole, shuffle, from: windows[index].mapping, at: from + skip, to: to + skip)
+    let behind = skip + whole * 4
+    guard behind < piece, left - behind >= 4 else { return }
+    var pixel: UInt32 = 0
+    for byte in 0..<4 {
+      pixel |=
+        UInt32(self.byte(at: starts[index] + from - windows[index].start + behind + byte)) << (8 * byte)
+    }
+    target.store(shuffle(pixel), at: to + behind)
+  }
+
+  private func byte(at offset: Int) -> UInt8 {
+    let index = window(at: offset)
+    return windows[index].mapping.load(UInt8.self, at: windows[index].start + offset - starts[index])
+  }
+
+  /// The last window that starts at or before `offset`, which is inside the source.
+  private func window(at offset: Int) -> Int {
+    var (low, high) = (0, starts.count)
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if starts[middle] <= offset { low = middle } else { high = middle }
+    }
+    return low
+  }
+}

@@ -1,0 +1,84 @@
+internal import SystemPackage
+internal import Udmabuf
+
+/// Why a guest's pages are not shown themselves, but copied.
+public struct ShadowCause: Equatable, Sendable {
+  /// As log, statistics and documentation call it.
+  public enum Name: String, Sendable, CaseIterable {
+    /// The kernel allows fewer items in a list (`list_limit`).
+    case listLimit
+    /// The kernel allows fewer bytes (`size_limit_mb`).
+    case sizeLimit
+    /// The guest's RAM is no memfd, or not sealed as udmabuf wants it.
+    case notSealedMemfd
+    /// There is no `/dev/udmabuf`.
+    case noDevice
+    /// This user may not open `/dev/udmabuf`.
+    case noPermission
+    /// An entry of the page list does not begin or end at a page.
+    case unalignedEntry
+    /// The page list covers less than the image.
+    case shortBacking
+    /// The kernel refused the dma-buf for another reason.
+    case udmabuf
+    /// The sink does not take the dma-buf in.
+    case importRefused
+    case formatRefused
+    case strideRefused
+    /// The sink has no mode of the picture's size.
+    case modeRefused
+    /// The sink shows frames from their first pixel on only.
+    case partRefused
+    /// The sink refused a framebuffer for another reason.
+    case frameRefused
+    /// There is a cursor to be shown, and no plane for it.
+    case noCursorPlane
+    /// The guest transfers from another place than that of the rectangle in the image.
+    case oddTransfer
+    /// The guest took the pages back while they were shown.
+    case detached
+    /// The user wants copies (`--backing shadow`).
+    case chosen
+  }
+
+  public let name: Name
+  /// What was refused, its value and the limit, and what to do about it.
+  public let message: String
+
+  public init(_ name: Name, _ message: String) { (self.name, self.message) = (name, message) }
+
+  /// Why these pages cannot be lent; nil for what a copy does not help against: memory that the guest does not
+  /// have, and quotas.
+  init?(_ error: LendError) {
+    let name: Name? =
+      switch error {
+      case .memory, .quota: nil
+      case .short: .shortBacking
+      case .unaligned: .unalignedEntry
+      case .noDevice(.permissionDenied), .noDevice(.notPermitted): .noPermission
+      case .noDevice: .noDevice
+      case .udmabuf(let error):
+        switch error {
+        case .tooManyItems: .listLimit
+        case .tooManyBytes: .sizeLimit
+        case .notMemfd, .sealMissing, .sealForbidden: .notSealedMemfd
+        default: .udmabuf
+        }
+      }
+    guard let name else { return nil }
+    self.init(name, error.description)
+  }
+
+  /// Root may change at any time what stood against lending.
+  var mayPass: Bool { name == .listLimit || name == .sizeLimit }
+}
+
+/// How a guest's buffers are to be shown.
+public enum BackingChoice: String, Sendable, CaseIterable {
+  /// Lent where that is possible, else copied.
+  case auto
+  /// Lent, or an error to the guest.
+  case lent
+  /// Copied, always.
+  case shadow
+}

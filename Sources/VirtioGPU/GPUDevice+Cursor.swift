@@ -1,0 +1,84 @@
+internal import Buffers
+internal import Linux
+internal import Scanout
+
+/// Where the guest's cursor may be shown.
+public enum CursorChoice: String, Sendable, CaseIterable {
+  /// On the screen's own plane for it; where there is none, drawn into a copy of the picture.
+  case auto
+  /// On a plane, or not at all: pictures are never copied for the sake of a cursor.
+  case plane
+  /// Nowhere.
+  case off
+}
+
+// The cursor (virtio 1.3, 5.7.6.10): its image is taken over with UPDATE_CURSOR, 64x64 pixels, and drawn by the
+// screen where it can.
+extension GPUDevice {
+  /// A cursor on this scanout is drawn into the picture.
+  func blends(_ index: Int) -> Bool {
+    cursorChoice == .auto && scanouts[index].cursor != nil && !outputs[index].hasCursor
+  }
+
+  /// Copies the image out of the guest's memory: bytes as the format says, made blue, green, red, alpha.
+  func cursorImage(_ resource: Resource, _ hotX: UInt32, _ hotY: UInt32) throws(Mistake) -> CursorImage {
+    let (layout, side) = (resource.layout, CursorImage.side)
+    guard layout.width == side, layout.height == side else {
+      throw Mistake(
+        .invalidParameter, "cursorSize",
+        "resource \(resource.id) is \(layout.width)x\(layout.height); a cursor is \(side)x\(side)")
+    }
+    guard let bytes = resource.bytes, let shuffle = layout.format.shuffle(to: .argb8888) else {
+      throw Mistake(
+        .unspecified, "noBacking", "UPDATE_CURSOR with resource \(resource.id), which has no backing")
+    }
+    let pixels = bytes.bytes(upTo: Int(side * side) * 4)
+    buffers.statistics.bytesCopied += UInt64(pixels.count)
+    return CursorImage(pixels: shuffle(pixels), hotX: hotX, hotY: hotY)
+  }
+
+  func setCursor(_ index: Int, _ cursor: BlendedCursor?) {
+    if cursorChoice == .off { return }
+    let before = scanouts[index].cursor
+    scanouts[index].cursor = cursor
+    if outputs[index].hasCursor {
+      let position = onScreen(index, cursor?.position ?? CursorPosition(x: 0, y: 0))
+      sink?.setCursor(cursor?.image, at: position, on: scanouts[index].id)
+    } else if before != cursor {
+      redraw(index)
+    }
+  }
+
+  func moveCursor(_ index: Int, to position: CursorPosition) {
+    guard let cursor = scanouts[index].cursor, cursor.position != position else { return }
+    scanouts[index].cursor?.position = position
+    if outputs[index].hasCursor {
+      sink?.moveCursor(to: onScreen(index, position), on: scanouts[index].id)
+    } else {
+      redraw(index)
+    }
+  }
+
+  /// A new driver shows no cursor until it says so.
+  func hideCursor(_ index: Int) {
+    guard scanouts[index].cursor.take() != nil, outputs[index].hasCursor else { return }
+    sink?.setCursor(nil, at: CursorPosition(x: 0, y: 0), on: scanouts[index].id)
+  }
+
+  /// Where a picture is in the middle of its canvas, its cursor is there too.
+  private func onScreen(_ index: Int, _ position: CursorPosition) -> CursorPosition {
+    guard case .shadow(let shadow) = scanouts[index].binding?.picture else { return position }
+    return CursorPosition(
+      x: position.x.addingReportingOverflow(Int32(clamping: shadow.area.x)).partialValue,
+      y: position.y.addingReportingOverflow(Int32(clamping: shadow.area.y)).partialValue)
+  }
+
+  /// Draws the cursor where it is now, if the scanout shows something. It goes back to the guest's own pages
+  /// with the next SET_SCANOUT after the cursor is gone.
+  private func redraw(_ index: Int) {
+    guard cursorChoice == .auto, scanouts[index].last != nil else { return }
+    rebind(index)
+    guard case .shadow = scanouts[index].binding?.picture else { return }
+    present(index, damage: Rectangle(x: 0, y: 0, width: 0, height: 0), ownInitiative: true)
+  }
+}

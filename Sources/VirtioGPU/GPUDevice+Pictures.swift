@@ -1,0 +1,233 @@
+internal import Buffers
+internal import Guest
+internal import Linux
+internal import Logging
+internal import Scanout
+internal import SystemPackage
+
+// Which picture of a resource a scanout shows: the guest's own pages, or a copy where these cannot be shown.
+extension GPUDevice {
+  /// The frame of a buffer that is lent.
+  func lentFrame(_ buffer: Buffer, _ layout: FrameLayout) -> Frame? {
+    guard let dmabuf = buffer.dmabuf else { return nil }
+    let frame = Frame(id: newFrameID(), memory: .lent(dmabuf), layout: layout)
+    buffersByFrame[frame.id] = buffer
+    return frame
+  }
+
+  private func newFrameID() -> UInt64 {
+    lastFrameID += 1
+    return lastFrameID
+  }
+
+  /// Chooses a picture of `source` for a scanout, and makes it if it is the first time; nil if there is nobody
+  /// to show it. What stood against lending may have passed since the last time.
+  func picture(_ resource: Resource, _ source: Rectangle, _ index: Int) throws(Mistake) -> Picture? {
+    guard let sink, let buffer = resource.buffer else { return nil }
+    if buffers.lendAgain(buffer), let frame = lentFrame(buffer, resource.layout) {
+      logger.notice("resource \(resource.id) is lent now, after it was copied")
+      resource.lend(frame)
+      drop(resource.forgetPictures())
+    }
+    let scanout = scanouts[index].id
+    let blends = blends(index) && backing != .lent
+    let known = resource.picture(scanout, source) { picture in
+      switch picture {
+      case .lent: !blends
+      case .shadow(let shadow): blends || shadow.cause.name != .noCursorPlane
+      }
+    }
+    if let known { return known }
+
+    let cause: ShadowCause
+    if case .shadow(let reason) = buffer.backing {
+      cause = reason
+    } else if resource.store != nil {
+      cause = Self.oddTransfer
+    } else if blends {
+      cause = Self.noCursorPlane
+    } else if let lent = resource.lent {
+      do throws(SinkError) {
+        try sink.prepare(lent, source: source, on: scanout)
+        drop(resource.remember(.lent(lent), scanout, source))
+        return .lent(lent)
+      } catch {
+        guard backing == .auto, error.refusal.isMendedByCopying else {
+          throw refusal(error, resource, source, scanout)
+        }
+        cause = ShadowCause(error)
+      }
+    } else {
+      preconditionFailure("a buffer is lent, or there is a cause why not")
+    }
+    return .shadow(try shadow(resource, source, index, cause))
+  }
+
+  private func refusal(
+    _ error: SinkError, _ resource: Resource, _ source: Rectangle, _ scanout: ScanoutID
+  ) -> Mistake {
+    Mistake(
+      .unspecified, error.refusal.rawValue,
+      "scanout \(scanout) cannot show \(source) of resource \(resource.id): \(error)")
+  }
+
+  // MARK: Copies
+
+  static let oddTransfer = ShadowCause(
+    .oddTransfer,
+    "the guest transfers from another place than that of the rectangle in the image, as no current driver does"
+  )
+  static let noCursorPlane = ShadowCause(
+    .noCursorPlane,
+    "the screen has no plane for the guest's cursor, which is drawn into a copy; --cursor plane or "
+      + "--cursor off leaves it away")
+
+  /// Says once for each cause that something is copied, why, and what to do about it.
+  func announce(_ cause: ShadowCause, _ resource: Resource) {
+    guard announcedCauses.insert(cause.name).inserted else { return }
+    logger.notice(
+      "resource \(resource.id) and others like it are copied, not lent (\(cause.name.rawValue)): \(cause.message)"
+    )
+  }
+
+  /// Makes a copy's place; it is filled when it is presented.
+  private func shadow(
+    _ resource: Resource, _ source: Rectangle, _ index: Int, _ cause: ShadowCause
+  ) throws(Mistake) -> Shadow {
+    guard let sink else { preconditionFailure("copies are made for a sink") }
+    let scanout = scanouts[index].id
+    let bytes = UInt64(source.width) * UInt64(source.height) * 4
+    do throws(LendError) { try admitShadow(bytes) } catch { throw refusal(error, resource.id) }
+    let shadow: Shadow
+    do throws(SinkError) {
+      defer { buffers.dismissShadow(bytes) }
+      let format = resource.layout.format
+      let canvas = try sink.allocate(width: source.width, height: source.height, format: format, on: scanout)
+      shadow = Shadow(canvas, of: source, format: format, frameID: newFrameID(), cause: cause)
+      try sink.prepare(shadow.frame, source: canvas.layout.bounds, on: scanout)
+    } catch { throw refusal(error, resource, source, scanout) }
+    // The canvas may be larger than what was asked for; that it is there already is no reason to refuse it.
+    buffers.statistics.shadowBytes += shadow.size
+    buffers.statistics.shadows[cause.name.rawValue, default: 0] += 1
+    announce(cause, resource)
+    logger.debug(
+      "resource \(resource.id) on scanout \(scanout): \(source) copied to \(shadow.area) of \(shadow.frame.layout)"
+    )
+    drop(resource.remember(.shadow(shadow), scanout, source))
+    return shadow
+  }
+
+  /// Copies that no scanout shows are given up before another one is refused.
+  private func admitShadow(_ bytes: UInt64) throws(LendError) {
+    do throws(LendError) { try buffers.admitShadow(bytes) } catch {
+      for resource in resources.values { drop(resource.forgetPictures(except: isBound)) }
+      try buffers.admitShadow(bytes)
+    }
+  }
+
+  private func isBound(_ picture: Picture) -> Bool {
+    scanouts.contains { $0.binding?.picture?.frame === picture.frame }
+  }
+
+  /// These pictures are not to be chosen again. A copy goes when it is not shown any more.
+  func drop(_ pictures: [Picture]) {
+    for case .shadow(let shadow) in pictures { goneShadows.append(shadow) }
+    finishShadows()
+  }
+
+  func finishShadows() {
+    if goneShadows.isEmpty { return }
+    goneShadows.removeAll { shadow in
+      guard shadow.frame.uses == 0, !isBound(.shadow(shadow)) else {
+        shadow.frame.whenIdle = { [weak self] in self?.wake() }
+        return false
+      }
+      shadow.frame.whenIdle = nil
+      sink?.forget(shadow.frame)
+      buffers.dismissShadow(shadow.size)
+      return true
+    }
+  }
+
+  /// Shows a copy wherever the resource's own pages are shown, so that these can go back.
+  func copyWhatIsShown(_ resource: Resource) {
+    if backing == .lent { return }
+    let cause = ShadowCause(
+      .detached, "the guest took the pages back while they were on the screen; the picture stays as a copy")
+    replaceLent(resource, cause)
+  }
+
+  private func replaceLent(_ resource: Resource, _ cause: ShadowCause) {
+    for index in scanouts.indices {
+      guard let binding = scanouts[index].binding, binding.resource === resource,
+        case .lent(let frame) = binding.picture
+      else { continue }
+      let wasShown = scanouts[index].last === frame
+      do throws(Mistake) {
+        bind(index, resource, binding.source, .shadow(try shadow(resource, binding.source, index, cause)))
+        if wasShown { present(index, damage: binding.source, ownInitiative: true) }
+      } catch { mistakes.report(error.kind, error.message) }
+    }
+  }
+
+  /// Shows it as it must be shown now, when that has changed without a SET_SCANOUT.
+  func rebind(_ index: Int) {
+    guard let binding = scanouts[index].binding, binding.picture != nil else { return }
+    do throws(Mistake) {
+      bind(index, binding.resource, binding.source, try picture(binding.resource, binding.source, index))
+    } catch { mistakes.report(error.kind, error.message) }
+  }
+
+  // MARK: Odd transfers
+
+  /// Keeps what a transfer brings in memory of our own. All that came before is taken over from its own place.
+  func store(
+    _ resource: Resource, _ buffer: Buffer, _ area: Rectangle, from offset: Int, to place: Int
+  ) throws(Mistake) {
+    let stride = Int(resource.layout.stride)
+    if resource.store == nil {
+      do throws(LendError) { try admitShadow(resource.size) } catch { throw refusal(error, resource.id) }
+      do throws(Errno) {
+        let memfd = try Memfd.create(name: "udmabridge-store", size: resource.size)
+        let mapping = try memfd.withDescriptor { fd throws(Errno) in
+          try Mapping(fd, offset: 0, length: Int(resource.size), writable: true)
+        }
+        resource.store = PixelStore(mapping)
+      } catch {
+        buffers.dismissShadow(resource.size)
+        throw Mistake(.outOfMemory, "store", "no memory for a copy of resource \(resource.id): \(error)")
+      }
+      if let mapping = resource.store?.mapping {
+        buffers.statistics.bytesCopied += buffer.bytes.copyRows(
+          Int(resource.layout.height), of: stride, from: 0, stride: stride, to: mapping, at: 0,
+          targetStride: stride)
+      }
+      replaceLent(resource, Self.oddTransfer)
+      drop(resource.forgetPictures { if case .shadow = $0 { true } else { false } })
+    }
+    guard let store = resource.store else { return }
+    buffers.statistics.bytesCopied += buffer.bytes.copyRows(
+      Int(area.height), of: Int(area.width) * 4, from: offset, stride: stride, to: store.mapping, at: place,
+      targetStride: stride)
+  }
+
+  func dropStore(of resource: Resource) {
+    guard resource.store.take() != nil else { return }
+    buffers.dismissShadow(resource.size)
+  }
+}
+
+extension ShadowCause {
+  fileprivate init(_ error: SinkError) {
+    let name: Name =
+      switch error.refusal {
+      case .importing: .importRefused
+      case .format: .formatRefused
+      case .stride: .strideRefused
+      case .mode: .modeRefused
+      case .part: .partRefused
+      case .other, .noOutput, .disconnected, .busy: .frameRefused
+      }
+    self.init(name, error.description)
+  }
+}

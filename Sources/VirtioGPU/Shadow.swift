@@ -1,0 +1,147 @@
+internal import Buffers
+internal import Linux
+internal import Scanout
+
+/// What a scanout shows of a resource.
+enum Picture {
+  /// The guest's own pages.
+  case lent(Frame)
+  /// A copy in memory of the sink.
+  case shadow(Shadow)
+
+  var frame: Frame {
+    switch self {
+    case .lent(let frame): frame
+    case .shadow(let shadow): shadow.frame
+    }
+  }
+}
+
+/// A cursor that is drawn into a picture, since the screen has no plane for it.
+struct BlendedCursor: Equatable {
+  var image: CursorImage
+  /// Of its upper left pixel, in the scanout's pixels.
+  var position: CursorPosition
+}
+
+/// A copy of a part of a resource, for one scanout.
+final class Shadow {
+  let frame: Frame
+  let cause: ShadowCause
+  /// Where the copied part stands in its canvas.
+  let area: Rectangle
+  /// What it takes, in bytes.
+  var size: UInt64 { UInt64(target.length) }
+  /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
+  var isStale = true
+  /// What the guest transferred since the last copy.
+  var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
+
+  /// The part of the image that is copied.
+  private let visible: Rectangle
+  private let shuffle: PixelShuffle?
+  private let target: Mapping
+  private var drawn: BlendedCursor?
+
+  /// - Parameter source: the part of the image that the scanout shows; what the canvas has no room for is cut
+  ///   off at the lower right.
+  init(_ canvas: Canvas, of source: Rectangle, format: FourCC, frameID: UInt64, cause: ShadowCause) {
+    frame = Frame(id: frameID, memory: .shadow(canvas.memory), layout: canvas.layout)
+    (self.cause, area, target) = (cause, canvas.area, canvas.memory.mapping)
+    visible = Rectangle(x: source.x, y: source.y, width: canvas.area.width, height: canvas.area.height)
+    guard let shuffle = format.shuffle(to: canvas.layout.format) else {
+      preconditionFailure("a canvas has 32 bits for each pixel")
+    }
+    self.shuffle = shuffle.isIdentity ? nil : shuffle
+  }
+
+  /// Copies what changed, and draws the cursor over it.
+  ///
+  /// - Parameters:
+  ///   - damage: in the image's pixels.
+  ///   - bytes: the image, or nil if the guest has taken it back: then nothing changes.
+  /// - Returns: what is new, in the canvas's pixels, and how many bytes were copied.
+  func update(
+    _ damage: Rectangle, from bytes: ByteSource?, stride: UInt32, cursor: BlendedCursor?
+  ) -> (changed: Rectangle, copied: UInt64) {
+    guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }
+    var changed = (isStale ? visible : damage).intersection(visible)
+    var copied = copy(changed, bytes, stride)
+    let rest = transferred.intersection(visible)
+    if !rest.isEmpty, rest.intersection(changed) != rest {
+      copied += copy(rest, bytes, stride)
+      changed = changed.union(rest)
+    }
+    isStale = false
+    transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
+
+    let (old, new) = (drawn.map(place), cursor.map(place))
+    if cursor != drawn || !(old?.intersection(changed).isEmpty ?? true) {
+      for area in [old, new].compactMap(\.self) where !area.isEmpty {
+        copied += copy(area, bytes, stride)
+        changed = changed.union(area)
+      }
+      if let cursor, let new { blend(cursor, new) }
+      drawn = cursor
+    }
+    return (onCanvas(changed), copied)
+  }
+
+  private func onCanvas(_ part: Rectangle) -> Rectangle {
+    if part.isEmpty { return part }
+    return Rectangle(
+      x: part.x - visible.x + area.x, y: part.y - visible.y + area.y, width: part.width, height: part.height)
+  }
+
+  private func copy(_ part: Rectangle, _ bytes: ByteSource, _ stride: UInt32) -> UInt64 {
+    if part.isEmpty { return 0 }
+    let (place, rowBytes) = (onCanvas(part), Int(part.width) * 4)
+    return bytes.copyRows(
+      Int(part.height), of: rowBytes, from: Int(part.y) * Int(stride) + Int(part.x) * 4, stride: Int(stride),
+      to: target, at: offset(place.x, place.y), targetStride: Int(frame.layout.stride), shuffle)
+  }
+
+  private func offset(_ x: UInt32, _ y: UInt32) -> Int {
+    Int(frame.layout.offset) + Int(y) * Int(frame.layout.stride) + Int(x) * 4
+  }
+
+  // MARK: The cursor
+
+  /// The part of the image that a cursor covers.
+  private func place(_ cursor: BlendedCursor) -> Rectangle {
+    func clip(_ start: Int32, _ from: UInt32, _ length: UInt32) -> (UInt32, UInt32) {
+      let first = Int64(from) + Int64(start)
+      let low = max(first, Int64(from))
+      let high = min(first + Int64(CursorImage.side), Int64(from) + Int64(length))
+      return high > low ? (UInt32(low), UInt32(high - low)) : (0, 0)
+    }
+    let (x, width) = clip(cursor.position.x, visible.x, visible.width)
+    let (y, height) = clip(cursor.position.y, visible.y, visible.height)
+    return width == 0 || height == 0
+      ? Rectangle(x: 0, y: 0, width: 0, height: 0) : Rectangle(x: x, y: y, width: width, height: height)
+  }
+
+  /// Source over destination, where the source's colours are multiplied by its alpha already.
+  private func blend(_ cursor: BlendedCursor, _ part: Rectangle) {
+    guard let shuffle = FourCC.argb8888.shuffle(to: frame.layout.format) else { return }
+    for y in part.y..<part.y + part.height {
+      for x in part.x..<part.x + part.width {
+        let column = Int(Int64(x) - Int64(visible.x) - Int64(cursor.position.x))
+        let row = Int(Int64(y) - Int64(visible.y) - Int64(cursor.position.y))
+        let start = (row * Int(CursorImage.side) + column) * 4
+        let bytes = cursor.image.pixels[start..<start + 4]
+        let pixel = bytes.reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+        let through = 255 - (pixel >> 24)
+        if through == 255 && pixel == 0 { continue }
+        let place = offset(x - visible.x + area.x, y - visible.y + area.y)
+        let (below, above) = (target.load(UInt32.self, at: place), shuffle(pixel))
+        var mixed: UInt32 = 0
+        for shift: UInt32 in [0, 8, 16, 24] {
+          let seen = ((below >> shift & 0xff) * through + 127) / 255
+          mixed |= min(255, seen + (above >> shift & 0xff)) << shift
+        }
+        target.store(mixed, at: place)
+      }
+    }
+  }
+}
