@@ -69,7 +69,7 @@ let package = Package(
     tests(
       "VirtioGPUTests",
       [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "Fixtures",
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", "Fixtures",
         "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),

@@ -70,7 +70,7 @@ public struct ShadowCause: Equatable, Sendable {
   }
 
   /// Root may change at any time what stood against lending.
-  var mayPass: Bool { name == .listLimit || name == .sizeLimit }
+  public var mayPass: Bool { name == .listLimit || name == .sizeLimit }
 }
 
 /// How a guest's buffers are to be shown.

@@ -73,12 +73,17 @@ extension GPUDevice {
       y: position.y.addingReportingOverflow(Int32(clamping: shadow.area.y)).partialValue)
   }
 
-  /// Draws the cursor where it is now, if the scanout shows something. It goes back to the guest's own pages
-  /// with the next SET_SCANOUT after the cursor is gone.
+  /// Draws the cursor where it is now, if the scanout shows something.
   private func redraw(_ index: Int) {
     guard cursorChoice == .auto, scanouts[index].last != nil else { return }
     rebind(index)
-    guard case .shadow = scanouts[index].binding?.picture else { return }
-    present(index, damage: Rectangle(x: 0, y: 0, width: 0, height: 0), ownInitiative: true)
+    guard let binding = scanouts[index].binding, let picture = binding.picture else { return }
+    switch picture {
+    case .lent(let frame):
+      // The guest's own pages show no cursor: they need but to come back on the screen.
+      if frame !== scanouts[index].last { present(index, damage: binding.source, ownInitiative: true) }
+    case .shadow:
+      present(index, damage: Rectangle(x: 0, y: 0, width: 0, height: 0), ownInitiative: true)
+    }
   }
 }

@@ -24,11 +24,7 @@ extension GPUDevice {
   /// to show it. What stood against lending may have passed since the last time.
   func picture(_ resource: Resource, _ source: Rectangle, _ index: Int) throws(Mistake) -> Picture? {
     guard let sink, let buffer = resource.buffer else { return nil }
-    if buffers.lendAgain(buffer), let frame = lentFrame(buffer, resource.layout) {
-      logger.notice("resource \(resource.id) is lent now, after it was copied")
-      resource.lend(frame)
-      drop(resource.forgetPictures())
-    }
+    lendAgain(resource, buffer)
     let scanout = scanouts[index].id
     let blends = blends(index) && backing != .lent
     let known = resource.picture(scanout, source) { picture in
@@ -61,6 +57,28 @@ extension GPUDevice {
       preconditionFailure("a buffer is lent, or there is a cause why not")
     }
     return .shadow(try shadow(resource, source, index, cause))
+  }
+
+  /// Tries once more what a limit of the kernel stood against: root may have raised it. No more often than once
+  /// a second, since the limit is read for it.
+  private func lendAgain(_ resource: Resource, _ buffer: Buffer) {
+    guard mayPass(buffer) else { return }
+    lastLimitCheck = monotonicNanoseconds()
+    guard buffers.lendAgain(buffer), let frame = lentFrame(buffer, resource.layout) else { return }
+    logger.notice("resource \(resource.id) is lent now, after it was copied")
+    resource.lend(frame)
+    drop(resource.forgetPictures())
+  }
+
+  private func mayPass(_ buffer: Buffer) -> Bool {
+    guard case .shadow(let cause) = buffer.backing, cause.mayPass else { return false }
+    return monotonicNanoseconds() - lastLimitCheck >= Self.limitCheckInterval
+  }
+
+  /// What made this copy necessary is, or may be, over.
+  func isOutdated(_ shadow: Shadow, _ resource: Resource, _ index: Int) -> Bool {
+    if shadow.cause.name == .noCursorPlane { return !blends(index) }
+    return resource.buffer.map(mayPass) ?? false
   }
 
   private func refusal(

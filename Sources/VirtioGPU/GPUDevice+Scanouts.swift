@@ -49,6 +49,7 @@ extension GPUDevice: ScanoutObserver {
       guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
       let damage = area.intersection(binding.source)
       if damage.isEmpty || binding.picture == nil { continue }
+      if case .shadow(let shadow) = binding.picture, isOutdated(shadow, resource, index) { rebind(index) }
       buffers.statistics.flushes += 1
       flips.append((scanouts[index].id, present(index, damage: damage)))
     }

@@ -49,6 +49,9 @@ public final class GPUDevice {
   /// Copies that are not to be shown any more, until nobody shows them.
   var goneShadows: [Shadow] = []
   var announcedCauses: Set<ShadowCause.Name> = []
+  /// When the kernel's limits were last read for a buffer that they stand against.
+  var lastLimitCheck: Int64 = 0
+  static let limitCheckInterval: Int64 = 1_000_000_000
   let backing: BackingChoice
   let cursorChoice: CursorChoice
 

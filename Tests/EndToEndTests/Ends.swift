@@ -58,22 +58,6 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("pages more scattered than list_limit allows: the limit, its value and the remedy are told")
-    func limit() throws {
-      let limit = UdmabufLimits.current().items
-      try TestHost.write("16", to: UdmabufLimits.directory.appending("list_limit"))
-      defer { try? TestHost.write("\(limit)", to: UdmabufLimits.directory.appending("list_limit")) }
-      let guest = try RunningGuest(resolution: "1024x768")
-      try guest.shell("draw scatter 128")
-      _ = try? guest.shell("hold p draw pattern 1024x768 XR24 5 hold")
-      let statistics = try guest.statistics()
-      #expect(statistics.protocolErrors["listLimit", default: 0] > 0)
-      #expect(statistics.liveDMABufs == 0)
-      #expect(guest.helperLog.contains("more than the kernel's list_limit 16"))
-      #expect(guest.helperLog.contains("list_limit\n") || guest.helperLog.contains("/list_limit"))
-      guest.end()
-    }
-
     private func isGone(_ pid: pid_t) -> Bool {
       guard let status = try? readText(FilePath("/proc/\(pid)/stat")) else { return true }
       return status.split(separator: ")").last?.contains(" Z ") ?? true

@@ -1,6 +1,4 @@
-import Foundation
 import Glibc
-import SystemPackage
 import TestSupport
 
 /// A picture that can be computed: what the guest is known to have drawn.
@@ -104,32 +102,5 @@ struct Picture {
     return firstDifference(in: screenshot.rgb, stride: screenshot.width * 3, bytesPerPixel: 3) { value in
       (UInt8(value >> 16 & 0xff), UInt8(value >> 8 & 0xff), UInt8(value & 0xff))
     }
-  }
-}
-
-/// What is on the test host's screen, as the machine outside of it sees it.
-struct Screenshot {
-  let width, height: Int
-  let rgb: [UInt8]
-
-  static func take() throws -> Screenshot {
-    let file = "/tmp/screen-\(UUID().uuidString).ppm"
-    defer { _ = unsafe unlink(file) }
-    let (status, output) = try run(repository.appending("qemu/screenshot"), [file])
-    guard status == 0, let data = FileManager.default.contents(atPath: file) else {
-      throw TroubleInTest("no screenshot: \(output)")
-    }
-    // P6, width, height, 255, each followed by one blank.
-    let bytes = [UInt8](data)
-    var fields: [String] = []
-    var start = 0
-    while fields.count < 4, let end = bytes[start...].firstIndex(where: { $0 == 0x20 || $0 == 0x0a }) {
-      fields.append(String(decoding: bytes[start..<end], as: UTF8.self))
-      start = end + 1
-    }
-    guard fields.count == 4, fields[0] == "P6", let width = Int(fields[1]), let height = Int(fields[2]) else {
-      throw TroubleInTest("the screenshot is no PPM: \(fields)")
-    }
-    return Screenshot(width: width, height: height, rgb: Array(bytes[start...]))
   }
 }

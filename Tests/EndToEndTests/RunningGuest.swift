@@ -19,12 +19,15 @@ final class RunningGuest {
     }.joined(separator: "\n")
   }
 
-  init(memory: String = "512M", resolution: String, helperOptions: [String] = []) throws {
+  init(
+    memory: String = "512M", ram: String = "memfd", resolution: String, helperOptions: [String] = []
+  ) throws {
     directory = try makeTemporaryDirectory()
     process = try Child(
       repository.appending("qemu/run-guest"),
       [
-        "--memory", memory, "--resolution", resolution, "--kms", "auto", "--log", directory.string,
+        "--memory", memory, "--ram", ram, "--resolution", resolution, "--kms", "auto", "--log",
+        directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
         "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
       ] + helperOptions.map { "--helper-option=\($0)" })
@@ -174,8 +177,8 @@ final class RunningGuest {
 struct HelperStatistics: Decodable, Equatable {
   var flushes, framesShown, framesCoalesced, framesFailed: UInt64
   var buffersLent, entriesReported, itemsJoined, pagesLent, bytesLent, bytesCopied: UInt64
-  var liveDMABufs, pinnedBytes, liveResources, releasedLate: UInt64
-  var protocolErrors: [String: UInt64]
+  var liveDMABufs, pinnedBytes, liveResources, releasedLate, shadowBytes: UInt64
+  var shadows, protocolErrors: [String: UInt64]
 
   var isSettled: Bool { framesShown + framesCoalesced + framesFailed == flushes }
 }

@@ -1,6 +1,7 @@
 import Buffers
 import Fixtures
 import Guest
+import KMS
 import Linux
 import Logging
 import Scanout
@@ -32,6 +33,7 @@ final class Rig {
   let ram: GuestRAM
   let log = LogBook()
   let screen: Screen!
+  let card: KMSSink?
   let buffers: BufferTable
   let device: GPUDevice
   let control: DriverQueue
@@ -42,20 +44,24 @@ final class Rig {
 
   init(
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
-    outputs: [SinkOutput] = Rig.outputs, sink: Bool = true, backing: BackingChoice = .lent,
+    outputs: [SinkOutput] = Rig.outputs, sink: Bool = true, card: KMSCard? = nil,
+    backing: BackingChoice = .lent,
     cursor cursorChoice: CursorChoice = .auto, queueSize: UInt16 = 64, eventIndex: Bool = true
   ) throws {
     loop = try EventLoop()
     self.ram = try ram ?? GuestRAM.likeQEMU()
-    screen = sink ? try Screen(outputs, loop) : nil
     let table: Result<UdmabufDevice, Errno> =
       switch udmabuf {
       case .missing(let errno): .failure(errno)
       case .real: .success(try UdmabufDevice())
       }
     buffers = BufferTable(device: table, quotas: quotas)
+    let (loop, logger) = (loop, log.logger)
+    self.card = try card.map { try KMSSink($0, udmabuf: try? table.get(), loop: loop, log: logger) }
+    screen = sink && card == nil ? try Screen(outputs, loop) : nil
     device = try GPUDevice(
-      buffers: buffers, sink: screen, outputs: outputs, backing: backing, cursor: cursorChoice, loop: loop,
+      buffers: buffers, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs, backing: backing,
+      cursor: cursorChoice, loop: loop,
       logger: log.logger)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)

@@ -36,7 +36,8 @@ static void fail(const char *what) {
 static void usage(void) {
     fputs("usage: draw [-o OUTPUT] COMMAND\n"
           "  pattern WxH XR24|AR24 SEED [hold]  show a pattern; hold: then `poke X Y VALUE`,\n"
-          "                                     `dirty X Y W H`, `quit` on standard input\n"
+          "                                     `dirty X Y W H`, `cursor X Y`, `move X Y`, `nocursor`,\n"
+          "                                     `quit` on standard input\n"
           "  flip WxH SECONDS                   flip between seeds 1 and 2 for that long\n"
           "  flips WxH COUNT                    flip that often\n"
           "  reuse WxH MARKER [PERCENT]         show seed 3, then seed 4; free the first buffer and fill\n"
@@ -154,6 +155,21 @@ static void dirty(const Card *card, const Buffer *buffer, uint32_t x, uint32_t y
     if (drmModeDirtyFB(card->fd, buffer->framebuffer, &clip, 1)) fail("drmModeDirtyFB");
 }
 
+// A cursor of 64x64 pixels, colours multiplied by alpha: the left quarter red, then half green that lets half
+// through, and in the rest blue lines with nothing between them.
+static uint32_t cursor_pixel(uint32_t x, uint32_t y) {
+    return x < 16 ? 0xffff0000u : x < 32 ? 0x80008000u : y % 4 ? 0 : 0xff0000ffu;
+}
+
+static void show_cursor(const Card *card, int x, int y) {
+    Buffer buffer = make_buffer(card->fd, 64, 64, DRM_FORMAT_ARGB8888);
+    for (uint32_t row = 0; row < 64; row++)
+        for (uint32_t column = 0; column < 64; column++)
+            *pixel(&buffer, column, row) = cursor_pixel(column, row);
+    if (drmModeMoveCursor(card->fd, card->crtc, x, y)) fail("drmModeMoveCursor");
+    if (drmModeSetCursor(card->fd, card->crtc, buffer.handle, 64, 64)) fail("drmModeSetCursor");
+}
+
 static void wait_for_end_of_input(void) {
     char rest[256];
     while (read(STDIN_FILENO, rest, sizeof rest) > 0) {}
@@ -169,6 +185,7 @@ static void pattern(uint32_t width, uint32_t height, uint32_t format, uint32_t s
     char line[256];
     while (hold && fgets(line, sizeof line, stdin)) {
         uint32_t x, y, w, h;
+        int cursor_x, cursor_y;
         char value[16];
         if (!strncmp(line, "quit", 4)) break;
         if (sscanf(line, "poke %u %u %15s", &x, &y, value) == 3 && x < width && y < height) {
@@ -177,6 +194,15 @@ static void pattern(uint32_t width, uint32_t height, uint32_t format, uint32_t s
         } else if (sscanf(line, "dirty %u %u %u %u", &x, &y, &w, &h) == 4) {
             dirty(&card, &buffer, x, y, w, h);
             puts("dirtied");
+        } else if (sscanf(line, "cursor %d %d", &cursor_x, &cursor_y) == 2) {
+            show_cursor(&card, cursor_x, cursor_y);
+            puts("cursor");
+        } else if (sscanf(line, "move %d %d", &cursor_x, &cursor_y) == 2) {
+            if (drmModeMoveCursor(card.fd, card.crtc, cursor_x, cursor_y)) fail("drmModeMoveCursor");
+            puts("moved");
+        } else if (!strncmp(line, "nocursor", 8)) {
+            if (drmModeSetCursor(card.fd, card.crtc, 0, 0, 0)) fail("drmModeSetCursor");
+            puts("no cursor");
         } else {
             puts("what?");
         }

@@ -1,0 +1,32 @@
+internal import Glibc
+internal import Linux
+internal import SystemPackage
+
+/// What is on the test host's screen, as the machine outside of it sees it.
+public struct Screenshot {
+  /// In pixels.
+  public let width, height: Int
+  /// Three bytes for each pixel.
+  public let rgb: [UInt8]
+
+  public static func take() throws -> Screenshot {
+    let file = "/tmp/screen-\(monotonicNanoseconds()).ppm"
+    defer { _ = unsafe unlink(file) }
+    let (status, output) = try run(repository.appending("qemu/screenshot"), [file])
+    guard status == 0 else { throw TroubleInTest("no screenshot: \(output)") }
+    let fd = try FD.open(FilePath(file), writable: false)
+    var bytes: [UInt8] = []
+    while case let more = try fd.read(upTo: 1 << 20), !more.isEmpty { bytes += more }
+    // P6, width, height, 255, each followed by one blank.
+    var fields: [String] = []
+    var start = 0
+    while fields.count < 4, let end = bytes[start...].firstIndex(where: { $0 == 0x20 || $0 == 0x0a }) {
+      fields.append(String(decoding: bytes[start..<end], as: UTF8.self))
+      start = end + 1
+    }
+    guard fields.count == 4, fields[0] == "P6", let width = Int(fields[1]), let height = Int(fields[2]) else {
+      throw TroubleInTest("the screenshot is no PPM: \(fields)")
+    }
+    return Screenshot(width: width, height: height, rgb: Array(bytes[start...]))
+  }
+}

@@ -1,0 +1,152 @@
+import Buffers
+import Fixtures
+import Glibc
+import KMS
+import Linux
+import Scanout
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import VirtioGPU
+
+/// Real queues and guest memory, the test host's own card, and a look at its screen from outside.
+@Suite(.testHost, .serialized) struct CardTests {
+  private func rig(_ backing: BackingChoice = .auto, _ cursor: CursorChoice = .auto) throws -> Rig {
+    try Rig(
+      .real, ram: GuestRAM.likeQEMU(high: 32 << 20), card: KMSCard(KMSTarget(.path("/dev/dri/card0"))),
+      backing: backing, cursor: cursor)
+  }
+
+  /// Colours that no other order of their bytes gives: rows of eight bars.
+  private static let bars: [(red: UInt8, green: UInt8, blue: UInt8)] = [
+    (0xff, 0x20, 0x20), (0x20, 0xe0, 0x20), (0x30, 0x30, 0xff), (0xff, 0xd0, 0x10), (0x10, 0xd0, 0xf0),
+    (0xe0, 0x40, 0xe0), (0x80, 0x50, 0x20), (0xf0, 0xf0, 0xe0),
+  ]
+
+  private func bar(_ x: Int, _ y: Int, _ width: Int) -> (red: UInt8, green: UInt8, blue: UInt8) {
+    let (red, green, blue) = Self.bars[x * 8 / width]
+    // A shade for each row, so that one out of place shows.
+    return (red &- UInt8(y % 16), green &- UInt8(y % 16), blue &- UInt8(y % 16))
+  }
+
+  /// Draws the bars as the format orders them, and shows them in the screen's preferred mode.
+  private func show(_ rig: Rig, _ format: ShadowTests.Colours) throws -> (width: Int, height: Int) {
+    let mode = try #require(rig.card?.outputs.first?.modes.first)
+    let (width, height) = (Int(mode.hdisplay), Int(mode.vdisplay))
+    let start = rig.ram.allocate(width * height * 4)
+    for y in 0..<height {
+      var row = [UInt8](repeating: 0x77, count: width * 4)
+      for x in 0..<width {
+        let colour = bar(x, y, width)
+        row[x * 4 + format.red] = colour.red
+        row[x * 4 + format.green] = colour.green
+        row[x * 4 + format.blue] = colour.blue
+      }
+      rig.ram.write(row, at: start + UInt64(y * width * 4))
+    }
+    let whole = Rectangle(0, 0, UInt32(width), UInt32(height))
+    try rig.ok(
+      Request.create(1, format: format.format, whole.width, whole.height),
+      Request.attach(1, [(start, UInt32(width * height * 4))]), Request.transfer(1, whole),
+      Request.setScanout(0, 1, whole), Request.flush(1, whole))
+    try rig.turn { rig.buffers.statistics.framesShown + rig.buffers.statistics.framesFailed > 0 }
+    #expect(rig.buffers.statistics.framesFailed == 0)
+    return (width, height)
+  }
+
+  private func expectBars(_ width: Int, _ height: Int, _ location: SourceLocation = #_sourceLocation) throws {
+    var wrong = "nothing was compared"
+    try? waitUntil("the bars are on the screen", seconds: 20) {
+      let screen = try Screenshot.take()
+      guard (screen.width, screen.height) == (width, height) else {
+        wrong = "\(screen.width)x\(screen.height)"
+        return false
+      }
+      wrong = ""
+      for y in 0..<height where wrong.isEmpty {
+        for x in stride(from: 3, to: width, by: 7) where wrong.isEmpty {
+          let place = (y * width + x) * 3
+          let (seen, wanted) = (Array(screen.rgb[place..<place + 3]), bar(x, y, width))
+          if seen != [wanted.red, wanted.green, wanted.blue] { wrong = "\(x),\(y): \(seen), not \(wanted)" }
+        }
+      }
+      return wrong.isEmpty
+    }
+    #expect(wrong == "", sourceLocation: location)
+  }
+
+  /// All that a guest can ask for is in the right colours on a card that has few formats of its own.
+  @Test(arguments: ShadowTests.colours, [BackingChoice.auto, .shadow])
+  func formats(_ format: ShadowTests.Colours, _ backing: BackingChoice) throws {
+    let rig = try rig(backing)
+    let (width, height) = try show(rig, format)
+    try expectBars(width, height)
+    let all = rig.buffers.statistics
+    if backing == .shadow {
+      #expect(all.shadows == ["chosen": 1] && all.buffersLent == 0)
+    } else if format.format <= 2 {
+      #expect(all.buffersLent == 1 && all.bytesCopied == 0 && all.shadows.isEmpty)
+    } else {
+      #expect(all.shadows == ["formatRefused": 1] && all.buffersLent == 0)
+      #expect(rig.log.lines.contains { $0.text.contains("(formatRefused)") && $0.text.contains("XR24") })
+    }
+    if let directory = unsafe getenv("UDMABRIDGE_PICTURES"), backing == .auto {
+      let file = unsafe "\(String(cString: directory))/format-\(format.testDescription).png"
+      _ = try run(repository.appending("qemu/screenshot"), [file])
+    }
+    rig.device.reset()
+    try rig.turn { rig.buffers.statistics.shadowBytes == 0 }
+  }
+
+  /// The card shows frames from their first pixel on only: another part is copied.
+  @Test func aPartOfAResource() throws {
+    let rig = try rig()
+    let mode = try #require(rig.card?.outputs.first?.modes.first)
+    let (width, height) = (UInt32(mode.hdisplay), UInt32(mode.vdisplay))
+    let (wide, high) = (width + 16, height + 8)
+    let start = rig.ram.allocate(Int(wide * high * 4))
+    for y in 0..<high {
+      let row = (0..<wide).flatMap { x in
+        (x < 16 || y < 8 ? 0xff00ff : pixel(x - 16, y - 8)).bytes
+      }
+      rig.ram.write(row, at: start + UInt64(y * wide * 4))
+    }
+    let part = Rectangle(16, 8, width, height)
+    try rig.ok(
+      Request.create(1, wide, high), Request.attach(1, [(start, wide * high * 4)]),
+      Request.setScanout(0, 1, part), Request.flush(1, part))
+    try rig.turn { rig.buffers.statistics.framesShown > 0 }
+    #expect(rig.buffers.statistics.shadows == ["partRefused": 1])
+    var wrong = -1
+    try? waitUntil("the part is on the screen", seconds: 20) {
+      let rgb = try Screenshot.take().rgb
+      wrong = 0
+      for y in stride(from: UInt32(0), to: height, by: 3) {
+        for x in stride(from: y % 5, to: width, by: 5) {
+          let (value, place) = (pixel(x, y), Int(y * width + x) * 3)
+          let wanted = [UInt8(value >> 16), UInt8(value >> 8 & 0xff), UInt8(value & 0xff)]
+          if Array(rgb[place..<place + 3]) != wanted { wrong += 1 }
+        }
+      }
+      return wrong == 0
+    }
+    #expect(wrong == 0)
+  }
+
+  /// Taken back while it is shown: the pages go at once after the flip, and the picture stays.
+  @Test func detachWhileShown() throws {
+    let rig = try rig()
+    let (width, height) = try show(rig, ShadowTests.colours[1])
+    #expect(rig.buffers.statistics.buffersLent == 1)
+    rig.post(Request.detach(1))
+    var answer: Answer?
+    try rig.turn {
+      answer = answer ?? rig.answer()
+      return answer != nil
+    }
+    #expect(answer?.type == ResponseType.ok && rig.buffers.statistics.liveDMABufs == 0)
+    #expect(rig.buffers.statistics.releasedLate == 0 && rig.buffers.statistics.shadows == ["detached": 1])
+    try expectBars(width, height)
+  }
+}
