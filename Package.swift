@@ -47,13 +47,15 @@ let package = Package(
     module("VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
+    .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+    module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
     .executableTarget(
       name: "udmabridge", dependencies: ["Linux", "Udmabuf", "KMS", system, arguments], swiftSettings: rules),
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", system,
-        log, arguments,
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", "Sandbox",
+        system, log, arguments,
       ],
       swiftSettings: rules),
     .target(
@@ -77,6 +79,7 @@ let package = Package(
     tests(
       "ProgramTests",
       ["Linux", "Guest", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+    tests("SandboxTests", ["CLinux", "Linux", "CSeccomp", "Sandbox", system]),
     tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),

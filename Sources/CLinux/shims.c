@@ -45,6 +45,13 @@ struct cl_sync_file {
 #define CL_EXPORT_SYNC_FILE _IOWR('b', 2, struct cl_sync_file)
 #define CL_IMPORT_SYNC_FILE _IOW('b', 3, struct cl_sync_file)
 
+static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_GET_SEALS == F_GET_SEALS, "commands");
+static_assert(CL_AT_EMPTY_PATH == AT_EMPTY_PATH, "flags");
+static_assert(CL_UDMABUF_CREATE == UDMABUF_CREATE && CL_UDMABUF_CREATE_LIST == UDMABUF_CREATE_LIST, "ioctls");
+static_assert(CL_DMA_BUF_IOCTL_SYNC == DMA_BUF_IOCTL_SYNC && CL_DMA_BUF_SET_NAME == DMA_BUF_SET_NAME_B, "ioctls");
+static_assert(CL_DMA_BUF_EXPORT_SYNC_FILE == CL_EXPORT_SYNC_FILE, "ioctls");
+static_assert(CL_DMA_BUF_IMPORT_SYNC_FILE == CL_IMPORT_SYNC_FILE, "ioctls");
+
 int cl_memfd_create(const char *name, uint32_t flags) { return memfd_create(name, flags); }
 int cl_get_seals(int fd) { return fcntl(fd, F_GET_SEALS); }
 int cl_add_seals(int fd, uint32_t seals) { return fcntl(fd, F_ADD_SEALS, (int)seals); }

@@ -17,17 +17,20 @@ public import SystemPackage
   /// The corresponding C function is `mmap` with `MAP_SHARED`.
   public init(_ fd: borrowing FD, offset: UInt64, length: Int, writable: Bool) throws(Errno) {
     slack = Int(offset % systemPageSize)
-    guard length > 0, let start = Int(exactly: offset - UInt64(slack)), length <= Int.max - slack else {
+    guard length > 0, let first = Int(exactly: offset - UInt64(slack)), length <= Int.max - slack else {
       throw .invalidArgument
     }
     let protection = PROT_READ | (writable ? PROT_WRITE : 0)
     let (size, skip) = (length + slack, slack)
     let address = try fd.withRaw { raw throws(Errno) in
       try retrying {
-        unsafe Int(bitPattern: mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, raw, start))
+        unsafe Int(bitPattern: mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, raw, first))
       }
     }
-    unsafe base = UnsafeMutableRawPointer(bitPattern: address)! + skip
+    let start = unsafe UnsafeMutableRawPointer(bitPattern: address)!
+    // What others keep there, such as a guest's secrets, is in no core file of ours.
+    unsafe madvise(start, size, MADV_DONTDUMP)
+    unsafe base = start + skip
     self.length = length
     mapped = size
   }

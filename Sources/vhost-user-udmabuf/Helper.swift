@@ -4,6 +4,7 @@ import Glibc
 import KMS
 import Linux
 import Logging
+import Sandbox
 import Scanout
 import SystemPackage
 import Udmabuf
@@ -29,7 +30,8 @@ final class Helper {
   private var listener: UnixSocket?
   private var listenerToken: EventLoop.Token?
   private var session: VhostUserSession?
-  private var failure: VhostUserError?
+  private var sandbox: Sandbox?
+  private var failure: (any Error)?
 
   /// Opens all that is ever opened, so that nothing is missing once the guest runs.
   init(_ options: Options) throws {
@@ -85,6 +87,7 @@ final class Helper {
     } else if let path = options.socketPath {
       try listen(FilePath(path))
     }
+    try enterSandbox()
     try loop.run()
     if let failure {
       printError("\(programName): the connection to QEMU was closed: \(failure)")
@@ -128,7 +131,11 @@ final class Helper {
       loop.remove(token, listener.fd)
       listenerToken = nil
       if let path = options.socketPath { removeFile(FilePath(path)) }
+      try sandbox?.enter(.serving)
       try serve(socket)
+    } catch let error as SandboxError {
+      failure = error
+      loop.stop()
     } catch Errno.wouldBlock, Errno.connectionAbort {
       self.listener = consume listener
     } catch {
@@ -143,6 +150,14 @@ final class Helper {
       failure = error
       loop.stop()
     }
+  }
+
+  /// Nothing is opened from here on, and nothing that a peer sent has been read yet.
+  private func enterSandbox() throws {
+    guard options.sandbox == .on else { return logger.warning("the sandbox is off") }
+    let sandbox = try Sandbox(program: programName)
+    try sandbox.enter(listenerToken == nil ? .serving : .waiting)
+    self.sandbox = sandbox
   }
 
   private func end() {

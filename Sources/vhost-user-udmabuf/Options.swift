@@ -48,6 +48,11 @@ struct Options: ParsableArguments {
     help: ArgumentHelp("Write statistics there, as JSON, on SIGUSR1 and at exit.", valueName: "file"))
   var stats: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "Allow only the system calls of a running helper: on, or off for debugging.", valueName: "on|off"))
+  var sandbox = Switch.on
+
   @Option(help: ArgumentHelp("Resources that the guest may have at once.", valueName: "count"))
   var maxResources = Quotas().resources
 
@@ -94,6 +99,7 @@ struct Options: ParsableArguments {
 
 extension BackingChoice: ExpressibleByArgument {}
 extension CursorChoice: ExpressibleByArgument {}
+enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
 
 /// `1920x1080`.
 struct Resolution: ExpressibleByArgument, CustomStringConvertible {

@@ -31,6 +31,18 @@ static const uint64_t CL_DMA_BUF_SYNC_START = 0;
 static const uint64_t CL_DMA_BUF_SYNC_END = 4;
 static const size_t CL_DMA_BUF_NAME_LEN = 32;
 
+// What a filter compares arguments with: commands, and the request numbers of the ioctls below.
+static const uint32_t CL_F_ADD_SEALS = 1033;
+static const uint32_t CL_F_GET_SEALS = 1034;
+static const uint32_t CL_AT_EMPTY_PATH = 0x1000;
+static const uint32_t CL_SECCOMP_SET_MODE_FILTER = 1;
+static const uint32_t CL_UDMABUF_CREATE = 0x40187542;
+static const uint32_t CL_UDMABUF_CREATE_LIST = 0x40087543;
+static const uint32_t CL_DMA_BUF_IOCTL_SYNC = 0x40086200;
+static const uint32_t CL_DMA_BUF_SET_NAME = 0x40086201;
+static const uint32_t CL_DMA_BUF_EXPORT_SYNC_FILE = 0xc0086202;
+static const uint32_t CL_DMA_BUF_IMPORT_SYNC_FILE = 0x40086203;
+
 // One item of UDMABUF_CREATE_LIST, laid out as struct udmabuf_create_item.
 struct cl_udmabuf_item {
   uint32_t memfd;
@@ -92,5 +104,28 @@ int cl_dma_buf_sync(int fd, uint64_t flags);
 int cl_dma_buf_set_name(int fd, const char *name);
 int cl_dma_buf_export_sync_file(int fd, uint32_t flags);
 int cl_dma_buf_import_sync_file(int fd, uint32_t flags, int sync_file);
+
+// What a process gives up for good (sandbox.c).
+int cl_no_new_privileges(void);
+int cl_no_core_file(void);
+int cl_not_dumpable(void);
+// Takes one capability out of the bounding set; EINVAL behind the last one that the kernel knows.
+int cl_drop_bounding_capability(unsigned long capability);
+// Empties this thread's effective, permitted, inheritable and ambient sets.
+int cl_drop_capabilities(void);
+int cl_default_action(int signal);
+
+// What is written when seccomp traps a system call: `before`, its name, its number, `after`. All of it must
+// live as long as the process.
+struct cl_denial {
+  const char *before;
+  const char *after;
+  // By number, with null for none; of the architecture `architecture` (AUDIT_ARCH_*).
+  const char *const *names;
+  size_t count;
+  uint32_t architecture;
+};
+// On SIGSYS writes the line to standard error and exits with status 1.
+int cl_exit_on_denied_call(const struct cl_denial *denial);
 
 #endif

@@ -1,0 +1,2 @@
+// libseccomp, as pkg-config finds it.
+#include <seccomp.h>

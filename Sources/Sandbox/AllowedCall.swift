@@ -1,0 +1,106 @@
+internal import CLinux
+internal import Glibc
+
+/// What an argument of a system call must be: its bits under `mask` are those of `value`.
+struct ArgumentTest: Sendable {
+  let argument: UInt32
+  let mask: UInt64
+  let value: UInt64
+
+  /// The argument is this 32-bit number: what the kernel reads of a command, a request or a set of flags.
+  static func argument(_ index: UInt32, is value: some BinaryInteger) -> ArgumentTest {
+    argument(index, under: 0xffff_ffff, is: value)
+  }
+
+  static func argument(
+    _ index: UInt32, under mask: some BinaryInteger, is value: some BinaryInteger
+  ) -> ArgumentTest {
+    ArgumentTest(argument: index, mask: UInt64(mask), value: UInt64(value))
+  }
+}
+
+/// A system call that the sandbox lets through, and what for.
+struct AllowedCall: Sendable {
+  /// The names that the call has on the architectures that we know; each has one of them at least.
+  let names: [String]
+  let phases: [Sandbox.Phase]
+  /// One of these must hold, which is when all of its tests do. Empty: any arguments.
+  let conditions: [[ArgumentTest]]
+  let reason: String
+
+  init(
+    _ names: String..., in phases: [Sandbox.Phase] = Sandbox.Phase.allCases,
+    onlyIf conditions: [[ArgumentTest]] = [], for reason: String
+  ) {
+    (self.names, self.phases, self.conditions, self.reason) = (names, phases, conditions, reason)
+  }
+
+  /// Everything that is ever allowed; what is not here is denied.
+  ///
+  /// Descriptors are not compared: what is open has been opened by us or sent by QEMU.
+  static let all: [AllowedCall] = [
+    AllowedCall("accept4", in: [.waiting], for: "taking QEMU's connection"),
+    AllowedCall("unlink", "unlinkat", in: [.waiting], for: "removing our socket file"),
+    AllowedCall(
+      "seccomp", in: [.waiting], onlyIf: [[.argument(0, is: CL_SECCOMP_SET_MODE_FILTER)]],
+      for: "entering the next phase: a filter can only take away"),
+
+    AllowedCall("epoll_wait", "epoll_pwait", for: "waiting in the event loop"),
+    AllowedCall("epoll_ctl", for: "adding and removing its sources"),
+    AllowedCall("read", for: "eventfds, timers, signals, and what the card reports"),
+    AllowedCall("write", for: "eventfds, and the log"),
+    AllowedCall("writev", for: "the last words of the Swift runtime and of the C library"),
+    AllowedCall("timerfd_settime", for: "arming timers"),
+    AllowedCall("clock_gettime", for: "the time, where the vDSO cannot tell it"),
+    AllowedCall("close", for: "what is not needed any more"),
+
+    AllowedCall("recvmsg", for: "QEMU's messages, with descriptors"),
+    AllowedCall("sendmsg", for: "answers to QEMU, with descriptors"),
+    AllowedCall(
+      "fcntl",
+      onlyIf: [
+        [.argument(1, is: F_GETFL)], [.argument(1, is: F_SETFL)], [.argument(1, is: CL_F_GET_SEALS)],
+        [.argument(1, is: CL_F_ADD_SEALS)],
+      ], for: "making what QEMU sends nonblocking; the seals of memfds"),
+    AllowedCall("fstat", for: "the size and the kind of what QEMU sends"),
+    AllowedCall(
+      "newfstatat", onlyIf: [[.argument(3, is: CL_AT_EMPTY_PATH)]], for: "the same: the C library's fstat"),
+    AllowedCall("lseek", for: "the size of a dma-buf"),
+
+    AllowedCall("memfd_create", for: "memory to copy pictures into"),
+    AllowedCall("ftruncate", for: "the size of that memory, and of the statistics"),
+    AllowedCall("pread64", for: "udmabuf's limits, read anew"),
+    AllowedCall("pwrite64", for: "the statistics"),
+    AllowedCall(
+      "mmap", onlyIf: [[.argument(2, under: PROT_EXEC, is: 0)]], for: "guest memory, dma-bufs, and malloc"),
+    AllowedCall("mprotect", onlyIf: [[.argument(2, under: PROT_EXEC, is: 0)]], for: "malloc"),
+    AllowedCall("munmap", for: "guest memory that is gone, and malloc"),
+    AllowedCall("mremap", for: "malloc"),
+    AllowedCall("brk", for: "malloc"),
+    AllowedCall("madvise", for: "keeping guest memory out of dumps, and malloc"),
+
+    AllowedCall(
+      "ioctl",
+      onlyIf: [
+        CL_UDMABUF_CREATE, CL_UDMABUF_CREATE_LIST, CL_DMA_BUF_IOCTL_SYNC, CL_DMA_BUF_SET_NAME,
+        CL_DMA_BUF_EXPORT_SYNC_FILE, CL_DMA_BUF_IMPORT_SYNC_FILE,
+      ].map { [.argument(1, is: $0)] } + [
+        // DRM's own calls by type and number: 00 to 3f and a0 to df, without those of each driver (40 to 9f).
+        [.argument(1, under: 0xffc0, is: 0x6400)],
+        [.argument(1, under: 0xffe0, is: 0x64a0)],
+        [.argument(1, under: 0xffe0, is: 0x64c0)],
+      ], for: "udmabuf, dma-bufs, and the card"),
+
+    AllowedCall("futex", for: "locks and one-time set-up in the Swift runtime"),
+    AllowedCall("getrandom", for: "the seed of Swift's hash tables"),
+    AllowedCall("sysinfo", for: "the C library's qsort, by which libdrm sorts a long commit"),
+    AllowedCall("restart_syscall", for: "the kernel's own, after SIGSTOP and SIGCONT"),
+    AllowedCall("gettid", for: "Swift's locks, and abort"),
+    AllowedCall("getpid", for: "abort"),
+    AllowedCall("rt_sigprocmask", for: "abort"),
+    AllowedCall(
+      "tgkill", onlyIf: [[.argument(0, is: getpid()), .argument(2, is: SIGABRT)]],
+      for: "abort: ending with the reason, not with a denial"),
+    AllowedCall("exit_group", for: "the end"),
+  ]
+}
