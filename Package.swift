@@ -78,8 +78,9 @@ let package = Package(
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",
-      ["Linux", "Guest", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
-    tests("SandboxTests", ["CLinux", "Linux", "CSeccomp", "Sandbox", system]),
+      ["Linux", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+    .target(name: "RawCall", path: "Tests/RawCall"),
+    tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),

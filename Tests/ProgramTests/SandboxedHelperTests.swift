@@ -1,0 +1,133 @@
+import CSeccomp
+import Fixtures
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// `vhost-user-udmabuf` in its sandbox, which is on unless it is switched off. What the other tests have it do,
+/// it does in there.
+@Suite struct SandboxedHelperTests {
+  private let program = builtPrograms.appending("vhost-user-udmabuf")
+
+  /// A helper that listens, and a connection to it.
+  private func start(_ options: [String] = []) throws -> (Child, PipeEnd, socket: FilePath) {
+    let socket = try makeTemporaryDirectory().appending("socket")
+    let arguments = ["--socket-path", socket.string, "--log-level", "error"] + options
+    let (child, output) = try startReading(program, arguments, withErrors: true)
+    try waitUntil("it listens") { FileManager.default.fileExists(atPath: socket.string) || !child.isRunning }
+    return (child, output, socket)
+  }
+
+  private func end(_ child: Child, _ socket: FilePath) {
+    child.signal(SIGKILL)
+    child.wait()
+    _ = try? FileManager.default.removeItem(atPath: socket.removingLastComponent().string)
+  }
+
+  /// What the kernel tells of a process, by its key.
+  private func status(_ child: Child) throws -> [String: String] {
+    var status: [String: String] = [:]
+    for line in try readText(FilePath("/proc/\(child.pid)/status")).split(separator: "\n") {
+      let words = line.split(separator: ":", maxSplits: 1)
+      status[String(words[0])] = words.last?.trimmingCharacters(in: .whitespaces)
+    }
+    return status
+  }
+
+  @Test("while it waits and while it serves: filters, no capability, no new privilege, no core file")
+  func confined() throws {
+    let (child, _, socket) = try start()
+    defer { end(child, socket) }
+    try waitUntil("the first phase") { try self.status(child)["Seccomp_filters"] == "1" }
+    let connection = try UnixSocket.connect(socket)
+    try waitUntil("the second phase") { try self.status(child)["Seccomp_filters"] == "2" }
+    let status = try self.status(child)
+    #expect(status["Seccomp"] == "2")
+    #expect(status["NoNewPrivs"] == "1")
+    #expect(status["Threads"] == "1")
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] + (geteuid() == 0 ? ["CapBnd"] : []) {
+      #expect(status[set] == "0000000000000000", "\(set)")
+    }
+    let limits = try readText(FilePath("/proc/\(child.pid)/limits")).split(separator: "\n")
+    let core = limits.first { $0.hasPrefix("Max core file size") }
+    #expect(core?.split(separator: " ").suffix(3) == ["0", "0", "bytes"])
+    _ = consume connection
+    #expect(child.wait() == 0)
+  }
+
+  @Test("--sandbox off leaves all of that alone, and says so")
+  func off() throws {
+    let (child, output, socket) = try start(["--sandbox", "off", "--log-level", "warning"])
+    defer { end(child, socket) }
+    #expect(try status(child)["Seccomp"] == "0")
+    #expect(try status(child)["NoNewPrivs"] == "0")
+    child.signal(SIGTERM)
+    #expect(child.wait() == 0)
+    #expect(try output.readToEnd().contains("the sandbox is off"))
+  }
+
+  @Test("a session from the first message to the last, with statistics", arguments: FrontEnd.MemoryStyle.allCases)
+  func session(_ memory: FrontEnd.MemoryStyle) throws {
+    let (child, output, socket) = try start()
+    defer { end(child, socket) }
+    let ram = try GuestRAM.likeQEMU()
+    let queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
+    var turns = 0
+    let frontEnd = try FrontEnd(UnixSocket.connect(socket)) {
+      turns += 1
+      if turns > 10_000 { throw TroubleInTest("the helper does not answer") }
+      usleep(1000)
+      return true
+    }
+    try frontEnd.realize(memory: memory)
+    for _ in 0..<2 {
+      try frontEnd.start(queues)
+      let displayInfo: [UInt8] = [0x00, 0x01] + [UInt8](repeating: 0, count: 22)
+      queues[0].send(displayInfo, answer: 408)
+      frontEnd.kick(0)
+      var answer: [UInt8]?
+      try waitUntil("the answer") {
+        answer = queues[0].receive()?.bytes
+        return answer != nil
+      }
+      // RESP_OK_DISPLAY_INFO
+      #expect(answer?.prefix(4) == [0x01, 0x11, 0, 0])
+      child.signal(SIGUSR1)
+      _ = try frontEnd.stop()
+    }
+    child.signal(SIGTERM)
+    #expect(child.wait() == 0)
+    #expect(try output.readToEnd() == "")
+  }
+
+  @Test("a kernel without seccomp filters: the reason and the remedy, and status 1")
+  func noSeccomp() async throws {
+    let socket = try makeTemporaryDirectory().appending("socket")
+    defer { _ = try? FileManager.default.removeItem(atPath: socket.removingLastComponent().string) }
+    let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
+      [program = program.string as String, socket = socket.string as String] in
+      // What such a kernel answers: ENOSYS to seccomp, EINVAL to prctl(PR_SET_SECCOMP).
+      let filter = unsafe seccomp_init(SCMP_ACT_ALLOW)
+      func refuse(_ call: String, _ error: CInt, _ tests: [scmp_arg_cmp]) {
+        let number = unsafe seccomp_syscall_resolve_name(call)
+        _ = unsafe seccomp_rule_add_array(
+          filter, 0x0005_0000 | UInt32(error), number, UInt32(tests.count), tests)
+      }
+      refuse("seccomp", ENOSYS, [])
+      refuse("prctl", EINVAL, [scmp_arg_cmp(arg: 0, op: SCMP_CMP_EQ, datum_a: 22, datum_b: 0)])
+      guard unsafe seccomp_load(filter) == 0 else { _exit(2) }
+      let words = [program, "--socket-path", socket, "--log-level", "critical"]
+      var pointers: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
+      unsafe pointers.append(nil)
+      unsafe execv(program, pointers)
+      _exit(3)
+    }
+    #expect(
+      String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+        == "vhost-user-udmabuf: the sandbox cannot be entered: loading its filter: "
+        + "the kernel has no seccomp filters; --sandbox off runs without it\n")
+  }
+}

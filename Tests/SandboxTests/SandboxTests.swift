@@ -1,0 +1,123 @@
+import Glibc
+import RawCall
+import Testing
+
+@testable import Sandbox
+
+/// Each call is made by a process of its own, which the sandbox confines for good.
+@Suite struct SandboxTests {
+  /// A call and a phase, by what another process can be told.
+  struct Case: Sendable, CustomTestStringConvertible {
+    let index: Int
+    let phase: Sandbox.Phase
+    let name: String
+    var testDescription: String { "\(name), \(phase)" }
+  }
+
+  static let forbidden = ForbiddenCall.all.enumerated().flatMap { index, call in
+    call.phases.map { Case(index: index, phase: $0, name: call.testDescription) }
+  }
+
+  @Test("what is forbidden ends the process with a line that names the call", arguments: forbidden)
+  func denied(_ one: Case) async throws {
+    let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
+      [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
+      let call = ForbiddenCall.all[index]
+      let number = number(of: call.name)!
+      let a = call.arguments + Array(repeating: 0, count: 6)
+      enter(isServing)
+      _ = raw_call(number, a[0], a[1], a[2], a[3], a[4], a[5])
+      // It came back: no denial.
+      _exit(0)
+    }
+    let name = ForbiddenCall.all[one.index].name
+    let line = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    #expect(
+      line == """
+        prog: the sandbox denied the system call \(name) (number \(number(of: name)!)): a mistake in this \
+        program, or an attack from the guest (--sandbox off runs without it, for debugging)
+
+        """)
+  }
+
+  static let permitted = PermittedCall.all.enumerated().flatMap { index, call in
+    call.phases.map { Case(index: index, phase: $0, name: call.testDescription) }
+  }
+
+  @Test("what a helper does succeeds", arguments: permitted)
+  func allowed(_ one: Case) async {
+    await #expect(processExitsWith: .exitCode(0)) { [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
+      let call = PermittedCall.all[index]
+      _exit(call.attempt { enter(isServing) } ? 0 : 2)
+    }
+  }
+
+  @Test("nothing is allowed without a call here that shows it")
+  func complete() {
+    let shown = Set(PermittedCall.all.flatMap(\.names))
+    // Shown by a process that ends by SIGABRT.
+    let table = AllowedCall.all.filter { $0.names != ["tgkill"] }
+    for call in table { #expect(!shown.isDisjoint(with: call.names), "\(call.names)") }
+  }
+
+  #if arch(x86_64)
+    @Test("a call by the number of another architecture is denied too")
+    func foreign() async throws {
+      let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
+        enter(true)
+        // x32's openat.
+        _ = raw_call(0x4000_0000 + 257, -100, 0, 0, 0, 0, 0)
+        _exit(0)
+      }
+      let line = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+      #expect(line.contains("the system call of another architecture (number 1073742081)"), "\(line)")
+    }
+  #endif
+
+  // MARK: The end
+
+  @Test("a trap and an abort end the process by their own signal", arguments: [SIGILL, SIGABRT, SIGSEGV])
+  func ownSignal(_ signal: CInt) async throws {
+    let result = await #expect(processExitsWith: .signal(signal), observing: [\.standardErrorContent]) {
+      [signal] in
+      enter(true)
+      switch signal {
+      case SIGABRT: abort()
+      case SIGILL: fatalError("the last words")
+      default: unsafe UnsafeMutablePointer<Int>(bitPattern: 8)!.pointee = 1
+      }
+    }
+    let words = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    #expect(words.contains("the last words") == (signal == SIGILL), "\(words)")
+    #expect(!words.contains("denied"), "\(words)")
+  }
+
+  // MARK: What is given up
+
+  @Test("no core file, no new privileges, no capability")
+  func givenUp() async {
+    await #expect(processExitsWith: .exitCode(0)) {
+      _ = try Sandbox(program: "prog")
+      var limit = rlimit()
+      _ = unsafe getrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &limit)
+      guard limit.rlim_cur == 0 && limit.rlim_max == 0 else { _exit(2) }
+      // PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS.
+      guard rawCall("prctl", 3) == 0 else { _exit(3) }
+      guard rawCall("prctl", 39) == 1 else { _exit(4) }
+      // PR_CAPBSET_READ of CAP_SYS_ADMIN, for whoever had it to drop.
+      guard geteuid() != 0 || rawCall("prctl", 23, 21) == 0 else { _exit(5) }
+      // What root without capabilities may not: another's file.
+      guard unsafe geteuid() != 0 || (chown("/tmp", 1, 1) == -1 && errno == EPERM) else { _exit(6) }
+      _exit(0)
+    }
+  }
+}
+
+/// Goes the helper's way to a phase, or ends with status 99.
+private func enter(_ serving: Bool) {
+  do throws(SandboxError) {
+    let sandbox = try Sandbox(program: "prog")
+    try sandbox.enter(.waiting)
+    if serving { try sandbox.enter(.serving) }
+  } catch { _exit(99) }
+}
