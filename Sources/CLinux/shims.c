@@ -177,11 +177,11 @@ int cl_unix_listen(const char *path, size_t length) {
   return -1;
 }
 
-int cl_unix_connect(const char *path, size_t length) {
+static int unix_connect(const char *path, size_t length, int type) {
   struct sockaddr_un address;
   if (unix_address(&address, path, length) < 0)
     return -1;
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return -1;
   if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
@@ -191,6 +191,8 @@ int cl_unix_connect(const char *path, size_t length) {
   errno = saved;
   return -1;
 }
+int cl_unix_connect(const char *path, size_t length) { return unix_connect(path, length, SOCK_STREAM); }
+int cl_unix_connect_datagram(const char *path, size_t length) { return unix_connect(path, length, SOCK_DGRAM); }
 
 int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
 int cl_unix_pair(int fds[2]) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds); }

@@ -49,6 +49,16 @@ public struct UnixSocket: ~Copyable, Sendable {
     unsafe try at(path, cl_unix_connect)
   }
 
+  /// Whether `path` is the file of a socket that nobody has open any more, as a killed process leaves it. A
+  /// listener at `path` does not notice the question.
+  public static func isStale(_ path: FilePath) -> Bool {
+    do throws(Errno) {
+      // The kernel looks for the socket before it finds that the types differ.
+      _ = unsafe try at(path, cl_unix_connect_datagram)
+      return false
+    } catch { return error == .connectionRefused }
+  }
+
   private static func at(
     _ path: FilePath, _ call: (UnsafePointer<CChar>?, Int) -> CInt
   ) throws(Errno) -> UnixSocket {

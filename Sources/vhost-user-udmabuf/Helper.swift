@@ -101,7 +101,8 @@ final class Helper {
   private func listen(_ path: FilePath) throws {
     let socket: UnixSocket
     do throws(Errno) {
-      removeStaleSocket(path)
+      // A killed process leaves its file behind.
+      if UnixSocket.isStale(path) { removeFile(path) }
       socket = try UnixSocket.listen(path)
     } catch {
       throw StartError(
@@ -112,15 +113,6 @@ final class Helper {
     listenerToken = try loop.add(socket.fd) { [unowned self] _ in accept() }
     listener = consume socket
     logger.info("listening on \(path)")
-  }
-
-  /// A socket file that nobody listens on any more is left over from a killed process.
-  private func removeStaleSocket(_ path: FilePath) {
-    do throws(Errno) {
-      _ = try UnixSocket.connect(path)
-    } catch {
-      if error == .connectionRefused { removeFile(path) }
-    }
   }
 
   private func accept() {

@@ -104,6 +104,10 @@ let builtPrograms: FilePath = {
     let (status, output) = try run(program, ["--socket-path", first.socket.string], withErrors: true)
     #expect(status == 1)
     #expect(output.contains("in use"))
+    // The first still waits for its connection.
+    #expect(first.child.isRunning)
+    _ = try first.connect()
+    #expect(first.child.wait() == 0)
   }
 
   @Test("a socket that a killed helper left is replaced; SIGTERM ends with status 0 and removes it")

@@ -88,6 +88,8 @@ int cl_epoll_wait(int epoll, struct cl_epoll_event *events, int capacity, int mi
 
 int cl_unix_listen(const char *path, size_t length);
 int cl_unix_connect(const char *path, size_t length);
+// Never succeeds where a stream socket is bound (EPROTOTYPE), and that one does not notice.
+int cl_unix_connect_datagram(const char *path, size_t length);
 int cl_unix_accept(int fd);
 int cl_unix_pair(int fds[2]);
 // Sends with `count` descriptors as SCM_RIGHTS, without SIGPIPE.
