@@ -20,9 +20,12 @@ final class RunningGuest {
   }
 
   init(
-    memory: String = "512M", ram: String = "memfd", resolution: String, helperOptions: [String] = []
+    memory: String = "512M", ram: String = "memfd", resolution: String, helperOptions: [String] = [],
+    options: [String] = []
   ) throws {
     directory = try makeTemporaryDirectory()
+    // For a helper that runs as somebody else.
+    _ = unsafe directory.withPlatformString { unsafe chmod($0, 0o777) }
     process = try Child(
       repository.appending("qemu/run-guest"),
       [
@@ -30,7 +33,7 @@ final class RunningGuest {
         directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
         "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
-      ] + helperOptions.map { "--helper-option=\($0)" })
+      ] + helperOptions.map { "--helper-option=\($0)" } + options)
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
       _ = try shell("true", seconds: 240)
