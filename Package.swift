@@ -54,8 +54,8 @@ let package = Package(
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", "Sandbox",
-        system, log, arguments,
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS",
+        "Sandbox", system, log, arguments,
       ],
       swiftSettings: rules),
     .target(

@@ -92,6 +92,7 @@ let builtPrograms: FilePath = {
       ["--socket-path", "/tmp/a", "--max-pinned", "99999999T"],
       ["--socket-path", "/tmp/a", "--max-resources", "0"],
       ["--socket-path", "/tmp/a", "--log-level", "loud"],
+      ["--socket-path", "/tmp/a", "--sandbox", "perhaps"],
     ])
   func usage(_ arguments: [String]) throws {
     #expect(try run(program, arguments, withErrors: true).status == 64)

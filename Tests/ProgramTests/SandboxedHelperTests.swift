@@ -69,7 +69,8 @@ import Testing
     #expect(try output.readToEnd().contains("the sandbox is off"))
   }
 
-  @Test("a session from the first message to the last, with statistics", arguments: FrontEnd.MemoryStyle.allCases)
+  @Test(
+    "a session from the first message to the last, with statistics", arguments: FrontEnd.MemoryStyle.allCases)
   func session(_ memory: FrontEnd.MemoryStyle) throws {
     let (child, output, socket) = try start()
     defer { end(child, socket) }

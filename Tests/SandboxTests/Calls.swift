@@ -65,7 +65,8 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     .init("kexec_load"), .init("reboot"), .init("swapon"), .init("modify_ldt"), .init("shmget"),
     .init("shmat"), .init("mq_open"), .init("syslog"), .init("move_pages"), .init("vmsplice"),
     // Arguments.
-    .init("mmap", 0, 4096, Int(PROT_READ | PROT_EXEC), Int(MAP_PRIVATE | MAP_ANONYMOUS), -1, what: "PROT_EXEC"),
+    .init(
+      "mmap", 0, 4096, Int(PROT_READ | PROT_EXEC), Int(MAP_PRIVATE | MAP_ANONYMOUS), -1, what: "PROT_EXEC"),
     .init("mprotect", 0, 4096, Int(PROT_READ | PROT_EXEC), what: "PROT_EXEC"),
     .init("pkey_mprotect", 0, 4096, Int(PROT_READ | PROT_EXEC), what: "PROT_EXEC"),
     .init("fcntl", 2, Int(F_DUPFD), what: "F_DUPFD"), .init("fcntl", 2, Int(F_SETOWN), what: "F_SETOWN"),

@@ -46,7 +46,8 @@ import Testing
 
   @Test("what a helper does succeeds", arguments: permitted)
   func allowed(_ one: Case) async {
-    await #expect(processExitsWith: .exitCode(0)) { [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
+    await #expect(processExitsWith: .exitCode(0)) {
+      [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
       let call = PermittedCall.all[index]
       _exit(call.attempt { enter(isServing) } ? 0 : 2)
     }

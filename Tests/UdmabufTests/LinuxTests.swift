@@ -133,6 +133,18 @@ import Testing
     }
   }
 
+  @Test("what is mapped is in no core file")
+  func isNotDumped() throws {
+    let memfd = try Memfd.create(name: "secret", size: 8192)
+    let mapping = try memfd.withDescriptor { try Mapping($0, offset: 4096, length: 100, writable: true) }
+    let regions = try readText("/proc/self/smaps", upTo: 1 << 24).split(separator: "\n")
+    let first = try #require(regions.firstIndex { $0.contains("/memfd:secret") })
+    let flags = regions[first...].first { $0.hasPrefix("VmFlags:") }
+    // Its name for MADV_DONTDUMP.
+    #expect(flags?.split(separator: " ").contains("dd") == true, "\(flags ?? "")")
+    _ = mapping.length
+  }
+
   @Test func refusesNoLength() throws {
     let memfd = try Memfd.create(name: "map", size: 4096)
     #expect(throws: Errno.invalidArgument) {
