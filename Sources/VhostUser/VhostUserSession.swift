@@ -17,6 +17,7 @@ public final class VhostUserSession {
   private let loop: EventLoop
   private let device: any VhostUserDevice
   private let logger: Logger
+  private let onFirstMessage: () -> Void
   private let onEnd: (VhostUserError?) -> Void
   private var token: EventLoop.Token?
   private let vrings: [Vring]
@@ -30,24 +31,27 @@ public final class VhostUserSession {
   /// answered.
   private var resumed: [Int] = []
 
+  /// A message has come. Before that, whoever connected may be no front end.
+  public private(set) var hasStarted = false
   /// The socket for requests to the front end, if it gave one.
   public private(set) var backendChannel: BackendChannel?
 
   /// Serves the connection until its end, as long as this value lives. The device is kept.
   /// - Parameters:
   ///   - socket: a connected one; it is made nonblocking.
+  ///   - onFirstMessage: called once, before the first message is answered.
   ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
   ///     rings have stopped then.
   public init(
     _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, logger: Logger,
-    onEnd: @escaping (VhostUserError?) -> Void
+    onFirstMessage: @escaping () -> Void = {}, onEnd: @escaping (VhostUserError?) -> Void
   ) throws(Errno) {
     let stream = try MessageStream(socket)
     self.stream = stream
     self.loop = loop
     self.device = device
     self.logger = logger
-    self.onEnd = onEnd
+    (self.onFirstMessage, self.onEnd) = (onFirstMessage, onEnd)
     vrings = (0..<device.queueCount).map { Vring(index: $0) }
     token = try loop.add(stream.socket.fd) { [weak self] readiness in self?.ready(readiness) }
   }
@@ -89,6 +93,10 @@ public final class VhostUserSession {
 
   private func handle(_ envelope: consuming Envelope) throws(VhostUserError) {
     let (request, needsReply) = (envelope.request, envelope.needsReply)
+    if !hasStarted {
+      hasStarted = true
+      onFirstMessage()
+    }
     logger.trace("vhost-user message", metadata: ["request": "\(request)"])
     if let (feature, name) = request.needs, !protocolFeatures.contains(feature) {
       throw .notNegotiated(request, feature: name)

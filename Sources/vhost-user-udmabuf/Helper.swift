@@ -17,6 +17,12 @@ struct StartError: Error, CustomStringConvertible {
   init(_ description: String) { self.description = description }
 }
 
+/// A socket that is listened on.
+private final class Listener {
+  let socket: UnixSocket
+  init(_ socket: consuming UnixSocket) { self.socket = socket }
+}
+
 /// One VM's helper: joins the modules, and lives as long as QEMU's connection.
 final class Helper {
   private let options: Options
@@ -27,7 +33,9 @@ final class Helper {
   private let sink: KMSSink?
   private let device: GPUDevice
   private let adapter: GPUBackEnd
-  private var listener: UnixSocket?
+  /// Kept until the first message: who connects without a word is not QEMU.
+  private var listener: Listener?
+  /// There while a connection is awaited.
   private var listenerToken: EventLoop.Token?
   private var session: VhostUserSession?
   private var sandbox: Sandbox?
@@ -110,36 +118,70 @@ final class Helper {
           ? "\(path) is in use by another process; choose another --socket-path or end that process"
           : "cannot listen on \(path): \(error)")
     }
-    listenerToken = try loop.add(socket.fd) { [unowned self] _ in accept() }
-    listener = consume socket
+    listener = Listener(socket)
+    try awaitConnection()
     logger.info("listening on \(path)")
   }
 
+  private func awaitConnection() throws(Errno) {
+    guard let listener else { return }
+    listenerToken = try loop.add(listener.socket.fd) { [unowned self] _ in accept() }
+  }
+
   private func accept() {
-    guard let token = listenerToken, let listener = listener.take() else { return }
-    do {
-      let socket = try listener.accept()
-      // One back end serves one connection.
-      loop.remove(token, listener.fd)
-      listenerToken = nil
-      if let path = options.socketPath { removeFile(FilePath(path)) }
-      try sandbox?.enter(.serving)
+    guard let listener else { return }
+    let socket: UnixSocket
+    do throws(Errno) { socket = try listener.socket.accept() } catch {
+      if error != .wouldBlock && error != .connectionAbort {
+        logger.error("a connection could not be taken: \(error)")
+      }
+      return
+    }
+    // One back end serves one connection; the next must wait until this one turns out to be nobody.
+    pauseListening()
+    do throws(Errno) {
       try serve(socket)
-    } catch let error as SandboxError {
-      failure = error
-      loop.stop()
-    } catch Errno.wouldBlock, Errno.connectionAbort {
-      self.listener = consume listener
     } catch {
-      self.listener = consume listener
-      logger.error("a connection could not be taken: \(error)")
+      logger.error("a connection could not be served: \(error)")
+      goOnListening()
     }
   }
 
-  private func serve(_ socket: consuming UnixSocket) throws {
-    session = try VhostUserSession(socket, loop: loop, device: adapter, logger: logger) {
-      [unowned self] error in
+  private func serve(_ socket: consuming UnixSocket) throws(Errno) {
+    session = try VhostUserSession(
+      socket, loop: loop, device: adapter, logger: logger,
+      onFirstMessage: { [unowned self] in beServing() },
+      onEnd: { [unowned self] error in
+        // A program that looked whether somebody listens, and hung up.
+        if error == nil, session?.hasStarted == false, listener != nil { return goOnListening() }
+        failure = error
+        loop.stop()
+      })
+  }
+
+  private func pauseListening() {
+    if let listener, let token = listenerToken.take() { loop.remove(token, listener.socket.fd) }
+  }
+
+  private func stopListening() {
+    pauseListening()
+    guard listener.take() != nil, let path = options.socketPath else { return }
+    removeFile(FilePath(path))
+  }
+
+  /// It is QEMU: nobody else is waited for.
+  private func beServing() {
+    stopListening()
+    do throws(SandboxError) { try sandbox?.enter(.serving) } catch {
       failure = error
+      loop.stop()
+    }
+  }
+
+  private func goOnListening() {
+    session = nil
+    do throws(Errno) { try awaitConnection() } catch {
+      logger.error("no further connection can be awaited: \(error)")
       loop.stop()
     }
   }
@@ -155,7 +197,7 @@ final class Helper {
   private func end() {
     sink?.close()
     writeStatistics()
-    if listenerToken != nil, let path = options.socketPath { removeFile(FilePath(path)) }
+    stopListening()
   }
 
   // MARK: Signals and statistics

@@ -114,8 +114,9 @@ let builtPrograms: FilePath = {
   @Test("a socket that a killed helper left is replaced; SIGTERM ends with status 0 and removes it")
   func staleSocket() throws {
     let helper = try Listening(program) { socket in _ = try UnixSocket.listen(socket) }
-    _ = try waitUntil("it listens") {
-      (try? UnixSocket.connect(helper.socket)) != nil || !helper.child.isRunning
+    do {
+      let connection = try helper.connect()
+      try greet(connection)
     }
     // That connection was the one that it serves, and is closed again.
     #expect(helper.child.wait() == 0)
@@ -128,6 +129,45 @@ let builtPrograms: FilePath = {
     #expect(second.child.wait() == 0)
     #expect(!FileManager.default.fileExists(atPath: second.socket.string))
     #expect(json(second.stats)?["flushes"] as? Int == 0)
+  }
+
+  /// Asks something and waits for the answer, which only a front end does.
+  private func greet(_ connection: borrowing UnixSocket) throws {
+    let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+    unsafe try connection.fd.write(question.span.bytes)
+    #expect(try connection.fd.read(upTo: 64).count == 20)
+  }
+
+  @Test("who connects and says nothing is nobody: it listens on, until a front end has spoken")
+  func probes() throws {
+    let helper = try Listening(program)
+    for _ in 0..<20 {
+      let probe = try helper.connect()
+      _ = consume probe
+    }
+    // QEMU connects while another probe is still there, and has its turn after it.
+    let probe = try helper.connect()
+    let connection = try helper.connect()
+    _ = consume probe
+    try greet(connection)
+    #expect(helper.child.isRunning)
+    #expect(
+      !FileManager.default.fileExists(atPath: helper.socket.string), "one back end serves one front end")
+    _ = consume connection
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
+  }
+
+  @Test("a probe that goes does not keep SIGTERM from ending it, and its socket from being removed")
+  func probeAndEnd() throws {
+    let helper = try Listening(program)
+    let first = try helper.connect()
+    _ = consume first
+    let second = try helper.connect()
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(!FileManager.default.fileExists(atPath: helper.socket.string))
+    _ = consume second
   }
 
   @Test("SIGUSR1 writes the statistics while it runs")
@@ -144,6 +184,7 @@ let builtPrograms: FilePath = {
     ] { #expect(object[key] as? Int == 0, "\(key)") }
     #expect((object["protocolErrors"] as? [String: Any])?.isEmpty == true)
     #expect(helper.child.isRunning)
+    try greet(connection)
     _ = consume connection
     #expect(helper.child.wait() == 0)
   }
@@ -198,9 +239,7 @@ let builtPrograms: FilePath = {
       let (child, output) = try startReading(
         program, ["--fd", "7", "--log-level", "critical"], withErrors: true, descriptors: [7: number])
       _ = consume theirs
-      let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
-      unsafe try ours.fd.write(question.span.bytes)
-      #expect(try ours.fd.read(upTo: 64).count == 20)
+      try greet(ours)
       _ = consume ours
       #expect(child.wait() == 0)
       #expect(try output.readToEnd() == "")
