@@ -43,8 +43,9 @@ struct ProtocolFeatures: OptionSet, Equatable, Sendable {
   static let config = ProtocolFeatures(rawValue: 1 << 9)
   static let resetDevice = ProtocolFeatures(rawValue: 1 << 13)
   static let configureMemorySlots = ProtocolFeatures(rawValue: 1 << 15)
+  static let sharedObject = ProtocolFeatures(rawValue: 1 << 18)
 
   static let offered: ProtocolFeatures = [
-    .multiqueue, .replyAck, .backendRequests, .config, .resetDevice, .configureMemorySlots,
+    .multiqueue, .replyAck, .backendRequests, .config, .resetDevice, .configureMemorySlots, .sharedObject,
   ]
 }

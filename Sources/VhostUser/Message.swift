@@ -1,4 +1,5 @@
 internal import Guest
+internal import Virtio
 
 /// The first 12 bytes of every message, in the byte order of the machine.
 struct MessageHeader {
@@ -88,6 +89,8 @@ enum Message {
   case getMaxMemorySlots
   case addMemoryRegion(RegionDescription)
   case removeMemoryRegion(RegionDescription)
+  /// Nil where the front end did not say which.
+  case getSharedObject(ObjectUUID?)
 
   /// What one `SET_MEM_TABLE` can carry.
   static let maxRegionsInTable = 8
@@ -144,6 +147,7 @@ enum Message {
     case .removeMemoryRegion:
       // The specification lets a front end send one descriptor, which is closed unused.
       self = .removeMemoryRegion(try form.region(descriptors: descriptorCount == 1 ? 1 : 0))
+    case .getSharedObject: self = .getSharedObject(try form.sharedObject())
     }
   }
 }
@@ -219,6 +223,12 @@ private struct Form {
     return RegionDescription(payload, at: 8)
   }
 
+  /// `struct VhostUserShared`, or nothing: QEMU up to 10.1 at least sends the header alone.
+  func sharedObject() throws(VhostUserError) -> ObjectUUID? {
+    try check(size: payload.isEmpty ? 0 : ObjectUUID.size)
+    return payload.isEmpty ? nil : ObjectUUID(payload)
+  }
+
   func config() throws(VhostUserError) -> (offset: UInt32, [UInt8]) {
     if payload.count < 12 { throw .payloadSize(request, size: payload.count, expected: 12) }
     let (offset, size): (UInt32, UInt32) = (payload.number(at: 0), payload.number(at: 4))
@@ -242,6 +252,8 @@ enum Reply {
   case word(UInt64)
   case vringState(queue: UInt32, number: UInt32)
   case config(offset: UInt32, [UInt8])
+  /// What is asked for is a descriptor, which goes with it, or does not.
+  case empty
 
   func encode(to request: Request) -> [UInt8] {
     var payload: [UInt8] = []
@@ -255,6 +267,7 @@ enum Reply {
       payload.append(number: UInt32(bytes.count))
       payload.append(number: UInt32(0))
       payload += bytes
+    case .empty: break
     }
     return MessageHeader.encode(code: request.rawValue, isReply: true, payloadSize: payload.count) + payload
   }

@@ -72,10 +72,20 @@ final class MessageStream {
 
   /// Sends an answer whole: one that does not fit ends the session, since this side waits for nobody.
   func send(_ reply: Reply, to request: Request) throws(VhostUserError) {
+    try send(reply, to: request, rawDescriptors: [])
+  }
+
+  /// Sends an answer with a descriptor, of which the front end gets its own.
+  func send(_ reply: Reply, to request: Request, passing passed: borrowing FD) throws(VhostUserError) {
+    let number = passed.withRaw { $0 }
+    try send(reply, to: request, rawDescriptors: [number])
+  }
+
+  private func send(_ reply: Reply, to request: Request, rawDescriptors: [CInt]) throws(VhostUserError) {
     let bytes = reply.encode(to: request)
     let sent: Int
     do {
-      sent = unsafe try socket.send(bytes.span.bytes)
+      sent = unsafe try socket.send(bytes.span.bytes, rawDescriptors: rawDescriptors)
     } catch .wouldBlock {
       throw .repliesNotRead(request)
     } catch {

@@ -24,11 +24,13 @@ public enum Request: UInt32, Sendable, CaseIterable {
   case getMaxMemorySlots = 36
   case addMemoryRegion = 37
   case removeMemoryRegion = 38
+  case getSharedObject = 41
 
   /// Whether it has an answer of its own, beside the acknowledgement that `REPLY_ACK` adds to the others.
   var hasReply: Bool {
     switch self {
-    case .getFeatures, .getVringBase, .getProtocolFeatures, .getQueueCount, .getConfig, .getMaxMemorySlots:
+    case .getFeatures, .getVringBase, .getProtocolFeatures, .getQueueCount, .getConfig, .getMaxMemorySlots,
+      .getSharedObject:
       true
     default: false
     }
@@ -43,6 +45,7 @@ public enum Request: UInt32, Sendable, CaseIterable {
     case .resetDevice: (.resetDevice, "RESET_DEVICE")
     case .getMaxMemorySlots, .addMemoryRegion, .removeMemoryRegion:
       (.configureMemorySlots, "CONFIGURE_MEM_SLOTS")
+    case .getSharedObject: (.sharedObject, "SHARED_OBJECT")
     default: nil
     }
   }
@@ -76,6 +79,7 @@ extension Request: CustomStringConvertible {
     case .getMaxMemorySlots: "GET_MAX_MEM_SLOTS"
     case .addMemoryRegion: "ADD_MEM_REG"
     case .removeMemoryRegion: "REM_MEM_REG"
+    case .getSharedObject: "GET_SHARED_OBJECT"
     }
   }
 }

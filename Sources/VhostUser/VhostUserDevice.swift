@@ -1,5 +1,6 @@
 public import Guest
 public import Linux
+public import Virtio
 
 /// What a vhost-user session serves: a virtio device. All calls come from the session's loop, one at a time.
 public protocol VhostUserDevice: AnyObject {
@@ -24,7 +25,15 @@ public protocol VhostUserDevice: AnyObject {
   func stopping(_ index: Int, _ finished: @escaping () -> Void)
   /// The front end's display socket (`GPU_SET_SOCKET`), in place of an earlier one.
   func displaySocket(_ socket: consuming UnixSocket)
+  /// A descriptor of the dma-buf that this device shares under a name (`GET_SHARED_OBJECT`), to be given
+  /// away; nil if there is none of that name.
+  func sharedObject(_ uuid: ObjectUUID) -> FD?
   /// The whole device starts anew (`RESET_DEVICE`). The rings have stopped, and chains that were taken are
   /// not to be completed.
   func reset()
+}
+
+extension VhostUserDevice {
+  /// Most devices share nothing.
+  public func sharedObject(_ uuid: ObjectUUID) -> FD? { nil }
 }

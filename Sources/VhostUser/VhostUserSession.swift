@@ -2,6 +2,7 @@ internal import Guest
 public import Linux
 public import Logging
 public import SystemPackage
+internal import Virtio
 
 /// The back end's side of one vhost-user connection, as QEMU's front ends from 7.2 on speak it.
 ///
@@ -178,6 +179,7 @@ public final class VhostUserSession {
     case .setBackendRequestSocket:
       let socket = try socket(request, &envelope.descriptors)
       do { backendChannel = try BackendChannel(socket) } catch { throw .descriptor(request, error) }
+    case .getSharedObject(let uuid): return try shareObject(uuid)
     case .setDisplaySocket: device.displaySocket(try socket(request, &envelope.descriptors))
     case .resetDevice:
       for vring in vrings {
@@ -232,6 +234,29 @@ public final class VhostUserSession {
     do { isSocket = try fd.status().isSocket } catch { throw .descriptor(request, error) }
     if !isSocket { throw .notSocket(request) }
     return UnixSocket(adopting: fd)
+  }
+
+  // MARK: The other direction
+
+  /// Asks the front end for something, without waiting for it.
+  /// - Returns: false if nothing was asked: it gave no socket for that, or did not negotiate the feature.
+  /// - Throws: `socket` when it does not fit, or the front end is gone. The session goes on.
+  public func ask(_ request: BackendRequest) throws(VhostUserError) -> Bool {
+    guard let backendChannel, protocolFeatures.contains(request.needs) else { return false }
+    try backendChannel.send(request)
+    return true
+  }
+
+  /// Answers `GET_SHARED_OBJECT` with the object's descriptor; an answer without one says that there is none.
+  /// - Returns: the answer, if it was not sent with a descriptor.
+  private func shareObject(_ uuid: ObjectUUID?) throws(VhostUserError) -> Reply? {
+    guard let uuid, let fd = device.sharedObject(uuid) else {
+      let name = uuid.map { "\($0)" } ?? "an object that it does not name"
+      logger.debug("the front end asked for \(name), which is not shared")
+      return .empty
+    }
+    try stream?.send(.empty, to: .getSharedObject, passing: fd)
+    return nil
   }
 
   // MARK: Memory

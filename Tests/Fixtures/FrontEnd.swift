@@ -50,6 +50,7 @@ public final class FrontEnd {
   public static let getMaxMemorySlots: UInt32 = 36
   public static let addMemoryRegion: UInt32 = 37
   public static let removeMemoryRegion: UInt32 = 38
+  public static let getSharedObject: UInt32 = 41
 
   /// Lets the back end work. It returns whether there was anything to do.
   public typealias Turn = () throws -> Bool
@@ -64,6 +65,8 @@ public final class FrontEnd {
   public private(set) var queueCount = 0
   private var lines: [(kick: Line, call: Line, error: Line)] = []
   private var memorySent = false
+  /// The descriptors that came with the last answer.
+  private var descriptors = ReceivedDescriptors()
   /// Feature bits that go into `SET_FEATURES` beside the ones that were offered, as vhost-user-gpu's do.
   public var extraFeatures: UInt64 = 1 << 40
 
@@ -75,6 +78,12 @@ public final class FrontEnd {
   public final class Line {
     public let event: EventFD
     public init() throws(Errno) { event = try EventFD() }
+  }
+
+  /// A descriptor that came with an answer.
+  public final class Passed {
+    public let fd: FD
+    init(_ fd: consuming FD) { self.fd = fd }
   }
 
   public init(_ socket: consuming UnixSocket, turn: @escaping Turn) throws(Errno) {
@@ -123,6 +132,7 @@ public final class FrontEnd {
 
   /// The payload of the answer to `request`.
   public func reply(to request: UInt32) throws -> [UInt8] {
+    descriptors = ReceivedDescriptors()
     let header = try receive(12, for: request)
     let (code, flags): (UInt32, UInt32) = (header.value(at: 0), header.value(at: 4))
     guard code == request, flags == 5 else { throw FrontEndError.wrongReply(header) }
@@ -145,7 +155,6 @@ public final class FrontEnd {
 
   /// - Returns: false when nothing is there.
   private func receiveSome(into bytes: inout [UInt8], upTo count: Int) throws -> Bool {
-    var descriptors = ReceivedDescriptors()
     let received: Int
     do {
       received = try socket.receive(into: &bytes, upTo: count, descriptors: &descriptors)
@@ -187,13 +196,17 @@ public final class FrontEnd {
   ///   - memory: with `.table`, slots are not negotiated even if they are offered.
   ///   - replyAck: whether acknowledgements are negotiated.
   ///   - backendRequests: whether to hand over a socket for the back end's requests, and which.
-  public func realize(memory: MemoryStyle, replyAck: Bool = true, backendRequests: CInt? = nil) throws {
+  ///   - sharedObjects: whether this front end knows objects that devices share.
+  public func realize(
+    memory: MemoryStyle, replyAck: Bool = true, backendRequests: CInt? = nil, sharedObjects: Bool = false
+  ) throws {
     offeredFeatures = try askWord(Self.getFeatures)
     var wanted = try askWord(Self.getProtocolFeatures)
-    wanted &= 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15
+    wanted &= 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18
     if memory == .table { wanted &= ~(1 << 15) }
     if !replyAck { wanted &= ~(1 << 3) }
     if backendRequests == nil { wanted &= ~(1 << 5) }
+    if !sharedObjects { wanted &= ~(1 << 18) }
     try send(Self.setProtocolFeatures, wanted.bytes)
     protocolFeatures = wanted
     queueCount = Int(try askWord(Self.getQueueNum))
@@ -217,6 +230,15 @@ public final class FrontEnd {
 
   public func writeConfig(offset: UInt32 = 0, _ config: [UInt8]) throws {
     try send(Self.setConfig, bytes(offset, UInt32(config.count), 0) + config)
+  }
+
+  /// Asks for the object of that name, as for another device that looked it up.
+  /// - Returns: its descriptor; nil if the back end has none of that name.
+  public func sharedObject(_ uuid: [UInt8]) throws -> Passed? {
+    let answer = try ask(Self.getSharedObject, uuid)
+    if !answer.isEmpty || descriptors.count > 1 { throw FrontEndError.wrongReply(answer) }
+    guard let fd = descriptors.take(0) else { return nil }
+    return Passed(fd)
   }
 
   /// The driver is ready: features, memory, and one ring after the other. The rings start at the index that

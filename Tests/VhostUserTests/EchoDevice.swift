@@ -25,6 +25,7 @@ final class EchoDevice: VhostUserDevice {
   private(set) var memory = GuestMemory()
   private(set) var vrings: [Vring?] = [nil, nil]
   private(set) var displayBytes: [UInt8] = []
+  var shared: [ObjectUUID: Memfd] = [:]
 
   /// Chains are taken and kept until `release`.
   var holds = false
@@ -106,6 +107,10 @@ final class EchoDevice: VhostUserDevice {
     var descriptors = ReceivedDescriptors()
     displayBytes = []
     _ = try? socket.receive(into: &displayBytes, upTo: 100, descriptors: &descriptors)
+  }
+
+  func sharedObject(_ uuid: ObjectUUID) -> FD? {
+    shared[uuid]?.withDescriptor { try? $0.duplicate() }
   }
 
   func reset() {

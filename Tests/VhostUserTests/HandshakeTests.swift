@@ -38,8 +38,8 @@ import VhostUser
   @Test func offersWhatItCanDo() throws {
     let setup = try Setup()
     let offered = try setup.frontEnd.askWord(FrontEnd.getProtocolFeatures)
-    // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS
-    #expect(offered == 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15)
+    // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, SHARED_OBJECT
+    #expect(offered == 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18)
     try setup.frontEnd.send(FrontEnd.setProtocolFeatures, offered.bytes)
     #expect(try setup.frontEnd.askWord(FrontEnd.getMaxMemorySlots) == 509)
   }

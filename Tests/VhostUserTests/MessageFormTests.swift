@@ -18,6 +18,7 @@ import VhostUser
   @Test(arguments: Form.all) func refusesOtherSizes(_ form: Form) throws {
     let size = form.payload.count
     for wrong in Array(0..<size) + [size + 1, size + 4, size + 8, 4096] {
+      if form.toleratesEmptiness && wrong == 0 { continue }
       let victim = try Victim()
       let payload = Array(form.payload.prefix(wrong)) + [UInt8](repeating: 0, count: max(0, wrong - size))
       let error = try victim.end(after: form.request, payload, descriptors: form.descriptors)
@@ -103,7 +104,7 @@ import VhostUser
 
   @Test(
     arguments: [
-      0, 6, 7, 19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 35, 39, 40, 41, 42, 43, 44, 45, 1000, .max,
+      0, 6, 7, 19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 35, 39, 40, 42, 43, 44, 45, 1000, .max,
     ] as [UInt32])
   func refusesOtherRequests(_ code: UInt32) throws {
     let victim = try Victim()
@@ -117,6 +118,7 @@ import VhostUser
       (.getQueueCount, "MQ"), (.setBackendRequestSocket, "BACKEND_REQ"), (.getConfig, "CONFIG"),
       (.setConfig, "CONFIG"), (.resetDevice, "RESET_DEVICE"), (.getMaxMemorySlots, "CONFIGURE_MEM_SLOTS"),
       (.addMemoryRegion, "CONFIGURE_MEM_SLOTS"), (.removeMemoryRegion, "CONFIGURE_MEM_SLOTS"),
+      (.getSharedObject, "SHARED_OBJECT"),
     ]
     for (request, feature) in needs {
       let victim = try Victim()

@@ -10,6 +10,8 @@ struct Form: CustomTestStringConvertible, Sendable {
   let descriptors: Int
   /// It may also come with one descriptor more.
   var toleratesDescriptor = false
+  /// It may also come without its payload.
+  var toleratesEmptiness = false
 
   var testDescription: String { "\(request)" }
 
@@ -43,6 +45,9 @@ struct Form: CustomTestStringConvertible, Sendable {
     Form(
       request: .removeMemoryRegion, payload: numbers(0, 0) + FrontEnd.region(blocks[0]), descriptors: 0,
       toleratesDescriptor: true),
+    Form(
+      request: .getSharedObject, payload: [UInt8](repeating: 7, count: 16), descriptors: 0,
+      toleratesEmptiness: true),
   ]
 
   static let blocks: [GuestRAM.Block] = [
@@ -71,7 +76,8 @@ final class Victim {
     try UnixSocket.pair { mine, _ in spare = Spare(mine) }
     self.spare = spare!
     file = try Memfd.create(name: "victim", size: 0x3000)
-    try setup.frontEnd.realize(memory: .slots, backendRequests: self.spare.socket.fd.withRaw { $0 })
+    try setup.frontEnd.realize(
+      memory: .slots, backendRequests: self.spare.socket.fd.withRaw { $0 }, sharedObjects: true)
     try setup.frontEnd.send(FrontEnd.setFeatures, UInt64(1 << 32 | 1 << 30).bytes)
     try setup.frontEnd.tell(
       FrontEnd.setMemoryTable, Form.all.first { $0.request == .setMemoryTable }!.payload,
