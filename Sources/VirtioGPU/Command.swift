@@ -36,6 +36,7 @@ enum Command: Equatable {
   /// The page list follows in the chain; it is read once its length was admitted.
   case attachBacking(ResourceID, entries: UInt32)
   case detachBacking(ResourceID)
+  case assignUUID(ResourceID)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
   case moveCursor(ScanoutID, CursorPosition)
   /// A command of a feature that was not offered, or none at all.
@@ -53,6 +54,7 @@ enum Command: Equatable {
     case .transferToHost: "TRANSFER_TO_HOST_2D"
     case .attachBacking: "RESOURCE_ATTACH_BACKING"
     case .detachBacking: "RESOURCE_DETACH_BACKING"
+    case .assignUUID: "RESOURCE_ASSIGN_UUID"
     case .updateCursor: "UPDATE_CURSOR"
     case .moveCursor: "MOVE_CURSOR"
     case .unknown(let type): "command 0x\(String(type, radix: 16))"
@@ -71,6 +73,7 @@ enum CommandType {
   static let resourceAttachBacking: UInt32 = 0x106
   static let resourceDetachBacking: UInt32 = 0x107
   static let getEDID: UInt32 = 0x10a
+  static let resourceAssignUUID: UInt32 = 0x10b
   static let updateCursor: UInt32 = 0x300
   static let moveCursor: UInt32 = 0x301
 }
@@ -118,6 +121,9 @@ struct CommandDecoder {
     case CommandType.resourceDetachBacking:
       try copy(8, &reader)
       return .detachBacking(ResourceID(u32(0)))
+    case CommandType.resourceAssignUUID:
+      try copy(8, &reader)
+      return .assignUUID(ResourceID(u32(0)))
     case CommandType.updateCursor, CommandType.moveCursor:
       // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
       try copy(32, &reader)

@@ -43,6 +43,7 @@ extension GPUDevice {
         }
         try attach(resource, entries, memory)
       case .detachBacking(let id): return try detach(id)
+      case .assignUUID(let id): return .now(.resourceUUID(assignUUID(try resource(id))))
       case .updateCursor, .moveCursor, .unknown: throw unknown(command)
       }
       return .now(.ok)
@@ -116,14 +117,15 @@ extension GPUDevice {
     }
   }
 
-  /// A scanout that the front end has, but no output of ours, has an empty EDID.
+  /// A scanout that the front end has, but no output of ours, or none with a mode, has an empty EDID.
   private func edid(_ scanout: ScanoutID) throws(Mistake) -> [UInt8] {
     guard scanout.rawValue < UInt32(Self.maxScanouts) else {
       throw Mistake(
         .invalidScanout, "invalidScanout", "there is no scanout \(scanout); the limit is \(Self.maxScanouts)")
     }
     let index = Int(scanout.rawValue)
-    return index < outputs.count ? EDID.make(outputs[index], serial: scanout.rawValue + 1) : []
+    guard index < outputs.count, !outputs[index].modes.isEmpty else { return [] }
+    return EDID.make(outputs[index], serial: scanout.rawValue + 1)
   }
 
   // MARK: Resources
@@ -168,6 +170,7 @@ extension GPUDevice {
     do throws(LendError) {
       let buffer = try buffers.take(entries, of: memory, length: resource.size, as: backing)
       resource.attach(buffer, lent: lentFrame(buffer, resource.layout))
+      share(resource)
       if case .shadow(let cause) = buffer.backing { announce(cause, resource) }
       logger.debug(
         """

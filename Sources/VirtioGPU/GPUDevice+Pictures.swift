@@ -67,6 +67,7 @@ extension GPUDevice {
     guard buffers.lendAgain(buffer), let frame = lentFrame(buffer, resource.layout) else { return }
     logger.notice("resource \(resource.id) is lent now, after it was copied")
     resource.lend(frame)
+    share(resource)
     drop(resource.forgetPictures())
   }
 
@@ -220,6 +221,7 @@ extension GPUDevice {
           Int(resource.layout.height), of: stride, from: 0, stride: stride, to: mapping, at: 0,
           targetStride: stride)
       }
+      unshare(resource)
       replaceLent(resource, Self.oddTransfer)
       drop(resource.forgetPictures { if case .shadow = $0 { true } else { false } })
     }

@@ -33,6 +33,7 @@ extension GPUDevice {
   /// - Parameter keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
   /// - Returns: nil if they are free already, else what is to be waited for.
   func release(_ resource: Resource, keepingPicture: Bool) -> Release? {
+    unshare(resource)
     if keepingPicture { copyWhatIsShown(resource) }
     let lent = resource.lent
     for index in scanouts.indices {

@@ -101,8 +101,6 @@ extension GPUDevice: ScanoutObserver {
     reached(sequence, on: scanout)
   }
 
-  public func outputsChanged() {}
-
   private func isFlush(_ sequence: UInt64, _ scanout: ScanoutID) -> Bool {
     let index = Int(scanout.rawValue)
     guard let own = scanouts[index].ownInitiative.firstIndex(of: sequence) else { return true }

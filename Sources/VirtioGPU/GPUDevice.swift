@@ -4,6 +4,7 @@ public import Linux
 public import Logging
 public import Scanout
 public import SystemPackage
+internal import Udmabuf
 public import Virtio
 
 /// A running virtqueue, and how to tell the driver that something was completed in it.
@@ -18,14 +19,15 @@ public struct GPUQueue {
 /// and has them shown.
 ///
 /// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
-/// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, and how pages go back in
-/// `GPUDevice+Release`.
+/// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, how pages go back in
+/// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, and how other devices
+/// find a buffer in `GPUDevice+UUID`.
 public final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   public static let controlQueue = 0
   public static let cursorQueue = 1
-  /// VIRTIO_GPU_F_EDID (5.7.3).
-  public static let features: UInt64 = 1 << 1
+  /// VIRTIO_GPU_F_EDID and VIRTIO_GPU_F_RESOURCE_UUID (5.7.3).
+  public static let features: UInt64 = 1 << 1 | 1 << 2
   /// The spec's bound on scanouts (5.7.4).
   public static let maxScanouts = 16
   /// A flush's fence waits no longer than this for its flip.
@@ -37,7 +39,15 @@ public final class GPUDevice {
 
   public let buffers: BufferTable
   let sink: (any ScanoutSink)?
-  let outputs: [SinkOutput]
+  /// What the guest is offered, by the scanout's number. Their count never changes.
+  var outputs: [SinkOutput]
+  let preferred: PreferredSize?
+  /// Events that the driver has not cleared yet: events_read of the configuration space.
+  var eventsRead: UInt32 = 0
+  /// Hears what the device says without being asked.
+  public weak var frontEnd: (any GPUFrontEnd)?
+  /// The dma-bufs that other devices may ask for, by name.
+  var sharedObjects: [ObjectUUID: DMABuf] = [:]
   let logger: Logger
   let mistakes: MistakeLog
   var resources: [ResourceID: Resource] = [:]
@@ -71,15 +81,17 @@ public final class GPUDevice {
 
   /// - Parameters:
   ///   - sink: shows the frames; nil for none.
-  ///   - outputs: what the guest is offered, one for each scanout, at most `maxScanouts`.
+  ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
+  ///   - preferred: the size that it is to prefer, also when the outputs change.
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
   public init(
-    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], backing: BackingChoice = .auto,
-    cursor cursorChoice: CursorChoice = .auto, loop: EventLoop, logger: Logger
+    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], preferred: PreferredSize? = nil,
+    backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
-    (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
+    (self.buffers, self.sink, self.preferred) = (buffers, sink, preferred)
+    self.outputs = outputs.map { preferred?.leading($0) ?? $0 }
     (self.loop, self.logger) = (loop, logger)
     (self.backing, self.cursorChoice) = (backing, cursorChoice)
     mistakes = MistakeLog(buffers, logger)
@@ -100,17 +112,6 @@ public final class GPUDevice {
   deinit { if let againToken { loop.remove(againToken, again.fd) } }
 
   // MARK: The device's life
-
-  /// The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
-  /// num_capsets. Zero beyond its end.
-  public func config(offset: UInt32, size: UInt32) -> [UInt8] {
-    var fields = [UInt8](repeating: 0, count: 16)
-    fields[8] = UInt8(max(1, outputs.count))
-    return (0..<UInt64(size)).map { byte in
-      let place = UInt64(offset) + byte
-      return place < UInt64(fields.count) ? fields[Int(place)] : 0
-    }
-  }
 
   /// A queue runs from now on. A control queue that starts afresh has a new driver behind it: what the old
   /// one left is dropped.
@@ -146,6 +147,7 @@ public final class GPUDevice {
   public func reset() {
     pending.removeAll()
     (control, cursor, whenDrained) = (nil, nil, nil)
+    eventsRead = 0
     dropAll()
   }
 

@@ -2,12 +2,15 @@ internal import Buffers
 internal import Guest
 internal import Linux
 internal import Scanout
+internal import Virtio
 
 /// An image of the guest: what RESOURCE_CREATE_2D made, and the memory that it was given since.
 final class Resource {
   let id: ResourceID
   /// How the image lies in the guest's memory.
   let layout: FrameLayout
+  /// The name under which other devices find it, once the guest asked for one.
+  var uuid: ObjectUUID?
   /// The guest memory behind it.
   private(set) var buffer: Buffer?
   /// The picture of the guest's own pages, if they are lent.
@@ -57,6 +60,13 @@ final class Resource {
   func forgetPictures(except kept: (Picture) -> Bool = { _ in false }) -> [Picture] {
     let gone = pictures.filter { !kept($0.picture) }.map(\.picture)
     pictures.removeAll { !kept($0.picture) }
+    return gone
+  }
+
+  /// - Returns: the pictures for this scanout, which are not remembered any more.
+  func forgetPictures(on scanout: ScanoutID) -> [Picture] {
+    let gone = pictures.filter { $0.scanout == scanout }.map(\.picture)
+    pictures.removeAll { $0.scanout == scanout }
     return gone
   }
 

@@ -1,4 +1,5 @@
 internal import Scanout
+internal import Virtio
 
 /// What a command is answered with (virtio 1.3, 5.7.6.7 and 5.7.6.8).
 enum Response: Equatable {
@@ -6,6 +7,7 @@ enum Response: Equatable {
   /// The preferred size of each scanout that is enabled; nil for one that is not.
   case displayInfo([Rectangle?])
   case edid([UInt8])
+  case resourceUUID(ObjectUUID)
   case error(ResponseError)
 
   private static let scanoutsInDisplayInfo = 16
@@ -16,6 +18,7 @@ enum Response: Equatable {
     case .ok: 0x1100
     case .displayInfo: 0x1101
     case .edid: 0x1104
+    case .resourceUUID: 0x1105
     case .error(let error): error.rawValue
     }
   }
@@ -26,6 +29,7 @@ enum Response: Equatable {
     case .ok, .error: ControlHeader.size
     case .displayInfo: ControlHeader.size + Self.scanoutsInDisplayInfo * 24
     case .edid: ControlHeader.size + 8 + Self.edidSpace
+    case .resourceUUID: ControlHeader.size + ObjectUUID.size
     }
   }
 
@@ -55,6 +59,7 @@ enum Response: Equatable {
       append(UInt32(0), to: &bytes)
       bytes += edid
       bytes += repeatElement(0, count: Self.edidSpace - edid.count)
+    case .resourceUUID(let uuid): bytes += uuid.bytes
     }
   }
 

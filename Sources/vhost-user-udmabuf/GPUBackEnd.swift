@@ -2,19 +2,24 @@ import Guest
 import Linux
 import Logging
 import VhostUser
+import Virtio
 import VirtioGPU
 
 /// The vhost-user side of the virtio-gpu device.
-final class GPUBackEnd: VhostUserDevice {
+final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
   private var display: UnixSocket?
   private var displayToken: EventLoop.Token?
   private var discarded: [UInt8] = []
+  /// The connection that it serves.
+  weak var session: VhostUserSession?
+  private var saidThatOutputsAreNotTold = false
 
   init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
     (self.device, self.loop, self.logger) = (device, loop, logger)
+    device.frontEnd = self
   }
 
   var queueCount: Int { 2 }
@@ -24,8 +29,7 @@ final class GPUBackEnd: VhostUserDevice {
 
   func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
 
-  /// events_clear is all that a driver may write, and no event is ever pending.
-  func writeConfig(offset: UInt32, _ bytes: [UInt8]) {}
+  func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
 
   /// What is lent stays valid; later lists are resolved against the table that the queue holds.
   func memoryChanged(_ memory: GuestMemory) {}
@@ -39,6 +43,32 @@ final class GPUBackEnd: VhostUserDevice {
   func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
 
   func reset() { device.reset() }
+
+  func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
+
+  // MARK: What the device says
+
+  func tell(_ news: DeviceNews) throws(LostNews) {
+    let request: BackendRequest =
+      switch news {
+      case .configChanged: .configChanged
+      case .objectAdded(let uuid): .addSharedObject(uuid)
+      case .objectRemoved(let uuid): .removeSharedObject(uuid)
+      }
+    let isAsked: Bool
+    do throws(VhostUserError) { isAsked = try session?.ask(request) ?? false } catch {
+      throw LostNews("\(error)")
+    }
+    // A front end with a display of its own fills the events in by itself, from what that display does.
+    if news == .configChanged, !isAsked || display != nil, !saidThatOutputsAreNotTold {
+      saidThatOutputsAreNotTold = true
+      logger.notice(
+        """
+        the screens have changed, and this front end does not tell the guest so (QEMU's vhost-user-gpu and \
+        vhost-user-vga cannot): the guest sees it when its driver asks the next time, as at a reboot
+        """)
+    }
+  }
 
   // MARK: QEMU's display
 

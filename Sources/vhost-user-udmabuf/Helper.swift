@@ -74,8 +74,8 @@ final class Helper {
     }
     let outputs = try Self.outputs(sink, options.resolution)
     device = try GPUDevice(
-      buffers: buffers, sink: sink, outputs: outputs, backing: options.backing, cursor: options.cursor,
-      loop: loop, logger: logger)
+      buffers: buffers, sink: sink, outputs: outputs, preferred: options.resolution?.size,
+      backing: options.backing, cursor: options.cursor, loop: loop, logger: logger)
     adapter = GPUBackEnd(device, loop: loop, logger: logger)
   }
 
@@ -157,6 +157,7 @@ final class Helper {
         failure = error
         loop.stop()
       })
+    adapter.session = session
   }
 
   private func pauseListening() {
@@ -222,27 +223,21 @@ final class Helper {
 
   // MARK: What the guest is offered
 
-  /// The card's outputs, with the asked-for mode first; without a card one output of any size.
+  /// The card's outputs, which have the asked-for mode; without a card one output of any size.
   private static func outputs(_ sink: KMSSink?, _ resolution: Resolution?) throws -> [SinkOutput] {
     guard let sink else {
       let sizes =
-        (resolution.map { [($0.width, $0.height)] } ?? []) + [(1920, 1080), (1280, 720), (1024, 768)]
+        (resolution.map { [($0.size.width, $0.size.height)] } ?? [])
+        + [(1920, 1080), (1280, 720), (1024, 768)]
       let modes = sizes.compactMap { DisplayMode.reducedBlanking(width: $0.0, height: $0.1) }
       return [SinkOutput(name: "headless", modes: modes)]
     }
     guard let resolution else { return sink.outputs }
-    return try sink.outputs.map { output in
-      guard
-        let index = output.modes.firstIndex(where: {
-          $0.hdisplay == resolution.width && $0.vdisplay == resolution.height
-        })
-      else {
-        let known = output.modes.map(\.description).joined(separator: ", ")
-        throw StartError("\(output.name) cannot show \(resolution); it can show \(known)")
-      }
-      var output = output
-      output.modes.insert(output.modes.remove(at: index), at: 0)
-      return output
+    // A connector without a screen has no modes yet.
+    for output in sink.outputs where !output.modes.isEmpty && resolution.size.leading(output) == nil {
+      let known = output.modes.map(\.description).joined(separator: ", ")
+      throw StartError("\(output.name) cannot show \(resolution); it can show \(known)")
     }
+    return sink.outputs
   }
 }

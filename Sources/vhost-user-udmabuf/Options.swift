@@ -103,17 +103,17 @@ enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
 
 /// `1920x1080`.
 struct Resolution: ExpressibleByArgument, CustomStringConvertible {
-  let width, height: UInt32
+  let size: PreferredSize
 
   init?(argument: String) {
     let sides = argument.split(separator: "x", omittingEmptySubsequences: false)
     guard sides.count == 2, let width = UInt32(sides[0]), let height = UInt32(sides[1]),
       (64...16384).contains(width), (64...16384).contains(height)
     else { return nil }
-    (self.width, self.height) = (width, height)
+    size = PreferredSize(width: width, height: height)
   }
 
-  var description: String { "\(width)x\(height)" }
+  var description: String { "\(size.width)x\(size.height)" }
 }
 
 /// `64M`, `4G`, or a number of bytes.

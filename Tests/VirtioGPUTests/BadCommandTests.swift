@@ -81,6 +81,7 @@ private let outside: [(String, Rectangle)] = [
         BadCommand("attach", Request.attach(id, [(0x1000, 0x1000)]), error, kind),
         BadCommand("attach with a count that is no truth", Request.attach(id, [], count: .max), error, kind),
         BadCommand("detach", Request.detach(id), error, kind),
+        BadCommand("assign UUID", Request.assignUUID(id), error, kind),
       ]
       if id != 0 {
         cases.append(BadCommand("set scanout", Request.setScanout(0, id), error, kind))
@@ -239,7 +240,7 @@ private let outside: [(String, Rectangle)] = [
 
   /// GET_CAPSET_INFO to SET_SCANOUT_BLOB, the 3D commands, what is a response, what is nothing.
   static let unknown: [BadCommand] = {
-    var types: [UInt32] = [0, 1, 0xff, 0x108, 0x109, 0x10b, 0x10c, 0x10d, 0x10e]
+    var types: [UInt32] = [0, 1, 0xff, 0x108, 0x109, 0x10c, 0x10d, 0x10e]
     types += 0x200...0x20a
     types += [0x302, 0x1100, 0x1205, 0x0100_0000, 0xffff_ffff]
     return types.flatMap { type -> [BadCommand] in
@@ -262,7 +263,7 @@ private let outside: [(String, Rectangle)] = [
       ("SET_SCANOUT", Request.setScanout(0, 0)), ("RESOURCE_FLUSH", Request.flush(1)),
       ("TRANSFER_TO_HOST_2D", Request.transfer(1)),
       ("RESOURCE_ATTACH_BACKING", Request.attach(1, [(0x1000, 0x3000)])),
-      ("RESOURCE_DETACH_BACKING", Request.detach(1)),
+      ("RESOURCE_DETACH_BACKING", Request.detach(1)), ("RESOURCE_ASSIGN_UUID", Request.assignUUID(1)),
     ]
     return all.map {
       BadCommand($0, $1, ResponseType.unspecified, "unknownCommand").onCursorQueue()
@@ -286,6 +287,7 @@ private let outside: [(String, Rectangle)] = [
       Request.attach(1, [(0x1000, 0x1000), (0x2000, 0x1000), (0x3000, 0x1000)]), false
     ),
     ("RESOURCE_DETACH_BACKING", Request.detach(1), false),
+    ("RESOURCE_ASSIGN_UUID", Request.assignUUID(1), false),
     ("UPDATE_CURSOR", Request.updateCursor(0, 1), true), ("MOVE_CURSOR", Request.moveCursor(0), true),
   ]
 
@@ -454,7 +456,7 @@ extension BadCommand {
   /// It is about one of these resources, which exist where this is asked.
   fileprivate func names(_ ids: [UInt32]) -> Bool {
     let offset: [UInt32: Int] = [
-      0x102: 24, 0x103: 44, 0x104: 40, 0x105: 48, 0x106: 24, 0x107: 24, 0x300: 40,
+      0x102: 24, 0x103: 44, 0x104: 40, 0x105: 48, 0x106: 24, 0x107: 24, 0x10b: 24, 0x300: 40,
     ]
     guard let place = offset[request.value(at: 0)], request.count >= place + 4 else { return false }
     return ids.contains(request.value(at: place))

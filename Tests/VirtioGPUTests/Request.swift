@@ -4,7 +4,7 @@ import Scanout
 /// Commands as a driver lays them out: `struct virtio_gpu_*` of `linux/virtio_gpu.h`. Nothing of the device's
 /// own decoder is used.
 enum Request {
-  static let controlTypes: [UInt32] = [0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a]
+  static let controlTypes: [UInt32] = [0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a, 0x10b]
   static let cursorTypes: [UInt32] = [0x300, 0x301]
 
   /// `struct virtio_gpu_ctrl_hdr`
@@ -51,6 +51,10 @@ enum Request {
 
   static func edid(_ scanout: UInt32) -> [UInt8] { header(0x10a) + words([scanout, 0]) }
 
+  static func assignUUID(_ id: UInt32, fence: UInt64? = nil) -> [UInt8] {
+    header(0x10b, fence: fence) + words([id, 0])
+  }
+
   /// `struct virtio_gpu_update_cursor`
   static func updateCursor(
     _ scanout: UInt32, _ id: UInt32, x: Int32 = 10, y: Int32 = 20, fence: UInt64? = nil
@@ -73,6 +77,7 @@ enum ResponseType {
   static let ok: UInt32 = 0x1100
   static let displayInfo: UInt32 = 0x1101
   static let edid: UInt32 = 0x1104
+  static let resourceUUID: UInt32 = 0x1105
   static let unspecified: UInt32 = 0x1200
   static let outOfMemory: UInt32 = 0x1201
   static let invalidScanout: UInt32 = 0x1202

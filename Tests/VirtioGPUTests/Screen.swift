@@ -13,7 +13,7 @@ final class Screen: ScanoutSink {
     case dark(UInt32)
   }
 
-  let outputs: [SinkOutput]
+  var outputs: [SinkOutput]
   weak var observer: (any ScanoutObserver)?
   /// Why `prepare` refuses, if it does.
   var refusal: SinkError?

@@ -1,0 +1,85 @@
+internal import Logging
+public import Scanout
+
+/// The size that the guest is to prefer, where an output has it.
+public struct PreferredSize: Equatable, Sendable {
+  /// In pixels.
+  public let width, height: UInt32
+
+  public init(width: UInt32, height: UInt32) { (self.width, self.height) = (width, height) }
+
+  /// - Returns: the output with the first mode of this size before all others; nil if it has none.
+  public func leading(_ output: SinkOutput) -> SinkOutput? {
+    let place = output.modes.firstIndex { $0.hdisplay == width && $0.vdisplay == height }
+    guard let place else { return nil }
+    var output = output
+    output.modes.insert(output.modes.remove(at: place), at: 0)
+    return output
+  }
+}
+
+// The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
+// num_capsets, of four bytes each. By its events the guest hears that a screen was plugged in or out.
+extension GPUDevice {
+  /// Where events_clear is.
+  private static let eventsClear: Range<UInt64> = 4..<8
+  /// VIRTIO_GPU_EVENT_DISPLAY
+  static let displayEvent: UInt32 = 1 << 0
+
+  /// `size` bytes of it from `offset` on; zero beyond its end.
+  public func config(offset: UInt32, size: UInt32) -> [UInt8] {
+    var fields = [UInt8](repeating: 0, count: 16)
+    for byte in 0..<4 { fields[byte] = UInt8(truncatingIfNeeded: eventsRead >> (8 * byte)) }
+    fields[8] = UInt8(max(1, outputs.count))
+    return (0..<UInt64(size)).map { byte in
+      let place = UInt64(offset) + byte
+      return place < UInt64(fields.count) ? fields[Int(place)] : 0
+    }
+  }
+
+  /// The driver, or a front end that writes the whole space on its behalf, may write events_clear alone: the
+  /// bits that are set there are cleared in events_read. The rest is ignored.
+  public func writeConfig(offset: UInt32, _ bytes: [UInt8]) {
+    for (index, byte) in bytes.enumerated() {
+      let place = UInt64(offset) + UInt64(index)
+      guard Self.eventsClear.contains(place) else { continue }
+      eventsRead &= ~(UInt32(byte) << (8 * UInt32(place - Self.eventsClear.lowerBound)))
+    }
+  }
+
+  /// A scanout keeps its number, and their count is what it was at the start: an output that is gone has no
+  /// modes, and one that came in addition is not offered.
+  public func outputsChanged() {
+    guard let sink else { return }
+    let now = sink.outputs
+    let offered = outputs.enumerated().map { index, before in
+      var output = before
+      if index < now.count { output = now[index] } else { output.modes = [] }
+      return preferred?.leading(output) ?? output
+    }
+    let changed = outputs.indices.filter { offered[$0] != outputs[$0] }
+    if changed.isEmpty { return }
+    outputs = offered
+    eventsRead |= Self.displayEvent
+    tell(.configChanged)
+    for index in changed {
+      let (scanout, mode) = (scanouts[index].id, outputs[index].modes.first)
+      logger.info("scanout \(scanout), \(outputs[index].name): \(mode?.description ?? "no screen")")
+      // What was agreed to, or refused, was so for another screen.
+      for resource in resources.values { drop(resource.forgetPictures(on: scanout)) }
+      if mode != nil { showAgain(index) }
+    }
+  }
+
+  /// Brings what the guest shows on this scanout to its new screen, if that can show it: not every guest hears
+  /// of the change.
+  private func showAgain(_ index: Int) {
+    if outputs[index].hasCursor, let cursor = scanouts[index].cursor { setCursor(index, cursor) }
+    guard scanouts[index].last != nil, let binding = scanouts[index].binding else { return }
+    do throws(Mistake) {
+      guard let picture = try picture(binding.resource, binding.source, index) else { return }
+      bind(index, binding.resource, binding.source, picture)
+      present(index, damage: binding.source, ownInitiative: true)
+    } catch { mistakes.report(error.kind, error.message) }
+  }
+}

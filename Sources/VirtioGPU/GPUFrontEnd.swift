@@ -1,0 +1,34 @@
+public import Virtio
+
+/// What the device says without being asked.
+public enum DeviceNews: Equatable, Sendable {
+  /// The configuration space has changed.
+  case configChanged
+  /// `GPUDevice.sharedObject` has a dma-buf of that name from now on.
+  case objectAdded(ObjectUUID)
+  /// It has it no more.
+  case objectRemoved(ObjectUUID)
+}
+
+/// Why news did not get through.
+public struct LostNews: Error, CustomStringConvertible {
+  public let description: String
+  public init(_ description: String) { self.description = description }
+}
+
+/// Joins the device to its guest, and takes its news there.
+public protocol GPUFrontEnd: AnyObject {
+  /// Passes it on at once or not at all: nothing may be waited for. Who does not want to know it is not told.
+  /// - Throws: when it is lost. The device counts that, and goes on.
+  func tell(_ news: DeviceNews) throws(LostNews)
+}
+
+extension GPUDevice {
+  func tell(_ news: DeviceNews) {
+    do throws(LostNews) {
+      try frontEnd?.tell(news)
+    } catch {
+      mistakes.report("lostNews", "the front end could not be told of \(news): \(error)")
+    }
+  }
+}

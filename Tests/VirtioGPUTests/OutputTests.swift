@@ -1,0 +1,184 @@
+import Buffers
+import Fixtures
+import Scanout
+import SystemPackage
+import Testing
+
+@testable import VirtioGPU
+
+/// Screens that are plugged in and out while the guest runs.
+@Suite struct OutputTests {
+  private static let configChange: UInt32 = 2
+  private static let unplugged = SinkOutput(name: "B", modes: [])
+
+  private static func output(_ name: String, _ sizes: (UInt32, UInt32)...) -> SinkOutput {
+    SinkOutput(
+      name: name, modes: sizes.map { DisplayMode.reducedBlanking(width: $0.0, height: $0.1)! })
+  }
+
+  /// `struct virtio_gpu_display_one` of a scanout: x, y, width, height, enabled.
+  private func display(_ scanout: Int, _ answer: Answer) -> [UInt32] {
+    (0..<5).map { answer.bytes.value(at: 24 + 24 * scanout + 4 * $0) }
+  }
+
+  @Test func theGuestIsTold() throws {
+    let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
+    #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
+    #expect(try machine.channel.next() == [])
+
+    // The second screen is pulled.
+    machine.screen.outputs[1] = Self.unplugged
+    machine.device.outputsChanged()
+    #expect(try machine.channel.next() == [.init(Self.configChange)])
+    #expect(try machine.frontEnd.config(size: 16) == Request.words([1, 0, 2, 0]))
+    var info = try machine.ask(Request.displayInfo())
+    #expect(display(0, info) == [0, 0, 1024, 768, 1])
+    #expect(display(1, info) == [0, 0, 0, 0, 0])
+    #expect(try machine.ask(Request.edid(1)).bytes.value(at: 24) == UInt32(0), "it has no EDID")
+    #expect(try machine.ask(Request.setScanout(1, 0)).type == ResponseType.ok, "it keeps its number")
+
+    // The driver clears the event, as QEMU passes that on: the whole space.
+    try machine.frontEnd.writeConfig(Request.words([1, 1, 2, 0]))
+    #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
+
+    // A larger one takes its place.
+    machine.screen.outputs[1] = Self.output("B", (1920, 1080), (640, 480))
+    machine.device.outputsChanged()
+    #expect(try machine.channel.next() == [.init(Self.configChange)])
+    #expect(try machine.frontEnd.config(size: 4) == [1, 0, 0, 0])
+    info = try machine.ask(Request.displayInfo())
+    #expect(display(1, info) == [1024, 0, 1920, 1080, 1])
+    let edid = try machine.ask(Request.edid(1)).bytes
+    #expect(edid.value(at: 24) == UInt32(128) && edid[32 + 54 + 2] == 0x80)
+
+    // A second change before the driver has cleared the event is told too.
+    machine.screen.outputs[0] = SinkOutput(name: "A", modes: [])
+    machine.device.outputsChanged()
+    #expect(try machine.channel.next() == [.init(Self.configChange)])
+    info = try machine.ask(Request.displayInfo())
+    #expect(display(0, info) == [0, 0, 0, 0, 0] && display(1, info) == [0, 0, 1920, 1080, 1])
+    #expect(machine.device.buffers.statistics.protocolErrors.isEmpty && machine.link.end == nil)
+  }
+
+  @Test func nothingIsSaidOfNoChange() throws {
+    let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
+    machine.device.outputsChanged()
+    #expect(try machine.channel.next() == [] && machine.device.eventsRead == 0)
+  }
+
+  @Test func withoutAChannelTheEventIsThere() throws {
+    let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory), hasChannel: false)
+    machine.screen.outputs[1] = Self.unplugged
+    machine.device.outputsChanged()
+    #expect(try machine.channel.next() == [])
+    #expect(try machine.frontEnd.config(size: 4) == [1, 0, 0, 0])
+    #expect(machine.device.buffers.statistics.protocolErrors.isEmpty)
+  }
+
+  /// The count is the driver's from its start on.
+  @Test(
+    arguments: [
+      [], [output("A", (800, 600))], Rig.outputs + [output("C", (800, 600))], [unplugged, unplugged],
+    ])
+  func theCountStays(_ outputs: [SinkOutput]) throws {
+    let rig = try Rig()
+    rig.screen.outputs = outputs
+    rig.device.outputsChanged()
+    #expect(rig.device.config(offset: 8, size: 4) == [2, 0, 0, 0])
+    let info = try rig.ask(Request.displayInfo())
+    for scanout in 0..<16 {
+      let isEnabled = scanout < 2 && scanout < outputs.count && !outputs[scanout].modes.isEmpty
+      #expect(display(scanout, info)[4] == (isEnabled ? 1 : 0))
+    }
+    #expect(try rig.ask(Request.setScanout(1, 0)).type == ResponseType.ok)
+    #expect(try rig.ask(Request.setScanout(2, 0)).type == ResponseType.invalidScanout)
+  }
+
+  /// What is written where, and what is left of events_read, all bits of which are set before.
+  @Test(
+    arguments: [
+      (0, Request.words([0, 1, 0, 0]), 0xffff_fffe), (4, Request.words([1]), 0xffff_fffe),
+      (4, [1], 0xffff_fffe), (4, [0, 0, 0, 0x80], 0x7fff_ffff), (7, [0x80], 0x7fff_ffff),
+      (2, [0xff, 0xff, 2], 0xffff_fffd), (7, [0xff, 0xff, 0xff], 0x00ff_ffff),
+      (0, Request.words([0xffff_ffff]), 0xffff_ffff), (8, Request.words([1, 1]), 0xffff_ffff),
+      (4, Request.words([0xffff_ffff]), 0), (4, [], 0xffff_ffff),
+      (0xffff_fffc, [1, 1, 1, 1, 1, 1, 1, 1, 1], 0xffff_ffff),
+    ] as [(UInt32, [UInt8], UInt32)])
+  func eventsAreCleared(_ offset: UInt32, _ bytes: [UInt8], _ left: UInt32) throws {
+    let rig = try Rig()
+    rig.device.eventsRead = 0xffff_ffff
+    rig.device.writeConfig(offset: offset, bytes)
+    #expect(rig.device.config(offset: 0, size: 16) == Request.words([left, 0, 2, 0]))
+  }
+
+  @Test func aResetClearsEvents() throws {
+    let rig = try Rig()
+    rig.screen.outputs[1] = Self.unplugged
+    rig.device.outputsChanged()
+    #expect(rig.device.eventsRead == GPUDevice.displayEvent)
+    rig.device.reset()
+    #expect(rig.device.eventsRead == 0)
+  }
+
+  /// The size that the user asked for leads wherever it is there, before and after a change.
+  @Test func theChoiceOfSizeStays() throws {
+    let rig = try Rig(preferred: PreferredSize(width: 800, height: 600))
+    var info = try rig.ask(Request.displayInfo())
+    #expect(display(0, info) == [0, 0, 800, 600, 1] && display(1, info) == [800, 0, 640, 480, 1])
+    rig.screen.outputs[1] = Self.output("B", (1920, 1080), (800, 600))
+    rig.device.outputsChanged()
+    info = try rig.ask(Request.displayInfo())
+    #expect(display(0, info) == [0, 0, 800, 600, 1] && display(1, info) == [800, 0, 800, 600, 1])
+    #expect(rig.device.outputs[1].modes.map(\.hdisplay) == [800, 1920])
+  }
+
+  /// A guest that hears nothing of a change, or has not reacted yet, is still seen.
+  @Test func whatIsShownComesBack() throws {
+    let rig = try Rig(backing: .auto)
+    let whole = Rectangle(0, 0, 64, 48)
+    try rig.ok(
+      Request.create(1), Request.attach(1, rig.pages(3)), Request.setScanout(0, 1), Request.setScanout(1, 1),
+      Request.flush(1))
+    rig.screen.flipAll()
+    let (prepared, shown) = (rig.screen.prepareCount, rig.screen.events.count)
+    #expect(prepared == 2 && shown == 2)
+
+    let screen = rig.screen.outputs[1]
+    rig.screen.outputs[1].modes = []
+    rig.device.outputsChanged()
+    #expect(
+      rig.screen.prepareCount == prepared && rig.screen.events.count == shown, "there is nobody to show it")
+
+    rig.screen.outputs[1] = screen
+    rig.device.outputsChanged()
+    #expect(rig.screen.prepareCount == prepared + 1, "the new screen is asked")
+    let frame = try #require(rig.screen.next(1))
+    #expect(
+      rig.screen.events.dropFirst(shown) == [
+        .shows(frame: frame.id, source: whole, damage: whole, scanout: 1)
+      ])
+    rig.screen.flipAll()
+
+    // One that refuses it stays dark until the guest chooses something else.
+    rig.screen.outputs[1].name = "another"
+    rig.screen.refusal = SinkError(.disconnected, "gone again")
+    rig.device.outputsChanged()
+    #expect(rig.screen.next(1) === nil && rig.errors == ["disconnected": 1])
+    rig.screen.refusal = nil
+    try rig.ok(Request.setScanout(0, 0), Request.setScanout(1, 0), Request.unref(1))
+    try rig.expectBalance()
+    #expect(rig.buffers.statistics.flushes == 2 && rig.buffers.statistics.shadowBytes == 0)
+  }
+
+  /// With nothing on it, a screen that comes shows nothing.
+  @Test func nothingIsShownUnasked() throws {
+    let rig = try Rig(backing: .auto)
+    try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)), Request.setScanout(1, 1))
+    rig.screen.outputs[1].name = "another"
+    rig.device.outputsChanged()
+    #expect(rig.screen.events.isEmpty)
+    try rig.ok(Request.flush(1))
+    #expect(rig.screen.events.count == 1)
+    try rig.expectBalance()
+  }
+}
