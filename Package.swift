@@ -71,8 +71,8 @@ let package = Package(
     tests(
       "VirtioGPUTests",
       [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS", "Fixtures",
-        "TestSupport", system, log,
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS",
+        "Fixtures", "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),

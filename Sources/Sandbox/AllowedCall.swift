@@ -60,8 +60,9 @@ struct AllowedCall: Sendable {
       "fcntl",
       onlyIf: [
         [.argument(1, is: F_GETFL)], [.argument(1, is: F_SETFL)], [.argument(1, is: CL_F_GET_SEALS)],
-        [.argument(1, is: CL_F_ADD_SEALS)],
-      ], for: "making what QEMU sends nonblocking; the seals of memfds"),
+        [.argument(1, is: CL_F_ADD_SEALS)], [.argument(1, is: F_DUPFD_CLOEXEC)],
+      ],
+      for: "making what QEMU sends nonblocking; the seals of memfds; a dma-buf's second descriptor, for QEMU"),
     AllowedCall("fstat", for: "the size and the kind of what QEMU sends"),
     AllowedCall(
       "newfstatat", onlyIf: [[.argument(3, is: CL_AT_EMPTY_PATH)]], for: "the same: the C library's fstat"),

@@ -191,7 +191,10 @@ extension GPUDevice {
 
   /// Shows it as it must be shown now, when that has changed without a SET_SCANOUT.
   func rebind(_ index: Int) {
-    guard let binding = scanouts[index].binding, binding.picture != nil else { return }
+    guard let binding = scanouts[index].binding, binding.picture != nil,
+      // What was detached stays as it was last copied.
+      binding.resource.buffer != nil
+    else { return }
     do throws(Mistake) {
       bind(index, binding.resource, binding.source, try picture(binding.resource, binding.source, index))
     } catch { mistakes.report(error.kind, error.message) }

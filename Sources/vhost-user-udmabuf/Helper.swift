@@ -172,6 +172,7 @@ final class Helper {
 
   /// It is QEMU: nobody else is waited for.
   private func beServing() {
+    if listener == nil { return }
     stopListening()
     do throws(SandboxError) { try sandbox?.enter(.serving) } catch {
       failure = error

@@ -43,6 +43,8 @@ import Testing
     defer { end(child, socket) }
     try waitUntil("the first phase") { try self.status(child)["Seccomp_filters"] == "1" }
     let connection = try UnixSocket.connect(socket)
+    // The first message tells that it is no passer-by: VHOST_USER_GET_FEATURES.
+    unsafe try connection.fd.write(([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0] as [UInt8]).span.bytes)
     try waitUntil("the second phase") { try self.status(child)["Seccomp_filters"] == "2" }
     let status = try self.status(child)
     #expect(status["Seccomp"] == "2")
