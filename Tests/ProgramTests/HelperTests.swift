@@ -107,7 +107,10 @@ let builtPrograms: FilePath = {
     #expect(output.contains("in use"))
     // The first still waits for its connection.
     #expect(first.child.isRunning)
-    _ = try first.connect()
+    do {
+      let connection = try first.connect()
+      try greet(connection)
+    }
     #expect(first.child.wait() == 0)
   }
 
