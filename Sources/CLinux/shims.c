@@ -21,6 +21,7 @@
 
 #include <linux/dma-buf.h>
 #include <linux/memfd.h>
+#include <linux/netlink.h>
 #include <linux/udmabuf.h>
 
 static_assert(MFD_CLOEXEC == 0x1 && MFD_ALLOW_SEALING == 0x2 && MFD_HUGETLB == 0x4, "memfd flags");
@@ -252,6 +253,33 @@ ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity
       }
     }
   }
+  return size;
+}
+
+enum { CL_UEVENTS_OF_KERNEL = 1 };
+
+int cl_uevent_socket(void) {
+  struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = CL_UEVENTS_OF_KERNEL};
+  int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+  if (fd < 0)
+    return -1;
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0)
+    return fd;
+  int saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
+}
+
+ssize_t cl_uevent_receive(int fd, void *bytes, size_t length, int *genuine) {
+  struct sockaddr_nl sender = {.nl_pid = UINT32_MAX};
+  struct iovec vector = {.iov_base = bytes, .iov_len = length};
+  struct msghdr message = {
+      .msg_name = &sender, .msg_namelen = sizeof sender, .msg_iov = &vector, .msg_iovlen = 1};
+  ssize_t size = recvmsg(fd, &message, MSG_DONTWAIT);
+  // A process could send to this socket's own address; what the kernel sends comes from nobody's.
+  *genuine = message.msg_namelen == sizeof sender && sender.nl_pid == 0 &&
+             sender.nl_groups == CL_UEVENTS_OF_KERNEL && (message.msg_flags & MSG_TRUNC) == 0;
   return size;
 }
 

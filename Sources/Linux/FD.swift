@@ -80,7 +80,7 @@ public struct FD: ~Copyable, Sendable {
     _ = try retrying { unsafe fstat(raw, &status) }
     return FileStatus(
       device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
-      isSocket: status.st_mode & S_IFMT == S_IFSOCK)
+      isSocket: status.st_mode & S_IFMT == S_IFSOCK, number: DeviceNumber(UInt64(status.st_rdev)))
   }
 
   /// Where the descriptor's end is, in bytes; how a dma-buf tells its size. Moves the file offset.
@@ -149,6 +149,21 @@ public struct FileStatus: Equatable, Sendable {
   /// In bytes. A dma-buf reports 0 here; ask `FD.seekToEnd`.
   public let size: UInt64
   public let isSocket: Bool
+  /// Of a device file, which device it is.
+  public let number: DeviceNumber
+}
+
+/// The two numbers by which the kernel knows a device.
+public struct DeviceNumber: Equatable, Sendable {
+  public let major, minor: UInt64
+
+  public init(major: UInt64, minor: UInt64) { (self.major, self.minor) = (major, minor) }
+
+  /// Takes a `dev_t` of the C library apart. The corresponding C macros are `major` and `minor`.
+  init(_ number: UInt64) {
+    major = number >> 8 & 0xfff | number >> 32 & 0xffff_f000
+    minor = number & 0xff | number >> 12 & 0xffff_ff00
+  }
 }
 
 /// Raises the soft limit on open descriptors to the hard one (`RLIMIT_NOFILE`): every lent buffer holds one.

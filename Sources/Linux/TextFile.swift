@@ -21,6 +21,15 @@ public func printError(_ line: String) {
   _ = try? FD.standardError { fd throws(Errno) in unsafe try fd.write(bytes.span.bytes) }
 }
 
+/// The path without links in it; as it is, if there is no such file. The corresponding C function is `realpath`.
+public func resolvingLinks(_ path: FilePath) -> FilePath {
+  unsafe path.withPlatformString { name in
+    guard let resolved = unsafe realpath(name, nil) else { return path }
+    defer { unsafe free(resolved) }
+    return unsafe FilePath(platformString: resolved)
+  }
+}
+
 /// Removes a file, if it is there. The corresponding C function is `unlink`.
 public func removeFile(_ path: FilePath) {
   _ = unsafe path.withPlatformString { unsafe unlink($0) }

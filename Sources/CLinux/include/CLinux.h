@@ -98,6 +98,11 @@ ssize_t cl_send(int fd, const void *bytes, size_t length, const int *fds, size_t
 // kernel dropped descriptors for want of room or of descriptor numbers.
 ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity, size_t *count, int *lost);
 
+// A nonblocking socket that reads what the kernel itself announces about devices (uevents).
+int cl_uevent_socket(void);
+// Receives one announcement; `genuine` says that the kernel sent it to everybody, and that all of it fit.
+ssize_t cl_uevent_receive(int fd, void *bytes, size_t length, int *genuine);
+
 int cl_udmabuf_create(int device, int memfd, uint64_t offset, uint64_t size);
 // `list` starts with CL_UDMABUF_LIST_HEADER bytes, which this call fills in, and `count` items.
 int cl_udmabuf_create_list(int device, void *list, uint32_t count);
