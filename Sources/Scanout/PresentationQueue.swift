@@ -85,7 +85,10 @@ public final class PresentationQueue {
 
   /// Takes a frame out, wherever it stands; whoever calls has cut it off. One that was on its way leaves the
   /// display dark, and the step that waited behind it is `current` then, to be started.
-  public func remove(_ frame: Frame) -> Removal {
+  ///
+  /// - Parameter isStarted: the display has taken the current step on. One that it has not leaves what is shown
+  ///   as it is.
+  public func remove(_ frame: Frame, isStarted: Bool = true) -> Removal {
     var removal = Removal()
     var ended: [Step?] = []
     if let presentation = presentation(in: waiting, of: frame) {
@@ -96,11 +99,11 @@ public final class PresentationQueue {
     removal.wasShown = shown?.frame === frame
     if let presentation = presentation(in: inFlight, of: frame) {
       removal.inFlight = presentation
-      ended += [inFlight, shown.map(Step.present)]
-      shown = nil
+      ended.append(inFlight)
       advance()
       renewCurrent()
-    } else if removal.wasShown {
+    }
+    if removal.wasShown || removal.inFlight != nil && isStarted {
       ended.append(shown.map(Step.present))
       shown = nil
     }

@@ -94,6 +94,20 @@ import Udmabuf
     #expect(uses == [0, 0, 1])
   }
 
+  /// The display was never told of it: what it shows stays.
+  @Test func removingOneThatWasNotStartedLeavesWhatIsShown() {
+    _ = present(a)
+    _ = queue.completed()
+    _ = present(b, sequence: 2)
+    let removal = queue.remove(b, isStarted: false)
+    #expect(removal.inFlight?.sequence == 2 && !removal.wasShown)
+    #expect(queue.shown?.frame === a && !queue.isBusy && uses == [1, 0, 0])
+    // The same frame again, not started, and on the screen: cut off all the same.
+    _ = present(a, sequence: 3)
+    let both = queue.remove(a, isStarted: false)
+    #expect(both.inFlight?.sequence == 3 && both.wasShown && queue.shown == nil && uses == [0, 0, 0])
+  }
+
   @Test func removesAShownFrame() {
     _ = present(a)
     _ = queue.completed()
