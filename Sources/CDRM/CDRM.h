@@ -6,4 +6,9 @@
 #include <xf86drm.h>
 #include <xf86drmMode.h>
 
+// Older headers do not have it; the value is the kernel's ABI.
+#ifndef DRM_CLIENT_CAP_CURSOR_PLANE_HOTSPOT
+#define DRM_CLIENT_CAP_CURSOR_PLANE_HOTSPOT 6
+#endif
+
 #endif

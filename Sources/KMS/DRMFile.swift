@@ -72,10 +72,15 @@ struct DRMProperty {
     }
   }
 
-  /// Asks a connector, and lets the driver look for a screen. The corresponding C function is
-  /// `drmModeGetConnector`.
-  func connector(_ id: UInt32) throws(Errno) -> KMSConnector {
-    let get = { (card: CInt) in unsafe drmModeGetConnector(card, id) }
+  /// Asks a connector.
+  ///
+  /// - Parameter probing: let the driver look for a screen and read its EDID, which takes some milliseconds;
+  ///   without it, say what is known.
+  /// - The corresponding C functions are `drmModeGetConnector` and `drmModeGetConnectorCurrent`.
+  func connector(_ id: UInt32, probing: Bool = true) throws(Errno) -> KMSConnector {
+    let get = { (card: CInt) in
+      unsafe probing ? drmModeGetConnector(card, id) : drmModeGetConnectorCurrent(card, id)
+    }
     return unsafe try object(get, drmModeFreeConnector) { connector in
       var copied = unsafe connector
       let type = unsafe drmModeGetConnectorTypeName(connector.connector_type).map {

@@ -26,6 +26,10 @@ public final class KMSCard {
   /// The ids of the CRTCs; a CRTC's index is its place here.
   public let crtcs: [UInt32]
   public let planes: [KMSPlane]
+  /// What a cursor must measure.
+  let cursorSize: PixelSize
+  /// By which the kernel's announcements name it.
+  let number: DeviceNumber?
   let file: DRMFile
 
   /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, as seen on Linux
@@ -108,6 +112,14 @@ public final class KMSCard {
     // Both before the planes are listed: without them the kernel hides planes and properties.
     _ = try? file.enable(client: DRM_CLIENT_CAP_UNIVERSAL_PLANES)
     isAtomic = atomic && (try? file.enable(client: DRM_CLIENT_CAP_ATOMIC)) != nil
+    // Cards of virtual machines have a cursor plane only for those who say which pixel of it points.
+    if isAtomic { _ = try? file.enable(client: DRM_CLIENT_CAP_CURSOR_PLANE_HOTSPOT) }
+    func side(_ capability: Int32) -> UInt32 {
+      let side = file.capability(capability)
+      return side == 0 ? CursorImage.side : UInt32(clamping: side)
+    }
+    cursorSize = PixelSize(width: side(DRM_CAP_CURSOR_WIDTH), height: side(DRM_CAP_CURSOR_HEIGHT))
+    number = try? file.fd.status().number
     takesModifiers = file.capability(DRM_CAP_ADDFB2_MODIFIERS) != 0
     let prime = file.capability(DRM_CAP_PRIME)
     imports = prime & UInt64(DRM_PRIME_CAP_IMPORT) != 0
@@ -243,6 +255,24 @@ public final class KMSCard {
         "\(name) (\(driver)) does not show \(format) with the modifier \(hex(layout.modifier)); use linear")
     }
     return (format, true)
+  }
+
+  /// The format in which a plane shows copies of pictures: the wanted one without its alpha, the wanted one, or
+  /// what the plane has of 32 bits.
+  /// - Throws: `format`.
+  func format(wanted: FourCC, for plane: KMSPlane) throws(SinkError) -> FourCC {
+    // Behind the lowest plane there is nothing that alpha could let through.
+    let choices = [wanted.opaque, wanted, .xrgb8888].compactMap(\.self)
+    guard
+      let format = choices.first(where: plane.formats.contains)
+        ?? plane.formats.first(where: { $0.bytesPerPixel == 4 })
+    else {
+      let has = plane.formats.map(\.description).joined(separator: ", ")
+      throw SinkError(
+        .format,
+        "\(name) (\(driver)) shows no format of 32 bits, into which could be copied; it shows: \(has)")
+    }
+    return format
   }
 
   func addFramebuffer(

@@ -14,7 +14,8 @@ public enum KMSError: Error, Equatable {
   case masterRefused(card: String, Errno)
   case noSuchConnector(String, card: String, has: [String])
   case connectorTwice(String)
-  case notConnected(String, card: String)
+  /// A card was named more than once, and not always with connectors.
+  case cardTwice(String)
   case nothingConnected(card: String)
   /// More connectors than a guest can have scanouts.
   case tooManyConnectors(count: Int, limit: Int)
@@ -49,11 +50,11 @@ extension KMSError: CustomStringConvertible {
       "\(card) has no connector \(name); it has: \(has.joined(separator: ", "))"
     case .connectorTwice(let name):
       "the connector \(name) is named twice"
-    case .notConnected(let name, let card):
-      "the connector \(name) of \(card) has no screen; plug one in, "
-        + "or force one with the kernel's video= option"
+    case .cardTwice(let target):
+      "the card of \"\(target)\" is named twice; name the connectors each time, or the card once"
     case .nothingConnected(let card):
-      "no connector of \(card) has a screen; plug one in, or force one with the kernel's video= option"
+      "no connector of \(card) has a screen; plug one in, force one with the kernel's video= option, or name the "
+        + "connectors that are to be used as soon as they have one"
     case .tooManyConnectors(let count, let limit):
       "\(count) connectors are more than the \(limit) scanouts of a guest; name at most \(limit)"
     case .noPipe(let connector, let card):

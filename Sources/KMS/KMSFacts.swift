@@ -1,7 +1,7 @@
 internal import CDRM
 public import Scanout
 
-/// A mode of a connector.
+/// A mode of a connector, or one that was made for it.
 public struct KMSMode: Sendable, CustomStringConvertible {
   public let mode: DisplayMode
   public let isPreferred: Bool
@@ -22,6 +22,24 @@ public struct KMSMode: Sendable, CustomStringConvertible {
     isUnusual = has(DRM_MODE_FLAG_DBLSCAN) || raw.flags & UInt32(DRM_MODE_FLAG_3D_MASK) != 0
   }
 
+  /// A mode that no screen has named, made of a timing.
+  init(generated mode: DisplayMode) {
+    var raw = drmModeModeInfo()
+    raw.clock = mode.clock
+    (raw.hdisplay, raw.hsync_start, raw.hsync_end, raw.htotal) = (
+      mode.hdisplay, mode.hsyncStart, mode.hsyncEnd, mode.htotal
+    )
+    (raw.vdisplay, raw.vsync_start, raw.vsync_end, raw.vtotal) = (
+      mode.vdisplay, mode.vsyncStart, mode.vsyncEnd, mode.vtotal
+    )
+    raw.vrefresh = (mode.refresh + 500) / 1000
+    raw.type = UInt32(DRM_MODE_TYPE_USERDEF)
+    raw.flags =
+      UInt32(mode.hsyncPositive ? DRM_MODE_FLAG_PHSYNC : DRM_MODE_FLAG_NHSYNC)
+      | UInt32(mode.vsyncPositive ? DRM_MODE_FLAG_PVSYNC : DRM_MODE_FLAG_NVSYNC)
+    self.init(raw)
+  }
+
   var size: PixelSize { PixelSize(width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay)) }
   var isUsable: Bool { !mode.interlaced && !isUnusual }
 
@@ -30,6 +48,9 @@ public struct KMSMode: Sendable, CustomStringConvertible {
 
 struct PixelSize: Hashable, CustomStringConvertible {
   let width, height: UInt32
+
+  var area: UInt64 { UInt64(width) * UInt64(height) }
+  func holds(_ other: PixelSize) -> Bool { width >= other.width && height >= other.height }
   var description: String { "\(width)x\(height)" }
 }
 
@@ -47,6 +68,12 @@ public struct KMSConnector: Sendable {
   let possibleCRTCs: UInt32
   /// The id of the CRTC that drives it now, or 0.
   let currentCRTC: UInt32
+
+  var withoutScreen: KMSConnector {
+    KMSConnector(
+      id: id, name: name, isConnected: false, modes: [], widthMillimetres: 0, heightMillimetres: 0,
+      possibleCRTCs: possibleCRTCs, currentCRTC: currentCRTC)
+  }
 
   /// Progressive modes, the preferred one first.
   var usableModes: [KMSMode] {
@@ -78,6 +105,8 @@ struct PlaneProperties: Sendable {
   let sourceX, sourceY, sourceWidth, sourceHeight: UInt32
   let crtcX, crtcY, crtcWidth, crtcHeight: UInt32
   let damage: UInt32?
+  /// Which pixel of a cursor points; only cards whose cursor is drawn by somebody else want to know.
+  let hotspot: (x: UInt32, y: UInt32)?
 
   init?(_ all: [String: DRMProperty]) {
     guard let framebuffer = all["FB_ID"]?.id, let crtc = all["CRTC_ID"]?.id,
@@ -92,5 +121,6 @@ struct PlaneProperties: Sendable {
     )
     (self.crtcX, self.crtcY, self.crtcWidth, self.crtcHeight) = (crtcX, crtcY, crtcWidth, crtcHeight)
     damage = all["FB_DAMAGE_CLIPS"]?.id
+    if let x = all["HOTSPOT_X"]?.id, let y = all["HOTSPOT_Y"]?.id { hotspot = (x, y) } else { hotspot = nil }
   }
 }

@@ -4,15 +4,18 @@ internal import SystemPackage
 
 /// A connector with the CRTC and the primary plane that feed it.
 struct KMSPipe {
-  let connector: KMSConnector
+  /// As it was last asked.
+  var connector: KMSConnector
   let crtc: UInt32
   let plane: KMSPlane
+  /// The CRTC's cursor plane, if it has one.
+  let cursor: KMSPlane?
   /// Connectors and planes of others that use this CRTC now, and must leave it with the first mode.
   let strayConnectors: [UInt32]
   let strayPlanes: [KMSPlane]
 
-  /// Chooses connectors by name, or all connected ones, and gives each its own CRTC and primary plane; the
-  /// CRTC that drives a connector already, if that can be.
+  /// Chooses connectors by name, with a screen or without one yet, or all connected ones, and gives each its own
+  /// CRTC and primary plane; the CRTC that drives a connector already, if that can be.
   static func choose(_ names: [String], of card: KMSCard, limit: Int) throws(KMSError) -> [KMSPipe] {
     let connectors = try chosen(names, card, limit)
     let primaries = card.planes.filter { $0.kind == .primary }
@@ -20,6 +23,13 @@ struct KMSPipe {
       card.crtcs.indices.map { crtc in
         primaries.indices.filter { primaries[$0].possibleCRTCs & bit(crtc) != 0 }
           .sorted { a, _ in primaries[a].currentCRTC == card.crtcs[crtc] }
+      })
+    // Each CRTC has one of its own; where planes can go anywhere, the first CRTC gets the first, as in the kernel.
+    let cursors = assign(
+      card.crtcs.indices.map { crtc in
+        card.planes.indices.filter {
+          card.planes[$0].kind == .cursor && card.planes[$0].possibleCRTCs & bit(crtc) != 0
+        }
       })
     let crtcs = assign(
       connectors.map { connector in
@@ -35,12 +45,15 @@ struct KMSPipe {
         throw .noPipe(connector: connector.name, card: card.name)
       }
       let crtc = card.crtcs[index]
+      let cursor = cursors[index].map { card.planes[$0] }
       pipes.append(
         KMSPipe(
-          connector: connector, crtc: crtc, plane: plane,
+          connector: connector, crtc: crtc, plane: plane, cursor: cursor,
           strayConnectors: card.connectors.filter { $0.currentCRTC == crtc && $0.id != connector.id }.map(
             \.id),
-          strayPlanes: card.planes.filter { $0.currentCRTC == crtc && $0.id != plane.id }))
+          strayPlanes: card.planes.filter {
+            $0.currentCRTC == crtc && $0.id != plane.id && $0.id != cursor?.id
+          }))
     }
     return pipes
   }
@@ -61,7 +74,6 @@ struct KMSPipe {
         throw .noSuchConnector(name, card: card.name, has: card.connectors.map(\.name))
       }
       if chosen.contains(where: { $0.id == connector.id }) { throw .connectorTwice(name) }
-      guard connector.isConnected else { throw .notConnected(name, card: card.name) }
       chosen.append(connector)
     }
     return chosen

@@ -5,12 +5,14 @@ internal import Udmabuf
 
 /// Finds out which modes of an output can be shown, by asking the card with a framebuffer of each size: a
 /// udmabuf as those of guests are, and one of the card's own if that is refused. Nothing is shown.
-struct ModeTrial {
+final class ModeTrial {
   struct Verdict {
     /// What can be shown, the preferred one first.
     var shown: [DisplayMode] = []
     /// Of these, what can be shown from guest memory.
     var lent: [DisplayMode] = []
+    /// A cursor can be shown above it.
+    var hasCursor = false
     /// Why not, in words.
     var refusals: [String] = []
   }
@@ -20,6 +22,8 @@ struct ModeTrial {
 
   private let card: KMSCard
   private let udmabuf: UdmabufDevice?
+  /// Of the card's own: one for all sizes, as long as it is large enough.
+  private var buffer: (memory: DumbBuffer, size: PixelSize)?
 
   init(_ card: KMSCard, _ udmabuf: UdmabufDevice?) { (self.card, self.udmabuf) = (card, udmabuf) }
 
@@ -28,28 +32,24 @@ struct ModeTrial {
     for mode in output.modes where !sizes.contains(mode.size) && sizes.count < Self.maximumSizes {
       sizes.append(mode.size)
     }
-    // One file for all sizes: its pages are allocated once.
-    let largest = sizes.map { layout($0).pages }.max() ?? 0
-    let memfd = udmabuf.flatMap { _ in
-      try? Memfd.create(name: "udmabridge-trial", size: largest, seals: .shrink)
-    }
     var verdict = Verdict()
-    var (shown, lent) = (Set<PixelSize>(), Set<PixelSize>())
-    for size in sizes {
+    let lent = Set(tryLent(sizes, output, &verdict))
+    var shown = lent
+    let largest = PixelSize(
+      width: sizes.map(\.width).max() ?? 0, height: sizes.map(\.height).max() ?? 0)
+    var cursorIsTried = output.cursor == nil
+    for size in sizes where !lent.contains(size) || !cursorIsTried {
       do throws(SinkError) {
-        if let udmabuf, let memfd {
-          try tryLent(size, output, udmabuf, memfd)
-          lent.insert(size)
-          shown.insert(size)
-          continue
-        }
-      } catch { verdict.refusals.append("\(size) cannot be shown without copying: \(error.description)") }
-      do throws(Errno) {
-        try tryOwn(size, output)
+        let takesCursor = try tryOwn(size, output, roomFor: largest)
+        if !cursorIsTried { (cursorIsTried, verdict.hasCursor) = (true, takesCursor) }
         shown.insert(size)
-      } catch { verdict.refusals.append("\(size) cannot be shown: \(error)") }
+      } catch {
+        if !lent.contains(size) { verdict.refusals.append("\(size) cannot be shown: \(error.description)") }
+      }
     }
     output.forgetTests()
+    // Nothing could be tried where there is no screen yet.
+    if sizes.isEmpty { verdict.hasCursor = output.cursor != nil }
     verdict.shown = output.modes.filter { shown.contains($0.size) }.map(\.mode)
     verdict.lent = output.modes.filter { lent.contains($0.size) }.map(\.mode)
     return verdict
@@ -57,6 +57,27 @@ struct ModeTrial {
 
   private func layout(_ size: PixelSize) -> FrameLayout {
     FrameLayout(width: size.width, height: size.height, format: .xrgb8888, stride: size.width * 4)
+  }
+
+  // MARK: A guest's memory
+
+  private func tryLent(_ sizes: [PixelSize], _ output: KMSOutput, _ verdict: inout Verdict) -> [PixelSize] {
+    // One file for all sizes: its pages are allocated once.
+    guard let udmabuf, let largest = sizes.map({ layout($0).pages }).max(),
+      let memfd = try? Memfd.create(name: "udmabridge-trial", size: largest, seals: .shrink)
+    else { return [] }
+    var lent: [PixelSize] = []
+    for size in sizes {
+      do throws(SinkError) {
+        try tryLent(size, output, udmabuf, memfd)
+        lent.append(size)
+      } catch {
+        verdict.refusals.append("\(size) cannot be shown without copying: \(error.description)")
+        // That is not a matter of size.
+        if error.refusal == .importing { break }
+      }
+    }
+    return lent
   }
 
   private func tryLent(
@@ -74,12 +95,38 @@ struct ModeTrial {
     }
   }
 
-  private func tryOwn(_ size: PixelSize, _ output: KMSOutput) throws(Errno) {
-    let buffer = try DumbBuffer(size, of: card.file)
+  // MARK: The card's memory
+
+  /// - Returns: whether a cursor could be shown too.
+  private func tryOwn(
+    _ size: PixelSize, _ output: KMSOutput, roomFor largest: PixelSize
+  ) throws(SinkError) -> Bool {
+    do throws(SinkError) { return try tryOwn(size, output, in: shared(largest)) } catch {
+      if size == largest { throw error }
+      // It may be the stride of the large buffer that is refused.
+      return try tryOwn(size, output, in: card.allocate(size))
+    }
+  }
+
+  private func shared(_ size: PixelSize) throws(SinkError) -> DumbBuffer {
+    if let buffer, buffer.size.holds(size) { return buffer.memory }
+    let memory = try card.allocate(size)
+    buffer = (memory, size)
+    return memory
+  }
+
+  private func tryOwn(
+    _ size: PixelSize, _ output: KMSOutput, in buffer: DumbBuffer
+  ) throws(SinkError) -> Bool {
     var layout = layout(size)
     layout.stride = buffer.stride
-    let framebuffer = try card.addFramebuffer(buffer.handle, layout, layout.format, modifier: nil)
+    layout.format = try card.format(wanted: layout.format, for: output.pipe.plane)
+    let framebuffer = try card.makeFramebuffer(.shadow(buffer), layout, for: output.pipe.plane)
     defer { card.removeFramebuffer(framebuffer) }
-    try output.test(framebuffer, layout.bounds)
+    do throws(Errno) { try output.test(framebuffer, layout.bounds) } catch {
+      throw SinkError(.mode, "the mode is refused: \(error)")
+    }
+    guard output.cursor != nil else { return false }
+    return (try? output.test(framebuffer, layout.bounds, withCursor: true)) != nil
   }
 }

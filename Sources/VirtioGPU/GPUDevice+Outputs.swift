@@ -1,22 +1,5 @@
 internal import Logging
-public import Scanout
-
-/// The size that the guest is to prefer, where an output has it.
-public struct PreferredSize: Equatable, Sendable {
-  /// In pixels.
-  public let width, height: UInt32
-
-  public init(width: UInt32, height: UInt32) { (self.width, self.height) = (width, height) }
-
-  /// - Returns: the output with the first mode of this size before all others; nil if it has none.
-  public func leading(_ output: SinkOutput) -> SinkOutput? {
-    let place = output.modes.firstIndex { $0.hdisplay == width && $0.vdisplay == height }
-    guard let place else { return nil }
-    var output = output
-    output.modes.insert(output.modes.remove(at: place), at: 0)
-    return output
-  }
-}
+internal import Scanout
 
 // The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
 // num_capsets, of four bytes each. By its events the guest hears that a screen was plugged in or out.
@@ -52,10 +35,11 @@ extension GPUDevice {
   public func outputsChanged() {
     guard let sink else { return }
     let now = sink.outputs
-    let offered = outputs.enumerated().map { index, before in
+    let offered = outputs.enumerated().map { index, before -> SinkOutput in
+      if index < now.count { return now[index] }
       var output = before
-      if index < now.count { output = now[index] } else { output.modes = [] }
-      return preferred?.leading(output) ?? output
+      output.modes = []
+      return output
     }
     let changed = outputs.indices.filter { offered[$0] != outputs[$0] }
     if changed.isEmpty { return }

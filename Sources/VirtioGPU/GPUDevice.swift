@@ -41,7 +41,6 @@ public final class GPUDevice {
   let sink: (any ScanoutSink)?
   /// What the guest is offered, by the scanout's number. Their count never changes.
   var outputs: [SinkOutput]
-  let preferred: PreferredSize?
   /// Events that the driver has not cleared yet: events_read of the configuration space.
   var eventsRead: UInt32 = 0
   /// Hears what the device says without being asked.
@@ -82,16 +81,14 @@ public final class GPUDevice {
   /// - Parameters:
   ///   - sink: shows the frames; nil for none.
   ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
-  ///   - preferred: the size that it is to prefer, also when the outputs change.
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
   public init(
-    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], preferred: PreferredSize? = nil,
+    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput],
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
-    (self.buffers, self.sink, self.preferred) = (buffers, sink, preferred)
-    self.outputs = outputs.map { preferred?.leading($0) ?? $0 }
+    (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     (self.loop, self.logger) = (loop, logger)
     (self.backing, self.cursorChoice) = (backing, cursorChoice)
     mistakes = MistakeLog(buffers, logger)

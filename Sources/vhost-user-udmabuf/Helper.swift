@@ -30,7 +30,7 @@ final class Helper {
   private let loop: EventLoop
   private let signals: SignalFD
   private let statsFile: FD?
-  private let sink: KMSSink?
+  private let cards: [KMSSink]
   private let device: GPUDevice
   private let adapter: GPUBackEnd
   /// Kept until the first message: who connects without a word is not QEMU.
@@ -62,20 +62,19 @@ final class Helper {
 
     let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
     let buffers = BufferTable(device: udmabuf, quotas: options.quotas)
-    if let text = options.kms {
-      let target = try KMSTarget(text)
-      sink = try KMSSink(target, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
-    } else {
-      sink = nil
-      logger.notice("no --kms card was given: the guest's pages are lent, and shown nowhere")
+    let plan = try KMSPlan(options.kms.map { try KMSTarget($0) })
+    cards = try plan.cards.map { [loop, logger] in
+      try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
     }
+    let sink = try Self.join(cards, plan, options.resolution)
+    if sink == nil { logger.notice("no --kms card was given: the guest's pages are lent, and shown nowhere") }
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
-    let outputs = try Self.outputs(sink, options.resolution)
+    let outputs = sink?.outputs ?? Self.headless(options.resolution)
     device = try GPUDevice(
-      buffers: buffers, sink: sink, outputs: outputs, preferred: options.resolution?.size,
-      backing: options.backing, cursor: options.cursor, loop: loop, logger: logger)
+      buffers: buffers, sink: sink, outputs: outputs, backing: options.backing, cursor: options.cursor,
+      loop: loop, logger: logger)
     adapter = GPUBackEnd(device, loop: loop, logger: logger)
   }
 
@@ -197,7 +196,7 @@ final class Helper {
   }
 
   private func end() {
-    sink?.close()
+    for card in cards { card.close() }
     writeStatistics()
     stopListening()
   }
@@ -224,20 +223,32 @@ final class Helper {
 
   // MARK: What the guest is offered
 
-  /// The card's outputs, which have the asked-for mode; without a card one output of any size.
-  private static func outputs(_ sink: KMSSink?, _ resolution: Resolution?) throws -> [SinkOutput] {
-    guard let sink else {
-      let sizes =
-        (resolution.map { [($0.size.width, $0.size.height)] } ?? [])
-        + [(1920, 1080), (1280, 720), (1024, 768)]
-      let modes = sizes.compactMap { DisplayMode.reducedBlanking(width: $0.0, height: $0.1) }
-      return [SinkOutput(name: "headless", modes: modes)]
+  /// The cards as one sink, whose scanouts prefer the sizes that were asked for; nil if there is none.
+  private static func join(
+    _ cards: [KMSSink], _ plan: KMSPlan, _ resolutions: [Resolution]
+  ) throws -> (any ScanoutSink)? {
+    let routes = plan.routes(outputs: cards.map(\.outputs.count))
+    guard routes.count <= GPUDevice.maxScanouts else {
+      throw StartError(
+        "\(routes.count) connectors are more than the \(GPUDevice.maxScanouts) scanouts of a guest; name fewer"
+      )
     }
-    guard let resolution else { return sink.outputs }
-    // A connector without a screen has no modes yet.
-    for output in sink.outputs where !output.modes.isEmpty && resolution.size.leading(output) == nil {
-      let known = output.modes.map(\.description).joined(separator: ", ")
-      throw StartError("\(output.name) cannot show \(resolution); it can show \(known)")
+    for (scanout, route) in routes.enumerated() {
+      guard let wanted = resolutions.dropFirst(scanout).first ?? resolutions.last else { break }
+      do throws(SinkError) {
+        try cards[route.sink].prefer(width: wanted.width, height: wanted.height, on: route.scanout)
+      } catch { throw StartError("--resolution \(wanted): \(error)") }
+    }
+    return cards.count > 1 ? SinkGroup(cards, routes: routes) : cards.first
+  }
+
+  /// Without a card: outputs of any size, one for each that was asked for, and one at least.
+  private static func headless(_ resolutions: [Resolution]) -> [SinkOutput] {
+    let wanted = resolutions.isEmpty ? [[]] : resolutions.map { [($0.width, $0.height)] }
+    return wanted.enumerated().map { index, first in
+      let sizes = first + [(1920, 1080), (1280, 720), (1024, 768)]
+      let modes = sizes.compactMap { DisplayMode.reducedBlanking(width: $0.0, height: $0.1) }
+      return SinkOutput(name: index == 0 ? "headless" : "headless-\(index + 1)", modes: modes)
     }
     return sink.outputs
   }

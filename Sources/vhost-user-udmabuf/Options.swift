@@ -18,14 +18,15 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. Without it nothing is shown.",
+      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it nothing is shown.",
       valueName: "card"))
-  var kms: String?
+  var kms: [String] = []
 
   @Option(
     help: ArgumentHelp(
-      "The mode that the guest is asked to prefer; the card must have it.", valueName: "WxH"))
-  var resolution: Resolution?
+      "The size that the guest is asked to prefer; the card must be able to show it. May be repeated: one for each scanout in order, the last one for the rest.",
+      valueName: "WxH"))
+  var resolution: [Resolution] = []
 
   @Option(
     help: ArgumentHelp(
@@ -81,6 +82,9 @@ struct Options: ParsableArguments {
     if (socketPath == nil) == (fd == nil) {
       throw ValidationError("give either --socket-path PATH or --fd NUMBER")
     }
+    if resolution.count > GPUDevice.maxScanouts {
+      throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
+    }
     if maxResources < 1 || maxEntries < 1 || maxEntries > 1 << 24 {
       throw ValidationError("--max-resources and --max-entries count from 1; 16777216 entries are the most")
     }
@@ -103,17 +107,17 @@ enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
 
 /// `1920x1080`.
 struct Resolution: ExpressibleByArgument, CustomStringConvertible {
-  let size: PreferredSize
+  let width, height: UInt32
 
   init?(argument: String) {
     let sides = argument.split(separator: "x", omittingEmptySubsequences: false)
     guard sides.count == 2, let width = UInt32(sides[0]), let height = UInt32(sides[1]),
       (64...16384).contains(width), (64...16384).contains(height)
     else { return nil }
-    size = PreferredSize(width: width, height: height)
+    (self.width, self.height) = (width, height)
   }
 
-  var description: String { "\(size.width)x\(size.height)" }
+  var description: String { "\(width)x\(height)" }
 }
 
 /// `64M`, `4G`, or a number of bytes.

@@ -114,7 +114,8 @@ final class Recorder: ScanoutObserver {
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     failed.append((sequence, error))
   }
-  func outputsChanged() {}
+  var changes = 0
+  func outputsChanged() { changes += 1 }
 }
 
 /// A sink on the test host's card, with its loop and its observer.
@@ -127,11 +128,12 @@ final class Stage {
   private(set) var turns = 0
   private var sequence: UInt64 = 0
 
-  init(_ card: KMSCard? = nil, atomic: Bool = true) throws {
+  init(_ card: KMSCard? = nil, atomic: Bool = true, connectors: [String] = []) throws {
     loop = try EventLoop()
     udmabuf = try UdmabufDevice()
     sink = try KMSSink(
-      card ?? KMSCard(Self.path, atomic: atomic), udmabuf: udmabuf, loop: loop, log: Logger(label: "test"))
+      card ?? KMSCard(Self.path, atomic: atomic), connectors: connectors, udmabuf: udmabuf, loop: loop,
+      log: Logger(label: "test"))
     sink.observer = recorder
   }
 
@@ -152,18 +154,29 @@ final class Stage {
     return picture
   }
 
-  func prepare(_ picture: Picture) throws {
-    try sink.prepare(picture.frame, source: picture.layout.bounds, on: ScanoutID(0))
+  func prepare(_ picture: Picture, on scanout: UInt32 = 0) throws {
+    try sink.prepare(picture.frame, source: picture.layout.bounds, on: ScanoutID(scanout))
+  }
+
+  /// A prepared picture in memory of the card's.
+  func copy(
+    _ number: UInt32, _ width: UInt32, _ height: UInt32, on scanout: UInt32 = 0
+  ) throws -> Picture {
+    let canvas = try sink.allocate(width: width, height: height, format: .xrgb8888, on: ScanoutID(scanout))
+    let picture = Picture(canvas)
+    picture.paint(number)
+    try prepare(picture, on: scanout)
+    return picture
   }
 
   /// - Returns: its sequence number.
   @discardableResult
-  func present(_ picture: Picture, damage: Rectangle? = nil) -> UInt64 {
+  func present(_ picture: Picture, damage: Rectangle? = nil, on scanout: UInt32 = 0) -> UInt64 {
     sequence += 1
     let bounds = picture.layout.bounds
     sink.present(
       Presentation(frame: picture.frame, source: bounds, damage: damage ?? bounds, sequence: sequence),
-      on: ScanoutID(0))
+      on: ScanoutID(scanout))
     return sequence
   }
 
@@ -177,11 +190,14 @@ final class Stage {
     }
   }
 
+  /// Lets everything settle that the card was told.
+  func settle() throws { try wait { sink.lanes.allSatisfy { $0.work == nil } } }
+
   /// Presents and waits until it is on the screen.
-  func show(_ picture: Picture, damage: Rectangle? = nil) throws {
+  func show(_ picture: Picture, damage: Rectangle? = nil, on scanout: UInt32 = 0) throws {
     let failures = recorder.failed.count
-    let sequence = present(picture, damage: damage)
-    try wait { recorder.presented.last == sequence || recorder.failed.count > failures }
+    let sequence = present(picture, damage: damage, on: scanout)
+    try wait { recorder.presented.contains(sequence) || recorder.failed.count > failures }
     #expect(recorder.failed.count == failures, "\(recorder.failed)")
   }
 }
@@ -190,10 +206,37 @@ final class Stage {
 struct Witness {
   let file: DRMFile
 
-  init() throws { file = DRMFile(try FD.open("/dev/dri/card0", writable: true, nonblocking: true)) }
+  init() throws {
+    file = DRMFile(try FD.open("/dev/dri/card0", writable: true, nonblocking: true))
+    // Without that the kernel hides the properties of planes.
+    try file.enable(client: DRM_CLIENT_CAP_ATOMIC)
+  }
 
   var crtc: drmModeCrtc {
     get throws { try file.crtc(#require(file.resources().crtcs.first)) }
+  }
+
+  /// What a plane shows, and with which properties.
+  func plane(_ id: UInt32) throws -> (framebuffer: UInt32, properties: [String: DRMProperty]) {
+    let properties = try file.properties(of: id, UInt32(DRM_MODE_OBJECT_PLANE))
+    return (UInt32(properties["FB_ID"]?.value ?? 0), properties)
+  }
+
+  /// The memory of a framebuffer, mapped.
+  func memory(of framebuffer: UInt32) throws -> (mapping: Mapping, stride: Int) {
+    var (handle, stride, height) = (UInt32(0), 0, 0)
+    try file.call {
+      guard let fb = unsafe drmModeGetFB2($0, framebuffer) else { return -1 }
+      unsafe (handle, stride, height) = (
+        fb.pointee.handles.0, Int(fb.pointee.pitches.0), Int(fb.pointee.height)
+      )
+      unsafe drmModeFreeFB2(fb)
+      return 0
+    }
+    defer { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
+    var place: UInt64 = 0
+    try file.call { unsafe drmModeMapDumbBuffer($0, handle, &place) }
+    return (try Mapping(file.fd, offset: place, length: stride * height, writable: false), stride)
   }
 
   /// The inode of the dma-buf that the first CRTC shows, or nil if it shows nothing.
@@ -219,10 +262,10 @@ struct Screenshot {
   let width, height: UInt32
   private let pixels: [UInt8]
 
-  init() throws {
+  init(head: Int = 0) throws {
     let path = "/tmp/screen-\(monotonicNanoseconds()).ppm"
     let tool = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-    let status = unsafe system("/\(tool)/qemu/screenshot \(path)")
+    let status = unsafe system("/\(tool)/qemu/screenshot --head \(head) \(path)")
     try #require(status == 0)
     defer { unsafe unlink(path) }
     let fd = try FD.open(FilePath(path), writable: false)
@@ -243,13 +286,34 @@ struct Screenshot {
   }
 
   /// How many rows of `part` are not those of the pattern.
-  func wrongRows(_ number: UInt32, _ part: Rectangle? = nil) -> Int {
+  /// - Parameter origin: where in the screen the pattern's first pixel is.
+  func wrongRows(
+    _ number: UInt32, _ part: Rectangle? = nil, from origin: (x: UInt32, y: UInt32) = (0, 0)
+  ) -> Int {
     let part = part ?? Rectangle(x: 0, y: 0, width: width, height: height)
     return (part.y..<part.y + part.height).count { row in
-      let wanted = Pattern.inScreenshot(row, part.x, part.width, number)
+      let wanted = Pattern.inScreenshot(row - origin.y, part.x - origin.x, part.width, number)
       let start = Int((row * width + part.x) * 3)
       return unsafe pixels.withUnsafeBytes { unsafe memcmp($0.baseAddress! + start, wanted, wanted.count) }
         != 0
     }
+  }
+
+  /// Every pixel of `part` is black.
+  func isBlack(_ part: Rectangle) -> Bool {
+    (part.y..<part.y + part.height).allSatisfy { row in
+      let start = Int((row * width + part.x) * 3)
+      return pixels[start..<start + Int(part.width) * 3].allSatisfy { $0 == 0 }
+    }
+  }
+}
+
+/// The screens of the test host's card, plugged in and out.
+enum Plug {
+  /// Forces a connector to be connected or not. Where the driver does not announce that as it would announce a real
+  /// change, this does.
+  static func set(_ connector: String, _ isIn: Bool) throws {
+    try TestHost.write(isIn ? "on" : "off", to: FilePath("/sys/class/drm/card0-\(connector)/status"))
+    try TestHost.write("change", to: "/sys/class/drm/card0/uevent")
   }
 }

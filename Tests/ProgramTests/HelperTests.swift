@@ -24,7 +24,9 @@ let builtPrograms: FilePath = {
     var socket: FilePath { directory.appending("socket") }
     var stats: FilePath { directory.appending("stats") }
 
-    init(_ program: FilePath, before: (FilePath) throws -> Void = { _ in }) throws {
+    init(
+      _ program: FilePath, options: [String] = [], before: (FilePath) throws -> Void = { _ in }
+    ) throws {
       directory = try makeTemporaryDirectory()
       try before(directory.appending("socket"))
       (child, output) = try startReading(
@@ -33,7 +35,7 @@ let builtPrograms: FilePath = {
           "--socket-path", directory.appending("socket").string, "--stats",
           directory.appending("stats").string,
           "--log-level", "error",
-        ], withErrors: true)
+        ] + options, withErrors: true)
     }
 
     func connect() throws -> UnixSocket {
@@ -75,6 +77,11 @@ let builtPrograms: FilePath = {
       (["--fd", "0"], "not a socket"),
       (["--socket-path", "/tmp/unused", "--kms", "/dev/dri/none"], "/dev/dri/none"),
       (["--socket-path", "/tmp/unused", "--kms", "nonsense"], "nonsense"),
+      (["--socket-path", "/tmp/unused", "--kms", "/dev/null:DP-1", "--kms", "/dev/null"], "named twice"),
+      (
+        ["--socket-path", "/tmp/unused", "--kms", "/dev/null:DP-1", "--kms", "/dev/null:DP-2"],
+        "/dev/null has no"
+      ),
       (["--socket-path", "/tmp/unused", "--stats", "/nowhere/stats"], "/nowhere/stats"),
     ])
   func cannotStart(_ arguments: [String], _ named: String) throws {
@@ -89,6 +96,8 @@ let builtPrograms: FilePath = {
     arguments: [
       [], ["--socket-path", "/tmp/a", "--fd", "3"], ["--socket-path", "/tmp/a", "--resolution", "wide"],
       ["--socket-path", "/tmp/a", "--resolution", "1x1"],
+      ["--socket-path", "/tmp/a"]
+        + [[String]](repeating: ["--resolution", "800x600"], count: 17).flatMap { $0 },
       ["--socket-path", "/tmp/a", "--max-pinned", "99999999T"],
       ["--socket-path", "/tmp/a", "--max-resources", "0"],
       ["--socket-path", "/tmp/a", "--log-level", "loud"],
@@ -233,6 +242,20 @@ let builtPrograms: FilePath = {
     frontEnd.kick(0)
     #expect(helper.child.wait() == 1)
     #expect(try helper.output.readToEnd().contains("guest's memory became shorter"))
+  }
+
+  @Test(
+    "without a card there is an output for each --resolution",
+    arguments: [([], 1), (["800x600"], 1), (["800x600", "1024x768", "640x480"], 3)] as [([String], UInt8)])
+  func outputs(_ resolutions: [String], _ count: UInt8) throws {
+    let helper = try Listening(program, options: resolutions.flatMap { ["--resolution", $0] })
+    let frontEnd = try FrontEnd(helper.connect()) {
+      usleep(1000)
+      return helper.child.isRunning
+    }
+    try frontEnd.realize(memory: .table)
+    // events_read, events_clear, num_scanouts.
+    #expect(try frontEnd.config(size: 12)[8...] == [count, 0, 0, 0])
   }
 
   @Test("--fd takes a connected socket")

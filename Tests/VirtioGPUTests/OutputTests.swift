@@ -120,18 +120,6 @@ import Testing
     #expect(rig.device.eventsRead == 0)
   }
 
-  /// The size that the user asked for leads wherever it is there, before and after a change.
-  @Test func theChoiceOfSizeStays() throws {
-    let rig = try Rig(preferred: PreferredSize(width: 800, height: 600))
-    var info = try rig.ask(Request.displayInfo())
-    #expect(display(0, info) == [0, 0, 800, 600, 1] && display(1, info) == [800, 0, 640, 480, 1])
-    rig.screen.outputs[1] = Self.output("B", (1920, 1080), (800, 600))
-    rig.device.outputsChanged()
-    info = try rig.ask(Request.displayInfo())
-    #expect(display(0, info) == [0, 0, 800, 600, 1] && display(1, info) == [800, 0, 800, 600, 1])
-    #expect(rig.device.outputs[1].modes.map(\.hdisplay) == [800, 1920])
-  }
-
   /// A guest that hears nothing of a change, or has not reacted yet, is still seen.
   @Test func whatIsShownComesBack() throws {
     let rig = try Rig(backing: .auto)

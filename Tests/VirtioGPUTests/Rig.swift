@@ -44,7 +44,7 @@ final class Rig {
 
   init(
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
-    outputs: [SinkOutput] = Rig.outputs, preferred: PreferredSize? = nil, sink: Bool = true,
+    outputs: [SinkOutput] = Rig.outputs, sink: Bool = true,
     card: KMSCard? = nil, backing: BackingChoice = .lent, cursor cursorChoice: CursorChoice = .auto,
     queueSize: UInt16 = 64, eventIndex: Bool = true
   ) throws {
@@ -61,7 +61,7 @@ final class Rig {
     screen = sink && card == nil ? try Screen(outputs, loop) : nil
     device = try GPUDevice(
       buffers: buffers, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs,
-      preferred: preferred, backing: backing, cursor: cursorChoice, loop: loop, logger: log.logger)
+      backing: backing, cursor: cursorChoice, loop: loop, logger: log.logger)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)
     try start(0, control, fresh: true)

@@ -1,0 +1,241 @@
+internal import Linux
+internal import Logging
+public import Scanout
+internal import SystemPackage
+
+extension KMSSink {
+  /// How soon something that the card was not ready for is tried again, in milliseconds.
+  private static let retryDelay: UInt32 = 3
+  /// How long it is tried, in nanoseconds.
+  private static let patience: Int64 = 2_000_000_000
+  /// How soon what was not switched off is tried again, in milliseconds.
+  private static let turnOffDelay: UInt32 = 500
+
+  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    guard let lane = lane(scanout) else { return report(presentation.sequence, scanout, noOutput(scanout)) }
+    lane.refusedTurnOffs = 0
+    if lane.queue.submit(.present(presentation)) { start(lane) }
+  }
+
+  public func turnOff(_ scanout: ScanoutID) {
+    guard let lane = lane(scanout) else { return }
+    lane.refusedTurnOffs = 0
+    if lane.queue.submit(.turnOff) { start(lane) }
+  }
+
+  /// Takes on what there is to do, if nothing is being done.
+  func start(_ lane: Lane) {
+    guard lane.work == nil, cardToken != nil, loss == nil else { return }
+    if lane.queue.current != nil {
+      lane.work = .step
+    } else if lane.output.hasCursorNews || lane.needsRefresh && lane.queue.shown != nil {
+      lane.work = .extra
+    } else {
+      return
+    }
+    attempt(lane)
+  }
+
+  private func attempt(_ lane: Lane) {
+    commits += 1
+    let tag = commits
+    do throws(Errno) {
+      guard let completion = try commit(lane, tag) else {
+        return settleSoon(lane, .failure(SinkError(.other, "the frame was not prepared")))
+      }
+      lane.busySince = nil
+      switch completion {
+      case .event: lane.awaited = tag
+      case .now: settleSoon(lane, .success(()))
+      }
+    } catch {
+      let now = monotonicNanoseconds()
+      if error == .resourceBusy, now - (lane.busySince ?? now) < Self.patience {
+        lane.busySince = lane.busySince ?? now
+        if let retry, !retry.armed { retry.arm(milliseconds: Self.retryDelay) }
+      } else {
+        noteLoss(error)
+        // Somebody else may have set other modes meanwhile: the next one sets everything anew.
+        if error != .resourceBusy { lane.output.wentDark() }
+        let kind = error == .resourceBusy ? SinkError.Refusal.busy : .other
+        settleSoon(lane, .failure(refusal(whatIsDone(lane), kind, error)))
+      }
+    }
+    noteCursor(lane)
+  }
+
+  /// Nil if the frame is not known.
+  private func commit(_ lane: Lane, _ tag: UInt64) throws(Errno) -> KMSOutput.Completion? {
+    let presentation: Presentation
+    switch (lane.work, lane.queue.current) {
+    case (.step, .present(let next)): presentation = next
+    case (.step, .turnOff): return try lane.output.turnOff(tag: tag)
+    default:
+      guard lane.needsRefresh, var shown = lane.queue.shown else {
+        return try lane.output.showCursor(tag: tag)
+      }
+      shown.damage = shown.source
+      presentation = shown
+    }
+    guard let framebuffer = framebuffers[presentation.frame.id] else { return nil }
+    let completion = try lane.output.show(
+      framebuffer, presentation.source, damage: presentation.damage, tag: tag)
+    lane.needsRefresh = false
+    return completion
+  }
+
+  private func whatIsDone(_ lane: Lane) -> String {
+    let name = lane.output.pipe.connector.name
+    return switch (lane.work, lane.queue.current) {
+    case (.step, .present(let presentation)): "showing \(presentation.frame.layout) on \(name)"
+    case (.step, .turnOff): "switching \(name) off"
+    default: "renewing \(name)"
+    }
+  }
+
+  /// A cursor that the card did not take is the guest's to draw from now on.
+  private func noteCursor(_ lane: Lane) {
+    let index = Int(lane.scanout.rawValue)
+    guard outputs[index].hasCursor, let cursor = lane.output.cursor, !cursor.isUsable else { return }
+    outputs[index].hasCursor = false
+    log.warning("\(card.name) (\(card.driver)) refused the cursor on \(outputs[index].name)")
+    tellOutputsSoon()
+  }
+
+  func retryBusy() {
+    for lane in lanes where lane.work != nil && lane.busySince != nil { attempt(lane) }
+  }
+
+  func retryTurnOffs() {
+    for lane in lanes where lane.refusedTurnOffs > 0 && !lane.queue.isBusy {
+      if lane.queue.submit(.turnOff) { start(lane) }
+    }
+  }
+
+  // MARK: Outcomes
+
+  /// Outcomes that are known at once are told from the event loop all the same, so that nobody is called
+  /// back in the middle of a call.
+  func settleSoon(_ lane: Lane, _ outcome: Result<Void, SinkError>) {
+    lane.awaited = nil
+    lane.outcome = outcome
+    wake.signal()
+  }
+
+  func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
+    // Whoever gave the card up does not turn the loop for it any more.
+    if isClosed { return observer?.failed(sequence, on: scanout, error) ?? () }
+    reports.append((scanout, sequence, error))
+    wake.signal()
+  }
+
+  func tellOutputsSoon() {
+    outputsHaveNews = true
+    wake.signal()
+  }
+
+  /// If the error says that the card is gone, it is given up from the event loop.
+  func noteLoss(_ error: Errno) {
+    guard error == .operationNotSupportedByDevice, cardToken != nil, loss == nil else { return }
+    loss = error
+    wake.signal()
+  }
+
+  func settleAll() {
+    wake.drain()
+    if let loss = loss.take() { disconnect(loss) }
+    deliverReports()
+    settleOutcomes()
+    if outputsHaveNews {
+      outputsHaveNews = false
+      observer?.outputsChanged()
+    }
+  }
+
+  private func settleOutcomes() {
+    for lane in lanes {
+      if let outcome = lane.outcome { settle(lane, outcome) }
+    }
+  }
+
+  func deliverReports() {
+    let failures = reports
+    reports.removeAll()
+    for (scanout, sequence, error) in failures { observer?.failed(sequence, on: scanout, error) }
+  }
+
+  private func settle(_ lane: Lane, _ outcome: Result<Void, SinkError>) {
+    guard case .step = lane.work else {
+      lane.drop()
+      // What cannot be renewed now is renewed by the next step.
+      if case .failure = outcome { lane.needsRefresh = false }
+      return start(lane)
+    }
+    let step = lane.queue.current
+    lane.drop()
+    switch outcome {
+    case .success: _ = lane.queue.completed()
+    case .failure: _ = lane.queue.failed()
+    }
+    // The next one first: the card's time until the vertical blank is shorter than the observer's.
+    start(lane)
+    switch (step, outcome) {
+    case (.present(let presentation), .success):
+      observer?.presented(presentation.sequence, frame: presentation.frame, on: lane.scanout)
+    case (.present(let presentation), .failure(let error)):
+      observer?.failed(presentation.sequence, on: lane.scanout, error)
+    case (.turnOff, .success): lane.refusedTurnOffs = 0
+    case (.turnOff, .failure(let error)): turnOffFailed(lane, error)
+    case (nil, _): break
+    }
+  }
+
+  /// A screen that ought to be dark is tried until it is, or until something else is to be shown on it.
+  private func turnOffFailed(_ lane: Lane, _ error: SinkError) {
+    if lane.queue.isBusy { return }
+    if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
+    lane.refusedTurnOffs += 1
+    turnOffRetry?.arm(milliseconds: Self.turnOffDelay)
+  }
+
+  // MARK: The card's events
+
+  func cardIsReady(_ readiness: Readiness) {
+    takeEvents()
+    settleOutcomes()
+    if readiness.contains(.hangup) { noteLoss(.operationNotSupportedByDevice) }
+    retryBusy()
+  }
+
+  /// Reads what the card tells, and notes which commits have taken effect. All of it is noted before anybody hears
+  /// of it, who may ask for more.
+  func takeEvents() {
+    do throws(Errno) {
+      let count = try card.file.fd.read(into: &events, upTo: 1024)
+      let isWhole = unsafe FlipEvent.parse(events.span.bytes.extracting(first: count)) { flip in
+        guard let lane = lanes.first(where: { $0.awaited == flip.tag }) else { return }
+        (lane.awaited, lane.outcome) = (nil, .success(()))
+      }
+      if !isWhole { log.error("\(card.name) sent an event that cannot be read") }
+      if count == 0 { noteLoss(.operationNotSupportedByDevice) }
+    } catch .wouldBlock {} catch { noteLoss(.operationNotSupportedByDevice) }
+  }
+
+  /// The card is gone: everything that is under way fails, and so does what comes.
+  private func disconnect(_ error: Errno) {
+    guard cardToken != nil else { return }
+    stopWatching()
+    let failure = SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone: \(error)")
+    log.error("\(failure.description)")
+    deliverReports()
+    for lane in lanes {
+      lane.queue.whenReplaced = { [weak self, scanout = lane.scanout] in
+        self?.observer?.failed($0, on: scanout, failure)
+      }
+      lane.drop()
+      lane.queue.removeAll()
+    }
+    for index in outputs.indices { (outputs[index].modes, outputs[index].hasCursor) = ([], false) }
+    outputsHaveNews = true
+  }
+}

@@ -1,0 +1,65 @@
+internal import Scanout
+
+/// How pictures of one size come on a screen: in which mode, and where in it.
+struct Setting: Equatable {
+  let mode: KMSMode
+  /// Where the mode has the picture's upper left pixel.
+  let x, y: UInt32
+
+  init(_ mode: KMSMode, x: UInt32 = 0, y: UInt32 = 0) { (self.mode, self.x, self.y) = (mode, x, y) }
+
+  static func == (a: Setting, b: Setting) -> Bool { a.mode.mode == b.mode.mode && a.x == b.x && a.y == b.y }
+
+  /// What is worth a try for pictures of `size`, the best first: the screen's modes of exactly that size; a mode
+  /// made for it, within what the screen's own modes reach; the middle of a larger mode.
+  ///
+  /// - Parameter canAsk: the card can be asked without showing anything; without that only what the screen
+  ///   says of itself is safe.
+  static func candidates(for size: PixelSize, in modes: [KMSMode], canAsk: Bool) -> [Setting] {
+    let exact = modes.filter { $0.size == size }.map { Setting($0) }
+    guard canAsk else { return exact }
+    var larger: [KMSMode] = []
+    let holding = modes.filter { $0.size.holds(size) && $0.size != size }
+    if let smallest = holding.min(by: { $0.size.area < $1.size.area }) { larger.append(smallest) }
+    if let preferred = modes.first, preferred.size.holds(size), preferred.size != size,
+      preferred.size != larger.first?.size
+    {
+      larger.append(preferred)
+    }
+    return exact + [generated(size, in: modes)].compactMap(\.self)
+      + larger.map {
+        Setting($0, x: ($0.size.width - size.width) / 2, y: ($0.size.height - size.height) / 2)
+      }
+  }
+
+  /// A screen goes dark, or worse, at a timing beyond what it is made for: nothing is wider, higher or faster than
+  /// the widest, highest and fastest of its own modes.
+  private static func generated(_ size: PixelSize, in modes: [KMSMode]) -> Setting? {
+    guard let mode = DisplayMode.reducedBlanking(width: size.width, height: size.height),
+      modes.contains(where: { $0.mode.hdisplay >= mode.hdisplay }),
+      modes.contains(where: { $0.mode.vdisplay >= mode.vdisplay }),
+      modes.contains(where: { $0.mode.clock >= mode.clock })
+    else { return nil }
+    return Setting(KMSMode(generated: mode))
+  }
+
+  /// Sizes for a canvas that a picture of `size` is copied into, the best first: the smallest modes that hold it,
+  /// the preferred one, then the largest ones.
+  static func canvases(for size: PixelSize, in modes: [DisplayMode]) -> [PixelSize] {
+    let sizes = modes.map { PixelSize(width: UInt32($0.hdisplay), height: UInt32($0.vdisplay)) }
+    let holding = sizes.filter { $0.holds(size) }.sorted { $0.area < $1.area }
+    let others = sizes.prefix(1) + sizes.dropFirst().sorted { $0.area > $1.area }
+    var seen: Set<PixelSize> = []
+    return (holding + others).filter { seen.insert($0).inserted }
+  }
+
+  /// Where a picture goes in a canvas: in the middle where there is more room, cut off at its right and its lower
+  /// edge where there is less.
+  static func area(of picture: PixelSize, in canvas: PixelSize) -> Rectangle {
+    func place(_ wanted: UInt32, _ room: UInt32) -> (start: UInt32, length: UInt32) {
+      wanted < room ? ((room - wanted) / 2, wanted) : (0, room)
+    }
+    let (across, down) = (place(picture.width, canvas.width), place(picture.height, canvas.height))
+    return Rectangle(x: across.start, y: down.start, width: across.length, height: down.length)
+  }
+}
