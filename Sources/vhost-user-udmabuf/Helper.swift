@@ -250,6 +250,5 @@ final class Helper {
       let modes = sizes.compactMap { DisplayMode.reducedBlanking(width: $0.0, height: $0.1) }
       return SinkOutput(name: index == 0 ? "headless" : "headless-\(index + 1)", modes: modes)
     }
-    return sink.outputs
   }
 }
