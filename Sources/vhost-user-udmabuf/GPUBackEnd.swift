@@ -10,9 +10,7 @@ final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
-  private var display: UnixSocket?
-  private var displayToken: EventLoop.Token?
-  private var discarded: [UInt8] = []
+  private var display: DisplayDrain?
   /// The connection that it serves.
   weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
@@ -60,7 +58,7 @@ final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
       throw LostNews("\(error)")
     }
     // A front end with a display of its own fills the events in by itself, from what that display does.
-    if news == .configChanged, !isAsked || display != nil, !saidThatOutputsAreNotTold {
+    if news == .configChanged, !isAsked || display?.isOpen == true, !saidThatOutputsAreNotTold {
       saidThatOutputsAreNotTold = true
       logger.notice(
         """
@@ -74,22 +72,5 @@ final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   /// QEMU sends a new socket at every start, stop and reset. The frames go to a card of our own, so that
   /// nothing is sent there, and what comes is thrown away.
-  func displaySocket(_ socket: consuming UnixSocket) {
-    closeDisplay()
-    displayToken = try? loop.add(socket.fd) { [unowned self] _ in drainDisplay() }
-    display = consume socket
-  }
-
-  private func drainDisplay() {
-    var descriptors = ReceivedDescriptors()
-    discarded.removeAll(keepingCapacity: true)
-    guard let count = try? display?.receive(into: &discarded, upTo: 4096, descriptors: &descriptors),
-      count > 0
-    else { return closeDisplay() }
-  }
-
-  private func closeDisplay() {
-    guard let display = display.take() else { return }
-    if let token = displayToken.take() { loop.remove(token, display.fd) }
-  }
+  func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }
 }

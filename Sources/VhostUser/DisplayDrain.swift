@@ -1,0 +1,43 @@
+public import Linux
+public import SystemPackage
+
+/// QEMU's display socket (`GPU_SET_SOCKET`) where nothing is to be shown by QEMU: nothing is sent, and what
+/// comes is thrown away, descriptors and all, so that QEMU never waits for room. It closes with its owner.
+public final class DisplayDrain {
+  /// So much is read in one turn; the rest waits for the next.
+  private static let chunk = 4096
+
+  private let loop: EventLoop
+  private var socket: UnixSocket?
+  private var token: EventLoop.Token?
+  private var discarded: [UInt8] = []
+
+  /// - Throws: what epoll says of a descriptor that it cannot watch.
+  public init(_ socket: consuming UnixSocket, loop: EventLoop) throws(Errno) {
+    self.loop = loop
+    self.socket = nil
+    token = try loop.add(socket.fd) { [unowned self] _ in drain() }
+    self.socket = consume socket
+  }
+
+  deinit { close() }
+
+  /// QEMU has not closed it.
+  public var isOpen: Bool { socket != nil }
+
+  private func drain() {
+    var descriptors = ReceivedDescriptors()
+    discarded.removeAll(keepingCapacity: true)
+    do throws(Errno) {
+      let count = try socket?.receive(into: &discarded, upTo: Self.chunk, descriptors: &descriptors)
+      if count == 0 { close() }
+    } catch {
+      if error != .wouldBlock { close() }
+    }
+  }
+
+  private func close() {
+    guard let socket = socket.take() else { return }
+    if let token = token.take() { loop.remove(token, socket.fd) }
+  }
+}

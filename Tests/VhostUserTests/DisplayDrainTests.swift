@@ -1,0 +1,99 @@
+import Fixtures
+import Linux
+import SystemPackage
+import Testing
+import VhostUser
+
+/// What a peer sends on the display socket.
+struct DisplayCase: CustomTestStringConvertible, Sendable {
+  let testDescription: String
+  let bytes: [UInt8]
+  let descriptors: Int
+
+  init(_ name: String, _ bytes: [UInt8], descriptors: Int = 0) {
+    (testDescription, self.bytes, self.descriptors) = (name, bytes, descriptors)
+  }
+}
+
+@Suite struct DisplayDrainTests {
+  static let cases = [
+    DisplayCase("a message", numbers(1, 0, 0)),
+    DisplayCase("a part of a header", [1, 0]),
+    DisplayCase("more than one turn reads", [UInt8](repeating: 7, count: 20_000)),
+    DisplayCase("a message with a descriptor", numbers(9, 0, 0), descriptors: 1),
+    DisplayCase("more descriptors than fit", numbers(9, 0, 0), descriptors: 12),
+  ]
+
+  @Test(arguments: cases) func takesAll(_ item: DisplayCase) throws {
+    let loop = try EventLoop()
+    let event = try EventFD()
+    let number = event.fd.withRaw { $0 }
+    try UnixSocket.pair { mine, theirs in
+      try theirs.fd.setNonblocking()
+      let drain = try DisplayDrain(mine, loop: loop)
+      // So often that the socket would be full many times.
+      for _ in 0..<100 {
+        let sent = unsafe try theirs.send(
+          item.bytes.span.bytes, rawDescriptors: [CInt](repeating: number, count: item.descriptors))
+        #expect(sent == item.bytes.count)
+        while try loop.turn(milliseconds: 0) > 0 {}
+      }
+      #expect(drain.isOpen)
+    }
+  }
+
+  /// The other end of a socket that was sent along sees that nobody has it any more.
+  @Test(arguments: [1, 8, 12]) func closesWhatItIsSent(_ count: Int) throws {
+    let loop = try EventLoop()
+    try UnixSocket.pair { mine, theirs in
+      let drain = try DisplayDrain(mine, loop: loop)
+      try UnixSocket.pair { passed, watched in
+        let number = passed.fd.withRaw { $0 }
+        let bytes: [UInt8] = [1]
+        _ = unsafe try theirs.send(
+          bytes.span.bytes, rawDescriptors: [CInt](repeating: number, count: count))
+        discard(passed)
+        while try loop.turn(milliseconds: 0) > 0 {}
+        var rest: [UInt8] = []
+        var descriptors = ReceivedDescriptors()
+        #expect(try watched.receive(into: &rest, upTo: 1, descriptors: &descriptors) == 0)
+      }
+      #expect(drain.isOpen)
+    }
+  }
+
+  private func discard(_ socket: consuming UnixSocket) {}
+
+  @Test func endsWithItsPeer() throws {
+    let loop = try EventLoop()
+    var drain: DisplayDrain?
+    try UnixSocket.pair { mine, _ in drain = try DisplayDrain(mine, loop: loop) }
+    #expect(try #require(drain).isOpen)
+    while try loop.turn(milliseconds: 0) > 0 {}
+    #expect(!(try #require(drain).isOpen))
+  }
+
+  /// A replaced one is let go of at once.
+  @Test func closesWithItsOwner() throws {
+    let loop = try EventLoop()
+    try UnixSocket.pair { mine, theirs in
+      try theirs.fd.setNonblocking()
+      var drain: DisplayDrain? = try DisplayDrain(mine, loop: loop)
+      #expect(drain != nil)
+      drain = nil
+      var bytes: [UInt8] = []
+      var descriptors = ReceivedDescriptors()
+      #expect(try theirs.receive(into: &bytes, upTo: 1, descriptors: &descriptors) == 0)
+      #expect(try loop.turn(milliseconds: 0) == 0)
+    }
+  }
+
+  @Test func refusesWhatCannotBeWatched() throws {
+    let loop = try EventLoop()
+    let file = try Memfd.create(name: "no socket", size: 1)
+    #expect(throws: Errno.notPermitted) {
+      let fd = try file.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+      _ = try DisplayDrain(UnixSocket(adopting: fd), loop: loop)
+    }
+  }
+}
