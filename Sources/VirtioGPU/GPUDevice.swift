@@ -36,6 +36,8 @@ public final class GPUDevice {
   static let releaseTimeout: Int64 = 1_000_000_000
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
+  /// Or as many as are taken in this time, in nanoseconds: a command may copy a large picture.
+  private static let timePerTurn: Int64 = 20_000_000
 
   public let buffers: BufferTable
   let sink: (any ScanoutSink)?
@@ -155,10 +157,11 @@ public final class GPUDevice {
     guard let queue, whenDrained == nil || !isControl else { return }
     queue.queue.suspendKicks()
     var budget = Self.commandsPerTurn
+    let end = monotonicNanoseconds() + Self.timePerTurn
     repeat {
       while takeOne(queue, isControl: isControl) {
         budget -= 1
-        if budget == 0 {
+        if budget == 0 || monotonicNanoseconds() >= end {
           if isControl { controlHasMore = true } else { cursorHasMore = true }
           again.signal()
           queue.notify()
