@@ -1,13 +1,15 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png
 # make test      the tests, native and in the test host (see qemu/README.md for what 6.12 leaves out)
 # make bench     the figures
+# make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make lint      the format, strictly
 # Each does all of its own set-up; a second run repeats nothing.
 
 SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
+SECONDS = 20
 PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
 
-.PHONY: all demo test test-native test-host bench lint setup swift clean programs
+.PHONY: all demo test test-native test-host bench fuzz lint setup swift clean programs
 
 all: programs
 
@@ -40,8 +42,11 @@ bench: programs
 	$(SWIFT_BUILD) --product bench
 	qemu/bench
 
+fuzz: swift
+	Fuzz/run $(SECONDS)
+
 lint: swift
-	swift format lint --strict --parallel --recursive Package.swift Sources Tests Benchmarks
+	swift format lint --strict --parallel --recursive Package.swift Sources Tests Benchmarks Fuzz
 
 clean:
 	rm -rf .build .build-*

@@ -89,3 +89,17 @@ let package = Package(
       path: "Benchmarks/bench", swiftSettings: rules),
   ]
 )
+
+// libFuzzer brings a main function of its own, and instruments every module: `Fuzz/run` builds these apart.
+if Context.environment["UDMABRIDGE_FUZZ"] != nil {
+  package.targets += [
+    .target(name: "CFuzz", path: "Fuzz/CFuzz"),
+    .executableTarget(
+      name: "fuzz",
+      dependencies: [
+        "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout",
+        "VirtioGPU", "Fixtures", system, log,
+      ],
+      path: "Fuzz/Targets", swiftSettings: rules),
+  ]
+}
