@@ -42,7 +42,7 @@ bench: programs
 	$(SWIFT_BUILD) --product bench
 	qemu/bench
 
-fuzz: swift
+fuzz: setup
 	Fuzz/run $(SECONDS)
 
 lint: swift
