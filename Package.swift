@@ -85,7 +85,8 @@ let package = Package(
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(
-      name: "bench", dependencies: ["CBench", "Linux", "Udmabuf", "Guest", "Fixtures", system],
+      name: "bench",
+      dependencies: ["CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", system],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]
 )

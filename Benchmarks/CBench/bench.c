@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/udmabuf.h>
@@ -78,6 +79,20 @@ int cb_create(int device, const struct cb_range *ranges, size_t count) {
   int result = ioctl(device, UDMABUF_CREATE_LIST, list);
   free(list);
   return result;
+}
+
+// MARK: shadow
+
+void *cb_map(int file, size_t length) {
+  void *start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  return start == MAP_FAILED ? NULL : start;
+}
+
+void cb_unmap(void *start, size_t length) { munmap(start, length); }
+
+void cb_copy(void *target, const void *source, const struct cb_piece *pieces, size_t count) {
+  for (size_t i = 0; i < count; i++)
+    memcpy((char *)target + pieces[i].to, (const char *)source + pieces[i].from, pieces[i].length);
 }
 
 // MARK: queue
@@ -191,10 +206,14 @@ int cb_ping(int kick, int call) {
 
 // MARK: processes
 
-pid_t cb_spawn(const char *program, const char *a, const char *b, const char *c, const char *d) {
-  const char *arguments[] = {program, a, b, c, d, NULL};
+pid_t cb_spawn(char *const arguments[], int is_quiet) {
   pid_t pid;
-  int error = posix_spawn(&pid, program, NULL, NULL, (char *const *)arguments, environ);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  for (int fd = 1; is_quiet && fd <= 2; fd++)
+    posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_WRONLY, 0);
+  int error = posix_spawn(&pid, arguments[0], &actions, NULL, arguments, environ);
+  posix_spawn_file_actions_destroy(&actions);
   return error ? -1 : pid;
 }
 
@@ -203,6 +222,14 @@ int cb_reap(pid_t pid) {
   if (waitpid(pid, &status, 0) != pid)
     return -1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int64_t cb_cpu_time(pid_t pid) {
+  clockid_t clock;
+  struct timespec time;
+  if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &time) != 0)
+    return -1;
+  return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
 int cb_kill(pid_t pid) { return kill(pid, SIGKILL); }

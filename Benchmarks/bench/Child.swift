@@ -13,12 +13,13 @@ final class Child {
     self.pid = pid
   }
 
-  convenience init(
-    _ program: FilePath, _ a: String? = nil, _ b: String? = nil, _ c: String? = nil, _ d: String? = nil
-  )
-    throws
-  {
-    try self.init(unsafe cb_spawn(program.string, a, b, c, d))
+  convenience init(_ program: FilePath, _ arguments: [String] = [], isQuiet: Bool = false) throws {
+    var words: [UnsafeMutablePointer<CChar>?] = unsafe ([program.string] + arguments).map {
+      unsafe strdup($0)
+    }
+    unsafe words.append(nil)
+    defer { for index in unsafe words.indices { unsafe free(words[index]) } }
+    try self.init(unsafe cb_spawn(&words, isQuiet ? 1 : 0))
   }
 
   deinit {
@@ -33,6 +34,13 @@ final class Child {
     return cb_reap(pid)
   }
 
+  /// The CPU time that it has used so far, its kernel's share included, in nanoseconds.
+  func cpuTime() throws -> Double {
+    let time = cb_cpu_time(pid)
+    try check(time >= 0, "the CPU time of process \(pid) can be read")
+    return Double(time)
+  }
+
   /// The most memory that it has had, in KiB.
   func peakMemory() throws -> Double {
     let status = try readText(FilePath("/proc/\(pid)/status"))
@@ -43,31 +51,4 @@ final class Child {
     }
     throw WrongResult("/proc/\(pid)/status tells VmHWM")
   }
-}
-
-/// The real program and a connection to it.
-struct RunningHelper: ~Copyable {
-  let child: Child
-  let socket: UnixSocket
-
-  private static var path: FilePath {
-    FilePath(CommandLine.arguments[0]).removingLastComponent().appending("vhost-user-udmabuf")
-  }
-
-  /// Starts it and connects as soon as it listens.
-  static func start() throws -> RunningHelper {
-    let path = "/tmp/udmabridge-bench-\(getpid())"
-    let child = try Child(Self.path, "--socket-path", path, "--log-level", "error")
-    let end = monotonicNanoseconds() + 10_000_000_000
-    while true {
-      do throws(Errno) {
-        return RunningHelper(child: child, socket: try UnixSocket.connect(FilePath(path)))
-      } catch {
-        try check(monotonicNanoseconds() < end, "\(Self.path) listens within 10 s: build it first")
-        _ = cb_sleep(20)
-      }
-    }
-  }
-
-  consuming func takeSocket() -> UnixSocket { socket }
 }

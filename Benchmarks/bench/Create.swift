@@ -67,7 +67,7 @@ private func measure(
 }
 
 /// Raises the kernel's limit where it is lower, and puts it back.
-private func withListLimit(_ items: UInt64, _ body: () throws -> Void) throws {
+func withListLimit(_ items: UInt64, _ body: () throws -> Void) throws {
   let old = UdmabufLimits.current().items
   if old >= items { return try body() }
   try setListLimit(items)

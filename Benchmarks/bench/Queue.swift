@@ -20,13 +20,9 @@ func benchQueue() throws {
     try helper.driver.fill(command)
     try bare.driver.fill(command)
     for batch in [1, 16, 64] {
-      let rounds = batch == 1 ? 256 : 2048 / batch
-      func rate(_ driver: Driver) throws -> Double {
-        Double(rounds * batch) * 1e6 / (try nanoseconds { for _ in 0..<rounds { try driver.run(batch) } })
-      }
       var pairs = Pairs()
-      try pairs.measure(31, { try rate(helper.driver) }, { try rate(bare.driver) })
-      commands += 31 * rounds * batch
+      try pairs.measure(31, { try helper.driver.rate(batch) }, { try bare.driver.rate(batch) })
+      commands += 31 * Driver.rounds(batch) * batch
       try helper.driver.checkAnswers(command, count: batch)
       try bare.driver.checkAnswers(command, count: batch)
       row(
@@ -42,6 +38,30 @@ func benchQueue() throws {
     "peak resident, after \(commands / 1000) thousand commands", try helper.child.peakMemory(), "KiB",
     peer: "itself, started", before)
   try helper.end()
+  try measureSandbox()
+}
+
+/// The same helper, confined and not.
+private func measureSandbox() throws {
+  let question = try Child(
+    BackEndProcess.helper, ["--sandbox", "off", "--print-capabilities"], isQuiet: true)
+  if question.wait() != 0 {
+    print()
+    print("sandbox: this helper has no --sandbox")
+    return
+  }
+  let confined = try HelperQueue(["--sandbox", "on"])
+  let free = try HelperQueue(["--sandbox", "off"])
+  heading("sandbox: commands through one queue, with and without it")
+  for batch in [1, 64] {
+    for queue in [confined, free] { try queue.driver.fill(.displayInfo) }
+    var pairs = Pairs()
+    try pairs.measure(61, { try confined.driver.rate(batch) }, { try free.driver.rate(batch) })
+    row(
+      "GET_DISPLAY_INFO, batches of \(batch)", pairs.ours.median, "thousand/s", peer: "--sandbox off",
+      pairs.theirs.median, ratio: pairs.ratio)
+  }
+  for queue in [confined, free] { try queue.end() }
 }
 
 /// One command at a time.
@@ -149,6 +169,14 @@ private final class Driver {
     }
   }
 
+  static func rounds(_ batch: Int) -> Int { batch == 1 ? 256 : 2048 / batch }
+
+  /// Thousands of commands in a second.
+  func rate(_ batch: Int) throws -> Double {
+    let rounds = Self.rounds(batch)
+    return Double(rounds * batch) * 1e6 / (try nanoseconds { for _ in 0..<rounds { try run(batch) } })
+  }
+
   /// One chain, timed from the kick until the call has been read.
   func roundTrip() throws -> Double {
     queue.makeAvailable(0)
@@ -194,8 +222,8 @@ private final class HelperQueue {
   private(set) var driver: Driver!
   private var frontEnd: FrontEnd?
 
-  init() throws {
-    let helper = try RunningHelper.start()
+  init(_ arguments: [String] = []) throws {
+    let helper = try BackEndProcess.startHelper(arguments)
     child = helper.child
     let frontEnd = try FrontEnd(helper.takeSocket()) { [unowned self] in hasInput }
     self.frontEnd = frontEnd

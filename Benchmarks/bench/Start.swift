@@ -12,7 +12,7 @@ func benchStart() throws {
     20,
     {
       let start = monotonicNanoseconds()
-      let helper = try RunningHelper.start()
+      let helper = try BackEndProcess.startHelper()
       let time = monotonicNanoseconds() - start
       let child = helper.child
       _ = helper.takeSocket()

@@ -31,6 +31,17 @@ ssize_t cb_resolve(const struct cb_region *regions, size_t region_count, const s
 // Fills a new list, in which `file` is a memfd, and asks for a dma-buf.
 int cb_create(int device, const struct cb_range *ranges, size_t count);
 
+// MARK: shadow
+
+struct cb_piece {
+  size_t from, to, length;
+};
+// NULL if it cannot be mapped.
+void *cb_map(int file, size_t length);
+void cb_unmap(void *start, size_t length);
+// One memcpy for each piece.
+void cb_copy(void *target, const void *source, const struct cb_piece *pieces, size_t count);
+
 // MARK: queue
 
 // A virtqueue in a file whose offsets are the guest's addresses.
@@ -57,10 +68,12 @@ int cb_wait_readable(int fd, int milliseconds);
 
 // MARK: processes
 
-// Starts a program with up to four arguments, of which the first NULL is the end.
-pid_t cb_spawn(const char *program, const char *a, const char *b, const char *c, const char *d);
+// Starts a program by its path, the first of the arguments; NULL ends them. A quiet one's output is dropped.
+pid_t cb_spawn(char *const arguments[], int is_quiet);
 // Waits for the end; returns the exit status, or -1 if it was killed.
 int cb_reap(pid_t pid);
+// The CPU time that a process has used, user's and kernel's, in nanoseconds; -1 if it is gone.
+int64_t cb_cpu_time(pid_t pid);
 int cb_kill(pid_t pid);
 int cb_sleep(unsigned microseconds);
 

@@ -1,0 +1,115 @@
+import Fixtures
+import Guest
+import Linux
+import SystemPackage
+
+/// A virtio-gpu back end in a process of its own, and what stands around it: a front end that does what QEMU
+/// does, a display for it to show on, and a driver that sends commands as Linux' does.
+final class GraphicsCard {
+  let child: Child
+  let display: Display
+  let ram: GuestRAM
+  private let loop: EventLoop
+  private let queue: DriverQueue
+  private var frontEnd: FrontEnd!
+  private var tokens: [EventLoop.Token] = []
+
+  /// Longer than any command takes, in an emulated machine too.
+  private static let patience: Int64 = 60_000_000_000
+
+  /// - Parameter memory: of the guest, in bytes.
+  init(_ process: consuming BackEndProcess, memory: UInt64) throws {
+    child = process.child
+    loop = try EventLoop()
+    display = try Display(loop)
+    ram = try GuestRAM(size: memory)
+    queue = DriverQueue(ram)
+    let loop = loop
+    frontEnd = try FrontEnd(process.takeSocket()) {
+      try loop.turn(milliseconds: Int32(Self.patience / 1_000_000)) > 0
+    }
+    // That something is there is all that the loop has to tell: the front end reads it.
+    tokens.append(try loop.add(frontEnd.socket.fd) { _ in })
+    try frontEnd.realize(memory: .table)
+    let call = frontEnd.line(0).call
+    tokens.append(try loop.add(call.event.fd) { _ in call.event.drain() })
+    try frontEnd.start([queue], display: display.farNumber)
+  }
+
+  /// Sends the commands with one kick, and waits until each is answered with `OK_NODATA`.
+  func run(_ commands: [[UInt8]]) throws {
+    for command in commands { queue.send(command, answer: 24) }
+    frontEnd.kickIfWanted(0, queue)
+    let end = monotonicNanoseconds() + Self.patience
+    var done = 0
+    while true {
+      done += try takeAnswers()
+      // The driver has asked to be called; it looks once more, for what came before that was seen.
+      fullMemoryFence()
+      done += try takeAnswers()
+      if done == commands.count { return }
+      try wait(until: end)
+    }
+  }
+
+  private func takeAnswers() throws -> Int {
+    var count = 0
+    while let answer = queue.receive() {
+      let type: UInt32 = answer.bytes.value(at: 0)
+      try check(type == 0x1100, "a command is answered with OK_NODATA, not \(hex(type))")
+      count += 1
+    }
+    return count
+  }
+
+  private func wait(until end: Int64) throws {
+    try check(monotonicNanoseconds() < end, "the back end answers in time")
+    try loop.turn(milliseconds: 1000)
+    try display.check()
+  }
+
+  /// Waits until the display was shown so many frames in all.
+  func waitForFrames(_ count: Int) throws {
+    let end = monotonicNanoseconds() + Self.patience
+    while display.frames < count { try wait(until: end) }
+  }
+
+  /// Closes the connection, with which the back end ends.
+  /// - Returns: its exit status.
+  func end() -> CInt {
+    loop.remove(tokens[0], frontEnd.socket.fd)
+    loop.remove(tokens[1], frontEnd.line(0).call.event.fd)
+    frontEnd = nil
+    return child.wait()
+  }
+}
+
+/// Commands of the 2D driver, laid out as `linux/virtio_gpu.h` has them.
+enum Command {
+  private static func make(_ type: UInt32, _ words: [UInt32]) -> [UInt8] {
+    type.bytes + [UInt8](repeating: 0, count: 20) + words.flatMap(\.bytes)
+  }
+
+  static func create(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {
+    make(0x101, [id, 2, width, height])
+  }
+
+  static func unref(_ id: UInt32) -> [UInt8] { make(0x102, [id, 0]) }
+
+  static func setScanout(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {
+    make(0x103, [0, 0, width, height, 0, id])
+  }
+
+  static func flush(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {
+    make(0x104, [0, 0, width, height, id, 0])
+  }
+
+  static func transfer(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {
+    make(0x105, [0, 0, width, height, 0, 0, id, 0])
+  }
+
+  static func attach(_ id: UInt32, _ list: [(address: UInt64, length: UInt32)]) -> [UInt8] {
+    make(0x106, [id, UInt32(list.count)])
+      + list.flatMap { $0.address.bytes + $0.length.bytes + [0, 0, 0, 0] }
+  }
+}
