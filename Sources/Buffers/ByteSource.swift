@@ -27,13 +27,16 @@ public struct ByteSource {
     _ rows: Int, of count: Int, from offset: Int, stride: Int, to target: Mapping, at place: Int,
     targetStride: Int, _ shuffle: PixelShuffle? = nil
   ) -> UInt64 {
+    guard offset < length else { return 0 }
+    var first = window(at: offset)
     // One piece instead of many rows where both lie close together.
     if shuffle == nil, count == stride, stride == targetStride {
-      return UInt64(copy(count * rows, from: offset, to: target, at: place, nil))
+      return UInt64(copy(count * rows, from: offset, &first, to: target, at: place, nil))
     }
     var copied = 0
     for row in 0..<rows {
-      copied += copy(count, from: offset + row * stride, to: target, at: place + row * targetStride, shuffle)
+      copied += copy(
+        count, from: offset + row * stride, &first, to: target, at: place + row * targetStride, shuffle)
     }
     return UInt64(copied)
   }
@@ -48,12 +51,15 @@ public struct ByteSource {
     return bytes
   }
 
+  /// `first` is a window at or before the one that holds `offset`, and then that one: rows follow each other.
   private func copy(
-    _ count: Int, from offset: Int, to target: Mapping, at place: Int, _ shuffle: PixelShuffle?
+    _ count: Int, from offset: Int, _ first: inout Int, to target: Mapping, at place: Int,
+    _ shuffle: PixelShuffle?
   ) -> Int {
     let end = min(offset + count, length)
     guard offset < end else { return 0 }
-    var (index, here) = (window(at: offset), offset)
+    while offset - starts[first] >= windows[first].length { first += 1 }
+    var (index, here) = (first, offset)
     while here < end {
       let window = windows[index]
       let skip = here - starts[index]
