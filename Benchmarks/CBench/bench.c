@@ -206,14 +206,9 @@ int cb_ping(int kick, int call) {
 
 // MARK: processes
 
-pid_t cb_spawn(char *const arguments[], int is_quiet) {
+pid_t cb_spawn(char *const arguments[]) {
   pid_t pid;
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  for (int fd = 1; is_quiet && fd <= 2; fd++)
-    posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_WRONLY, 0);
-  int error = posix_spawn(&pid, arguments[0], &actions, NULL, arguments, environ);
-  posix_spawn_file_actions_destroy(&actions);
+  int error = posix_spawn(&pid, arguments[0], NULL, NULL, arguments, environ);
   return error ? -1 : pid;
 }
 

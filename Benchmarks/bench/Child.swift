@@ -13,13 +13,13 @@ final class Child {
     self.pid = pid
   }
 
-  convenience init(_ program: FilePath, _ arguments: [String] = [], isQuiet: Bool = false) throws {
+  convenience init(_ program: FilePath, _ arguments: [String] = []) throws {
     var words: [UnsafeMutablePointer<CChar>?] = unsafe ([program.string] + arguments).map {
       unsafe strdup($0)
     }
     unsafe words.append(nil)
     defer { for index in unsafe words.indices { unsafe free(words[index]) } }
-    try self.init(unsafe cb_spawn(&words, isQuiet ? 1 : 0))
+    try self.init(unsafe cb_spawn(&words))
   }
 
   deinit {

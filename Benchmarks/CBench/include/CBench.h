@@ -68,8 +68,8 @@ int cb_wait_readable(int fd, int milliseconds);
 
 // MARK: processes
 
-// Starts a program by its path, the first of the arguments; NULL ends them. A quiet one's output is dropped.
-pid_t cb_spawn(char *const arguments[], int is_quiet);
+// Starts a program by its path, the first of the arguments; NULL ends them.
+pid_t cb_spawn(char *const arguments[]);
 // Waits for the end; returns the exit status, or -1 if it was killed.
 int cb_reap(pid_t pid);
 // The CPU time that a process has used, user's and kernel's, in nanoseconds; -1 if it is gone.
