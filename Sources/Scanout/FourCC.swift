@@ -38,6 +38,17 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// The same bytes with a meaning for the one that is unused.
+  public var withAlpha: FourCC {
+    switch self {
+    case .xrgb8888: .argb8888
+    case .xbgr8888: .abgr8888
+    case .rgbx8888: .rgba8888
+    case .bgrx8888: .bgra8888
+    default: self
+    }
+  }
+
   /// Of the formats of guests; nil for one that is not among them.
   public var bytesPerPixel: UInt64? {
     switch self {

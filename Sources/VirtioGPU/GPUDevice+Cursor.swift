@@ -28,7 +28,9 @@ extension GPUDevice {
         .invalidParameter, "cursorSize",
         "resource \(resource.id) is \(layout.width)x\(layout.height); a cursor is \(side)x\(side)")
     }
-    guard let bytes = resource.bytes, let shuffle = layout.format.shuffle(to: .argb8888) else {
+    // Linux has all its dumb buffers as B8G8R8X8, those of cursors too: alpha is in the byte that the format
+    // leaves unused.
+    guard let bytes = resource.bytes, let shuffle = layout.format.withAlpha.shuffle(to: .argb8888) else {
       throw Mistake(
         .unspecified, "noBacking", "UPDATE_CURSOR with resource \(resource.id), which has no backing")
     }

@@ -464,10 +464,11 @@ private struct Image {
     #expect(wrong.isEmpty, "\(wrong.prefix(3))", sourceLocation: location)
   }
 
-  @Test func theCursorIsDrawnIntoTheCopy() throws {
+  /// Linux makes the buffers of cursors with a format that has no alpha, and means it all the same.
+  @Test(arguments: [UInt32(1), 2]) func theCursorIsDrawnIntoTheCopy(_ format: UInt32) throws {
     let rig = try rig()
     let image = try shown(rig)
-    let pixels = try cursor(rig, 2)
+    let pixels = try cursor(rig, 2, format: format)
     #expect(try rig.askCursor(Request.updateCursor(0, 2, x: 10, y: 20)).type == ResponseType.ok)
     try expectCursor(rig, pixels, (10, 20))
     for (x, y) in [(12, 20), (-5, -60), (63, 47), (-64, 0), (64, 48), (0, 0), (-32, 30)] as [(Int32, Int32)] {
