@@ -1,5 +1,5 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png
-# make test      the tests, native and in the test host (see qemu/README.md for what 6.12 leaves out)
+# make test      the tests, native and in the test host
 # make bench     the figures
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make lint      the format, strictly
@@ -35,6 +35,7 @@ test-native: setup
 
 # What needs the kernel's udmabuf, KVM, QEMU and a KMS card. There, nothing is skipped.
 test-host: programs
+	@qemu/setup --all
 	swift build --build-tests
 	qemu/test-host
 
