@@ -37,34 +37,9 @@ extension EndToEnd {
       return guest
     }
 
-    private func expectShown(_ picture: Picture, _ guest: RunningGuest) throws {
-      var difference: String? = "nothing was compared"
-      // The guest says that it has drawn; the screen follows a flip later.
-      try? waitUntil("the picture is on the screen", seconds: 20) {
-        difference = picture.firstDifference(in: try Screenshot.take())
-        return difference == nil
-      }
-      #expect(difference == nil, "screenshot")
-      let shown = try #require(try ShownFramebuffer.current(), "the screen is dark")
-      #expect((shown.width, shown.height) == (picture.width, picture.height))
-      #expect(picture.firstDifference(inXRGB: try shown.bytes(), stride: shown.stride) == nil, "dma-buf")
-      // It is the guest's own pages: a udmabuf, and the very one that the helper holds.
-      #expect(try shown.dmabuf.exporter() == "udmabuf")
-      let helper = try #require(guest.helperPID)
-      #expect(RunningGuest.udmabufInodes(of: helper).contains(shown.dmabuf.inode))
-    }
-
     @Test("modetest's pattern is on the screen, pixel by pixel", arguments: sizes)
     func modetest(_ size: Size) throws {
-      let guest = try guest()
-      let target = try guest.modetestTarget()
-      try guest.shell("hold m modetest -M virtio_gpu -s \(target):\(size.name)@XR24")
-      try expectShown(.smpte(size.width, size.height), guest)
-      try guest.shell("drop m; true")
-      let statistics = try guest.settledStatistics()
-      #expect(statistics.bytesCopied == 0)
-      #expect(statistics.buffersLent > 0)
-      #expect(statistics.protocolErrors.isEmpty)
+      try guest().expectModetest(size.width, size.height)
     }
 
     @Test("what the guest writes without any command is in the host's mapping")
@@ -72,7 +47,7 @@ extension EndToEnd {
       let guest = try guest()
       let size = Self.largest
       #expect(try guest.shell("hold p draw pattern \(size.name) XR24 7 hold") == "shown\n")
-      try expectShown(.positions(size.width, size.height, seed: 7), guest)
+      try guest.expectLent(.positions(size.width, size.height, seed: 7))
       let shown = try #require(try ShownFramebuffer.current())
       let mapping = try shown.dmabuf.map()
       let place = 33 * shown.stride + 77 * 4
@@ -98,9 +73,9 @@ extension EndToEnd {
       let guest = try guest()
       let size = Self.largest
       try guest.shell("hold p draw pattern \(size.name) XR24 8 hold")
-      try expectShown(.positions(size.width, size.height, seed: 8), guest)
+      try guest.expectLent(.positions(size.width, size.height, seed: 8))
       try guest.monitor("stop")
-      try expectShown(.positions(size.width, size.height, seed: 8), guest)
+      try guest.expectLent(.positions(size.width, size.height, seed: 8))
       try guest.monitor("cont")
       #expect(try guest.shell("tell p poke 0 0 255") == "poked\n")
       #expect(try guest.shell("tell p dirty 0 0 8 8") == "dirtied\n")
@@ -111,7 +86,7 @@ extension EndToEnd {
       try guest.monitor("set-action", ["reboot": "reset"])
       try guest.monitor("system_reset")
       try guest.shell("hold q draw pattern \(size.name) XR24 9 hold", seconds: 240)
-      try expectShown(.positions(size.width, size.height, seed: 9), guest)
+      try guest.expectLent(.positions(size.width, size.height, seed: 9))
       // What the driver before the reset left is gone.
       #expect(try guest.settledStatistics().liveResources == 1)
       try guest.shell("tell q quit; drop q; true")
@@ -143,7 +118,7 @@ extension EndToEnd {
       #expect(liveUdmabufs() == 0)
       #expect(try guest.shell("hold r draw reuse \(size.name) \(marker)", seconds: 240) == "refilled\n")
       // Nothing but the second buffer's pattern; in it the marker does not occur.
-      try expectShown(.positions(size.width, size.height, seed: 4), guest)
+      try guest.expectLent(.positions(size.width, size.height, seed: 4))
       #expect(try guest.statistics().releasedLate == 0)
       #expect(liveUdmabufs() == 1)
       try guest.shell("drop r; true")

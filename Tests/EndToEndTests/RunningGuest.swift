@@ -3,6 +3,8 @@ import Glibc
 import Linux
 import SystemPackage
 import TestSupport
+import Testing
+import Udmabuf
 
 /// A real guest under QEMU/KVM with the helper as its graphics card, started by `qemu/run-guest`.
 final class RunningGuest {
@@ -19,6 +21,7 @@ final class RunningGuest {
     }.joined(separator: "\n")
   }
 
+  /// - Parameter options: of `qemu/run-guest`, beside those that tests always give.
   init(
     memory: String = "512M", ram: String = "memfd", resolution: String, helperOptions: [String] = [],
     options: [String] = []
@@ -89,6 +92,36 @@ final class RunningGuest {
     return "\(connector)@\(crtc)"
   }
 
+  /// modetest shows its pattern in the guest, and that is what is on the screen, lent and not copied.
+  func expectModetest(_ width: Int, _ height: Int) throws {
+    let target = try modetestTarget()
+    try shell("hold m modetest -M virtio_gpu -s \(target):\(width)x\(height)@XR24")
+    try expectLent(.smpte(width, height))
+    try shell("drop m; true")
+    let statistics = try settledStatistics()
+    #expect(statistics.bytesCopied == 0)
+    #expect(statistics.buffersLent > 0)
+    #expect(statistics.protocolErrors.isEmpty)
+  }
+
+  /// The picture is on the screen, pixel by pixel, and the memory on the screen is the guest's own.
+  func expectLent(_ picture: Picture) throws {
+    var difference: String? = "nothing was compared"
+    // The guest says that it has drawn; the screen follows a flip later.
+    try? waitUntil("the picture is on the screen", seconds: 20) {
+      difference = picture.firstDifference(in: try Screenshot.take())
+      return difference == nil
+    }
+    #expect(difference == nil, "screenshot")
+    let shown = try #require(try ShownFramebuffer.current(), "the screen is dark")
+    #expect((shown.width, shown.height) == (picture.width, picture.height))
+    #expect(picture.firstDifference(inXRGB: try shown.bytes(), stride: shown.stride) == nil, "dma-buf")
+    // It is the guest's own pages: a udmabuf, and the very one that the helper holds.
+    #expect(try shown.dmabuf.exporter() == "udmabuf")
+    let helper = try #require(helperPID)
+    #expect(Self.udmabufInodes(of: helper).contains(shown.dmabuf.inode))
+  }
+
   // MARK: The processes
 
   var helperPID: pid_t? { child(named: "vhost-user-udma") }
@@ -144,8 +177,10 @@ final class RunningGuest {
 
   // MARK: QEMU's monitor
 
-  /// Executes a QMP command and returns when QEMU answers.
-  func monitor(_ command: String, _ arguments: [String: String] = [:]) throws {
+  /// Executes a QMP command.
+  /// - Returns: QEMU's answer, empty if it is no object.
+  @discardableResult
+  func monitor(_ command: String, _ arguments: [String: String] = [:]) throws -> [String: Any] {
     let socket = try UnixSocket.connect(directory.appending("qmp"))
     var received: [UInt8] = []
     func line() throws -> [String: Any] {
@@ -160,19 +195,19 @@ final class RunningGuest {
         received += more
       }
     }
-    func execute(_ command: String, _ arguments: [String: String]) throws {
+    func execute(_ command: String, _ arguments: [String: String]) throws -> [String: Any] {
       let request = try JSONSerialization.data(withJSONObject: ["execute": command, "arguments": arguments])
       let bytes = [UInt8](request) + [0x0a]
       unsafe try socket.fd.write(bytes.span.bytes)
       while true {
         let answer = try line()
         if let error = answer["error"] { throw TroubleInTest("\(command): \(error)") }
-        if answer["return"] != nil { return }
+        if let result = answer["return"] { return result as? [String: Any] ?? [:] }
       }
     }
     _ = try line()
-    try execute("qmp_capabilities", [:])
-    try execute(command, arguments)
+    _ = try execute("qmp_capabilities", [:])
+    return try execute(command, arguments)
   }
 }
 
