@@ -1,6 +1,11 @@
 internal import Glibc
 internal import Linux
+internal import Synchronization
 public import SystemPackage
+
+/// Held while a process is started, and while a pipe is made: one that is started in between would inherit an end, and
+/// whoever reads the other one would wait for it.
+private let starting = Mutex(())
 
 /// A process of ours, waited for by its id.
 public final class Child {
@@ -31,7 +36,9 @@ public final class Child {
     unsafe words.append(nil)
     defer { for index in unsafe words.indices { unsafe free(words[index]) } }
     var pid: pid_t = 0
-    let error = unsafe posix_spawn(&pid, program.string, &actions, &attributes, &words, environ)
+    let error = starting.withLock { _ in
+      unsafe posix_spawn(&pid, program.string, &actions, &attributes, &words, environ)
+    }
     guard error == 0 else { throw TroubleInTest("\(program) cannot be started: error \(error)") }
     self.pid = pid
   }
@@ -89,9 +96,13 @@ public func startReading(
   _ program: FilePath, _ arguments: [String], withErrors: Bool = false, descriptors: [Int32: Int32] = [:]
 ) throws -> (child: Child, output: PipeEnd) {
   var ends: [CInt] = [-1, -1]
-  guard unsafe pipe(&ends) == 0 else { throw TroubleInTest("no pipe") }
-  let reader = PipeEnd(try FD.inherited(ends[0]))
-  let writer = try FD.inherited(ends[1])
+  try starting.withLock { _ in
+    guard unsafe pipe(&ends) == 0 else { throw TroubleInTest("no pipe") }
+    // Ours alone from now on.
+    for end in ends { guard fcntl(end, F_SETFD, FD_CLOEXEC) == 0 else { throw TroubleInTest("no pipe") } }
+  }
+  let reader = PipeEnd(FD(adopting: ends[0]))
+  let writer = FD(adopting: ends[1])
   var all = descriptors
   all[1] = writer.withRaw { $0 }
   if withErrors { all[2] = all[1] }
