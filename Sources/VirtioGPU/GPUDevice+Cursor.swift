@@ -48,6 +48,17 @@ extension GPUDevice {
       sink?.setCursor(cursor?.image, at: position, on: scanouts[index].id)
     } else if before != cursor {
       redraw(index)
+      if cursor == nil { dropBlended(index) }
+    }
+  }
+
+  /// Copies that were there for the cursor alone are not kept for the next one.
+  private func dropBlended(_ index: Int) {
+    for resource in resources.values {
+      drop(
+        resource.forgetPictures(on: scanouts[index].id) {
+          if case .shadow(let shadow) = $0 { shadow.cause.name == .noCursorPlane } else { false }
+        })
     }
   }
 

@@ -139,7 +139,7 @@ extension GPUDevice {
   /// Copies that no scanout shows are given up before another one is refused.
   private func admitShadow(_ bytes: UInt64) throws(LendError) {
     do throws(LendError) { try buffers.admitShadow(bytes) } catch {
-      for resource in resources.values { drop(resource.forgetPictures(except: isBound)) }
+      for resource in resources.values { drop(resource.forgetPictures { !isBound($0) }) }
       try buffers.admitShadow(bytes)
     }
   }
@@ -226,7 +226,7 @@ extension GPUDevice {
       }
       unshare(resource)
       replaceLent(resource, Self.oddTransfer)
-      drop(resource.forgetPictures { if case .shadow = $0 { true } else { false } })
+      drop(resource.forgetPictures { if case .lent = $0 { true } else { false } })
     }
     guard let store = resource.store else { return }
     buffers.statistics.bytesCopied += buffer.bytes.copyRows(

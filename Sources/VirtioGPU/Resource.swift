@@ -55,18 +55,16 @@ final class Resource {
     return pictures.count > Self.maxPictures ? [pictures.removeFirst().picture] : []
   }
 
-  /// Remembers only the pictures that `kept` agrees to.
-  /// - Returns: the others.
-  func forgetPictures(except kept: (Picture) -> Bool = { _ in false }) -> [Picture] {
-    let gone = pictures.filter { !kept($0.picture) }.map(\.picture)
-    pictures.removeAll { !kept($0.picture) }
-    return gone
-  }
-
-  /// - Returns: the pictures for this scanout, which are not remembered any more.
-  func forgetPictures(on scanout: ScanoutID) -> [Picture] {
-    let gone = pictures.filter { $0.scanout == scanout }.map(\.picture)
-    pictures.removeAll { $0.scanout == scanout }
+  /// Forgets the pictures for this scanout, or for all, that `wanted` agrees to.
+  /// - Returns: these.
+  func forgetPictures(
+    on scanout: ScanoutID? = nil, where wanted: (Picture) -> Bool = { _ in true }
+  ) -> [Picture] {
+    let isGone = { (entry: (scanout: ScanoutID, source: Rectangle, picture: Picture)) in
+      (scanout == nil || scanout == entry.scanout) && wanted(entry.picture)
+    }
+    let gone = pictures.filter(isGone).map(\.picture)
+    pictures.removeAll(where: isGone)
     return gone
   }
 

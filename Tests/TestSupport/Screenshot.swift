@@ -9,10 +9,11 @@ public struct Screenshot {
   /// Three bytes for each pixel.
   public let rgb: [UInt8]
 
-  public static func take() throws -> Screenshot {
+  /// - Parameter head: of a card that has several screens.
+  public static func take(head: Int = 0) throws -> Screenshot {
     let file = "/tmp/screen-\(monotonicNanoseconds()).ppm"
     defer { _ = unsafe unlink(file) }
-    let (status, output) = try run(repository.appending("qemu/screenshot"), [file])
+    let (status, output) = try run(repository.appending("qemu/screenshot"), ["--head", "\(head)", file])
     guard status == 0 else { throw TroubleInTest("no screenshot: \(output)") }
     let fd = try FD.open(FilePath(file), writable: false)
     var bytes: [UInt8] = []

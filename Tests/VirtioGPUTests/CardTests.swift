@@ -76,6 +76,19 @@ import Testing
     #expect(wrong == "", sourceLocation: location)
   }
 
+  /// What the card's plane says of a format, by the order of its bytes; alpha means nothing there.
+  private func shows(_ rig: Rig, _ format: ShadowTests.Colours) throws -> Bool {
+    let plane = try #require(rig.card?.card.planes.first { $0.kind == .primary })
+    let name =
+      switch (format.red, format.blue) {
+      case (2, 0): "XR24"
+      case (1, 3): "BX24"
+      case (0, 2): "XB24"
+      default: "RX24"
+      }
+    return plane.formats.contains { $0.description == name }
+  }
+
   /// All that a guest can ask for is in the right colours on a card that has few formats of its own.
   @Test(arguments: ShadowTests.colours, [BackingChoice.auto, .shadow])
   func formats(_ format: ShadowTests.Colours, _ backing: BackingChoice) throws {
@@ -85,14 +98,14 @@ import Testing
     let all = rig.buffers.statistics
     if backing == .shadow {
       #expect(all.shadows == ["chosen": 1] && all.buffersLent == 0)
-    } else if format.format <= 2 {
+    } else if try shows(rig, format) {
       #expect(all.buffersLent == 1 && all.bytesCopied == 0 && all.shadows.isEmpty)
     } else {
       #expect(all.shadows == ["formatRefused": 1] && all.buffersLent == 0)
       #expect(rig.log.lines.contains { $0.text.contains("(formatRefused)") && $0.text.contains("XR24") })
     }
     if let directory = unsafe getenv("UDMABRIDGE_PICTURES"), backing == .auto {
-      let file = unsafe "\(String(cString: directory))/format-\(format.testDescription).png"
+      let file = unsafe "\(String(cString: directory))/format-\(format.testDescription).ppm"
       _ = try run(repository.appending("qemu/screenshot"), [file])
     }
     rig.device.reset()
