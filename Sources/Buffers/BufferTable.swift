@@ -14,6 +14,8 @@ public enum LendError: Error, Equatable {
   case udmabuf(UdmabufError)
   /// `/dev/udmabuf` could not be opened.
   case noDevice(Errno)
+  /// This process may open no more descriptors.
+  case descriptors(limit: Int)
   case quota(Quota, needed: UInt64, limit: UInt64)
 
   public enum Quota: String, Sendable {
@@ -34,6 +36,7 @@ public enum LendError: Error, Equatable {
       default: "udmabuf"
       }
     case .noDevice: "noDevice"
+    case .descriptors: "descriptorLimit"
     case .quota: "quota"
     }
   }
@@ -51,6 +54,10 @@ extension LendError: CustomStringConvertible {
         + "(kvm on most systems), or allow the device in the cgroup"
     case .noDevice(let errno):
       "\(UdmabufDevice.path) cannot be opened (\(errno)); the kernel needs CONFIG_UDMABUF"
+    case .descriptors(let limit):
+      "this process may have \(limit) descriptors open (RLIMIT_NOFILE), of which \(Quotas.reservedDescriptors) are kept "
+        + "for QEMU and each lent buffer takes one; raise the hard limit before it is started (ulimit -Hn, or "
+        + "LimitNOFILE= of a service)"
     case .quota(let quota, let needed, let limit):
       "\(needed) would exceed this guest's quota of \(limit) \(quota.words); "
         + "raise it with \(quota.option)"
@@ -210,14 +217,19 @@ public final class BufferTable {
     switch device {
     case .failure(let errno): throw .noDevice(errno)
     case .success(let device):
+      let dmabuf: DMABuf
       do throws(UdmabufError) {
-        return ranges.count == 1 ? try device.create(ranges[0]) : try device.create(ranges)
+        dmabuf = ranges.count == 1 ? try device.create(ranges[0]) : try device.create(ranges)
       } catch {
         switch error {
         case .offsetMisaligned, .lengthMisaligned: throw .unaligned(error)
+        case .kernel(.tooManyOpenFiles): throw .descriptors(limit: quotas.descriptors)
         default: throw .udmabuf(error)
         }
       }
+      let last = quotas.descriptors - Quotas.reservedDescriptors
+      guard dmabuf.withDescriptor({ $0.isBelow(last) }) else { throw .descriptors(limit: quotas.descriptors) }
+      return dmabuf
     }
   }
 

@@ -11,6 +11,8 @@ public struct ShadowCause: Equatable, Sendable {
     case sizeLimit
     /// The guest's RAM is no memfd, or not sealed as udmabuf wants it.
     case notSealedMemfd
+    /// This process may open no more descriptors (`RLIMIT_NOFILE`).
+    case descriptorLimit
     /// There is no `/dev/udmabuf`.
     case noDevice
     /// This user may not open `/dev/udmabuf`.
@@ -57,6 +59,7 @@ public struct ShadowCause: Equatable, Sendable {
       case .unaligned: .unalignedEntry
       case .noDevice(.permissionDenied), .noDevice(.notPermitted): .noPermission
       case .noDevice: .noDevice
+      case .descriptors: .descriptorLimit
       case .udmabuf(let error):
         switch error {
         case .tooManyItems: .listLimit
@@ -69,8 +72,8 @@ public struct ShadowCause: Equatable, Sendable {
     self.init(name, error.description)
   }
 
-  /// Root may change at any time what stood against lending.
-  public var mayPass: Bool { name == .listLimit || name == .sizeLimit }
+  /// What stood against lending may change at any time: root raises a limit, other buffers go.
+  public var mayPass: Bool { [.listLimit, .sizeLimit, .descriptorLimit].contains(name) }
 }
 
 /// How a guest's buffers are to be shown.

@@ -89,9 +89,9 @@ int cl_signalfd_read(int fd) {
   return size == sizeof info ? (int)info.ssi_signo : -1;
 }
 
-int cl_ignore_broken_pipes(void) {
+int cl_ignore_signal(int number) {
   struct sigaction action = {.sa_handler = SIG_IGN};
-  return sigaction(SIGPIPE, &action, NULL);
+  return sigaction(number, &action, NULL);
 }
 
 static const char *bus_error_line;
@@ -117,11 +117,12 @@ int64_t cl_monotonic_nanoseconds(void) {
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-int cl_raise_descriptor_limit(void) {
+int cl_raise_descriptor_limit(uint64_t *reached) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
     return -1;
   limit.rlim_cur = limit.rlim_max;
+  *reached = limit.rlim_cur;
   return setrlimit(RLIMIT_NOFILE, &limit);
 }
 

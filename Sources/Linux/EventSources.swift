@@ -86,9 +86,10 @@ public struct SignalFD: ~Copyable {
   }
 }
 
-/// Lets a write to a pipe that nobody reads fail with `brokenPipe`, instead of ending the process.
-public func ignoreBrokenPipes() throws(Errno) {
-  _ = try retrying { cl_ignore_broken_pipes() }
+/// Lets a write fail instead of ending the process: with `brokenPipe` to a pipe that nobody reads, with
+/// `fileTooLarge` beyond the size that this process may give a file (`RLIMIT_FSIZE`).
+public func ignoreWriteSignals() throws(Errno) {
+  for number in [SIGPIPE, SIGXFSZ] { _ = try retrying { cl_ignore_signal(number) } }
 }
 
 /// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its

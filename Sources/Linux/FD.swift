@@ -57,6 +57,10 @@ public struct FD: ~Copyable, Sendable {
     try body(raw)
   }
 
+  /// Whether its number is below `bound`. The kernel hands out the lowest number that is free, so when a new
+  /// descriptor's is not, `bound` others are open.
+  public borrowing func isBelow(_ bound: Int) -> Bool { Int(raw) < bound }
+
   /// Gives the number up to a new owner that is not Swift's; this value no longer closes it.
   public consuming func relinquish() -> CInt {
     let number = raw
@@ -167,6 +171,9 @@ public struct DeviceNumber: Equatable, Sendable {
 }
 
 /// Raises the soft limit on open descriptors to the hard one (`RLIMIT_NOFILE`): every lent buffer holds one.
-public func raiseDescriptorLimit() throws(Errno) {
-  _ = try retrying { cl_raise_descriptor_limit() }
+/// - Returns: how many descriptors may be open then.
+public func raiseDescriptorLimit() throws(Errno) -> UInt64 {
+  var reached: UInt64 = 0
+  _ = try retrying { unsafe cl_raise_descriptor_limit(&reached) }
+  return reached
 }

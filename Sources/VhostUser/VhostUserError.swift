@@ -49,7 +49,8 @@ extension VhostUserError: CustomStringConvertible {
     case .payloadSize(let request, let size, let expected):
       "\(request) has a payload of \(size) bytes instead of \(expected)"
     case .descriptorsLost(let request):
-      "\(request) came with more than 8 descriptors, or this process may not open more"
+      "\(request) came with more than 8 descriptors, or with more than this process may open (RLIMIT_NOFILE): raise its "
+        + "hard limit before it is started (ulimit -Hn, or LimitNOFILE= of a service)"
     case .descriptorCount(let request, let count, let expected):
       "\(request) came with \(count) descriptors instead of \(expected)"
     case .value(let request, let field, let value, let wanted):

@@ -46,10 +46,11 @@ final class Helper {
     self.options = options
     let level = options.logLevel
     logger = Logger(label: programName) { _ in StandardErrorLog(program: programName, level: level) }
+    var quotas = options.quotas
+    quotas.descriptors = try Self.descriptorLimit()
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
-    try? raiseDescriptorLimit()
-    try ignoreBrokenPipes()
+    try ignoreWriteSignals()
     try exitOnBusError(
       "vhost-user-udmabuf: the connection to QEMU was given up: the guest's memory became shorter\n")
     if let path = options.stats {
@@ -61,7 +62,7 @@ final class Helper {
     }
 
     let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
-    let buffers = BufferTable(device: udmabuf, quotas: options.quotas)
+    let buffers = BufferTable(device: udmabuf, quotas: quotas)
     let plan = try KMSPlan(options.kms.map { try KMSTarget($0) })
     cards = try plan.cards.map { [loop, logger] in
       try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
@@ -76,6 +77,19 @@ final class Helper {
       buffers: buffers, sink: sink, outputs: outputs, backing: options.backing, cursor: options.cursor,
       loop: loop, logger: logger)
     adapter = GPUBackEnd(device, loop: loop, logger: logger)
+  }
+
+  /// What this process needs itself, and half of it to lend.
+  private static let fewestDescriptors = 2 * Quotas.reservedDescriptors
+
+  private static func descriptorLimit() throws -> Int {
+    let limit = try raiseDescriptorLimit()
+    guard limit >= fewestDescriptors else {
+      throw StartError(
+        "\(limit) open descriptors (RLIMIT_NOFILE) are too few, \(fewestDescriptors) are the least: raise the hard limit "
+          + "(ulimit -Hn, or LimitNOFILE= of a service)")
+    }
+    return Int(clamping: limit)
   }
 
   /// Serves one connection.

@@ -252,4 +252,44 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     }
     #expect(dmabuf == nil)
   }
+
+  // MARK: What the kernel has no room for
+
+  /// The kernel allocates no list of so many pages.
+  @Test func noMemoryForTheList() throws {
+    let bytes: UInt64 = 2 << 40
+    let ram = try GuestRAM(size: bytes)
+    try TestHost.withUdmabufLimits(megabytes: 4 << 20) {
+      let table = try table(quotas(pinned: 4 << 40))
+      let memory = LendError.udmabuf(.kernel(.noMemory))
+      #expect(throws: memory) { try table.lend([range(0, bytes)], of: ram.memory, length: bytes) }
+      let buffer = try table.take([range(0, bytes)], of: ram.memory, length: bytes, as: .auto)
+      guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
+      #expect(cause.name == .udmabuf && cause.message == memory.description)
+      #expect(table.statistics.liveDMABufs == 0 && table.statistics.pinnedBytes == 0)
+      table.release(buffer)
+    }
+  }
+
+  /// The last descriptors are not lent with, and one that is free again is.
+  @Test func noDescriptorsToSpare() throws {
+    let first = try self.table()
+    let place = try lend(first, [range(0, page)], page)
+    var number = 0
+    while place.dmabuf?.withDescriptor({ $0.isBelow(number) }) == false { number += 1 }
+    first.release(place)
+    var quotas = Quotas()
+    // Below the number that the dma-buf had, which is free once it has closed.
+    quotas.descriptors = number - 1 + Quotas.reservedDescriptors
+    let table = try self.table(quotas)
+    let buffer = try table.take([range(0, page)], of: ram.memory, length: page, as: .auto)
+    guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
+    #expect(cause.name == .descriptorLimit && cause.mayPass)
+    #expect(cause.message.contains("\(quotas.descriptors) descriptors open (RLIMIT_NOFILE)"))
+    #expect(!table.lendAgain(buffer) && table.statistics.liveDMABufs == 0)
+    #expect(throws: LendError.descriptors(limit: quotas.descriptors)) {
+      try lend(table, [range(0, page)], page)
+    }
+    table.release(buffer)
+  }
 }

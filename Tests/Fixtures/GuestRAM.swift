@@ -28,13 +28,20 @@ public final class GuestRAM {
   public let files: [Memfd]
   private let mappings: [Mapping]
 
-  /// Makes as many files as the blocks name, each as long as they need, sealed as QEMU seals them.
-  public init(_ blocks: [Block], seals: Seals = [.shrink, .grow, .seal]) throws {
+  /// Makes as many memfds as the blocks name, each as long as they need, sealed as QEMU seals them.
+  public convenience init(_ blocks: [Block], seals: Seals = [.shrink, .grow, .seal]) throws {
+    try self.init(blocks) { file, size in
+      try Memfd.create(name: "guest-ram-\(file)", size: size, seals: seals)
+    }
+  }
+
+  /// - Parameter makeFile: returns the file of that number, as long as it is told, in bytes.
+  public init(_ blocks: [Block], makeFile: (Int, UInt64) throws -> Memfd) throws {
     self.blocks = blocks
     var files: [Memfd] = []
     for file in 0...(blocks.map(\.file).max() ?? 0) {
       let end = blocks.filter { $0.file == file }.map { $0.offset + $0.length }.max() ?? 0
-      files.append(try Memfd.create(name: "guest-ram-\(file)", size: end, seals: seals))
+      files.append(try makeFile(file, end))
     }
     self.files = files
     mappings = try blocks.map { block in

@@ -6,59 +6,9 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// The folder of the programs that were built with these tests.
-let builtPrograms: FilePath = {
-  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
-  return FilePath(bundle).removingLastComponent()
-}()
-
 /// `vhost-user-udmabuf` as QEMU's users and QEMU itself see it: a process.
 @Suite struct HelperTests {
   private let program = builtPrograms.appending("vhost-user-udmabuf")
-
-  /// A helper that listens.
-  private final class Listening {
-    let directory: FilePath
-    let child: Child
-    let output: PipeEnd
-    var socket: FilePath { directory.appending("socket") }
-    var stats: FilePath { directory.appending("stats") }
-
-    init(
-      _ program: FilePath, options: [String] = [], before: (FilePath) throws -> Void = { _ in }
-    ) throws {
-      directory = try makeTemporaryDirectory()
-      try before(directory.appending("socket"))
-      (child, output) = try startReading(
-        program,
-        [
-          "--socket-path", directory.appending("socket").string, "--stats",
-          directory.appending("stats").string,
-          "--log-level", "error",
-        ] + options, withErrors: true)
-    }
-
-    func connect() throws -> UnixSocket {
-      var connected: UnixSocket?
-      try waitUntil("the helper listens") {
-        connected = try? UnixSocket.connect(socket)
-        return connected != nil || !child.isRunning
-      }
-      guard let socket = connected.take() else { throw TroubleInTest(try output.readToEnd()) }
-      return socket
-    }
-
-    deinit {
-      child.signal(SIGKILL)
-      child.wait()
-      _ = try? FileManager.default.removeItem(atPath: directory.string)
-    }
-  }
-
-  private func json(_ path: FilePath) -> [String: Any]? {
-    guard let text = try? readText(path) else { return nil }
-    return try? JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
-  }
 
   @Test("--print-capabilities prints one JSON object and ends")
   func capabilities() throws {
@@ -141,13 +91,6 @@ let builtPrograms: FilePath = {
     #expect(second.child.wait() == 0)
     #expect(!FileManager.default.fileExists(atPath: second.socket.string))
     #expect(json(second.stats)?["flushes"] as? Int == 0)
-  }
-
-  /// Asks something and waits for the answer, which only a front end does.
-  private func greet(_ connection: borrowing UnixSocket) throws {
-    let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
-    unsafe try connection.fd.write(question.span.bytes)
-    #expect(try connection.fd.read(upTo: 64).count == 20)
   }
 
   @Test("who connects and says nothing is nobody: it listens on, until a front end has spoken")

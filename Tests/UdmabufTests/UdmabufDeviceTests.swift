@@ -1,3 +1,4 @@
+import Glibc
 import Linux
 import SystemPackage
 import TestSupport
@@ -188,5 +189,48 @@ import Testing
     ])
     let view = try dmabuf.map()
     #expect(view.load(UInt32.self, at: 4) == 9 && view.load(UInt32.self, at: Int(length) + 4) == 8)
+  }
+
+  // MARK: What the kernel refuses all the same
+
+  /// The list of its pages alone is more than the kernel allocates at once (2 GiB).
+  @Test func noMemory() throws {
+    try TestHost.withUdmabufLimits(megabytes: 4 << 20) {
+      let pages = UInt64(2 << 40) / page
+      let memfd = try memfd(pages: pages)
+      let device = try UdmabufDevice()
+      for _ in 0..<3 {
+        #expect(throws: UdmabufError.kernel(.noMemory)) {
+          try device.create(MemfdRange(memfd: memfd, offset: 0, length: pages * page))
+        }
+      }
+      // It takes small ones as before.
+      #expect(try device.create(MemfdRange(memfd: memfd, offset: 0, length: page)).size == page)
+    }
+  }
+
+  /// The dma-buf is made, and then there is no number for it: the kernel must let go of it again.
+  @Test func noDescriptor() async throws {
+    await #expect(processExitsWith: .success) {
+      let memfd = try Memfd.create(name: "udmabuf", size: 4 * systemPageSize, seals: .shrink)
+      let range = MemfdRange(memfd: memfd, offset: 0, length: 4 * systemPageSize)
+      let device = try UdmabufDevice()
+      _ = try device.create(range)
+      let nofile = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+      var (limit, none) = (rlimit(), rlimit())
+      guard unsafe getrlimit(nofile, &limit) == 0 else { exit(2) }
+      none.rlim_max = limit.rlim_max
+      guard unsafe setrlimit(nofile, &none) == 0 else { exit(3) }
+      for _ in 0..<3 {
+        do throws(UdmabufError) {
+          _ = try device.create(range)
+          exit(4)
+        } catch { guard error == .kernel(.tooManyOpenFiles) else { exit(5) } }
+      }
+      guard unsafe setrlimit(nofile, &limit) == 0 else { exit(6) }
+      guard try device.create(range).size == 4 * systemPageSize else { exit(7) }
+    }
+    let text = try readText("/sys/kernel/debug/dma_buf/bufinfo")
+    #expect(!text.contains("udmabuf"), "\(text)")
   }
 }

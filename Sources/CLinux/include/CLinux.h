@@ -73,11 +73,12 @@ int cl_timerfd_arm(int fd, uint32_t milliseconds);
 int cl_signalfd(const int *signals, size_t count);
 // The number of the next pending signal, or -1 with EAGAIN.
 int cl_signalfd_read(int fd);
-int cl_ignore_broken_pipes(void);
+int cl_ignore_signal(int number);
 // On SIGBUS writes `line`, which must live as long as the process, to standard error and exits with status 1.
 int cl_exit_on_bus_error(const char *line, size_t length);
 int64_t cl_monotonic_nanoseconds(void);
-int cl_raise_descriptor_limit(void);
+// `reached` is the limit then.
+int cl_raise_descriptor_limit(uint64_t *reached);
 int cl_pollable(int fd, int milliseconds);
 
 int cl_epoll_create(void);

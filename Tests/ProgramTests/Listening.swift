@@ -1,0 +1,69 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+
+/// The folder of the programs that were built with these tests.
+let builtPrograms: FilePath = {
+  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
+  return FilePath(bundle).removingLastComponent()
+}()
+
+/// A helper that listens.
+final class Listening {
+  let directory: FilePath
+  let child: Child
+  let output: PipeEnd
+  let stats: FilePath
+  var socket: FilePath { directory.appending("socket") }
+
+  /// - Parameters:
+  ///   - limit: what a shell's `ulimit` is to say before the helper starts, soft and hard.
+  ///   - stats: the statistics file; one in `directory` if none is named.
+  init(
+    _ program: FilePath, options: [String] = [], limit: String? = nil, stats: FilePath? = nil,
+    before: (FilePath) throws -> Void = { _ in }
+  ) throws {
+    directory = try makeTemporaryDirectory()
+    self.stats = stats ?? directory.appending("stats")
+    try before(directory.appending("socket"))
+    let arguments =
+      [
+        "--socket-path", directory.appending("socket").string, "--stats", self.stats.string,
+        "--log-level", "error",
+      ] + options
+    let shell = limit.map { ["-c", "ulimit \($0); exec \"$0\" \"$@\"", program.string] }
+    (child, output) = try startReading(
+      shell == nil ? program : "/bin/sh", (shell ?? []) + arguments, withErrors: true)
+  }
+
+  func connect() throws -> UnixSocket {
+    var connected: UnixSocket?
+    try waitUntil("the helper listens") {
+      connected = try? UnixSocket.connect(socket)
+      return connected != nil || !child.isRunning
+    }
+    guard let socket = connected.take() else { throw TroubleInTest(try output.readToEnd()) }
+    return socket
+  }
+
+  deinit {
+    child.signal(SIGKILL)
+    child.wait()
+    _ = try? FileManager.default.removeItem(atPath: directory.string)
+  }
+}
+
+/// The JSON object in a file; nil while there is none.
+func json(_ path: FilePath) -> [String: Any]? {
+  guard let text = try? readText(path) else { return nil }
+  return try? JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+}
+
+/// Asks something and waits for the answer, which only a front end does.
+func greet(_ connection: borrowing UnixSocket) throws {
+  let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+  unsafe try connection.fd.write(question.span.bytes)
+  guard try connection.fd.read(upTo: 64).count == 20 else { throw TroubleInTest("no answer") }
+}
