@@ -93,7 +93,8 @@ public func ignoreWriteSignals() throws(Errno) {
 }
 
 /// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its
-/// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time.
+/// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time; or not there yet, in a
+/// file system that is full.
 public func exitOnBusError(_ line: StaticString) throws(Errno) {
   _ = try retrying { unsafe cl_exit_on_bus_error(line.utf8Start, line.utf8CodeUnitCount) }
 }

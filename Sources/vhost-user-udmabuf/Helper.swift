@@ -52,7 +52,11 @@ final class Helper {
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try ignoreWriteSignals()
     try exitOnBusError(
-      "vhost-user-udmabuf: the connection to QEMU was given up: the guest's memory became shorter\n")
+      """
+      vhost-user-udmabuf: the connection to QEMU was given up: the guest's memory became shorter, or its file \
+      system is full
+
+      """)
     if let path = options.stats {
       do throws(Errno) { statsFile = try FD.create(FilePath(path)) } catch {
         throw StartError("the statistics file \(path) cannot be written: \(error)")
