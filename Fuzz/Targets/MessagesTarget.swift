@@ -31,6 +31,7 @@ private final class Adapter: VhostUserDevice {
   func started(_ vring: Vring, index: Int, fresh: Bool) {
     device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
   }
+  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
   func kicked(_ index: Int) { device.kicked(index) }
   func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
   func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }

@@ -18,6 +18,10 @@ public protocol VhostUserDevice: AnyObject {
   /// A ring runs from now on, with a new queue. `kicked` follows, since chains may be in it already.
   /// - Parameter fresh: a new driver set it up at index 0; otherwise it resumes where it stopped.
   func started(_ vring: Vring, index: Int, fresh: Bool)
+  /// The driver said something of a ring with which it cannot run: where it lies, its size, or that it knows
+  /// no virtio 1. A front end passes that on as it is, so it is the guest's mistake and not the front end's.
+  /// Nothing is taken from the ring until the driver sets it up anew.
+  func unusable(_ index: Int, _ error: VhostUserError)
   /// There may be new chains. Called more often than that is true.
   func kicked(_ index: Int)
   /// The ring is to stop: nothing more is taken from it, and when every chain that was taken is completed,

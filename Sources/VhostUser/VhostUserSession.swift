@@ -137,9 +137,10 @@ public final class VhostUserSession {
       try memoryChanged(final: false)
     case .setVringSize(let queue, let size):
       try configure(request, queue) { vring throws(VhostUserError) in
-        guard size.nonzeroBitCount == 1, size <= 32768 else {
+        // A power of two or not: that is the driver's choice, which the queue checks when it starts.
+        guard size > 0, size <= UInt32(VirtQueue.maxSize) else {
           throw .value(
-            request, field: "the size", value: UInt64(size), wanted: "a power of two from 1 to 32768")
+            request, field: "the size", value: UInt64(size), wanted: "from 1 to \(VirtQueue.maxSize)")
         }
         vring.size = size
       }
@@ -153,7 +154,7 @@ public final class VhostUserSession {
     case .setVringAddress(let queue, let addresses):
       let vring = try vring(request, queue)
       vring.addresses = addresses
-      try vring.move(table.memory, eventIndex: hasEventIndex, final: true)
+      move(vring, isFinal: true)
       try update(vring)
     case .setVringKick(let queue, let hasDescriptor):
       let vring = try vring(request, queue)
@@ -195,12 +196,13 @@ public final class VhostUserSession {
     let known = Features.offered | device.deviceFeatures | Features.tolerated
     let unknown = word & ~known
     if unknown != 0 { throw .feature(bit: unknown.trailingZeroBitCount) }
-    if word & Features.version1 == 0 { throw .legacyDriver }
     if word != features, let vring = vrings.first(where: \.isStarted) {
       throw .ringRunning(.setFeatures, queue: vring.index)
     }
     logger.debug("features", metadata: ["acked": "0x\(String(word, radix: 16))"])
     features = word
+    // Its rings do not start.
+    if word & Features.version1 == 0 { device.unusable(0, .legacyDriver) }
     device.featuresChanged(word & (Features.offered | device.deviceFeatures) & ~Features.protocolFeatures)
     for vring in vrings { try update(vring) }
   }
@@ -262,14 +264,38 @@ public final class VhostUserSession {
   // MARK: Memory
 
   private func memoryChanged(final: Bool) throws(VhostUserError) {
-    for vring in vrings {
-      try vring.move(table.memory, eventIndex: hasEventIndex, final: final)
-    }
+    for vring in vrings { move(vring, isFinal: final) }
     device.memoryChanged(table.memory)
     for vring in vrings { try update(vring) }
   }
 
   // MARK: Rings
+
+  /// - Parameter isFinal: the table is complete, so a ring that is not in it will not be.
+  private func move(_ vring: Vring, isFinal: Bool) {
+    do throws(VhostUserError) {
+      try vring.move(table.memory, eventIndex: hasEventIndex)
+    } catch {
+      if isFinal { refuse(vring, error) }
+    }
+  }
+
+  private func refuse(_ vring: Vring, _ error: VhostUserError) {
+    vring.reportError()
+    device.unusable(vring.index, error)
+  }
+
+  /// - Returns: whether the driver is a new one; nil if the ring does not start.
+  private func start(_ vring: Vring) -> Bool? {
+    do throws(VhostUserError) {
+      return try vring.start(table.memory, eventIndex: hasEventIndex)
+    } catch {
+      // Not to be tried again with the next message.
+      vring.addresses = nil
+      refuse(vring, error)
+      return nil
+    }
+  }
 
   private func vring(_ request: Request, _ queue: UInt32) throws(VhostUserError) -> Vring {
     guard queue < vrings.count else {
@@ -296,9 +322,7 @@ public final class VhostUserSession {
     // Without the protocol features a ring is enabled from the start.
     let isEnabled = vring.isEnabled || features & Features.protocolFeatures == 0
     // No driver is there before it accepted version 1.
-    if !vring.isStarted, isEnabled, features != 0,
-      let fresh = try vring.start(table.memory, eventIndex: hasEventIndex)
-    {
+    if !vring.isStarted, isEnabled, features & Features.version1 != 0, let fresh = start(vring) {
       logger.debug("ring starts", metadata: ["queue": "\(vring.index)", "index": "\(vring.base)"])
       device.started(vring, index: vring.index, fresh: fresh)
     }

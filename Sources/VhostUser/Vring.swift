@@ -17,8 +17,9 @@ public final class Vring {
   var call: EventLine?
   var error: EventLine?
 
-  /// A front end that removes regions one by one may take away, for a while, the one that a running ring is
-  /// in. Nothing is taken from the ring then; its old place stays mapped for what is still to be completed.
+  /// The memory table does not have the place of a running ring: a front end that removes regions one by one
+  /// may take it away for a while, and a guest that maps other things over its memory for ever. Nothing is
+  /// taken from the ring then; its old place stays mapped for what is still to be completed.
   var isAdrift = false
   private var running: VirtQueue?
   /// The queue of the last run.
@@ -79,22 +80,23 @@ public final class Vring {
   }
 
   /// Finds the rings of a running queue in another memory table, or at other addresses.
-  /// - Parameter final: the table is complete, so a ring outside of it is an error. Otherwise it is adrift.
-  func move(_ memory: GuestMemory, eventIndex: Bool, final: Bool) throws(VhostUserError) {
+  /// - Throws: what keeps it from being found. It is adrift then.
+  func move(_ memory: GuestMemory, eventIndex: Bool) throws(VhostUserError) {
     guard let running, let addresses else { return }
     let rings: Windows
     do throws(OutsideMemory) {
       rings = try Windows(addresses, size: running.size, eventIndex, memory)
     } catch {
-      if final { throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress) }
       running.memory = memory
       isAdrift = true
-      return
+      throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress)
     }
     do {
       try running.move(
         descriptors: rings.descriptors, available: rings.available, used: rings.used, memory: memory)
     } catch {
+      running.memory = memory
+      isAdrift = true
       throw .queue(index, error)
     }
     isAdrift = false

@@ -124,6 +124,11 @@ public final class GPUDevice {
     }
   }
 
+  /// The driver set a queue up in a way in which it cannot run.
+  public func reportUnusable(_ why: String) {
+    mistakes.report("brokenRing", "a virtqueue is unusable until the driver sets it up anew: \(why)")
+  }
+
   /// The driver says that there is something in the queue.
   public func kicked(_ index: Int) {
     process(index == Self.controlQueue ? control : cursor, isControl: index == Self.controlQueue)
@@ -178,7 +183,7 @@ public final class GPUDevice {
       guard try queue.queue.next(into: &chain) else { return false }
     } catch {
       if error.breaksRing {
-        mistakes.report("brokenRing", "a virtqueue is unusable until the driver sets it up anew: \(error)")
+        reportUnusable("\(error)")
         return false
       }
       mistakes.report("malformedChain", "a command cannot be read: \(error)")

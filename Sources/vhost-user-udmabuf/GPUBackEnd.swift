@@ -36,6 +36,8 @@ final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
     device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
   }
 
+  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
+
   func kicked(_ index: Int) { device.kicked(index) }
 
   func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }

@@ -11,6 +11,7 @@ final class EchoDevice: VhostUserDevice {
     case configWritten(offset: UInt32, [UInt8])
     case memory(regions: Int)
     case started(Int, fresh: Bool, at: UInt16)
+    case unusable(Int, VhostUserError)
     case stopping(Int)
     case display
     case reset
@@ -60,6 +61,8 @@ final class EchoDevice: VhostUserDevice {
     vrings[index] = vring
     events.append(.started(index, fresh: fresh, at: vring.queue.position))
   }
+
+  func unusable(_ index: Int, _ error: VhostUserError) { events.append(.unusable(index, error)) }
 
   func kicked(_ index: Int) {
     kicks[index] += 1

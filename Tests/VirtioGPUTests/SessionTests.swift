@@ -26,6 +26,7 @@ private final class Adapter: VhostUserDevice, GPUFrontEnd {
   func started(_ vring: Vring, index: Int, fresh: Bool) {
     device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
   }
+  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
   func kicked(_ index: Int) { device.kicked(index) }
   func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
   func displaySocket(_ socket: consuming UnixSocket) { _ = socket.fd }
