@@ -21,10 +21,12 @@ final class RunningGuest {
     }.joined(separator: "\n")
   }
 
-  /// - Parameter options: of `qemu/run-guest`, beside those that tests always give.
+  /// - Parameters:
+  ///   - kms: the helper's card; with nil it has none, so that another helper can be the card's master.
+  ///   - options: of `qemu/run-guest`, beside those that tests always give.
   init(
-    memory: String = "512M", ram: String = "memfd", resolution: String, helperOptions: [String] = [],
-    options: [String] = []
+    memory: String = "512M", ram: String = "memfd", resolution: String, kms: String? = "auto",
+    helperOptions: [String] = [], options: [String] = []
   ) throws {
     directory = try makeTemporaryDirectory()
     // For a helper that runs as somebody else.
@@ -32,11 +34,10 @@ final class RunningGuest {
     process = try Child(
       repository.appending("qemu/run-guest"),
       [
-        "--memory", memory, "--ram", ram, "--resolution", resolution, "--kms", "auto", "--log",
-        directory.string,
+        "--memory", memory, "--ram", ram, "--resolution", resolution, "--log", directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
         "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
-      ] + helperOptions.map { "--helper-option=\($0)" } + options)
+      ] + (kms.map { ["--kms", $0] } ?? []) + helperOptions.map { "--helper-option=\($0)" } + options)
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
       _ = try shell("true", seconds: 240)
