@@ -33,7 +33,7 @@ public func initialize(
     guard argument.hasPrefix(option) else { continue }
     let name = String(argument.dropFirst(option.count))
     guard let target = targets[name] else { break }
-    do { try ignoreBrokenPipes() } catch { fail("SIGPIPE cannot be ignored: \(error)") }
+    do { try ignoreWriteSignals() } catch { fail("SIGPIPE cannot be ignored: \(error)") }
     unsafe run = Run(target)
     unsafe isProgram = name == "sequence"
     return 0
