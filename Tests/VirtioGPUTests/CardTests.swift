@@ -120,7 +120,8 @@ import Testing
     let mode = try #require(rig.card?.outputs.first?.modes.first)
     let (width, height) = (UInt32(mode.hdisplay), UInt32(mode.vdisplay))
     let (wide, high) = (width + 16, height + 8)
-    let start = rig.ram.allocate(Int(wide * high * 4))
+    let pages = (wide * high * 4 + UInt32(systemPageSize) - 1) / UInt32(systemPageSize)
+    let start = rig.ram.allocate(Int(pages) * Int(systemPageSize))
     for y in 0..<high {
       let row = (0..<wide).flatMap { x in
         (x < 16 || y < 8 ? 0xff00ff : pixel(x - 16, y - 8)).bytes
@@ -129,7 +130,7 @@ import Testing
     }
     let part = Rectangle(16, 8, width, height)
     try rig.ok(
-      Request.create(1, wide, high), Request.attach(1, [(start, wide * high * 4)]),
+      Request.create(1, wide, high), Request.attach(1, [(start, pages * UInt32(systemPageSize))]),
       Request.setScanout(0, 1, part), Request.flush(1, part))
     try rig.turn { rig.buffers.statistics.framesShown > 0 }
     #expect(rig.buffers.statistics.shadows == ["partRefused": 1])
