@@ -121,7 +121,8 @@ extension EndToEnd {
       let guest = try guestThatShows(25)
       let before = try guest.settledStatistics()
       try tell(driver, "unbind", name)
-      defer { try? tell(driver, "bind", name) }
+      // Whatever fails below, the next test has its card. It is there already if nothing does.
+      defer { _ = try? write(driver, "bind", name) }
       for _ in 0..<3 { #expect(try guest.shell("tell p dirty 0 0 8 8") == "dirtied\n") }
       try waitUntil("the frames have failed") {
         try guest.settledStatistics().framesFailed > before.framesFailed
@@ -148,7 +149,11 @@ extension EndToEnd {
 
     /// Has a driver let go of a device, or take it: files that can only be written.
     private func tell(_ driver: FilePath, _ what: String, _ device: String) throws {
-      try #require(run("/bin/sh", ["-c", "echo \(device) >\(driver)/\(what)"]).status == 0)
+      try #require(write(driver, what, device) == 0)
+    }
+
+    private func write(_ driver: FilePath, _ what: String, _ device: String) throws -> Int32 {
+      try run("/bin/sh", ["-c", "echo \(device) 2>/dev/null >\(driver)/\(what)"]).status
     }
 
     @Test("no descriptors are left: what does not fit is copied, with the remedy said, and QEMU's still fit")
