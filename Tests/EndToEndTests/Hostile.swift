@@ -32,6 +32,10 @@ extension EndToEnd {
       try hostile.shell("kill $(cat /run/busy)")
 
       for kind in ["drm", "rings"] {
+        defer {
+          // Who ended first, and why, stands in its log.
+          if hostile.helperPID != helper { Issue.record("its helper is gone:\n\(hostile.lastWords)") }
+        }
         let line = try hostile.shell("hold h hostile \(kind) \(Self.seconds) \(Self.seed)")
         #expect(line.hasPrefix(kind))
         sleep(5)  // Until all that is made once is there.

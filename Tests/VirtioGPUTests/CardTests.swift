@@ -35,7 +35,8 @@ import Testing
     let mode = try #require(rig.card?.outputs.first?.modes.first)
     let (width, height) = (Int(mode.hdisplay), Int(mode.vdisplay))
     let start = rig.ram.allocate(width * height * 4)
-    for y in 0..<height {
+    // The shades repeat after sixteen rows.
+    let rows = (0..<16).map { y in
       var row = [UInt8](repeating: 0x77, count: width * 4)
       for x in 0..<width {
         let colour = bar(x, y, width)
@@ -43,8 +44,9 @@ import Testing
         row[x * 4 + format.green] = colour.green
         row[x * 4 + format.blue] = colour.blue
       }
-      rig.ram.write(row, at: start + UInt64(y * width * 4))
+      return row
     }
+    for y in 0..<height { rig.ram.write(rows[y % 16], at: start + UInt64(y * width * 4)) }
     let whole = Rectangle(0, 0, UInt32(width), UInt32(height))
     try rig.ok(
       Request.create(1, format: format.format, whole.width, whole.height),
@@ -123,8 +125,10 @@ import Testing
     let pages = (wide * high * 4 + UInt32(systemPageSize) - 1) / UInt32(systemPageSize)
     let start = rig.ram.allocate(Int(pages) * Int(systemPageSize))
     for y in 0..<high {
-      let row = (0..<wide).flatMap { x in
-        (x < 16 || y < 8 ? 0xff00ff : pixel(x - 16, y - 8)).bytes
+      // The pixels that are compared below, and around the part a colour that must not be seen.
+      var row = [UInt8](repeating: 0xee, count: Int(wide) * 4)
+      for x in stride(from: 16 + (y &- 8) % 31, to: wide, by: 31) where y >= 8 {
+        row.replaceSubrange(Int(x) * 4..<Int(x) * 4 + 4, with: pixel(x - 16, y - 8).bytes)
       }
       rig.ram.write(row, at: start + UInt64(y * wide * 4))
     }
