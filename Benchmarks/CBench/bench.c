@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -205,6 +206,21 @@ int cb_ping(int kick, int call) {
 }
 
 // MARK: processes
+
+int cb_stay_on_one_cpu(int stay) {
+  static cpu_set_t all;
+  if (!stay)
+    return sched_setaffinity(0, sizeof all, &all);
+  if (sched_getaffinity(0, sizeof all, &all) != 0)
+    return -1;
+  int cpu = CPU_SETSIZE - 1;
+  while (!CPU_ISSET(cpu, &all))
+    cpu--;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  return sched_setaffinity(0, sizeof one, &one);
+}
 
 pid_t cb_spawn(char *const arguments[]) {
   pid_t pid;

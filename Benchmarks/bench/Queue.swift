@@ -9,13 +9,18 @@ import SystemPackage
 /// driver: it copies the header in and an answer of the same size out, checks nothing and looks nothing up.
 /// The second only reads one eventfd and writes another: what waking two processes costs.
 /// The driver's own part, ring entries alone, is in all figures.
+///
+/// All of them share one CPU: on several, where the scheduler happens to put each process decides how long a
+/// wake-up takes, and that is many times what any of them does for a command.
 func benchQueue() throws {
+  try check(cb_stay_on_one_cpu(1) == 0, "the processes stay on one CPU")
+  defer { _ = cb_stay_on_one_cpu(0) }
   let helper = try HelperQueue()
   let bare = try BareQueue()
   let before = try helper.child.peakMemory()
   var commands = 0
 
-  heading("queue: commands from a driver to the helper, with kick and call eventfds")
+  heading("queue: commands from a driver to the helper, with kick and call eventfds, on one CPU")
   for command in [Request.displayInfo, .flush] {
     try helper.driver.fill(command)
     try bare.driver.fill(command)
@@ -45,7 +50,7 @@ func benchQueue() throws {
 private func measureSandbox() throws {
   let confined = try HelperQueue(["--sandbox", "on"])
   let free = try HelperQueue(["--sandbox", "off"])
-  heading("sandbox: commands through one queue, with and without it")
+  heading("sandbox: commands through one queue, with and without it, on one CPU")
   for batch in [1, 64] {
     for queue in [confined, free] { try queue.driver.fill(.displayInfo) }
     var pairs = Pairs()
@@ -70,7 +75,7 @@ private func measureRoundTrips(_ helper: HelperQueue, _ bare: BareQueue) throws 
     ring.append(try bare.driver.roundTrip() / 1000)
   }
   try helper.driver.checkAnswers(.displayInfo, count: 1)
-  heading("round trip: from the kick until the call has been read, by turns")
+  heading("round trip: from the kick until the call has been read, by turns, on one CPU")
   for (name, share) in [("median", 0.5), ("99th percentile", 0.99)] {
     let what = "GET_DISPLAY_INFO alone, \(name)"
     let mine = ours.quantile(share)

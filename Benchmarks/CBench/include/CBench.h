@@ -75,6 +75,9 @@ int cb_reap(pid_t pid);
 // The CPU time that a process has used, user's and kernel's, in nanoseconds; -1 if it is gone.
 int64_t cb_cpu_time(pid_t pid);
 int cb_kill(pid_t pid);
+// Keeps this process, and those that it starts from now on, on one CPU of those that it may use; or no longer.
+// -1 if it cannot.
+int cb_stay_on_one_cpu(int stay);
 int cb_sleep(unsigned microseconds);
 
 #endif
