@@ -11,14 +11,30 @@ struct DRMProperty {
 
 /// An open card: the calls of libdrm, with what they return copied into Swift values and freed.
 @safe final class DRMFile {
-  let fd: FD
+  /// Nil once it was closed.
+  private var fd: FD?
 
-  init(_ fd: consuming FD) { self.fd = fd }
+  init(_ fd: consuming FD) { self.fd = consume fd }
+
+  /// Gives up the card, and with it all that it has imported, even if it cannot be told any more. From now on
+  /// each call fails as if the card were gone.
+  func close() { fd = nil }
+
+  /// Lends the descriptor.
+  /// - Throws: `operationNotSupportedByDevice`, as the kernel does for a card that is gone, once it was closed.
+  func withFD<Result>(_ body: (borrowing FD) throws(Errno) -> Result) throws(Errno) -> Result {
+    switch fd {
+    case .some(let fd): return try body(fd)
+    case .none: throw .operationNotSupportedByDevice
+    }
+  }
 
   /// Runs one call of libdrm, which reports an error as -1 with `errno`, or as the negated `errno` itself.
   @discardableResult
   func call(_ body: (CInt) -> CInt) throws(Errno) -> CInt {
-    let result = try fd.withRaw { raw throws(Errno) in try retrying { body(raw) } }
+    let result = try withFD { fd throws(Errno) in
+      try fd.withRaw { raw throws(Errno) in try retrying { body(raw) } }
+    }
     if result < 0 { throw Errno(rawValue: -result) }
     return result
   }
@@ -58,7 +74,7 @@ struct DRMProperty {
     try call { drmSetClientCap($0, UInt64(capability), 1) }
   }
 
-  var isMaster: Bool { fd.withRaw { drmIsMaster($0) != 0 } }
+  var isMaster: Bool { (try? withFD { $0.withRaw { drmIsMaster($0) != 0 } }) ?? false }
 
   // MARK: Objects
 
@@ -92,7 +108,8 @@ struct DRMProperty {
         isConnected: connector.connection == DRM_MODE_CONNECTED,
         modes: copy(connector.modes, connector.count_modes).map { KMSMode($0) },
         widthMillimetres: connector.mmWidth, heightMillimetres: connector.mmHeight,
-        possibleCRTCs: fd.withRaw { unsafe drmModeConnectorGetPossibleCrtcs($0, &copied) },
+        possibleCRTCs: (try? withFD { $0.withRaw { unsafe drmModeConnectorGetPossibleCrtcs($0, &copied) } })
+          ?? 0,
         currentCRTC: encoder == 0 ? 0 : (try? crtc(ofEncoder: encoder)) ?? 0)
     }
   }

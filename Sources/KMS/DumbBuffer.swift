@@ -22,7 +22,9 @@ public final class DumbBuffer: ShadowMemory {
     (self.handle, self.stride, self.card) = (handle, stride, card)
     do throws(Errno) {
       try card.call { unsafe drmModeMapDumbBuffer($0, handle, &place) }
-      mapping = try Mapping(card.fd, offset: place, length: Int(bytes), writable: true)
+      mapping = try card.withFD { card throws(Errno) in
+        try Mapping(card, offset: place, length: Int(bytes), writable: true)
+      }
     } catch {
       // `deinit` does not run for what was not made.
       _ = try? card.call { drmCloseBufferHandle($0, handle) }

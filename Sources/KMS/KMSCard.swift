@@ -119,7 +119,7 @@ public final class KMSCard {
       return side == 0 ? CursorImage.side : UInt32(clamping: side)
     }
     cursorSize = PixelSize(width: side(DRM_CAP_CURSOR_WIDTH), height: side(DRM_CAP_CURSOR_HEIGHT))
-    number = try? file.fd.status().number
+    number = try? file.withFD { fd throws(Errno) in try fd.status().number }
     takesModifiers = file.capability(DRM_CAP_ADDFB2_MODIFIERS) != 0
     let prime = file.capability(DRM_CAP_PRIME)
     imports = prime & UInt64(DRM_PRIME_CAP_IMPORT) != 0

@@ -211,7 +211,7 @@ extension KMSSink {
   /// of it, who may ask for more.
   func takeEvents() {
     do throws(Errno) {
-      let count = try card.file.fd.read(into: &events, upTo: 1024)
+      let count = try card.file.withFD { card throws(Errno) in try card.read(into: &events, upTo: 1024) }
       let isWhole = unsafe FlipEvent.parse(events.span.bytes.extracting(first: count)) { flip in
         guard let lane = lanes.first(where: { $0.awaited == flip.tag }) else { return }
         (lane.awaited, lane.outcome) = (nil, .success(()))
@@ -235,6 +235,8 @@ extension KMSSink {
       lane.drop()
       lane.queue.removeAll()
     }
+    // What else it had imported: a card that is gone takes no command.
+    card.file.close()
     for index in outputs.indices { (outputs[index].modes, outputs[index].hasCursor) = ([], false) }
     outputsHaveNews = true
   }

@@ -69,11 +69,15 @@ public final class KMSSink: ScanoutSink {
     do throws(Errno) {
       wake = try EventFD()
       waiting = try EventLoop()
-      cardToken = try loop.add(card.file.fd) { [unowned self] in cardIsReady($0) }
+      cardToken = try card.file.withFD { card throws(Errno) in
+        try loop.add(card) { [unowned self] in cardIsReady($0) }
+      }
       wakeToken = try loop.add(wake.fd) { [unowned self] _ in settleAll() }
-      waitingToken = try waiting.add(card.file.fd) { [unowned self] _ in
-        takeEvents()
-        wake.signal()
+      waitingToken = try card.file.withFD { card throws(Errno) in
+        try waiting.add(card) { [unowned self] _ in
+          takeEvents()
+          wake.signal()
+        }
       }
       retry = try Timer(loop) { [unowned self] in retryBusy() }
       turnOffRetry = try Timer(loop) { [unowned self] in retryTurnOffs() }
@@ -131,8 +135,9 @@ public final class KMSSink: ScanoutSink {
 
   /// Nothing of the card is heard any more.
   func stopWatching() {
-    if let token = cardToken.take() { loop.remove(token, card.file.fd) }
-    if let token = waitingToken.take() { waiting.remove(token, card.file.fd) }
+    for (token, loop) in [(cardToken.take(), loop), (waitingToken.take(), waiting)] {
+      if let token { _ = try? card.file.withFD { loop.remove(token, $0) } }
+    }
     if let token = hotplugToken.take(), let hotplug = hotplug.take() { loop.remove(token, hotplug.fd) }
     (retry, turnOffRetry) = (nil, nil)
   }

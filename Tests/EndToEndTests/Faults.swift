@@ -133,8 +133,9 @@ extension EndToEnd {
         let statistics = try guest.statistics()
         return statistics.liveResources == 0 && statistics.liveDMABufs == 0
       }
-      // A card that is gone takes no command, so its open file holds what was imported until the helper ends.
       #expect(try guest.statistics().releasedLate == 0)
+      // A card that is gone takes no command: that its file was closed lets go of what it had imported.
+      try waitUntil("the kernel has let go of its pages") { liveUdmabufs() == 0 }
       // Neither has ended because of it.
       #expect(try guest.shell("echo alive") == "alive\n")
       try expectNothingLeft(guest)

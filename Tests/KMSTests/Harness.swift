@@ -236,7 +236,10 @@ struct Witness {
     defer { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
     var place: UInt64 = 0
     try file.call { unsafe drmModeMapDumbBuffer($0, handle, &place) }
-    return (try Mapping(file.fd, offset: place, length: stride * height, writable: false), stride)
+    let mapping = try file.withFD { card throws(Errno) in
+      try Mapping(card, offset: place, length: stride * height, writable: false)
+    }
+    return (mapping, stride)
   }
 
   /// The inode of the dma-buf that the first CRTC shows, or nil if it shows nothing.
