@@ -45,6 +45,7 @@ let package = Package(
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module("VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
+    module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
@@ -54,8 +55,8 @@ let package = Package(
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS",
-        "Sandbox", system, log, arguments,
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
+        "KMS", "Sandbox", system, log, arguments,
       ],
       swiftSettings: rules),
     .target(
@@ -71,8 +72,8 @@ let package = Package(
     tests(
       "VirtioGPUTests",
       [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "KMS",
-        "Fixtures", "TestSupport", system, log,
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
+        "KMS", "Fixtures", "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
@@ -99,7 +100,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       name: "fuzz",
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout",
-        "VirtioGPU", "Fixtures", system, log,
+        "VirtioGPU", "VhostUserGPU", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

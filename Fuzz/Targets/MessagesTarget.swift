@@ -5,6 +5,7 @@ internal import Linux
 internal import Logging
 internal import SystemPackage
 internal import VhostUser
+internal import VhostUserGPU
 internal import Virtio
 internal import VirtioGPU
 
@@ -16,33 +17,9 @@ func fuzzMessages(_ input: inout Input) throws {
   try peer.hangUp()
 }
 
-/// Joins the device to the session, as the program does.
-private final class Adapter: VhostUserDevice {
-  var device: GPUDevice!
-  var loop: EventLoop!
-  private var display: DisplayDrain?
-
-  var queueCount: Int { 2 }
-  var deviceFeatures: UInt64 { GPUDevice.features }
-  func featuresChanged(_ acked: UInt64) {}
-  func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
-  func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
-  func memoryChanged(_ memory: GuestMemory) {}
-  func started(_ vring: Vring, index: Int, fresh: Bool) {
-    device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
-  }
-  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
-  func kicked(_ index: Int) { device.kicked(index) }
-  func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
-  func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }
-  func reset() { device.reset() }
-  func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
-}
-
 private final class Peer {
   private static let requests = Request.allCases.map(\.rawValue)
 
-  private let adapter = Adapter()
   private let link: Link
   private let device: GPUDevice
   private let card: FakeCard
@@ -61,13 +38,15 @@ private final class Peer {
     ])
     drivers = [DriverQueue(ram, size: 16), DriverQueue(ram, size: 4)]
     descriptors = try Descriptors(ram.files)
-    link = try Link(adapter)
-    card = try FakeCard(Machine.outputs, link.loop)
+    let loop = try EventLoop()
+    let silent = Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() }
+    card = try FakeCard(Machine.outputs, loop)
     device = try GPUDevice(
       buffers: BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: Machine.quotas), sink: card,
-      outputs: Machine.outputs, loop: link.loop,
-      logger: Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() })
-    (adapter.device, adapter.loop) = (device, link.loop)
+      outputs: Machine.outputs, loop: loop, logger: silent)
+    let backEnd = GPUBackEnd(device, loop: loop, logger: silent)
+    link = try Link(backEnd, loop: loop)
+    backEnd.session = link.session
     // How far the session has got, as QEMU goes.
     let setup = input.byte()
     if setup & 3 == 0 { return }

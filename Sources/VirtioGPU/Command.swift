@@ -23,7 +23,7 @@ struct ControlHeader: Equatable {
   var isFenced: Bool { flags & Self.fenceFlag != 0 }
 }
 
-/// A command of the 2D set (virtio 1.3, 5.7.6.8 to 5.7.6.10), decoded. Nothing in it is checked against the
+/// A command (virtio 1.3, 5.7.6.8 to 5.7.6.10), decoded. Nothing in it is checked against the
 /// device's state yet.
 enum Command: Equatable {
   case getDisplayInfo
@@ -37,6 +37,9 @@ enum Command: Equatable {
   case attachBacking(ResourceID, entries: UInt32)
   case detachBacking(ResourceID)
   case assignUUID(ResourceID)
+  /// The page list follows in the chain, as with `attachBacking`.
+  case createBlob(ResourceID, BlobRequest, entries: UInt32)
+  case setScanoutBlob(ScanoutID, ResourceID, Rectangle, BlobLayout)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
   case moveCursor(ScanoutID, CursorPosition)
   /// A command of a feature that was not offered, or none at all.
@@ -55,11 +58,28 @@ enum Command: Equatable {
     case .attachBacking: "RESOURCE_ATTACH_BACKING"
     case .detachBacking: "RESOURCE_DETACH_BACKING"
     case .assignUUID: "RESOURCE_ASSIGN_UUID"
+    case .createBlob: "RESOURCE_CREATE_BLOB"
+    case .setScanoutBlob: "SET_SCANOUT_BLOB"
     case .updateCursor: "UPDATE_CURSOR"
     case .moveCursor: "MOVE_CURSOR"
     case .unknown(let type): "command 0x\(String(type, radix: 16))"
     }
   }
+}
+
+/// What RESOURCE_CREATE_BLOB asks for (`struct virtio_gpu_resource_create_blob`).
+struct BlobRequest: Equatable {
+  var memory, flags: UInt32
+  /// What of the host's memory; 0 for the guest's own.
+  var blobID: UInt64
+  /// In bytes.
+  var size: UInt64
+}
+
+/// How an image lies in a blob (`struct virtio_gpu_set_scanout_blob`): four planes at most.
+struct BlobLayout: Equatable {
+  var width, height, format: UInt32
+  var strides, offsets: [UInt32]
 }
 
 /// The type field of a command (`enum virtio_gpu_ctrl_type`).
@@ -74,6 +94,8 @@ enum CommandType {
   static let resourceDetachBacking: UInt32 = 0x107
   static let getEDID: UInt32 = 0x10a
   static let resourceAssignUUID: UInt32 = 0x10b
+  static let resourceCreateBlob: UInt32 = 0x10c
+  static let setScanoutBlob: UInt32 = 0x10d
   static let updateCursor: UInt32 = 0x300
   static let moveCursor: UInt32 = 0x301
 }
@@ -124,6 +146,18 @@ struct CommandDecoder {
     case CommandType.resourceAssignUUID:
       try copy(8, &reader)
       return .assignUUID(ResourceID(u32(0)))
+    case CommandType.resourceCreateBlob:
+      try copy(32, &reader)
+      return .createBlob(
+        ResourceID(u32(0)), BlobRequest(memory: u32(4), flags: u32(8), blobID: u64(16), size: u64(24)),
+        entries: u32(12))
+    case CommandType.setScanoutBlob:
+      try copy(72, &reader)
+      return .setScanoutBlob(
+        ScanoutID(u32(16)), ResourceID(u32(20)), rectangle(),
+        BlobLayout(
+          width: u32(24), height: u32(28), format: u32(32), strides: (0..<4).map { u32(40 + 4 * $0) },
+          offsets: (0..<4).map { u32(56 + 4 * $0) }))
     case CommandType.updateCursor, CommandType.moveCursor:
       // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
       try copy(32, &reader)

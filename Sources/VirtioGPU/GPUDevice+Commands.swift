@@ -30,7 +30,7 @@ extension GPUDevice {
         try create(id, format, width, height)
       case .unrefResource(let id): return try unref(id)
       case .setScanout(let scanout, let id, let area): try setScanout(scanout, id, area)
-      case .flush(let id, let area): return .atFlip(flush(try resource(id, area, "RESOURCE_FLUSH"), area))
+      case .flush(let id, let area): return .atFlip(try flush(resource(id, area, "RESOURCE_FLUSH"), area))
       case .transferToHost(let id, let area, let offset): try transfer(id, area, offset)
       case .attachBacking(let id, let count):
         let resource = try attachable(id, count)
@@ -43,8 +43,18 @@ extension GPUDevice {
         }
         try attach(resource, entries, memory)
       case .detachBacking(let id): return try detach(id)
+      case .createBlob(let id, let blob, let count) where has(Feature.resourceBlob):
+        let entries: [GuestRange]
+        try admit(id, blob, entries: count)
+        do throws(VirtQueueError) { entries = try decoder.pageList(count: count, &reader) } catch {
+          throw Mistake(
+            .invalidParameter, "malformedCommand", "RESOURCE_CREATE_BLOB with \(count) entries: \(error)")
+        }
+        try createBlob(id, blob, entries, memory)
+      case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
+        try setScanout(scanout, id, area, layout)
       case .assignUUID(let id): return .now(.resourceUUID(assignUUID(try resource(id))))
-      case .updateCursor, .moveCursor, .unknown: throw unknown(command)
+      case .createBlob, .setScanoutBlob, .updateCursor, .moveCursor, .unknown: throw unknown(command)
       }
       return .now(.ok)
     } catch {
@@ -79,7 +89,7 @@ extension GPUDevice {
 
   // MARK: Looking things up
 
-  private func resource(_ id: ResourceID) throws(Mistake) -> Resource {
+  func resource(_ id: ResourceID) throws(Mistake) -> Resource {
     guard let resource = resources[id] else {
       throw Mistake(.invalidResource, "invalidResource", "there is no resource \(id)")
     }
@@ -88,16 +98,16 @@ extension GPUDevice {
 
   private func resource(_ id: ResourceID, _ area: Rectangle, _ name: String) throws(Mistake) -> Resource {
     let resource = try resource(id)
-    let layout = resource.layout
-    guard area.fits(width: layout.width, height: layout.height) else {
-      throw Mistake(
-        .invalidParameter, "rectangle",
-        "\(name): \(area) is not inside resource \(id), which is \(layout.width)x\(layout.height)")
+    if let image = resource.image {
+      guard area.fits(width: image.width, height: image.height) else {
+        throw Mistake(
+          .invalidParameter, "rectangle", "\(name): \(area) is not inside resource \(id), \(resource.form)")
+      }
     }
     return resource
   }
 
-  private func check(_ scanout: ScanoutID) throws(Mistake) {
+  func check(_ scanout: ScanoutID) throws(Mistake) {
     guard scanout.rawValue < UInt32(outputs.count) else {
       throw Mistake(
         .invalidScanout, "invalidScanout", "there is no scanout \(scanout); \(outputs.count) are offered")
@@ -133,9 +143,7 @@ extension GPUDevice {
   private func create(
     _ id: ResourceID, _ format: UInt32, _ width: UInt32, _ height: UInt32
   ) throws(Mistake) {
-    guard id.rawValue != 0, resources[id] == nil else {
-      throw Mistake(.invalidResource, "invalidResource", "resource \(id) is taken already, or 0")
-    }
+    try checkNew(id)
     guard let fourcc = Resource.format(format) else {
       throw Mistake(
         .invalidParameter, "format",
@@ -149,7 +157,13 @@ extension GPUDevice {
     }
     do throws(LendError) { try buffers.admitResource() } catch { throw refusal(error, id) }
     resources[id] = Resource(
-      id: id, layout: FrameLayout(width: width, height: height, format: fourcc, stride: width * 4))
+      id: id, image: FrameLayout(width: width, height: height, format: fourcc, stride: width * 4))
+  }
+
+  func checkNew(_ id: ResourceID) throws(Mistake) {
+    guard id.rawValue != 0, resources[id] == nil else {
+      throw Mistake(.invalidResource, "invalidResource", "resource \(id) is taken already, or 0")
+    }
   }
 
   private func attachable(_ id: ResourceID, _ count: UInt32) throws(Mistake) -> Resource {
@@ -164,17 +178,17 @@ extension GPUDevice {
     return resource
   }
 
-  private func attach(
+  func attach(
     _ resource: Resource, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     do throws(LendError) {
       let buffer = try buffers.take(entries, of: memory, length: resource.size, as: backing)
-      resource.attach(buffer, lent: lentFrame(buffer, resource.layout))
+      resource.attach(buffer)
       share(resource)
       if case .shadow(let cause) = buffer.backing { announce(cause, resource) }
       logger.debug(
         """
-        resource \(resource.id): \(resource.layout), \(entries.count) entries in \(buffer.ranges.count) items, \
+        resource \(resource.id): \(resource.form), \(entries.count) entries in \(buffer.ranges.count) items, \
         \(buffer.dmabuf.map { "dma-buf inode \($0.inode)" } ?? "to be copied")
         """)
     } catch { throw refusal(error, resource.id) }
@@ -198,8 +212,8 @@ extension GPUDevice {
     guard let buffer = resource.buffer else {
       throw Mistake(.unspecified, "noBacking", "TRANSFER_TO_HOST_2D of resource \(id), which has no backing")
     }
-    if area.isEmpty { return }
-    let layout = resource.layout
+    // Host and guest share a blob's bytes.
+    guard let layout = resource.image, !area.isEmpty else { return }
     let bytes = UInt64(area.height - 1) * UInt64(layout.stride) + UInt64(area.width) * 4
     guard offset <= buffer.size, bytes <= buffer.size - offset else {
       throw Mistake(
@@ -209,7 +223,7 @@ extension GPUDevice {
     }
     let place = UInt64(area.y) * UInt64(layout.stride) + UInt64(area.x) * 4
     if backing != .lent, sink != nil, resource.store != nil || offset != place {
-      try store(resource, buffer, area, from: Int(offset), to: Int(place))
+      try store(resource, layout, buffer, area, from: Int(offset), to: Int(place))
     }
     for (_, _, picture) in resource.pictures {
       if case .shadow(let shadow) = picture { shadow.transferred = shadow.transferred.union(area) }
@@ -238,13 +252,24 @@ extension GPUDevice {
     try check(scanout)
     if id.rawValue == 0 { return turnOff(Int(scanout.rawValue)) }
     let resource = try resource(id, area, "SET_SCANOUT")
-    if area.isEmpty {
-      throw Mistake(.invalidParameter, "rectangle", "SET_SCANOUT: \(area) of resource \(id) is empty")
+    guard let image = resource.image else {
+      throw Mistake(
+        .invalidParameter, "blob", "SET_SCANOUT of resource \(id), a blob; that is what SET_SCANOUT_BLOB is for")
+    }
+    try show(resource, View(layout: image, source: area), scanout, "SET_SCANOUT")
+  }
+
+  func show(
+    _ resource: Resource, _ view: View, _ scanout: ScanoutID, _ name: String
+  ) throws(Mistake) {
+    if view.source.isEmpty {
+      throw Mistake(
+        .invalidParameter, "rectangle", "\(name): \(view.source) of resource \(resource.id) is empty")
     }
     guard resource.buffer != nil else {
-      throw Mistake(.unspecified, "noBacking", "SET_SCANOUT of resource \(id), which has no backing")
+      throw Mistake(.unspecified, "noBacking", "\(name) of resource \(resource.id), which has no backing")
     }
     let index = Int(scanout.rawValue)
-    bind(index, resource, area, try picture(resource, area, index))
+    bind(index, resource, view, try picture(resource, view, index))
   }
 }

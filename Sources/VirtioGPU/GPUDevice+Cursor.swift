@@ -22,11 +22,14 @@ extension GPUDevice {
 
   /// Copies the image out of the guest's memory: bytes as the format says, made blue, green, red, alpha.
   func cursorImage(_ resource: Resource, _ hotX: UInt32, _ hotY: UInt32) throws(Mistake) -> CursorImage {
-    let (layout, side) = (resource.layout, CursorImage.side)
-    guard layout.width == side, layout.height == side else {
+    let side = CursorImage.side
+    // A blob says nothing of its pixels: those of a cursor are as Linux has all its cursors.
+    let layout =
+      resource.image ?? FrameLayout(width: side, height: side, format: .argb8888, stride: side * 4)
+    guard layout.width == side, layout.height == side, layout.end ?? 0 <= resource.size else {
       throw Mistake(
         .invalidParameter, "cursorSize",
-        "resource \(resource.id) is \(layout.width)x\(layout.height); a cursor is \(side)x\(side)")
+        "resource \(resource.id) is \(resource.form); a cursor is \(side)x\(side)")
     }
     // Linux has all its dumb buffers as B8G8R8X8, those of cursors too: alpha is in the byte that the format
     // leaves unused.
@@ -94,7 +97,7 @@ extension GPUDevice {
     switch picture {
     case .lent(let frame):
       // The guest's own pages show no cursor: they need but to come back on the screen.
-      if frame !== scanouts[index].last { present(index, damage: binding.source, ownInitiative: true) }
+      if frame !== scanouts[index].last { present(index, damage: binding.view.source, ownInitiative: true) }
     case .shadow:
       present(index, damage: Rectangle(x: 0, y: 0, width: 0, height: 0), ownInitiative: true)
     }

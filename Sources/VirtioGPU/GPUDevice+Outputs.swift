@@ -2,7 +2,7 @@ internal import Logging
 internal import Scanout
 
 // The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
-// num_capsets, of four bytes each. By its events the guest hears that a screen was plugged in or out.
+// num_capsets and blob_alignment, of four bytes each. By its events the guest hears that a screen was plugged in or out.
 extension GPUDevice {
   /// Where events_clear is.
   private static let eventsClear: Range<UInt64> = 4..<8
@@ -11,9 +11,10 @@ extension GPUDevice {
 
   /// `size` bytes of it from `offset` on; zero beyond its end.
   public func config(offset: UInt32, size: UInt32) -> [UInt8] {
-    var fields = [UInt8](repeating: 0, count: 16)
+    var fields = [UInt8](repeating: 0, count: 20)
     for byte in 0..<4 { fields[byte] = UInt8(truncatingIfNeeded: eventsRead >> (8 * byte)) }
     fields[8] = UInt8(max(1, outputs.count))
+    for byte in 0..<4 { fields[16 + byte] = UInt8(truncatingIfNeeded: Self.blobAlignment >> (8 * byte)) }
     return (0..<UInt64(size)).map { byte in
       let place = UInt64(offset) + byte
       return place < UInt64(fields.count) ? fields[Int(place)] : 0
@@ -61,9 +62,9 @@ extension GPUDevice {
     if outputs[index].hasCursor, let cursor = scanouts[index].cursor { setCursor(index, cursor) }
     guard scanouts[index].last != nil, let binding = scanouts[index].binding else { return }
     do throws(Mistake) {
-      guard let picture = try picture(binding.resource, binding.source, index) else { return }
-      bind(index, binding.resource, binding.source, picture)
-      present(index, damage: binding.source, ownInitiative: true)
+      guard let picture = try picture(binding.resource, binding.view, index) else { return }
+      bind(index, binding.resource, binding.view, picture)
+      present(index, damage: binding.view.source, ownInitiative: true)
     } catch { mistakes.report(error.kind, error.message) }
   }
 }

@@ -7,11 +7,19 @@ internal import SystemPackage
 
 // Which picture of a resource a scanout shows: the guest's own pages, or a copy where these cannot be shown.
 extension GPUDevice {
-  /// The frame of a buffer that is lent.
-  func lentFrame(_ buffer: Buffer, _ layout: FrameLayout) -> Frame? {
+  /// So many frames of one resource are kept, even if nothing shows them.
+  private static let keptFrames = 16
+
+  /// The frame of a buffer that is lent, in this layout; nil if it is not lent.
+  private func lentFrame(_ resource: Resource, _ buffer: Buffer, _ layout: FrameLayout) -> Frame? {
     guard let dmabuf = buffer.dmabuf else { return nil }
+    if let known = resource.frames.first(where: { $0.layout == layout }) { return known }
+    if resource.frames.count >= Self.keptFrames {
+      for frame in resource.removeFrames(where: { $0.uses == 0 && !isBound(.lent($0)) }) { forget(frame) }
+    }
     let frame = Frame(id: newFrameID(), memory: .lent(dmabuf), layout: layout)
     buffersByFrame[frame.id] = buffer
+    resource.add(frame)
     return frame
   }
 
@@ -20,14 +28,14 @@ extension GPUDevice {
     return lastFrameID
   }
 
-  /// Chooses a picture of `source` for a scanout, and makes it if it is the first time; nil if there is nobody
+  /// Chooses a picture for a scanout, and makes it if it is the first time; nil if there is nobody
   /// to show it. What stood against lending may have passed since the last time.
-  func picture(_ resource: Resource, _ source: Rectangle, _ index: Int) throws(Mistake) -> Picture? {
+  func picture(_ resource: Resource, _ view: View, _ index: Int) throws(Mistake) -> Picture? {
     guard let sink, let buffer = resource.buffer else { return nil }
     lendAgain(resource, buffer)
     let scanout = scanouts[index].id
     let blends = blends(index) && backing != .lent
-    let known = resource.picture(scanout, source) { picture in
+    let known = resource.picture(scanout, view) { picture in
       switch picture {
       case .lent: !blends
       case .shadow(let shadow): blends || shadow.cause.name != .noCursorPlane
@@ -42,21 +50,21 @@ extension GPUDevice {
       cause = Self.oddTransfer
     } else if blends {
       cause = Self.noCursorPlane
-    } else if let lent = resource.lent {
+    } else if let lent = lentFrame(resource, buffer, view.layout) {
       do throws(SinkError) {
-        try sink.prepare(lent, source: source, on: scanout)
-        drop(resource.remember(.lent(lent), scanout, source))
+        try sink.prepare(lent, source: view.source, on: scanout)
+        drop(resource.remember(.lent(lent), scanout, view))
         return .lent(lent)
       } catch {
         guard backing == .auto, error.refusal.isMendedByCopying else {
-          throw refusal(error, resource, source, scanout)
+          throw refusal(error, resource, view, scanout)
         }
         cause = ShadowCause(error)
       }
     } else {
       preconditionFailure("a buffer is lent, or there is a cause why not")
     }
-    return .shadow(try shadow(resource, source, index, cause))
+    return .shadow(try shadow(resource, view, index, cause))
   }
 
   /// Tries once more what a limit of the kernel stood against: root may have raised it. No more often than once
@@ -64,9 +72,8 @@ extension GPUDevice {
   private func lendAgain(_ resource: Resource, _ buffer: Buffer) {
     guard mayPass(buffer) else { return }
     lastLimitCheck = monotonicNanoseconds()
-    guard buffers.lendAgain(buffer), let frame = lentFrame(buffer, resource.layout) else { return }
+    guard buffers.lendAgain(buffer) else { return }
     logger.notice("resource \(resource.id) is lent now, after it was copied")
-    resource.lend(frame)
     share(resource)
     drop(resource.forgetPictures())
   }
@@ -83,11 +90,11 @@ extension GPUDevice {
   }
 
   private func refusal(
-    _ error: SinkError, _ resource: Resource, _ source: Rectangle, _ scanout: ScanoutID
+    _ error: SinkError, _ resource: Resource, _ view: View, _ scanout: ScanoutID
   ) -> Mistake {
     Mistake(
       .unspecified, error.refusal.rawValue,
-      "scanout \(scanout) cannot show \(source) of resource \(resource.id): \(error)")
+      "scanout \(scanout) cannot show \(view.source) of resource \(resource.id): \(error)")
   }
 
   // MARK: Copies
@@ -111,20 +118,20 @@ extension GPUDevice {
 
   /// Makes a copy's place; it is filled when it is presented.
   private func shadow(
-    _ resource: Resource, _ source: Rectangle, _ index: Int, _ cause: ShadowCause
+    _ resource: Resource, _ view: View, _ index: Int, _ cause: ShadowCause
   ) throws(Mistake) -> Shadow {
     guard let sink else { preconditionFailure("copies are made for a sink") }
-    let scanout = scanouts[index].id
+    let (scanout, source) = (scanouts[index].id, view.source)
     let bytes = UInt64(source.width) * UInt64(source.height) * 4
     do throws(LendError) { try admitShadow(bytes) } catch { throw refusal(error, resource.id) }
     let shadow: Shadow
     do throws(SinkError) {
       defer { buffers.dismissShadow(bytes) }
-      let format = resource.layout.format
+      let format = view.layout.format
       let canvas = try sink.allocate(width: source.width, height: source.height, format: format, on: scanout)
-      shadow = Shadow(canvas, of: source, format: format, frameID: newFrameID(), cause: cause)
+      shadow = Shadow(canvas, of: view, frameID: newFrameID(), cause: cause)
       try sink.prepare(shadow.frame, source: canvas.layout.bounds, on: scanout)
-    } catch { throw refusal(error, resource, source, scanout) }
+    } catch { throw refusal(error, resource, view, scanout) }
     // The canvas may be larger than what was asked for; that it is there already is no reason to refuse it.
     buffers.statistics.shadowBytes += shadow.size
     buffers.statistics.shadows[cause.name.rawValue, default: 0] += 1
@@ -132,7 +139,7 @@ extension GPUDevice {
     logger.debug(
       "resource \(resource.id) on scanout \(scanout): \(source) copied to \(shadow.area) of \(shadow.frame.layout)"
     )
-    drop(resource.remember(.shadow(shadow), scanout, source))
+    drop(resource.remember(.shadow(shadow), scanout, view))
     return shadow
   }
 
@@ -183,8 +190,8 @@ extension GPUDevice {
       else { continue }
       let wasShown = scanouts[index].last === frame
       do throws(Mistake) {
-        bind(index, resource, binding.source, .shadow(try shadow(resource, binding.source, index, cause)))
-        if wasShown { present(index, damage: binding.source, ownInitiative: true) }
+        bind(index, resource, binding.view, .shadow(try shadow(resource, binding.view, index, cause)))
+        if wasShown { present(index, damage: binding.view.source, ownInitiative: true) }
       } catch { mistakes.report(error.kind, error.message) }
     }
   }
@@ -196,7 +203,7 @@ extension GPUDevice {
       binding.resource.buffer != nil
     else { return }
     do throws(Mistake) {
-      bind(index, binding.resource, binding.source, try picture(binding.resource, binding.source, index))
+      bind(index, binding.resource, binding.view, try picture(binding.resource, binding.view, index))
     } catch { mistakes.report(error.kind, error.message) }
   }
 
@@ -204,9 +211,10 @@ extension GPUDevice {
 
   /// Keeps what a transfer brings in memory of our own. All that came before is taken over from its own place.
   func store(
-    _ resource: Resource, _ buffer: Buffer, _ area: Rectangle, from offset: Int, to place: Int
+    _ resource: Resource, _ image: FrameLayout, _ buffer: Buffer, _ area: Rectangle, from offset: Int,
+    to place: Int
   ) throws(Mistake) {
-    let stride = Int(resource.layout.stride)
+    let stride = Int(image.stride)
     if resource.store == nil {
       do throws(LendError) { try admitShadow(resource.size) } catch { throw refusal(error, resource.id) }
       do throws(Errno) {
@@ -221,7 +229,7 @@ extension GPUDevice {
       }
       if let mapping = resource.store?.mapping {
         buffers.statistics.bytesCopied += buffer.bytes.copyRows(
-          Int(resource.layout.height), of: stride, from: 0, stride: stride, to: mapping, at: 0,
+          Int(image.height), of: stride, from: 0, stride: stride, to: mapping, at: 0,
           targetStride: stride)
       }
       unshare(resource)

@@ -5,15 +5,17 @@ internal import Scanout
 /// Pages on their way back to the guest: somebody still shows them.
 final class Release {
   let buffer: Buffer
-  let frame: Frame
+  let frames: [Frame]
   /// In nanoseconds of the monotonic clock; then the sink is cut off.
   let deadline: Int64
   /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
-  init(buffer: Buffer, frame: Frame, deadline: Int64) {
-    (self.buffer, self.frame, self.deadline) = (buffer, frame, deadline)
+  init(buffer: Buffer, frames: [Frame], deadline: Int64) {
+    (self.buffer, self.frames, self.deadline) = (buffer, frames, deadline)
   }
+
+  var isInUse: Bool { frames.contains { $0.uses > 0 } }
 
   func hold(_ response: PendingResponse) {
     response.pagesInUse = true
@@ -35,33 +37,32 @@ extension GPUDevice {
   func release(_ resource: Resource, keepingPicture: Bool) -> Release? {
     unshare(resource)
     if keepingPicture { copyWhatIsShown(resource) }
-    let lent = resource.lent
     for index in scanouts.indices {
       if let binding = scanouts[index].binding, binding.resource === resource {
         if keepingPicture, case .shadow = binding.picture { continue }
         turnOff(index)
-      } else if let lent, scanouts[index].last === lent {
+      } else if let last = scanouts[index].last, resource.frames.contains(where: { $0 === last }) {
         // Another resource was chosen and not flushed yet: it takes the place now, so that no gap is seen.
         if let binding = scanouts[index].binding {
-          present(index, damage: binding.source, ownInitiative: true)
+          present(index, damage: binding.view.source, ownInitiative: true)
         } else {
           turnOff(index)
         }
       }
     }
-    let buffer = resource.buffer
+    let (buffer, frames) = (resource.buffer, resource.frames)
     drop(resource.forgetPictures())
     dropStore(of: resource)
     resource.detach()
     // Pages that an earlier DETACH waits for are not free before that is answered.
     guard let buffer else { return resource.release }
-    guard let lent, lent.uses > 0 else {
-      forget(buffer, lent)
+    let release = Release(
+      buffer: buffer, frames: frames, deadline: monotonicNanoseconds() + Self.releaseTimeout)
+    guard release.isInUse else {
+      finish(release)
       return nil
     }
-    let release = Release(
-      buffer: buffer, frame: lent, deadline: monotonicNanoseconds() + Self.releaseTimeout)
-    lent.whenIdle = { [weak self] in self?.wake() }
+    for frame in frames { frame.whenIdle = { [weak self] in self?.wake() } }
     releases.append(release)
     resource.release = release
     armTimer()
@@ -72,9 +73,8 @@ extension GPUDevice {
   func finishReleases() {
     let before = releases.count
     releases.removeAll { release in
-      guard release.frame.uses == 0 else { return false }
-      forget(release.buffer, release.frame)
-      release.end()
+      if release.isInUse { return false }
+      finish(release)
       return true
     }
     if releases.count != before { settle() }
@@ -84,15 +84,14 @@ extension GPUDevice {
   func cutOffReleases(_ now: Int64) {
     releases.removeAll { release in
       guard release.deadline <= now else { return false }
-      if release.frame.uses > 0 {
+      if release.isInUse {
         buffers.statistics.releasedLate += 1
         mistakes.report(
           "releasedLate",
           "a frame was still in use \(Self.releaseTimeout / 1_000_000) ms after the guest "
             + "asked for its pages; what showed it is cut off")
       }
-      forget(release.buffer, release.frame)
-      release.end()
+      finish(release)
       return true
     }
   }
@@ -110,12 +109,16 @@ extension GPUDevice {
     resources.removeAll()
   }
 
-  private func forget(_ buffer: Buffer, _ frame: Frame?) {
-    if let frame {
-      frame.whenIdle = nil
-      sink?.forget(frame)
-      buffersByFrame[frame.id] = nil
-    }
-    buffers.release(buffer)
+  private func finish(_ release: Release) {
+    for frame in release.frames { forget(frame) }
+    buffers.release(release.buffer)
+    release.end()
+  }
+
+  /// No sink is to know this frame of lent pages any more.
+  func forget(_ frame: Frame) {
+    frame.whenIdle = nil
+    sink?.forget(frame)
+    buffersByFrame[frame.id] = nil
   }
 }

@@ -17,19 +17,19 @@ struct ScanoutState {
 
   struct Binding {
     let resource: Resource
-    let source: Rectangle
+    let view: View
     /// Nil where there is nobody to show it.
     let picture: Picture?
   }
 }
 
 extension GPUDevice: ScanoutObserver {
-  func bind(_ index: Int, _ resource: Resource, _ source: Rectangle, _ picture: Picture?) {
+  func bind(_ index: Int, _ resource: Resource, _ view: View, _ picture: Picture?) {
     if case .shadow(let shadow) = picture, scanouts[index].binding?.resource !== resource {
       // What was flushed while another resource was here has not been copied.
       shadow.isStale = true
     }
-    scanouts[index].binding = ScanoutState.Binding(resource: resource, source: source, picture: picture)
+    scanouts[index].binding = ScanoutState.Binding(resource: resource, view: view, picture: picture)
     finishShadows()
   }
 
@@ -43,11 +43,19 @@ extension GPUDevice: ScanoutObserver {
 
   /// Shows what a flush has changed, on each scanout that is bound to the resource.
   /// - Returns: the presentations, for a fence to wait for.
-  func flush(_ resource: Resource, _ area: Rectangle) -> [(scanout: ScanoutID, sequence: UInt64)] {
+  func flush(
+    _ resource: Resource, _ area: Rectangle
+  ) throws(Mistake) -> [(scanout: ScanoutID, sequence: UInt64)] {
     var flips: [(scanout: ScanoutID, sequence: UInt64)] = []
     for index in scanouts.indices {
       guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
-      let damage = area.intersection(binding.source)
+      let layout = binding.view.layout
+      guard area.fits(width: layout.width, height: layout.height) else {
+        throw Mistake(
+          .invalidParameter, "rectangle",
+          "RESOURCE_FLUSH: \(area) is not inside the image of \(layout.width)x\(layout.height) in resource \(resource.id)")
+      }
+      let damage = area.intersection(binding.view.source)
       if damage.isEmpty || binding.picture == nil { continue }
       if case .shadow(let shadow) = binding.picture, isOutdated(shadow, resource, index) { rebind(index) }
       buffers.statistics.flushes += 1
@@ -66,11 +74,10 @@ extension GPUDevice: ScanoutObserver {
     let sequence = scanouts[index].sequence
     if ownInitiative { scanouts[index].ownInitiative.append(sequence) }
     scanouts[index].last = picture.frame
-    var (source, damage) = (binding.source, damage)
+    var (source, damage) = (binding.view.source, damage)
     if case .shadow(let shadow) = picture {
       let (changed, copied) = shadow.update(
-        damage, from: binding.resource.bytes, stride: binding.resource.layout.stride,
-        cursor: blends(index) ? scanouts[index].cursor : nil)
+        damage, from: binding.resource.bytes, cursor: blends(index) ? scanouts[index].cursor : nil)
       buffers.statistics.bytesCopied += copied
       source = shadow.frame.layout.bounds
       // The sink is told of something at least: a fence waits for it.

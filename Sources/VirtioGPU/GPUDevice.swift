@@ -20,14 +20,12 @@ public struct GPUQueue {
 ///
 /// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
 /// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, how pages go back in
-/// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, and how other devices
-/// find a buffer in `GPUDevice+UUID`.
+/// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, what blobs are in
+/// `GPUDevice+Blobs`, and how other devices find a buffer in `GPUDevice+UUID`.
 public final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   public static let controlQueue = 0
   public static let cursorQueue = 1
-  /// VIRTIO_GPU_F_EDID and VIRTIO_GPU_F_RESOURCE_UUID (5.7.3).
-  public static let features: UInt64 = 1 << 1 | 1 << 2
   /// The spec's bound on scanouts (5.7.4).
   public static let maxScanouts = 16
   /// A flush's fence waits no longer than this for its flip.
@@ -65,6 +63,10 @@ public final class GPUDevice {
   static let limitCheckInterval: Int64 = 1_000_000_000
   let backing: BackingChoice
   let cursorChoice: CursorChoice
+  /// What the guest may use of the spec: bits of `Feature`.
+  public let features: UInt64
+  /// Of these, what its driver chose.
+  private var chosen: UInt64 = 0
 
   private let loop: EventLoop
   private let again: EventFD
@@ -85,14 +87,16 @@ public final class GPUDevice {
   ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
+  ///   - profile: which of the features that exclude each other are offered.
   public init(
     buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput],
-    backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, loop: EventLoop, logger: Logger
+    backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
+    loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     (self.loop, self.logger) = (loop, logger)
-    (self.backing, self.cursorChoice) = (backing, cursorChoice)
+    (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
     mistakes = MistakeLog(buffers, logger)
     scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
     again = try EventFD()
@@ -111,6 +115,11 @@ public final class GPUDevice {
   deinit { if let againToken { loop.remove(againToken, again.fd) } }
 
   // MARK: The device's life
+
+  /// The driver's choice among `features`.
+  public func featuresChanged(_ chosen: UInt64) { self.chosen = chosen }
+
+  func has(_ feature: UInt64) -> Bool { chosen & feature != 0 }
 
   /// A queue runs from now on. A control queue that starts afresh has a new driver behind it: what the old
   /// one left is dropped.

@@ -4,54 +4,75 @@ internal import Linux
 internal import Scanout
 internal import Virtio
 
-/// An image of the guest: what RESOURCE_CREATE_2D made, and the memory that it was given since.
+/// How a scanout looks at a resource: how the image lies in its bytes, and which part of it is shown.
+struct View: Hashable {
+  let layout: FrameLayout
+  let source: Rectangle
+}
+
+/// An image of the guest, or a blob: what a create command made, and the memory that it was given since.
 final class Resource {
   let id: ResourceID
-  /// How the image lies in the guest's memory.
-  let layout: FrameLayout
+  /// What RESOURCE_CREATE_2D said of the image; nil for a blob, in which each SET_SCANOUT_BLOB says it anew.
+  let image: FrameLayout?
+  /// The bytes that it takes in the guest's memory.
+  let size: UInt64
   /// The name under which other devices find it, once the guest asked for one.
   var uuid: ObjectUUID?
   /// The guest memory behind it.
   private(set) var buffer: Buffer?
-  /// The picture of the guest's own pages, if they are lent.
-  private(set) var lent: Frame?
+  /// The guest's own pages, if they are lent, as they have been shown: one for each layout.
+  private(set) var frames: [Frame] = []
   /// What transfers brought, once one came from elsewhere in the guest's memory than from its own place.
   var store: PixelStore?
   /// Its last backing, on its way back to the guest; nil once it is there.
   weak var release: Release?
-  /// What a sink has already agreed to show, where, and of which part.
-  private(set) var pictures: [(scanout: ScanoutID, source: Rectangle, picture: Picture)] = []
+  /// What a sink has already agreed to show, and where.
+  private(set) var pictures: [(scanout: ScanoutID, view: View, picture: Picture)] = []
 
   /// A guest shows a buffer in one or two places, however often.
   private static let maxPictures = 32
 
-  init(id: ResourceID, layout: FrameLayout) {
-    (self.id, self.layout) = (id, layout)
+  /// An image, whose size the caller has checked.
+  init(id: ResourceID, image: FrameLayout) {
+    (self.id, self.image) = (id, image)
+    size = UInt64(image.stride) * UInt64(image.height)
   }
 
-  /// The bytes that the image takes in the guest's memory. `init`'s caller saw to it that this fits.
-  var size: UInt64 { UInt64(layout.stride) * UInt64(layout.height) }
+  init(id: ResourceID, blob size: UInt64) { (self.id, image, self.size) = (id, nil, size) }
+
+  /// What it is, for people.
+  var form: String {
+    image.map { "\($0.width)x\($0.height) pixels" } ?? "a blob of \(size) bytes"
+  }
 
   /// What a copy is made from.
   var bytes: ByteSource? { store?.bytes ?? buffer?.bytes }
 
-  func attach(_ buffer: Buffer, lent: Frame?) { (self.buffer, self.lent) = (buffer, lent) }
+  func attach(_ buffer: Buffer) { self.buffer = buffer }
 
-  /// It is lent after all.
-  func lend(_ frame: Frame) { lent = frame }
+  func add(_ frame: Frame) { frames.append(frame) }
+
+  /// Takes out the frames that `wanted` agrees to, and the pictures of them.
+  func removeFrames(where wanted: (Frame) -> Bool) -> [Frame] {
+    let gone = frames.filter(wanted)
+    frames.removeAll { frame in gone.contains { $0 === frame } }
+    pictures.removeAll { entry in gone.contains { $0 === entry.picture.frame } }
+    return gone
+  }
 
   func detach() {
-    (buffer, lent, store) = (nil, nil, nil)
+    (buffer, frames, store) = (nil, [], nil)
   }
 
   /// The picture for a place that `wanted` agrees to.
-  func picture(_ scanout: ScanoutID, _ source: Rectangle, where wanted: (Picture) -> Bool) -> Picture? {
-    pictures.first { $0.scanout == scanout && $0.source == source && wanted($0.picture) }?.picture
+  func picture(_ scanout: ScanoutID, _ view: View, where wanted: (Picture) -> Bool) -> Picture? {
+    pictures.first { $0.scanout == scanout && $0.view == view && wanted($0.picture) }?.picture
   }
 
   /// - Returns: pictures that are not remembered any more.
-  func remember(_ picture: Picture, _ scanout: ScanoutID, _ source: Rectangle) -> [Picture] {
-    pictures.append((scanout, source, picture))
+  func remember(_ picture: Picture, _ scanout: ScanoutID, _ view: View) -> [Picture] {
+    pictures.append((scanout, view, picture))
     return pictures.count > Self.maxPictures ? [pictures.removeFirst().picture] : []
   }
 
@@ -60,7 +81,7 @@ final class Resource {
   func forgetPictures(
     on scanout: ScanoutID? = nil, where wanted: (Picture) -> Bool = { _ in true }
   ) -> [Picture] {
-    let isGone = { (entry: (scanout: ScanoutID, source: Rectangle, picture: Picture)) in
+    let isGone = { (entry: (scanout: ScanoutID, view: View, picture: Picture)) in
       (scanout == nil || scanout == entry.scanout) && wanted(entry.picture)
     }
     let gone = pictures.filter(isGone).map(\.picture)

@@ -39,17 +39,20 @@ final class Shadow {
 
   /// The part of the image that is copied.
   private let visible: Rectangle
+  /// Bytes from one row of the image to the next, and before its first pixel.
+  private let stride, start: Int
   private let shuffle: PixelShuffle?
   private let target: Mapping
   private var drawn: BlendedCursor?
 
-  /// - Parameter source: the part of the image that the scanout shows; what the canvas has no room for is cut
-  ///   off at the lower right.
-  init(_ canvas: Canvas, of source: Rectangle, format: FourCC, frameID: UInt64, cause: ShadowCause) {
+  /// - Parameter view: what the scanout shows; what the canvas has no room for is cut off at the lower right.
+  init(_ canvas: Canvas, of view: View, frameID: UInt64, cause: ShadowCause) {
     frame = Frame(id: frameID, memory: .shadow(canvas.memory), layout: canvas.layout)
     (self.cause, area, target) = (cause, canvas.area, canvas.memory.mapping)
-    visible = Rectangle(x: source.x, y: source.y, width: canvas.area.width, height: canvas.area.height)
-    guard let shuffle = format.shuffle(to: canvas.layout.format) else {
+    visible = Rectangle(
+      x: view.source.x, y: view.source.y, width: canvas.area.width, height: canvas.area.height)
+    (stride, start) = (Int(view.layout.stride), Int(view.layout.offset))
+    guard let shuffle = view.layout.format.shuffle(to: canvas.layout.format) else {
       preconditionFailure("a canvas has 32 bits for each pixel")
     }
     self.shuffle = shuffle.isIdentity ? nil : shuffle
@@ -62,14 +65,14 @@ final class Shadow {
   ///   - bytes: the image, or nil if the guest has taken it back: then nothing changes.
   /// - Returns: what is new, in the canvas's pixels, and how many bytes were copied.
   func update(
-    _ damage: Rectangle, from bytes: ByteSource?, stride: UInt32, cursor: BlendedCursor?
+    _ damage: Rectangle, from bytes: ByteSource?, cursor: BlendedCursor?
   ) -> (changed: Rectangle, copied: UInt64) {
     guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }
     var changed = (isStale ? visible : damage).intersection(visible)
-    var copied = copy(changed, bytes, stride)
+    var copied = copy(changed, bytes)
     let rest = transferred.intersection(visible)
     if !rest.isEmpty, rest.intersection(changed) != rest {
-      copied += copy(rest, bytes, stride)
+      copied += copy(rest, bytes)
       changed = changed.union(rest)
     }
     isStale = false
@@ -78,7 +81,7 @@ final class Shadow {
     let (old, new) = (drawn.map(place), cursor.map(place))
     if cursor != drawn || !(old?.intersection(changed).isEmpty ?? true) {
       for area in [old, new].compactMap(\.self) where !area.isEmpty {
-        copied += copy(area, bytes, stride)
+        copied += copy(area, bytes)
         changed = changed.union(area)
       }
       if let cursor, let new { blend(cursor, new) }
@@ -93,11 +96,11 @@ final class Shadow {
       x: part.x - visible.x + area.x, y: part.y - visible.y + area.y, width: part.width, height: part.height)
   }
 
-  private func copy(_ part: Rectangle, _ bytes: ByteSource, _ stride: UInt32) -> UInt64 {
+  private func copy(_ part: Rectangle, _ bytes: ByteSource) -> UInt64 {
     if part.isEmpty { return 0 }
     let (place, rowBytes) = (onCanvas(part), Int(part.width) * 4)
     return bytes.copyRows(
-      Int(part.height), of: rowBytes, from: Int(part.y) * Int(stride) + Int(part.x) * 4, stride: Int(stride),
+      Int(part.height), of: rowBytes, from: start + Int(part.y) * stride + Int(part.x) * 4, stride: stride,
       to: target, at: offset(place.x, place.y), targetStride: Int(frame.layout.stride), shuffle)
   }
 

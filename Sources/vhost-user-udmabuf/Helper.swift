@@ -9,6 +9,7 @@ import Scanout
 import SystemPackage
 import Udmabuf
 import VhostUser
+import VhostUserGPU
 import VirtioGPU
 
 /// Why the program cannot start, in one line.

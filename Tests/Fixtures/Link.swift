@@ -13,11 +13,13 @@ public final class Link {
   public private(set) var endCount = 0
 
   public init(
-    _ device: any VhostUserDevice, logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+    _ device: any VhostUserDevice, loop: EventLoop? = nil,
+    logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
   ) throws {
-    loop = try EventLoop()
+    let loop = try loop ?? EventLoop()
+    self.loop = loop
     try UnixSocket.pair { mine, theirs in
-      frontEnd = try FrontEnd(theirs) { [unowned self] in try loop.turn(milliseconds: 0) > 0 }
+      frontEnd = try FrontEnd(theirs) { try loop.turn(milliseconds: 0) > 0 }
       session = try VhostUserSession(mine, loop: loop, device: device, logger: logger) {
         [unowned self] error in
         end = .some(error)

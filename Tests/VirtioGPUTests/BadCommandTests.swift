@@ -238,9 +238,9 @@ private let outside: [(String, Rectangle)] = [
     #expect(rig.errors == ["quota": 1])
   }
 
-  /// GET_CAPSET_INFO to SET_SCANOUT_BLOB, the 3D commands, what is a response, what is nothing.
+  /// GET_CAPSET_INFO and GET_CAPSET, what follows SET_SCANOUT_BLOB, the 3D commands, what is a response, what is nothing.
   static let unknown: [BadCommand] = {
-    var types: [UInt32] = [0, 1, 0xff, 0x108, 0x109, 0x10c, 0x10d, 0x10e]
+    var types: [UInt32] = [0, 1, 0xff, 0x108, 0x109, 0x10e]
     types += 0x200...0x20a
     types += [0x302, 0x1100, 0x1205, 0x0100_0000, 0xffff_ffff]
     return types.flatMap { type -> [BadCommand] in

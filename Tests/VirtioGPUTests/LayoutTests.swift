@@ -82,7 +82,7 @@ import Testing
     #expect(try rig.ask(Request.create(5, format: 1, 300, 200), pieces: pieces).type == ResponseType.ok)
     let resource = try #require(rig.device.resources[ResourceID(5)])
     #expect(
-      resource.layout == FrameLayout(width: 300, height: 200, format: .argb8888, stride: 1200))
+      resource.image == FrameLayout(width: 300, height: 200, format: .argb8888, stride: 1200))
   }
 
   @Test(arguments: [1, 2, 5, 24, 25, 407, 408, 1056]) func answerInPieces(_ pieces: Int) throws {
@@ -119,7 +119,7 @@ import Testing
     let device = try Rig().device
     let whole: [UInt8] = Request.words([0, 0, 2, 0])
     #expect(device.config(offset: 0, size: 16) == whole)
-    #expect(device.config(offset: 0, size: 20) == whole + [0, 0, 0, 0])
+    #expect(device.config(offset: 0, size: 20) == whole + UInt32(systemPageSize).bytes)
     #expect(device.config(offset: 8, size: 1) == [2])
     #expect(device.config(offset: 0xffff_fff0, size: 3) == [0, 0, 0])
     #expect(device.config(offset: 4, size: 0) == [])
@@ -134,7 +134,7 @@ import Testing
     let rig = try Rig()
     try rig.ok(Request.create(0xffff_ffff, format: format, width, height))
     let resource = try #require(rig.device.resources[ResourceID(0xffff_ffff)])
-    #expect(resource.layout.format == (format == 1 ? .argb8888 : .xrgb8888))
+    #expect(resource.image?.format == (format == 1 ? .argb8888 : .xrgb8888))
     #expect(resource.size == UInt64(width) * UInt64(height) * 4)
     #expect(rig.buffers.statistics.liveResources == 1)
     try rig.ok(Request.unref(0xffff_ffff))

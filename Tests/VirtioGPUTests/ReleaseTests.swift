@@ -33,10 +33,10 @@ import Udmabuf
 
   @Test(arguments: Way.allCases) func whatIsNotShownGoesAtOnce(_ way: Way) throws {
     let rig = try rig()
-    weak let frame = rig.device.resources[ResourceID(2)]?.lent
-    #expect(frame != nil)
+    weak let dmabuf = rig.device.resources[ResourceID(2)]?.buffer?.dmabuf
+    #expect(dmabuf != nil)
     try rig.ok(way.request(2))
-    #expect(frame == nil, "the dma-buf is closed")
+    #expect(dmabuf == nil, "the dma-buf is closed")
     #expect(lent(rig) == 1 && rig.buffers.statistics.pinnedBytes == 3 * systemPageSize)
     #expect(rig.device.resources.count == (way == .unref ? 1 : 2))
   }
@@ -99,7 +99,7 @@ import Udmabuf
     let count = rig.screen.events.count
     let head = rig.post(way.request(1))
     let second = try #require(rig.screen.next())
-    #expect(second === rig.device.resources[ResourceID(2)]?.lent)
+    #expect(second === rig.device.resources[ResourceID(2)]?.frames.first)
     let whole = Rectangle(0, 0, 64, 48)
     #expect(
       Array(rig.screen.events[count...]) == [
@@ -166,7 +166,7 @@ import Udmabuf
     try rig.settle()
     #expect(rig.answer()?.head == head && lent(rig) == 2)
     rig.screen.flip()
-    #expect(rig.screen.shown() === rig.device.resources[ResourceID(1)]?.lent)
+    #expect(rig.screen.shown() === rig.device.resources[ResourceID(1)]?.frames.first)
     try rig.expectBalance()
   }
 
@@ -263,7 +263,7 @@ import Udmabuf
     #expect(rig.state == state && rig.screen.shown() === shown)
     try rig.ok(Request.flush(1), Request.setScanout(0, 2), Request.flush(2))
     try rig.expectBalance()
-    #expect(rig.screen.shown() === rig.device.resources[ResourceID(2)]?.lent)
+    #expect(rig.screen.shown() === rig.device.resources[ResourceID(2)]?.frames.first)
   }
 
   @Test func aNewDriverFindsNothing() throws {

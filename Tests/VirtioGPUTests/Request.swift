@@ -4,7 +4,9 @@ import Scanout
 /// Commands as a driver lays them out: `struct virtio_gpu_*` of `linux/virtio_gpu.h`. Nothing of the device's
 /// own decoder is used.
 enum Request {
-  static let controlTypes: [UInt32] = [0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a, 0x10b]
+  static let controlTypes: [UInt32] = [
+    0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a, 0x10b, 0x10c, 0x10d,
+  ]
   static let cursorTypes: [UInt32] = [0x300, 0x301]
 
   /// `struct virtio_gpu_ctrl_hdr`
@@ -53,6 +55,25 @@ enum Request {
 
   static func assignUUID(_ id: UInt32, fence: UInt64? = nil) -> [UInt8] {
     header(0x10b, fence: fence) + words([id, 0])
+  }
+
+  /// `struct virtio_gpu_resource_create_blob`; `count` is what the command says of its entries.
+  static func createBlob(
+    _ id: UInt32, size: UInt64, _ entries: [(address: UInt64, length: UInt32)] = [], memory: UInt32 = 1,
+    flags: UInt32 = 2, blobID: UInt64 = 0, count: UInt32? = nil, context: UInt32 = 0
+  ) -> [UInt8] {
+    header(0x10c, context: context) + words([id, memory, flags, count ?? UInt32(entries.count)])
+      + blobID.bytes + size.bytes + entries.flatMap { $0.address.bytes + words([$0.length, 0]) }
+  }
+
+  /// `struct virtio_gpu_set_scanout_blob`
+  static func setScanoutBlob(
+    _ scanout: UInt32, _ id: UInt32, _ width: UInt32 = 64, _ height: UInt32 = 48, format: UInt32 = 2,
+    stride: UInt32? = nil, offset: UInt32 = 0, area: Rectangle? = nil
+  ) -> [UInt8] {
+    header(0x10d) + rectangle(area ?? Rectangle(x: 0, y: 0, width: width, height: height))
+      + words([scanout, id, width, height, format, 0])
+      + words([stride ?? width &* 4, 0, 0, 0, offset, 0, 0, 0])
   }
 
   /// `struct virtio_gpu_update_cursor`

@@ -46,7 +46,7 @@ final class Rig {
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
     outputs: [SinkOutput] = Rig.outputs, sink: Bool = true,
     card: KMSCard? = nil, backing: BackingChoice = .lent, cursor cursorChoice: CursorChoice = .auto,
-    queueSize: UInt16 = 64, eventIndex: Bool = true
+    profile: Profile = .display, features: UInt64? = nil, queueSize: UInt16 = 64, eventIndex: Bool = true
   ) throws {
     loop = try EventLoop()
     self.ram = try ram ?? GuestRAM.likeQEMU()
@@ -61,7 +61,8 @@ final class Rig {
     screen = sink && card == nil ? try Screen(outputs, loop) : nil
     device = try GPUDevice(
       buffers: buffers, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs,
-      backing: backing, cursor: cursorChoice, loop: loop, logger: log.logger)
+      backing: backing, cursor: cursorChoice, profile: profile, loop: loop, logger: log.logger)
+    device.featuresChanged(features ?? device.features)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)
     try start(0, control, fresh: true)
@@ -181,10 +182,10 @@ final class Rig {
     return State(
       resources: Dictionary(
         uniqueKeysWithValues: device.resources.values.map {
-          ($0.id.rawValue, "\($0.layout) \($0.buffer?.entries ?? 0) \($0.lent?.id ?? 0)")
+          ($0.id.rawValue, "\($0.form) \($0.buffer?.entries ?? 0) \($0.frames.map(\.id))")
         }),
       scanouts: device.scanouts.map {
-        "\($0.binding.map { "\($0.resource.id) \($0.source)" } ?? "-") \($0.last?.id ?? 0) \($0.sequence)"
+        "\($0.binding.map { "\($0.resource.id) \($0.view)" } ?? "-") \($0.last?.id ?? 0) \($0.sequence)"
       },
       statistics: statistics,
       screen: screen == nil ? [] : [screen.events.count, screen.presentCount, screen.forgotten.count])

@@ -8,41 +8,10 @@ import TestSupport
 import Testing
 import Udmabuf
 import VhostUser
+import VhostUserGPU
 import Virtio
 
 @testable import VirtioGPU
-
-/// Joins the device to a session, as the program does.
-private final class Adapter: VhostUserDevice, GPUFrontEnd {
-  var device: GPUDevice!
-  weak var session: VhostUserSession?
-
-  var queueCount: Int { 2 }
-  var deviceFeatures: UInt64 { GPUDevice.features }
-  func featuresChanged(_ acked: UInt64) {}
-  func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
-  func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
-  func memoryChanged(_ memory: GuestMemory) {}
-  func started(_ vring: Vring, index: Int, fresh: Bool) {
-    device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
-  }
-  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
-  func kicked(_ index: Int) { device.kicked(index) }
-  func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
-  func displaySocket(_ socket: consuming UnixSocket) { _ = socket.fd }
-  func reset() { device.reset() }
-  func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
-
-  func tell(_ news: DeviceNews) throws(LostNews) {
-    let request: BackendRequest =
-      switch news {
-      case .configChanged: .configChanged
-      case .objectAdded(let uuid): .addSharedObject(uuid)
-      case .objectRemoved(let uuid): .removeSharedObject(uuid)
-      }
-    do throws(VhostUserError) { _ = try session?.ask(request) } catch { throw LostNews("\(error)") }
-  }
-}
 
 /// A front end with its guest, a session, the device, and a screen.
 final class Machine {
@@ -55,22 +24,21 @@ final class Machine {
   let log = LogBook()
   /// Where the device asks the front end.
   let channel: RequestChannel
-  private let adapter = Adapter()
 
   init(
     _ memory: FrontEnd.MemoryStyle, ram: GuestRAM? = nil, udmabuf: Result<UdmabufDevice, Errno>,
-    backing: BackingChoice = .lent, hasChannel: Bool = true
+    backing: BackingChoice = .lent, profile: Profile = .display, hasChannel: Bool = true
   ) throws {
     channel = try RequestChannel()
     self.ram = try ram ?? GuestRAM.likeQEMU()
-    link = try Link(adapter, logger: log.logger)
-    screen = try Screen(Rig.outputs, link.loop)
+    let loop = try EventLoop()
+    screen = try Screen(Rig.outputs, loop)
     device = try GPUDevice(
       buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
-      loop: link.loop, logger: log.logger)
-    adapter.device = device
-    adapter.session = link.session
-    device.frontEnd = adapter
+      profile: profile, loop: loop, logger: log.logger)
+    let backEnd = GPUBackEnd(device, loop: loop, logger: log.logger)
+    link = try Link(backEnd, loop: loop, logger: log.logger)
+    backEnd.session = link.session
     control = DriverQueue(self.ram)
     cursor = DriverQueue(self.ram, size: 16)
     try frontEnd.realize(
@@ -117,8 +85,8 @@ final class Machine {
   {
     let machine = try Machine(memory, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(
-      machine.frontEnd.offeredFeatures & 0xffffff == 0b110,
-      "VIRTIO_GPU_F_EDID, _RESOURCE_UUID, and nothing else of virtio-gpu")
+      machine.frontEnd.offeredFeatures & 0xffffff == 0b10_1110,
+      "VIRTIO_GPU_F_EDID, _RESOURCE_UUID, _RESOURCE_BLOB, _BLOB_ALIGNMENT, and nothing else of virtio-gpu")
     #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
     #expect(try machine.ask(Request.edid(0)).type == ResponseType.edid)
     #expect(try machine.ask(Request.displayInfo()).type == ResponseType.displayInfo)

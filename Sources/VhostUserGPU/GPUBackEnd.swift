@@ -1,54 +1,55 @@
-import Guest
-import Linux
-import Logging
-import VhostUser
-import Virtio
-import VirtioGPU
+public import Guest
+public import Linux
+public import Logging
+public import VhostUser
+public import Virtio
+public import VirtioGPU
 
-/// The vhost-user side of the virtio-gpu device.
-final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
+/// The virtio-gpu device behind a vhost-user session: passes on what each of them says to the other.
+public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
   private var display: DisplayDrain?
   /// The connection that it serves.
-  weak var session: VhostUserSession?
+  public weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
 
-  init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
+  /// - Parameter loop: reads what QEMU's display sends.
+  public init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
     (self.device, self.loop, self.logger) = (device, loop, logger)
     device.frontEnd = self
   }
 
-  var queueCount: Int { 2 }
-  var deviceFeatures: UInt64 { GPUDevice.features }
+  public var queueCount: Int { 2 }
+  public var deviceFeatures: UInt64 { device.features }
 
-  func featuresChanged(_ acked: UInt64) {}
+  public func featuresChanged(_ acked: UInt64) { device.featuresChanged(acked) }
 
-  func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
+  public func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
 
-  func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
+  public func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
 
   /// What is lent stays valid; later lists are resolved against the table that the queue holds.
-  func memoryChanged(_ memory: GuestMemory) {}
+  public func memoryChanged(_ memory: GuestMemory) {}
 
-  func started(_ vring: Vring, index: Int, fresh: Bool) {
+  public func started(_ vring: Vring, index: Int, fresh: Bool) {
     device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
   }
 
-  func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
+  public func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
 
-  func kicked(_ index: Int) { device.kicked(index) }
+  public func kicked(_ index: Int) { device.kicked(index) }
 
-  func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
+  public func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
 
-  func reset() { device.reset() }
+  public func reset() { device.reset() }
 
-  func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
+  public func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
 
   // MARK: What the device says
 
-  func tell(_ news: DeviceNews) throws(LostNews) {
+  public func tell(_ news: DeviceNews) throws(LostNews) {
     let request: BackendRequest =
       switch news {
       case .configChanged: .configChanged
@@ -74,5 +75,5 @@ final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   /// QEMU sends a new socket at every start, stop and reset. The frames go to a card of our own, so that
   /// nothing is sent there, and what comes is thrown away.
-  func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }
+  public func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }
 }
