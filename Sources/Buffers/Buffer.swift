@@ -2,10 +2,10 @@ internal import Guest
 public import Linux
 public import Udmabuf
 
-/// A piece of guest memory that the host's graphics stack may see.
+/// A piece of guest memory, or of memory that the guest shares with the host, that the graphics stack may see.
 public final class Buffer {
   public enum Backing {
-    /// A dma-buf over the guest's own pages, nothing copied.
+    /// A dma-buf over the pages themselves, nothing copied.
     case lent(DMABuf)
     /// What is shown is a copy, and why.
     case shadow(ShadowCause)
@@ -20,15 +20,33 @@ public final class Buffer {
   public internal(set) var backing: Backing
   /// It was counted as lent: its dma-buf has been on a screen.
   public var wasShown = false
-  /// The table that `ranges` are of.
-  private let memory: GuestMemory
+  private enum Origin {
+    /// The table that `ranges` are of.
+    case guest(GuestMemory)
+    case host(Mapping)
+  }
+
+  private let origin: Origin
   /// Its bytes, for the CPU; made when they are first read.
-  public private(set) lazy var bytes = ByteSource(memory.windows(of: ranges))
+  public private(set) lazy var bytes: ByteSource =
+    switch origin {
+    case .guest(let memory): ByteSource(memory.windows(of: ranges))
+    case .host(let mapping): ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)])
+    }
 
   init(ranges: [MemfdRange], of memory: GuestMemory, entries: Int, backing: Backing) {
-    (self.ranges, self.memory, self.entries, self.backing) = (ranges, memory, entries, backing)
+    (self.ranges, origin, self.entries, self.backing) = (ranges, .guest(memory), entries, backing)
     size = ranges.reduce(0) { $0 + $1.length }
   }
+
+  /// Memory of the host. Nothing of it is the guest's, so that no quota and no statistics count it.
+  public init(host mapping: Mapping, backing: Backing) {
+    (ranges, origin, entries, self.backing) = ([], .host(mapping), 0, backing)
+    size = UInt64(mapping.length)
+    wasShown = true
+  }
+
+  var isOfHost: Bool { if case .host = origin { true } else { false } }
 
   public var dmabuf: DMABuf? { if case .lent(let dmabuf) = backing { dmabuf } else { nil } }
 

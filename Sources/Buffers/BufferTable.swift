@@ -188,6 +188,7 @@ public final class BufferTable {
 
   /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
   public func release(_ buffer: Buffer) {
+    if buffer.isOfHost { return }
     bookkeeping -= buffer.bookkeeping
     guard case .lent = buffer.backing else { return }
     statistics.pinnedBytes -= buffer.size

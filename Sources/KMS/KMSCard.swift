@@ -1,8 +1,8 @@
 internal import CDRM
 internal import Linux
-internal import Scanout
+public import Scanout
 internal import SystemPackage
-internal import Udmabuf
+public import Udmabuf
 
 /// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
 ///
@@ -311,6 +311,18 @@ public final class KMSCard {
   func removeFramebuffer(_ id: UInt32) { _ = try? file.call { drmModeRmFB($0, id) } }
 
   func closeHandle(_ handle: UInt32) { _ = try? file.call { drmCloseBufferHandle($0, handle) } }
+
+  /// A buffer of the card's own for pixels of 32 bits, as a dma-buf for others, and the bytes from one row to the
+  /// next. It lives as long as the dma-buf.
+  ///
+  /// - Throws: `other` for what the card does not do.
+  public func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
+    let size = PixelSize(width: width, height: height)
+    let buffer = try allocate(size)
+    do throws(Errno) { return (try DMABuf(adopting: buffer.export()), buffer.stride) } catch {
+      throw SinkError(.other, "\(name) (\(driver)) gives no buffer of \(size) pixels away: \(error)")
+    }
+  }
 
   /// A buffer of the card's own for pixels of 32 bits.
   ///

@@ -44,7 +44,10 @@ struct ProtocolFeatures: OptionSet, Equatable, Sendable {
   static let resetDevice = ProtocolFeatures(rawValue: 1 << 13)
   static let configureMemorySlots = ProtocolFeatures(rawValue: 1 << 15)
   static let sharedObject = ProtocolFeatures(rawValue: 1 << 18)
+  /// `VHOST_USER_PROTOCOL_F_SHMEM_MAP`, of QEMU 11.1 and later.
+  static let sharedMemory = ProtocolFeatures(rawValue: 1 << 22)
 
+  /// What every session offers; `sharedMemory` in addition for a device that has such regions.
   static let offered: ProtocolFeatures = [
     .multiqueue, .replyAck, .backendRequests, .config, .resetDevice, .configureMemorySlots, .sharedObject,
   ]

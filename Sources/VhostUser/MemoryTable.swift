@@ -2,6 +2,21 @@ internal import Guest
 internal import Linux
 internal import SystemPackage
 
+/// The memory of one guest as far as its devices were told of it: each region is mapped once for all of them.
+public final class KnownMemory {
+  private var tables: [ObjectIdentifier: [MemoryRegion]] = [:]
+
+  public init() {}
+
+  var regions: [MemoryRegion] { tables.values.flatMap(\.self) }
+
+  func set(_ regions: [MemoryRegion], of session: VhostUserSession) {
+    tables[ObjectIdentifier(session)] = regions
+  }
+
+  func forget(_ session: VhostUserSession) { tables[ObjectIdentifier(session)] = nil }
+}
+
 /// The memory table as the messages build it.
 ///
 /// QEMU sends a descriptor with every region, several for one file, and the same again after each pause.
@@ -12,23 +27,23 @@ struct MemoryTable {
 
   /// `SET_MEM_TABLE`: these regions and no others.
   mutating func replace(
-    with descriptions: [RegionDescription], _ descriptors: inout ReceivedDescriptors
+    with descriptions: [RegionDescription], _ descriptors: inout ReceivedDescriptors, known: KnownMemory
   ) throws(VhostUserError) {
     var regions: [MemoryRegion] = []
     for (index, description) in descriptions.enumerated() {
       guard let fd = descriptors.take(index) else { preconditionFailure("the count was checked") }
       regions.append(
-        try Self.region(description, fd, known: memory.regions + regions, request: .setMemoryTable))
+        try Self.region(description, fd, known: known.regions + regions, request: .setMemoryTable))
     }
     do { memory = try GuestMemory(regions) } catch { throw .memory(.setMemoryTable, error) }
   }
 
   /// `ADD_MEM_REG`
   mutating func add(
-    _ description: RegionDescription, _ descriptors: inout ReceivedDescriptors
+    _ description: RegionDescription, _ descriptors: inout ReceivedDescriptors, known: KnownMemory
   ) throws(VhostUserError) {
     guard let fd = descriptors.take(0) else { preconditionFailure("the count was checked") }
-    let region = try Self.region(description, fd, known: memory.regions, request: .addMemoryRegion)
+    let region = try Self.region(description, fd, known: known.regions, request: .addMemoryRegion)
     do { memory = try memory.adding(region) } catch { throw .memory(.addMemoryRegion, error) }
   }
 

@@ -29,11 +29,16 @@ struct MessageHeader {
     payloadSize = Int(size)
   }
 
+  /// These flags are those of an answer.
+  static func isReply(_ flags: UInt32) -> Bool { flags & (0x3 | replyFlag) == version | replyFlag }
+
   /// The header of what this side sends.
-  static func encode(code: UInt32, isReply: Bool, payloadSize: Int) -> [UInt8] {
+  static func encode(
+    code: UInt32, isReply: Bool = false, needsReply: Bool = false, payloadSize: Int
+  ) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.append(number: code)
-    bytes.append(number: version | (isReply ? replyFlag : 0))
+    bytes.append(number: version | (isReply ? replyFlag : 0) | (needsReply ? needReplyFlag : 0))
     bytes.append(number: UInt32(payloadSize))
     return bytes
   }
@@ -91,6 +96,7 @@ enum Message {
   case removeMemoryRegion(RegionDescription)
   /// Nil where the front end did not say which.
   case getSharedObject(ObjectUUID?)
+  case getSharedMemoryConfig
 
   /// What one `SET_MEM_TABLE` can carry.
   static let maxRegionsInTable = 8
@@ -148,6 +154,7 @@ enum Message {
       // The specification lets a front end send one descriptor, which is closed unused.
       self = .removeMemoryRegion(try form.region(descriptors: descriptorCount == 1 ? 1 : 0))
     case .getSharedObject: self = .getSharedObject(try form.sharedObject())
+    case .getSharedMemoryConfig: self = try form.empty(.getSharedMemoryConfig)
     }
   }
 }
@@ -252,6 +259,8 @@ enum Reply {
   case word(UInt64)
   case vringState(queue: UInt32, number: UInt32)
   case config(offset: UInt32, [UInt8])
+  /// The sizes of the shared memory regions, by their ids.
+  case sharedMemory([UInt8: UInt64])
   /// What is asked for is a descriptor, which goes with it, or does not.
   case empty
 
@@ -267,6 +276,11 @@ enum Reply {
       payload.append(number: UInt32(bytes.count))
       payload.append(number: UInt32(0))
       payload += bytes
+    case .sharedMemory(let sizes):
+      // `VhostUserShMemConfig`: as many sizes as there are ids.
+      payload.append(number: UInt32(sizes.count))
+      payload.append(number: UInt32(0))
+      for id in UInt8.min...UInt8.max { payload.append(number: sizes[id] ?? 0) }
     case .empty: break
     }
     return MessageHeader.encode(code: request.rawValue, isReply: true, payloadSize: payload.count) + payload

@@ -25,12 +25,13 @@ public enum Request: UInt32, Sendable, CaseIterable {
   case addMemoryRegion = 37
   case removeMemoryRegion = 38
   case getSharedObject = 41
+  case getSharedMemoryConfig = 44
 
   /// Whether it has an answer of its own, beside the acknowledgement that `REPLY_ACK` adds to the others.
   var hasReply: Bool {
     switch self {
     case .getFeatures, .getVringBase, .getProtocolFeatures, .getQueueCount, .getConfig, .getMaxMemorySlots,
-      .getSharedObject:
+      .getSharedObject, .getSharedMemoryConfig:
       true
     default: false
     }
@@ -46,6 +47,7 @@ public enum Request: UInt32, Sendable, CaseIterable {
     case .getMaxMemorySlots, .addMemoryRegion, .removeMemoryRegion:
       (.configureMemorySlots, "CONFIGURE_MEM_SLOTS")
     case .getSharedObject: (.sharedObject, "SHARED_OBJECT")
+    case .getSharedMemoryConfig: (.sharedMemory, "SHMEM_MAP")
     default: nil
     }
   }
@@ -80,6 +82,7 @@ extension Request: CustomStringConvertible {
     case .addMemoryRegion: "ADD_MEM_REG"
     case .removeMemoryRegion: "REM_MEM_REG"
     case .getSharedObject: "GET_SHARED_OBJECT"
+    case .getSharedMemoryConfig: "GET_SHMEM_CONFIG"
     }
   }
 }

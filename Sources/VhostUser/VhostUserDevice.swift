@@ -8,6 +8,9 @@ public protocol VhostUserDevice: AnyObject {
   var queueCount: Int { get }
   /// The virtio feature bits that the device offers, beyond those of the transport.
   var deviceFeatures: UInt64 { get }
+  /// The device's shared memory regions (virtio 1.3, 2.10): their sizes in bytes, whole pages, by their ids. They
+  /// do not change.
+  var sharedMemory: [UInt8: UInt64] { get }
   /// The driver's choice, before any ring starts. Bits that were not offered are not in it.
   func featuresChanged(_ acked: UInt64)
   /// Exactly `size` bytes of the configuration space from `offset` on, zero beyond its end.
@@ -38,6 +41,9 @@ public protocol VhostUserDevice: AnyObject {
 }
 
 extension VhostUserDevice {
+  /// Most devices have none.
+  public var sharedMemory: [UInt8: UInt64] { [:] }
+
   /// Most devices share nothing.
   public func sharedObject(_ uuid: ObjectUUID) -> FD? { nil }
 }

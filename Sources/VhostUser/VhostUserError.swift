@@ -31,6 +31,7 @@ public enum VhostUserError: Error, Equatable {
   case ringOutsideMemory(queue: Int, RingPart, userAddress: UInt64)
   case queue(Int, VirtQueueError)
   case kickDescriptor(queue: Int)
+  case noSharedMemory
 }
 
 extension VhostUserError: CustomStringConvertible {
@@ -71,6 +72,8 @@ extension VhostUserError: CustomStringConvertible {
       "the \(part.rawValue) of queue \(queue) at user address 0x\(String(address, radix: 16)) is not in one "
         + "memory region"
     case .queue(let queue, let error): "queue \(queue): \(error)"
+    case .noSharedMemory:
+      "the front end maps no host memory into the guest; QEMU does from 11.1 on, with vhost-user-test-device-pci"
     case .kickDescriptor(let queue): "the kick descriptor of queue \(queue) is broken"
     }
   }

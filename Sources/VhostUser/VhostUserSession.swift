@@ -26,6 +26,7 @@ public final class VhostUserSession {
   private var features: UInt64 = 0
   private var protocolFeatures: ProtocolFeatures = []
   private var table = MemoryTable()
+  private let known: KnownMemory
   /// The queue whose stop the front end waits for. No message is read meanwhile.
   private var stopping: Int?
   /// Queues that started or went on with the current message: their chains are looked for after it is
@@ -40,16 +41,19 @@ public final class VhostUserSession {
   /// Serves the connection until its end, as long as this value lives. The device is kept.
   /// - Parameters:
   ///   - socket: a connected one; it is made nonblocking.
+  ///   - known: shared by the sessions of all devices of one guest.
   ///   - onFirstMessage: called once, before the first message is answered.
   ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
   ///     rings have stopped then.
   public init(
-    _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, logger: Logger,
+    _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, known: KnownMemory = KnownMemory(),
+    logger: Logger,
     onFirstMessage: @escaping () -> Void = {}, onEnd: @escaping (VhostUserError?) -> Void
   ) throws(Errno) {
     let stream = try MessageStream(socket)
     self.stream = stream
     self.loop = loop
+    self.known = known
     self.device = device
     self.logger = logger
     (self.onFirstMessage, self.onEnd) = (onFirstMessage, onEnd)
@@ -64,6 +68,7 @@ public final class VhostUserSession {
     loop.remove(token, stream.socket.fd)
     self.token = nil
     self.stream = nil
+    known.forget(self)
     for vring in vrings { vring.stop() }
   }
 
@@ -120,17 +125,17 @@ public final class VhostUserSession {
     switch envelope.message {
     case .getFeatures: return .word(Features.offered | device.deviceFeatures)
     case .setFeatures(let word): try setFeatures(word)
-    case .getProtocolFeatures: return .word(ProtocolFeatures.offered.rawValue)
+    case .getProtocolFeatures: return .word(offeredProtocolFeatures.rawValue)
     case .setProtocolFeatures(let word): try setProtocolFeatures(ProtocolFeatures(rawValue: word))
     // The first is how a session starts, the second is deprecated and to be ignored.
     case .setOwner, .resetOwner: break
     case .getQueueCount: return .word(UInt64(vrings.count))
     case .getMaxMemorySlots: return .word(Self.maxMemorySlots)
     case .setMemoryTable(let regions):
-      try table.replace(with: regions, &envelope.descriptors)
+      try table.replace(with: regions, &envelope.descriptors, known: known)
       try memoryChanged(final: true)
     case .addMemoryRegion(let region):
-      try table.add(region, &envelope.descriptors)
+      try table.add(region, &envelope.descriptors, known: known)
       try memoryChanged(final: false)
     case .removeMemoryRegion(let region):
       try table.remove(region)
@@ -179,8 +184,9 @@ public final class VhostUserSession {
     case .setConfig(let offset, let bytes): device.writeConfig(offset: offset, bytes)
     case .setBackendRequestSocket:
       let socket = try socket(request, &envelope.descriptors)
-      do { backendChannel = try BackendChannel(socket) } catch { throw .descriptor(request, error) }
+      do { backendChannel = try BackendChannel(socket, loop: loop) } catch { throw .descriptor(request, error) }
     case .getSharedObject(let uuid): return try shareObject(uuid)
+    case .getSharedMemoryConfig: return .sharedMemory(device.sharedMemory)
     case .setDisplaySocket: device.displaySocket(try socket(request, &envelope.descriptors))
     case .resetDevice:
       for vring in vrings {
@@ -208,12 +214,17 @@ public final class VhostUserSession {
   }
 
   private func setProtocolFeatures(_ chosen: ProtocolFeatures) throws(VhostUserError) {
-    guard chosen.isSubset(of: .offered) else {
+    let offered = offeredProtocolFeatures
+    guard chosen.isSubset(of: offered) else {
       throw .value(
         .setProtocolFeatures, field: "the mask", value: chosen.rawValue,
-        wanted: "within \(ProtocolFeatures.offered.rawValue), which was offered")
+        wanted: "within \(offered.rawValue), which was offered")
     }
     protocolFeatures = chosen
+  }
+
+  private var offeredProtocolFeatures: ProtocolFeatures {
+    device.sharedMemory.isEmpty ? .offered : .offered.union(.sharedMemory)
   }
 
   private var hasEventIndex: Bool { features & Features.eventIndex != 0 }
@@ -249,6 +260,31 @@ public final class VhostUserSession {
     return true
   }
 
+  /// Has the front end map `fd` into a shared memory region of the device, without waiting for it. The descriptor
+  /// is the front end's to read or write from now on.
+  /// - Parameter finished: called once, later, with whether it was done.
+  /// - Throws: when nothing was asked: the front end has no such channel, or does not negotiate what is needed for
+  ///   it, or is gone.
+  public func map(
+    _ fd: borrowing FD, _ mapping: SharedMemoryMapping, _ finished: @escaping (Bool) -> Void
+  ) throws(VhostUserError) {
+    try mappingChannel().send(.map(mapping), passing: fd, finished)
+  }
+
+  /// Has the front end take a mapping away, in the same way.
+  public func unmap(
+    _ mapping: SharedMemoryMapping, _ finished: @escaping (Bool) -> Void
+  ) throws(VhostUserError) {
+    try mappingChannel().send(.unmap(mapping), finished)
+  }
+
+  private func mappingChannel() throws(VhostUserError) -> BackendChannel {
+    guard let backendChannel, protocolFeatures.isSuperset(of: [.sharedMemory, .replyAck]) else {
+      throw .noSharedMemory
+    }
+    return backendChannel
+  }
+
   /// Answers `GET_SHARED_OBJECT` with the object's descriptor; an answer without one says that there is none.
   /// - Returns: the answer, if it was not sent with a descriptor.
   private func shareObject(_ uuid: ObjectUUID?) throws(VhostUserError) -> Reply? {
@@ -264,6 +300,7 @@ public final class VhostUserSession {
   // MARK: Memory
 
   private func memoryChanged(final: Bool) throws(VhostUserError) {
+    known.set(table.memory.regions, of: self)
     for vring in vrings { move(vring, isFinal: final) }
     device.memoryChanged(table.memory)
     for vring in vrings { try update(vring) }

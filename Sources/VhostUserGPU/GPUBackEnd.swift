@@ -24,6 +24,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   public var queueCount: Int { 2 }
   public var deviceFeatures: UInt64 { device.features }
 
+  public var sharedMemory: [UInt8: UInt64] { device.sharedMemory }
+
   public func featuresChanged(_ acked: UInt64) { device.featuresChanged(acked) }
 
   public func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
@@ -69,6 +71,30 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
         vhost-user-vga cannot): the guest sees it when its driver asks the next time, as at a reboot
         """)
     }
+  }
+
+  // MARK: Memory of the host
+
+  public func map(
+    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool, _ finished: @escaping (Bool) -> Void
+  ) throws(LostNews) {
+    let mapping = SharedMemoryMapping(
+      region: HostMemory.region, offset: offset, length: length, isWritable: writable)
+    do throws(VhostUserError) {
+      guard let session else { throw .noSharedMemory }
+      try session.map(fd, mapping, finished)
+    } catch { throw LostNews("\(error)") }
+  }
+
+  public func unmap(
+    at offset: UInt64, length: UInt64, _ finished: @escaping (Bool) -> Void
+  ) throws(LostNews) {
+    let mapping = SharedMemoryMapping(
+      region: HostMemory.region, offset: offset, length: length, isWritable: false)
+    do throws(VhostUserError) {
+      guard let session else { throw .noSharedMemory }
+      try session.unmap(mapping, finished)
+    } catch { throw LostNews("\(error)") }
   }
 
   // MARK: QEMU's display

@@ -40,6 +40,14 @@ enum Command: Equatable {
   /// The page list follows in the chain, as with `attachBacking`.
   case createBlob(ResourceID, BlobRequest, entries: UInt32)
   case setScanoutBlob(ScanoutID, ResourceID, Rectangle, BlobLayout)
+  case mapBlob(ResourceID, offset: UInt64)
+  case unmapBlob(ResourceID)
+  /// The context's number is in the header, as in the three that follow.
+  case createContext
+  case destroyContext
+  case attachToContext(ResourceID)
+  case detachFromContext(ResourceID)
+  case submit(size: UInt32)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
   case moveCursor(ScanoutID, CursorPosition)
   /// A command of a feature that was not offered, or none at all.
@@ -60,6 +68,13 @@ enum Command: Equatable {
     case .assignUUID: "RESOURCE_ASSIGN_UUID"
     case .createBlob: "RESOURCE_CREATE_BLOB"
     case .setScanoutBlob: "SET_SCANOUT_BLOB"
+    case .mapBlob: "RESOURCE_MAP_BLOB"
+    case .unmapBlob: "RESOURCE_UNMAP_BLOB"
+    case .createContext: "CTX_CREATE"
+    case .destroyContext: "CTX_DESTROY"
+    case .attachToContext: "CTX_ATTACH_RESOURCE"
+    case .detachFromContext: "CTX_DETACH_RESOURCE"
+    case .submit: "SUBMIT_3D"
     case .updateCursor: "UPDATE_CURSOR"
     case .moveCursor: "MOVE_CURSOR"
     case .unknown(let type): "command 0x\(String(type, radix: 16))"
@@ -96,6 +111,13 @@ enum CommandType {
   static let resourceAssignUUID: UInt32 = 0x10b
   static let resourceCreateBlob: UInt32 = 0x10c
   static let setScanoutBlob: UInt32 = 0x10d
+  static let contextCreate: UInt32 = 0x200
+  static let contextDestroy: UInt32 = 0x201
+  static let contextAttachResource: UInt32 = 0x202
+  static let contextDetachResource: UInt32 = 0x203
+  static let submit3D: UInt32 = 0x207
+  static let resourceMapBlob: UInt32 = 0x208
+  static let resourceUnmapBlob: UInt32 = 0x209
   static let updateCursor: UInt32 = 0x300
   static let moveCursor: UInt32 = 0x301
 }
@@ -158,6 +180,27 @@ struct CommandDecoder {
         BlobLayout(
           width: u32(24), height: u32(28), format: u32(32), strides: (0..<4).map { u32(40 + 4 * $0) },
           offsets: (0..<4).map { u32(56 + 4 * $0) }))
+    case CommandType.resourceMapBlob:
+      try copy(16, &reader)
+      return .mapBlob(ResourceID(u32(0)), offset: u64(8))
+    case CommandType.resourceUnmapBlob:
+      try copy(8, &reader)
+      return .unmapBlob(ResourceID(u32(0)))
+    case CommandType.contextCreate:
+      // Its name and what it is for matter to 3D alone.
+      try copy(72, &reader)
+      return .createContext
+    case CommandType.contextDestroy:
+      return .destroyContext
+    case CommandType.contextAttachResource:
+      try copy(8, &reader)
+      return .attachToContext(ResourceID(u32(0)))
+    case CommandType.contextDetachResource:
+      try copy(8, &reader)
+      return .detachFromContext(ResourceID(u32(0)))
+    case CommandType.submit3D:
+      try copy(8, &reader)
+      return .submit(size: u32(0))
     case CommandType.updateCursor, CommandType.moveCursor:
       // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
       try copy(32, &reader)

@@ -11,6 +11,7 @@ extension GPUDevice {
   /// `enum virtio_gpu_blob_mem`
   private enum BlobMemory {
     static let guest: UInt32 = 1
+    static let host3D: UInt32 = 2
   }
 
   /// VIRTIO_GPU_BLOB_FLAG_USE_*: mappable, shareable, cross-device. All that they ask for a lent buffer has.
@@ -23,10 +24,12 @@ extension GPUDevice {
       throw Mistake(
         .invalidParameter, "blob", "blob \(id) has flags \(hex(blob.flags)); there are \(hex(Self.blobFlags))")
     }
+    if blob.memory == BlobMemory.host3D, mapsHostMemory { return try admitHost(id, blob, entries: entries) }
     guard blob.memory == BlobMemory.guest else {
       throw Mistake(
         .invalidParameter, "blob",
-        "blob \(id) is to be of memory \(blob.memory); this device has guest memory (\(BlobMemory.guest)) only")
+        "blob \(id) is to be of memory \(blob.memory); there is \(BlobMemory.guest), the guest's"
+          + (mapsHostMemory ? ", and \(BlobMemory.host3D), the host's" : ""))
     }
     let unit = has(Feature.blobAlignment) ? UInt64(Self.blobAlignment) : 1
     guard blob.size > 0, blob.size <= Self.largestBlob, blob.size % unit == 0 else {
@@ -45,6 +48,10 @@ extension GPUDevice {
     _ id: ResourceID, _ blob: BlobRequest, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     do throws(LendError) { try buffers.admitResource() } catch { throw refusal(error, id) }
+    if blob.memory == BlobMemory.host3D {
+      resources[id] = hostBlob(id, blob)
+      return
+    }
     let resource = Resource(id: id, blob: blob.size)
     if !entries.isEmpty {
       do throws(Mistake) { try attach(resource, entries, memory) } catch {

@@ -20,7 +20,8 @@ extension GPUDevice {
 
   /// - Throws: only what is wrong with the chain's memory; other mistakes are in the outcome.
   func execute(
-    _ command: Command, _ reader: inout ChainReader, _ memory: GuestMemory, _ decoder: inout CommandDecoder
+    _ command: Command, _ context: UInt32, _ reader: inout ChainReader, _ memory: GuestMemory,
+    _ decoder: inout CommandDecoder
   ) throws(VirtQueueError) -> Outcome {
     do throws(Mistake) {
       switch command {
@@ -53,8 +54,18 @@ extension GPUDevice {
         try createBlob(id, blob, entries, memory)
       case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
         try setScanout(scanout, id, area, layout)
+      case .mapBlob(let id, let offset) where mapsHostMemory: return .whenDone(try map(id, offset), .mapInfo)
+      case .unmapBlob(let id) where mapsHostMemory: return .whenDone(try unmap(id), .ok)
+      case .createContext where has(Feature.virgl): try createContext(context)
+      case .destroyContext where has(Feature.virgl): try destroyContext(context)
+      case .attachToContext(let id) where has(Feature.virgl), .detachFromContext(let id) where has(Feature.virgl):
+        try check(context: context)
+        _ = try resource(id)
+      case .submit(let size) where has(Feature.virgl): try submit(context, size)
       case .assignUUID(let id): return .now(.resourceUUID(assignUUID(try resource(id))))
-      case .createBlob, .setScanoutBlob, .updateCursor, .moveCursor, .unknown: throw unknown(command)
+      case .createBlob, .setScanoutBlob, .mapBlob, .unmapBlob, .createContext, .destroyContext, .attachToContext,
+        .detachFromContext, .submit, .updateCursor, .moveCursor, .unknown:
+        throw unknown(command)
       }
       return .now(.ok)
     } catch {
@@ -234,14 +245,15 @@ extension GPUDevice {
     let resource = try resource(id)
     resources[id] = nil
     buffers.dismissResource()
+    endUse(of: resource)
     return release(resource, keepingPicture: false).map { .whenIdle($0) } ?? .now(.ok)
   }
 
   private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {
     let resource = try resource(id)
-    guard resource.buffer != nil else {
+    guard resource.buffer != nil, resource.offer == nil else {
       throw Mistake(
-        .unspecified, "noBacking", "RESOURCE_DETACH_BACKING of resource \(id), which has no backing")
+        .unspecified, "noBacking", "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
     }
     return release(resource, keepingPicture: true).map { .whenIdle($0) } ?? .now(.ok)
   }

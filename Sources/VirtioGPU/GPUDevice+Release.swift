@@ -105,8 +105,10 @@ extension GPUDevice {
     for resource in resources.values {
       _ = release(resource, keepingPicture: false)
       buffers.dismissResource()
+      endUse(of: resource)
     }
     resources.removeAll()
+    contexts.removeAll()
   }
 
   private func finish(_ release: Release) {

@@ -21,7 +21,8 @@ public struct GPUQueue {
 /// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
 /// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, how pages go back in
 /// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, what blobs are in
-/// `GPUDevice+Blobs`, and how other devices find a buffer in `GPUDevice+UUID`.
+/// `GPUDevice+Blobs`, how memory of the host comes into the guest in `GPUDevice+HostMemory`, and how other
+/// devices find a buffer in `GPUDevice+UUID`.
 public final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   public static let controlQueue = 0
@@ -32,6 +33,8 @@ public final class GPUDevice {
   static let fenceTimeout: Int64 = 100_000_000
   /// Pages wait no longer than this for a sink to let go of them.
   static let releaseTimeout: Int64 = 1_000_000_000
+  /// The front end is not waited for any longer than this.
+  static let errandTimeout: Int64 = 5_000_000_000
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
   /// Or as many as are taken in this time, in nanoseconds: a command may copy a large picture.
@@ -68,6 +71,13 @@ public final class GPUDevice {
   /// Of these, what its driver chose.
   private var chosen: UInt64 = 0
 
+  /// What of the host's memory the guest may use, by the ids by which it asks for it.
+  let offers: [UInt64: HostOffer]
+  /// The shared memory region; nil if there is none.
+  var hostRegion: SharedRegion?
+  /// The 3D contexts that the guest has. Nothing is in them.
+  var contexts: Set<UInt32> = []
+
   private let loop: EventLoop
   private let again: EventFD
   private var againToken: EventLoop.Token?
@@ -88,15 +98,19 @@ public final class GPUDevice {
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
   ///   - profile: which of the features that exclude each other are offered.
+  ///   - hostMemory: the size of the region in which memory of the host is mapped, whole pages, and what of it the
+  ///     guest may use there; nil for none.
   public init(
     buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput],
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
-    loop: EventLoop, logger: Logger
+    hostMemory: HostMemory? = nil, loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     (self.loop, self.logger) = (loop, logger)
     (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
+    hostRegion = hostMemory.map { SharedRegion(size: $0.size) }
+    offers = Dictionary(uniqueKeysWithValues: (hostMemory?.offers ?? []).map { ($0.id, $0) })
     mistakes = MistakeLog(buffers, logger)
     scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
     again = try EventFD()
@@ -104,6 +118,7 @@ public final class GPUDevice {
       again.drain()
       finishReleases()
       finishShadows()
+      settle()
       // Only where it was left off: a queue may be disabled, and nobody kicked it then.
       if controlHasMore { process(control, isControl: true) }
       if cursorHasMore { process(cursor, isControl: false) }
@@ -207,7 +222,7 @@ public final class GPUDevice {
       let command = try decoder.command(header, &reader)
       outcome =
         isControl
-        ? try execute(command, &reader, queue.queue.memory, &decoder) : executeCursor(command)
+        ? try execute(command, header.contextID, &reader, queue.queue.memory, &decoder) : executeCursor(command)
     } catch {
       mistakes.report("malformedCommand", "a command ends too early, or its memory is not there: \(error)")
       outcome = .now(.error(.invalidParameter))
@@ -225,6 +240,8 @@ public final class GPUDevice {
     case atFlip([(scanout: ScanoutID, sequence: UInt64)])
     /// When nobody uses the pages any more.
     case whenIdle(Release)
+    /// When the front end has done something, with this answer if it could.
+    case whenDone(Errand, Response)
   }
 
   private func answer(_ outcome: Outcome, _ header: ControlHeader, _ queue: GPUQueue, isControl: Bool) {
@@ -246,17 +263,19 @@ public final class GPUDevice {
       }
     case .whenIdle(let release):
       release.hold(pend(header, now, release.deadline))
+    case .whenDone(let errand, let response):
+      errand.response = pend(header, response, monotonicNanoseconds() + Self.errandTimeout, errand: errand)
     }
   }
 
   @discardableResult
   private func pend(
     _ header: ControlHeader, _ response: Response, _ deadline: Int64,
-    _ flips: [(scanout: ScanoutID, sequence: UInt64)] = []
+    _ flips: [(scanout: ScanoutID, sequence: UInt64)] = [], errand: Errand? = nil
   ) -> PendingResponse {
     let waiting = PendingResponse(
       head: chain.head, writable: room(for: response), header: header, response: response, deadline: deadline,
-      flips: flips)
+      flips: flips, errand: errand)
     pending.append(waiting)
     armTimer()
     return waiting

@@ -1,3 +1,4 @@
+public import Linux
 public import Virtio
 
 /// What the device says without being asked.
@@ -21,6 +22,17 @@ public protocol GPUFrontEnd: AnyObject {
   /// Passes it on at once or not at all: nothing may be waited for. Who does not want to know it is not told.
   /// - Throws: when it is lost. The device counts that, and goes on.
   func tell(_ news: DeviceNews) throws(LostNews)
+
+  /// Has a descriptor's memory mapped in the device's shared memory region, whole pages of it from its start.
+  /// Nothing is waited for.
+  /// - Parameter finished: called once, later, with whether it was done.
+  /// - Throws: if it cannot be asked for.
+  func map(
+    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool, _ finished: @escaping (Bool) -> Void
+  ) throws(LostNews)
+
+  /// Has a mapping taken away, in the same way.
+  func unmap(at offset: UInt64, length: UInt64, _ finished: @escaping (Bool) -> Void) throws(LostNews)
 }
 
 extension GPUDevice {

@@ -1,33 +1,54 @@
 internal import Guest
 internal import Scanout
 
-/// An answer that waits: for a flip, for pages to come back, or for its turn among fenced ones.
+/// An answer that waits: for a flip, for pages to come back, for the front end, or for its turn among fenced
+/// ones.
 final class PendingResponse {
   let head: UInt16
   let writable: [GuestRange]
   let header: ControlHeader
-  let response: Response
+  private(set) var response: Response
   /// In nanoseconds of the monotonic clock; then it is answered whatever it waits for.
   let deadline: Int64
   /// Presentations that it waits for.
   private var flips: [(scanout: ScanoutID, sequence: UInt64)]
   /// Pages that it waits for.
   var pagesInUse = false
+  /// What the front end was asked for.
+  private var errand: Errand?
 
   init(
     head: UInt16, writable: [GuestRange], header: ControlHeader, response: Response, deadline: Int64,
-    flips: [(scanout: ScanoutID, sequence: UInt64)] = []
+    flips: [(scanout: ScanoutID, sequence: UInt64)] = [], errand: Errand? = nil
   ) {
     (self.head, self.writable, self.header, self.response) = (head, writable, header, response)
-    (self.deadline, self.flips) = (deadline, flips)
+    (self.deadline, self.flips, self.errand) = (deadline, flips, errand)
   }
 
-  var isReady: Bool { flips.isEmpty && !pagesInUse }
+  var isReady: Bool { flips.isEmpty && !pagesInUse && errand == nil }
 
   /// The scanout has got as far as `sequence`.
   func reached(_ sequence: UInt64, on scanout: ScanoutID) {
     flips.removeAll { $0.scanout == scanout && $0.sequence <= sequence }
   }
 
-  func waitNoLonger() { flips = [] }
+  /// The errand is done, and this is what is answered.
+  func finish(_ response: Response) {
+    if errand.take() != nil { self.response = response }
+  }
+
+  func waitNoLonger() {
+    flips = []
+    guard let errand = errand.take() else { return }
+    response = .error(.unspecified)
+    errand.isAbandoned = true
+  }
+}
+
+/// Something that the front end was asked for on behalf of a command.
+final class Errand {
+  /// The answer that waits for it.
+  weak var response: PendingResponse?
+  /// Nobody waits for it any more.
+  var isAbandoned = false
 }

@@ -17,6 +17,12 @@ final class Resource {
   let image: FrameLayout?
   /// The bytes that it takes in the guest's memory.
   let size: UInt64
+  /// The memory of the host behind it, for a blob of such.
+  let offer: HostOffer?
+  /// It may be mapped into the guest (VIRTIO_GPU_BLOB_FLAG_USE_MAPPABLE).
+  let isMappable: Bool
+  /// Where it is in the guest's shared memory region.
+  var mapping: HostMapping?
   /// The name under which other devices find it, once the guest asked for one.
   var uuid: ObjectUUID?
   /// The guest memory behind it.
@@ -35,11 +41,14 @@ final class Resource {
 
   /// An image, whose size the caller has checked.
   init(id: ResourceID, image: FrameLayout) {
-    (self.id, self.image) = (id, image)
+    (self.id, self.image, offer, isMappable) = (id, image, nil, false)
     size = UInt64(image.stride) * UInt64(image.height)
   }
 
-  init(id: ResourceID, blob size: UInt64) { (self.id, image, self.size) = (id, nil, size) }
+  init(id: ResourceID, blob size: UInt64, offer: HostOffer? = nil, isMappable: Bool = false) {
+    (self.id, image, self.size) = (id, nil, size)
+    (self.offer, self.isMappable, buffer) = (offer, isMappable, offer?.buffer)
+  }
 
   /// What it is, for people.
   var form: String {

@@ -8,6 +8,8 @@ enum Response: Equatable {
   case displayInfo([Rectangle?])
   case edid([UInt8])
   case resourceUUID(ObjectUUID)
+  /// What is mapped may be cached, as all RAM.
+  case mapInfo
   case error(ResponseError)
 
   private static let scanoutsInDisplayInfo = 16
@@ -19,6 +21,7 @@ enum Response: Equatable {
     case .displayInfo: 0x1101
     case .edid: 0x1104
     case .resourceUUID: 0x1105
+    case .mapInfo: 0x1106
     case .error(let error): error.rawValue
     }
   }
@@ -30,6 +33,7 @@ enum Response: Equatable {
     case .displayInfo: ControlHeader.size + Self.scanoutsInDisplayInfo * 24
     case .edid: ControlHeader.size + 8 + Self.edidSpace
     case .resourceUUID: ControlHeader.size + ObjectUUID.size
+    case .mapInfo: ControlHeader.size + 8
     }
   }
 
@@ -60,6 +64,7 @@ enum Response: Equatable {
       bytes += edid
       bytes += repeatElement(0, count: Self.edidSpace - edid.count)
     case .resourceUUID(let uuid): bytes += uuid.bytes
+    case .mapInfo: append(UInt64(1), to: &bytes)  // VIRTIO_GPU_MAP_CACHE_CACHED, padding
     }
   }
 

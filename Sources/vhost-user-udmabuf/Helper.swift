@@ -9,19 +9,12 @@ import Scanout
 import SystemPackage
 import Udmabuf
 import VhostUser
-import VhostUserGPU
 import VirtioGPU
 
 /// Why the program cannot start, in one line.
 struct StartError: Error, CustomStringConvertible {
   let description: String
   init(_ description: String) { self.description = description }
-}
-
-/// A socket that is listened on.
-private final class Listener {
-  let socket: UnixSocket
-  init(_ socket: consuming UnixSocket) { self.socket = socket }
 }
 
 /// One VM's helper: joins the modules, and lives as long as QEMU's connection.
@@ -32,13 +25,8 @@ final class Helper {
   private let signals: SignalFD
   private let statsFile: FD?
   private let cards: [KMSSink]
-  private let device: GPUDevice
-  private let adapter: GPUBackEnd
-  /// Kept until the first message: who connects without a word is not QEMU.
-  private var listener: Listener?
-  /// There while a connection is awaited.
-  private var listenerToken: EventLoop.Token?
-  private var session: VhostUserSession?
+  private let buffers: BufferTable
+  private let endpoints: [Endpoint]
   private var sandbox: Sandbox?
   private var failure: (any Error)?
 
@@ -67,7 +55,7 @@ final class Helper {
     }
 
     let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
-    let buffers = BufferTable(device: udmabuf, quotas: quotas)
+    buffers = BufferTable(device: udmabuf, quotas: quotas)
     let plan = try KMSPlan(options.kms.map { try KMSTarget($0) })
     cards = try plan.cards.map { [loop, logger] in
       try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
@@ -77,11 +65,20 @@ final class Helper {
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
-    let outputs = sink?.outputs ?? Self.headless(options.resolution)
-    device = try GPUDevice(
-      buffers: buffers, sink: sink, outputs: outputs, backing: options.backing, cursor: options.cursor,
-      loop: loop, logger: logger)
-    adapter = GPUBackEnd(device, loop: loop, logger: logger)
+    let hostMemory = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger).hostMemory()
+    let known = KnownMemory()
+    endpoints = try options.devices.map { [loop, logger, buffers] device in
+      // Of two devices, the one for display has the screens.
+      let hasScreens = device.profile == .display || options.devices.count == 1
+      let shown = hasScreens ? sink : nil
+      let outputs =
+        shown?.outputs ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
+      let gpu = try GPUDevice(
+        buffers: buffers, sink: shown, outputs: outputs, backing: options.backing, cursor: options.cursor,
+        profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,
+        logger: logger)
+      return Endpoint(gpu, at: device.address, known: known, loop: loop, logger: logger)
+    }
   }
 
   /// What this process needs itself, and half of it to lend.
@@ -97,21 +94,23 @@ final class Helper {
     return Int(clamping: limit)
   }
 
-  /// Serves one connection.
+  /// Serves one connection for each device.
   /// - Returns: the exit status.
   func run() throws -> CInt {
     let signalToken = try loop.add(signals.fd) { [unowned self] _ in takeSignals() }
     defer { loop.remove(signalToken, signals.fd) }
     defer { end() }
-    if let number = options.fd {
-      let fd: FD
-      do throws(Errno) { fd = try FD.inherited(number) } catch {
-        throw StartError("--fd \(number): there is no such inherited descriptor (\(error))")
+    var left = endpoints.count
+    for endpoint in endpoints {
+      endpoint.onConnection = { [unowned self] in beServing() }
+      endpoint.onEnd = { [unowned self] error in
+        left -= 1
+        // A device that was unplugged leaves the other one.
+        if left > 0, error == nil { return }
+        failure = error
+        loop.stop()
       }
-      guard (try? fd.status())?.isSocket == true else { throw StartError("--fd \(number) is not a socket") }
-      try serve(UnixSocket(adopting: fd))
-    } else if let path = options.socketPath {
-      try listen(FilePath(path))
+      try endpoint.open()
     }
     try enterSandbox()
     try loop.run()
@@ -122,86 +121,11 @@ final class Helper {
     return 0
   }
 
-  // MARK: Connection
-
-  private func listen(_ path: FilePath) throws {
-    let socket: UnixSocket
-    do throws(Errno) {
-      // A killed process leaves its file behind.
-      if UnixSocket.isStale(path) { removeFile(path) }
-      socket = try UnixSocket.listen(path)
-    } catch {
-      throw StartError(
-        error == .addressInUse
-          ? "\(path) is in use by another process; choose another --socket-path or end that process"
-          : "cannot listen on \(path): \(error)")
-    }
-    listener = Listener(socket)
-    try awaitConnection()
-    logger.info("listening on \(path)")
-  }
-
-  private func awaitConnection() throws(Errno) {
-    guard let listener else { return }
-    listenerToken = try loop.add(listener.socket.fd) { [unowned self] _ in accept() }
-  }
-
-  private func accept() {
-    guard let listener else { return }
-    let socket: UnixSocket
-    do throws(Errno) { socket = try listener.socket.accept() } catch {
-      if error != .wouldBlock && error != .connectionAbort {
-        logger.error("a connection could not be taken: \(error)")
-      }
-      return
-    }
-    // One back end serves one connection; the next must wait until this one turns out to be nobody.
-    pauseListening()
-    do throws(Errno) {
-      try serve(socket)
-    } catch {
-      logger.error("a connection could not be served: \(error)")
-      goOnListening()
-    }
-  }
-
-  private func serve(_ socket: consuming UnixSocket) throws(Errno) {
-    session = try VhostUserSession(
-      socket, loop: loop, device: adapter, logger: logger,
-      onFirstMessage: { [unowned self] in beServing() },
-      onEnd: { [unowned self] error in
-        // A program that looked whether somebody listens, and hung up.
-        if error == nil, session?.hasStarted == false, listener != nil { return goOnListening() }
-        failure = error
-        loop.stop()
-      })
-    adapter.session = session
-  }
-
-  private func pauseListening() {
-    if let listener, let token = listenerToken.take() { loop.remove(token, listener.socket.fd) }
-  }
-
-  private func stopListening() {
-    pauseListening()
-    guard listener.take() != nil, let path = options.socketPath else { return }
-    removeFile(FilePath(path))
-  }
-
-  /// It is QEMU: nobody else is waited for.
+  /// QEMU is there for every device: nobody else is waited for.
   private func beServing() {
-    if listener == nil { return }
-    stopListening()
+    if endpoints.contains(where: \.isWaiting) { return }
     do throws(SandboxError) { try sandbox?.enter(.serving) } catch {
       failure = error
-      loop.stop()
-    }
-  }
-
-  private func goOnListening() {
-    session = nil
-    do throws(Errno) { try awaitConnection() } catch {
-      logger.error("no further connection can be awaited: \(error)")
       loop.stop()
     }
   }
@@ -210,14 +134,14 @@ final class Helper {
   private func enterSandbox() throws {
     guard options.sandbox == .on else { return logger.warning("the sandbox is off") }
     let sandbox = try Sandbox(program: programName)
-    try sandbox.enter(listenerToken == nil ? .serving : .waiting)
+    try sandbox.enter(endpoints.contains(where: \.isWaiting) ? .waiting : .serving)
     self.sandbox = sandbox
   }
 
   private func end() {
     for card in cards { card.close() }
     writeStatistics()
-    stopListening()
+    for endpoint in endpoints { endpoint.stopListening() }
   }
 
   // MARK: Signals and statistics
@@ -233,7 +157,7 @@ final class Helper {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
     do {
-      let json = [UInt8](try encoder.encode(device.buffers.statistics)) + [0x0a]
+      let json = [UInt8](try encoder.encode(buffers.statistics)) + [0x0a]
       unsafe try statsFile?.replaceContent(json.span.bytes)
     } catch {
       logger.error("the statistics cannot be written: \(error)")

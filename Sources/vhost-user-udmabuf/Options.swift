@@ -13,6 +13,33 @@ struct Options: ParsableArguments {
   @Option(help: ArgumentHelp("Use this inherited descriptor, connected to QEMU.", valueName: "number"))
   var fd: Int32?
 
+  @Option(
+    help: ArgumentHelp(
+      "What the guest is offered where the front end lets it (QEMU's vhost-user-test-device-pci): display, for blobs of its own memory and buffers that it imports; share, for memory of the host.",
+      valueName: "which"))
+  var profile = Profile.display
+
+  @Option(
+    help: ArgumentHelp(
+      "Serve a second device of the same guest there, for memory of the host; the first one is for display.",
+      valueName: "path"))
+  var shareSocketPath: String?
+
+  @Option(
+    help: ArgumentHelp("The same, on this inherited descriptor, connected to QEMU.", valueName: "number"))
+  var shareFd: Int32?
+
+  @Option(
+    help: ArgumentHelp(
+      "The size of the region in which the guest maps memory of the host.", valueName: "size"))
+  var hostMemory = ByteCount(256 << 20)
+
+  @Option(
+    help: ArgumentHelp(
+      "Memory of the host that the guest may map, as blob ID: memfd:SIZE, fd:N (an inherited memfd or dma-buf), or dumb:WxH@CARD (a buffer of the host's card). With ro the guest cannot write it; with uses=N it may have N blobs of it at once, not one. May be repeated.",
+      valueName: "ID=WHAT[,ro][,uses=N]"))
+  var offer: [OfferOption] = []
+
   @Flag(help: "Print what this back end is and can do as JSON, and exit.")
   var printCapabilities = false
 
@@ -82,12 +109,38 @@ struct Options: ParsableArguments {
     if (socketPath == nil) == (fd == nil) {
       throw ValidationError("give either --socket-path PATH or --fd NUMBER")
     }
+    if shareSocketPath != nil && shareFd != nil {
+      throw ValidationError("give either --share-socket-path PATH or --share-fd NUMBER")
+    }
+    if profile == .share && (shareSocketPath != nil || shareFd != nil) {
+      throw ValidationError("with a second device for sharing the first one is for display: leave --profile share out")
+    }
+    if !offer.isEmpty && !devices.contains(where: { $0.profile == .share }) {
+      throw ValidationError("--offer needs a device to be mapped in: --profile share, or --share-socket-path PATH")
+    }
+    if Set(offer.map(\.id)).count < offer.count {
+      throw ValidationError("two --offer have one ID; the guest tells them apart by it")
+    }
+    if hostMemory.bytes == 0 || hostMemory.bytes % systemPageSize != 0 || hostMemory.bytes > 1 << 40 {
+      throw ValidationError("--host-memory is a multiple of \(systemPageSize) bytes, from one to 1T")
+    }
     if resolution.count > GPUDevice.maxScanouts {
       throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
     }
     if maxResources < 1 || maxEntries < 1 || maxEntries > 1 << 24 {
       throw ValidationError("--max-resources and --max-entries count from 1; 16777216 entries are the most")
     }
+  }
+
+  /// The devices to serve, in the order of their options.
+  var devices: [(profile: Profile, address: Endpoint.Address)] {
+    func address(_ path: String?, _ fd: CInt?, _ option: String) -> Endpoint.Address? {
+      path.map { .path(FilePath($0)) } ?? fd.map { .descriptor($0, option: option) }
+    }
+    return [
+      address(socketPath, fd, "--fd").map { (profile, $0) },
+      address(shareSocketPath, shareFd, "--share-fd").map { (.share, $0) },
+    ].compactMap(\.self)
   }
 
   var quotas: Quotas {
@@ -103,6 +156,7 @@ struct Options: ParsableArguments {
 
 extension BackingChoice: ExpressibleByArgument {}
 extension CursorChoice: ExpressibleByArgument {}
+extension Profile: ExpressibleByArgument {}
 enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
 
 /// `1920x1080`.

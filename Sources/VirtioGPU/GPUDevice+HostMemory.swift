@@ -1,0 +1,174 @@
+internal import Buffers
+internal import Linux
+internal import Logging
+internal import Virtio
+
+// Memory of the host comes into the guest by blobs of VIRTIO_GPU_BLOB_MEM_HOST3D, which the front end maps into the
+// guest's shared memory region (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The 3D contexts that drivers make for it
+// are accepted, and empty.
+extension GPUDevice {
+  /// The regions that the front end is to make, by their numbers.
+  public var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.size] } ?? [:] }
+
+  var mapsHostMemory: Bool { hostRegion != nil && has(Feature.virgl) && has(Feature.resourceBlob) }
+
+  // MARK: Blobs
+
+  func admitHost(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
+    guard let offer = offers[blob.blobID] else {
+      throw Mistake(
+        .invalidParameter, "offer",
+        "blob \(id) is to be of offer \(blob.blobID), which there is not; there are "
+          + offers.keys.sorted().map(String.init).joined(separator: ", "))
+    }
+    guard blob.size == offer.size else {
+      throw Mistake(
+        .invalidParameter, "offer",
+        "blob \(id) is to have \(blob.size) bytes of offer \(offer.id), which has \(offer.size)")
+    }
+    guard entries == 0 else {
+      throw Mistake(
+        .invalidParameter, "offer", "blob \(id) of the host's memory comes with \(entries) entries of the guest's")
+    }
+    guard offer.uses < offer.limit else {
+      throw Mistake(
+        .outOfMemory, "offer",
+        "offer \(offer.id) is in use by \(offer.uses) blobs already, as many as it may be; \(id) is one too many")
+    }
+  }
+
+  func hostBlob(_ id: ResourceID, _ blob: BlobRequest) -> Resource {
+    guard let offer = offers[blob.blobID] else { preconditionFailure("the blob was admitted") }
+    offer.uses += 1
+    logger.debug("resource \(id): offer \(offer.id), \(offer.size) bytes of the host")
+    return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
+  }
+
+  /// The resource is gone: so is its mapping, and what it took of an offer.
+  func endUse(of resource: Resource) {
+    resource.offer?.uses -= 1
+    guard let mapping = resource.mapping.take() else { return }
+    if mapping.isThere { takeAway(mapping) } else { mapping.isUnwanted = true }
+  }
+
+  // MARK: Mappings
+
+  func map(_ id: ResourceID, _ offset: UInt64) throws(Mistake) -> Errand {
+    let resource = try resource(id)
+    guard let offer = resource.offer, resource.isMappable else {
+      throw Mistake(
+        .unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which is not mappable")
+    }
+    guard resource.mapping == nil else {
+      throw Mistake(.unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
+    }
+    guard let region = hostRegion, offset % systemPageSize == 0, offer.size <= region.size,
+      offset <= region.size - offer.size, hostRegion?.reserve(offset..<offset + offer.size) == true
+    else {
+      throw Mistake(
+        .invalidParameter, "mapping",
+        "RESOURCE_MAP_BLOB of \(offer.size) bytes at \(hex(offset)): not aligned to \(systemPageSize), not free, "
+          + "or not inside the region of \(hostRegion?.size ?? 0) bytes")
+    }
+    let (mapping, errand) = (HostMapping(offset..<offset + offer.size), Errand())
+    resource.mapping = mapping
+    do throws(LostNews) {
+      guard let frontEnd else { throw LostNews("there is no front end") }
+      try offer.withDescriptor { fd throws(LostNews) in
+        try frontEnd.map(fd, at: offset, length: mapping.length, writable: offer.isWritable) {
+          [weak self, weak resource] in
+          self?.mapped(mapping, resource, errand, $0)
+        }
+      }
+    } catch {
+      resource.mapping = nil
+      hostRegion?.release(mapping.range)
+      throw Mistake(.unspecified, "mapping", "resource \(id) cannot be mapped: \(error)")
+    }
+    return errand
+  }
+
+  private func mapped(_ mapping: HostMapping, _ resource: Resource?, _ errand: Errand, _ isDone: Bool) {
+    mapping.isThere = isDone
+    if !isDone {
+      if resource?.mapping === mapping { resource?.mapping = nil }
+      hostRegion?.release(mapping.range)
+      mistakes.report(
+        "mapping", "the front end did not map \(mapping.length) bytes at \(hex(mapping.range.lowerBound))")
+    } else if mapping.isUnwanted || errand.isAbandoned {
+      if resource?.mapping === mapping { resource?.mapping = nil }
+      takeAway(mapping)
+    }
+    errand.response?.finish(isDone && !mapping.isUnwanted ? .mapInfo : .error(.unspecified))
+    wake()
+  }
+
+  func unmap(_ id: ResourceID) throws(Mistake) -> Errand {
+    let resource = try resource(id)
+    guard let mapping = resource.mapping, mapping.isThere else {
+      throw Mistake(.unspecified, "mapping", "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
+    }
+    resource.mapping = nil
+    let errand = Errand()
+    guard takeAway(mapping, errand) else {
+      throw Mistake(.unspecified, "mapping", "resource \(id) cannot be unmapped: the front end cannot be asked")
+    }
+    return errand
+  }
+
+  /// Asks the front end to take a mapping away. Its place is free when that is done, or cannot be: what was mapped
+  /// there nevertheless makes the front end refuse the next one.
+  /// - Returns: false if it cannot be asked.
+  @discardableResult
+  private func takeAway(_ mapping: HostMapping, _ errand: Errand? = nil) -> Bool {
+    mapping.isThere = false
+    let finish = { [weak self] (isDone: Bool) in
+      self?.hostRegion?.release(mapping.range)
+      errand?.response?.finish(isDone ? .ok : .error(.unspecified))
+      self?.wake()
+    }
+    do throws(LostNews) {
+      guard let frontEnd else { throw LostNews("there is no front end") }
+      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length, finish)
+      return true
+    } catch {
+      mistakes.report("mapping", "\(mapping.length) bytes cannot be unmapped: \(error)")
+      hostRegion?.release(mapping.range)
+      return false
+    }
+  }
+
+  // MARK: Contexts
+
+  func createContext(_ id: UInt32) throws(Mistake) {
+    guard id != 0, !contexts.contains(id) else {
+      throw Mistake(.invalidContext, "context", "context \(id) is taken already, or 0")
+    }
+    guard contexts.count < buffers.quotas.resources else {
+      throw Mistake(
+        .outOfMemory, "quota",
+        "one more context would exceed this guest's quota of \(buffers.quotas.resources) resources; raise it with "
+          + "--max-resources")
+    }
+    contexts.insert(id)
+  }
+
+  func destroyContext(_ id: UInt32) throws(Mistake) {
+    try check(context: id)
+    contexts.remove(id)
+  }
+
+  func check(context id: UInt32) throws(Mistake) {
+    guard contexts.contains(id) else {
+      throw Mistake(.invalidContext, "context", "there is no context \(id)")
+    }
+  }
+
+  /// There is no 3D: only nothing can be submitted.
+  func submit(_ context: UInt32, _ size: UInt32) throws(Mistake) {
+    try check(context: context)
+    guard size == 0 else {
+      throw Mistake(.unspecified, "context", "SUBMIT_3D of \(size) bytes; contexts are empty here, there is no 3D")
+    }
+  }
+}

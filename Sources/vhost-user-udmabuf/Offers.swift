@@ -1,0 +1,153 @@
+import ArgumentParser
+import Buffers
+import KMS
+import Linux
+import Logging
+import Scanout
+import SystemPackage
+import Udmabuf
+import VirtioGPU
+
+/// `ID=WHAT[,ro][,uses=N]`
+struct OfferOption: ExpressibleByArgument {
+  enum Source {
+    case memfd(ByteCount)
+    case descriptor(CInt)
+    case dumb(Resolution, KMSTarget)
+  }
+
+  let id: UInt64
+  let source: Source
+  var isWritable = true
+  /// So many blobs of it may exist at once.
+  var uses = 1
+
+  init?(argument: String) {
+    let parts = argument.split(separator: "=", maxSplits: 1)
+    guard parts.count == 2, let id = UInt64(parts[0]), id > 0 else { return nil }
+    self.id = id
+    var words = parts[1].split(separator: ",", omittingEmptySubsequences: false)
+    guard let source = Self.source(words.removeFirst()) else { return nil }
+    self.source = source
+    for word in words {
+      if word == "ro" {
+        isWritable = false
+      } else if word.hasPrefix("uses="), let uses = Int(word.dropFirst(5)), uses > 0 {
+        self.uses = uses
+      } else {
+        return nil
+      }
+    }
+  }
+
+  private static func source(_ text: Substring) -> Source? {
+    let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
+    guard parts.count == 2 else { return nil }
+    switch parts[0] {
+    case "memfd": return ByteCount(argument: parts[1]).map { .memfd($0) }
+    case "fd": return CInt(parts[1]).map { .descriptor($0) }
+    case "dumb":
+      let words = parts[1].split(separator: "@", maxSplits: 1).map(String.init)
+      guard words.count == 2, let size = Resolution(argument: words[0]), let card = try? KMSTarget(words[1])
+      else { return nil }
+      return .dumb(size, card)
+    default: return nil
+    }
+  }
+}
+
+/// Opens and makes what a guest is offered, before the sandbox is entered.
+struct Offers {
+  private let options: Options
+  private let udmabuf: Result<UdmabufDevice, Errno>
+  private let cards: [KMSCard]
+  private let logger: Logger
+
+  /// - Parameter cards: those that are open already.
+  init(_ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger) {
+    (self.options, self.udmabuf, self.cards, self.logger) = (options, udmabuf, cards, logger)
+  }
+
+  func hostMemory() throws -> HostMemory {
+    let size = options.hostMemory.bytes
+    let offers = try options.offer.map(make)
+    if let large = offers.first(where: { $0.size > size }) {
+      throw StartError(
+        "--offer \(large.id) has \(large.size) bytes, but the region has \(size): give a larger --host-memory")
+    }
+    return HostMemory(size: size, offers: offers)
+  }
+
+  private func make(_ option: OfferOption) throws -> HostOffer {
+    switch option.source {
+    case .memfd(let size):
+      let pages = (size.bytes + systemPageSize - 1) / systemPageSize * systemPageSize
+      guard pages > 0, pages <= 1 << 40 else { throw failure(option, "a memfd of \(size) has no, or too many, bytes") }
+      do throws(Errno) {
+        let memfd = try Memfd.create(
+          name: "udmabridge-offer-\(option.id)", size: pages, seals: [.shrink, .grow, .seal])
+        return try offer(option, memfd)
+      } catch { throw failure(option, "no memfd of \(size): \(error)") }
+    case .descriptor(let number): return try inherited(option, number)
+    case .dumb(let size, let target):
+      do {
+        // A card is opened once: its own buffers are then known to it when they are shown.
+        let open = cards.first { $0.name == "\(KMSTarget(target.card))" }
+        let (dmabuf, stride) = try (open ?? KMSCard(target)).share(width: size.width, height: size.height)
+        logger.notice(
+          "offer \(option.id): \(size) pixels of the card \(target), stride \(stride), \(dmabuf.size) bytes")
+        return try offer(option, dmabuf)
+      } catch { throw failure(option, "\(error)") }
+    }
+  }
+
+  private func inherited(_ option: OfferOption, _ number: CInt) throws -> HostOffer {
+    let fd: FD
+    do throws(Errno) { fd = try FD.inherited(number) } catch {
+      throw failure(option, "there is no inherited descriptor \(number) (\(error))")
+    }
+    do throws(Errno) {
+      let memfd = try Memfd(adopting: fd.duplicate())
+      if (try? memfd.seals()) != nil { return try offer(option, memfd) }
+      let dmabuf = try DMABuf(adopting: fd)
+      if try dmabuf.exporter() != nil { return try offer(option, dmabuf) }
+    } catch {
+      throw failure(
+        option, "descriptor \(number) cannot be mapped for reading and writing, in whole pages: \(error)")
+    }
+    throw failure(option, "descriptor \(number) is neither a memfd nor a dma-buf")
+  }
+
+  private func offer(_ option: OfferOption, _ memfd: Memfd) throws(Errno) -> HostOffer {
+    let size = try memfd.currentSize()
+    try checkPages(size)
+    let fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: true)
+    let backing: Buffer.Backing
+    do {
+      let dmabuf = try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size))
+      backing = .lent(dmabuf)
+    } catch {
+      backing = .shadow(ShadowCause(.udmabuf, "offer \(option.id) is no dma-buf, so that it is copied: \(error)"))
+    }
+    return HostOffer(
+      id: option.id, fd, Buffer(host: mapping, backing: backing), isWritable: option.isWritable,
+      limit: option.uses)
+  }
+
+  private func offer(_ option: OfferOption, _ dmabuf: DMABuf) throws(Errno) -> HostOffer {
+    try checkPages(dmabuf.size)
+    let fd = try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    return HostOffer(
+      id: option.id, fd, Buffer(host: try dmabuf.map(writable: true), backing: .lent(dmabuf)),
+      isWritable: option.isWritable, limit: option.uses)
+  }
+
+  private func checkPages(_ size: UInt64) throws(Errno) {
+    if size == 0 || size % systemPageSize != 0 || size > 1 << 40 { throw .invalidArgument }
+  }
+
+  private func failure(_ option: OfferOption, _ why: String) -> StartError {
+    StartError("--offer \(option.id): \(why)")
+  }
+}
