@@ -46,7 +46,8 @@ public final class VhostUserSession {
   ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
   ///     rings have stopped then.
   public init(
-    _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice, known: KnownMemory = KnownMemory(),
+    _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice,
+    known: KnownMemory = KnownMemory(),
     logger: Logger,
     onFirstMessage: @escaping () -> Void = {}, onEnd: @escaping (VhostUserError?) -> Void
   ) throws(Errno) {
@@ -184,7 +185,9 @@ public final class VhostUserSession {
     case .setConfig(let offset, let bytes): device.writeConfig(offset: offset, bytes)
     case .setBackendRequestSocket:
       let socket = try socket(request, &envelope.descriptors)
-      do { backendChannel = try BackendChannel(socket, loop: loop) } catch { throw .descriptor(request, error) }
+      do { backendChannel = try BackendChannel(socket, loop: loop) } catch {
+        throw .descriptor(request, error)
+      }
     case .getSharedObject(let uuid): return try shareObject(uuid)
     case .getSharedMemoryConfig: return .sharedMemory(device.sharedMemory)
     case .setDisplaySocket: device.displaySocket(try socket(request, &envelope.descriptors))

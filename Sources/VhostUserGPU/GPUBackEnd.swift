@@ -76,7 +76,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   // MARK: Memory of the host
 
   public func map(
-    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool, _ finished: @escaping (Bool) -> Void
+    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool,
+    _ finished: @escaping (Bool) -> Void
   ) throws(LostNews) {
     let mapping = SharedMemoryMapping(
       region: HostMemory.region, offset: offset, length: length, isWritable: writable)
@@ -101,5 +102,7 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   /// QEMU sends a new socket at every start, stop and reset. The frames go to a card of our own, so that
   /// nothing is sent there, and what comes is thrown away.
-  public func displaySocket(_ socket: consuming UnixSocket) { display = try? DisplayDrain(socket, loop: loop) }
+  public func displaySocket(_ socket: consuming UnixSocket) {
+    display = try? DisplayDrain(socket, loop: loop)
+  }
 }

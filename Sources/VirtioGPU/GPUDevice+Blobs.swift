@@ -22,7 +22,8 @@ extension GPUDevice {
     try checkNew(id)
     guard blob.flags & ~Self.blobFlags == 0 else {
       throw Mistake(
-        .invalidParameter, "blob", "blob \(id) has flags \(hex(blob.flags)); there are \(hex(Self.blobFlags))")
+        .invalidParameter, "blob", "blob \(id) has flags \(hex(blob.flags)); there are \(hex(Self.blobFlags))"
+      )
     }
     if blob.memory == BlobMemory.host3D, mapsHostMemory { return try admitHost(id, blob, entries: entries) }
     guard blob.memory == BlobMemory.guest else {
@@ -71,12 +72,14 @@ extension GPUDevice {
     let resource = try resource(id)
     guard resource.image == nil else {
       throw Mistake(
-        .invalidParameter, "blob", "SET_SCANOUT_BLOB of resource \(id), \(resource.form); SET_SCANOUT is for those")
+        .invalidParameter, "blob",
+        "SET_SCANOUT_BLOB of resource \(id), \(resource.form); SET_SCANOUT is for those")
     }
     guard let format = Resource.format(layout.format) else {
       throw Mistake(
         .invalidParameter, "format",
-        "SET_SCANOUT_BLOB: there is no format \(layout.format); virtio-gpu has 1, 2, 3, 4, 67, 68, 121 and 134")
+        "SET_SCANOUT_BLOB: there is no format \(layout.format); virtio-gpu has 1, 2, 3, 4, 67, 68, 121 and 134"
+      )
     }
     guard (1...65535).contains(layout.width), (1...65535).contains(layout.height) else {
       throw Mistake(

@@ -58,12 +58,14 @@ extension GPUDevice {
       case .unmapBlob(let id) where mapsHostMemory: return .whenDone(try unmap(id), .ok)
       case .createContext where has(Feature.virgl): try createContext(context)
       case .destroyContext where has(Feature.virgl): try destroyContext(context)
-      case .attachToContext(let id) where has(Feature.virgl), .detachFromContext(let id) where has(Feature.virgl):
+      case .attachToContext(let id) where has(Feature.virgl),
+        .detachFromContext(let id) where has(Feature.virgl):
         try check(context: context)
         _ = try resource(id)
       case .submit(let size) where has(Feature.virgl): try submit(context, size)
       case .assignUUID(let id): return .now(.resourceUUID(assignUUID(try resource(id))))
-      case .createBlob, .setScanoutBlob, .mapBlob, .unmapBlob, .createContext, .destroyContext, .attachToContext,
+      case .createBlob, .setScanoutBlob, .mapBlob, .unmapBlob, .createContext, .destroyContext,
+        .attachToContext,
         .detachFromContext, .submit, .updateCursor, .moveCursor, .unknown:
         throw unknown(command)
       }
@@ -253,7 +255,8 @@ extension GPUDevice {
     let resource = try resource(id)
     guard resource.buffer != nil, resource.offer == nil else {
       throw Mistake(
-        .unspecified, "noBacking", "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
+        .unspecified, "noBacking",
+        "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
     }
     return release(resource, keepingPicture: true).map { .whenIdle($0) } ?? .now(.ok)
   }
@@ -266,7 +269,8 @@ extension GPUDevice {
     let resource = try resource(id, area, "SET_SCANOUT")
     guard let image = resource.image else {
       throw Mistake(
-        .invalidParameter, "blob", "SET_SCANOUT of resource \(id), a blob; that is what SET_SCANOUT_BLOB is for")
+        .invalidParameter, "blob",
+        "SET_SCANOUT of resource \(id), a blob; that is what SET_SCANOUT_BLOB is for")
     }
     try show(resource, View(layout: image, source: area), scanout, "SET_SCANOUT")
   }

@@ -28,12 +28,14 @@ extension GPUDevice {
     }
     guard entries == 0 else {
       throw Mistake(
-        .invalidParameter, "offer", "blob \(id) of the host's memory comes with \(entries) entries of the guest's")
+        .invalidParameter, "offer",
+        "blob \(id) of the host's memory comes with \(entries) entries of the guest's")
     }
     guard offer.uses < offer.limit else {
       throw Mistake(
         .outOfMemory, "offer",
-        "offer \(offer.id) is in use by \(offer.uses) blobs already, as many as it may be; \(id) is one too many")
+        "offer \(offer.id) is in use by \(offer.uses) blobs already, as many as it may be; \(id) is one too many"
+      )
     }
   }
 
@@ -57,7 +59,8 @@ extension GPUDevice {
     let resource = try resource(id)
     guard let offer = resource.offer, resource.isMappable else {
       throw Mistake(
-        .unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which is not mappable")
+        .unspecified, "mapping",
+        "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which is not mappable")
     }
     guard resource.mapping == nil else {
       throw Mistake(.unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
@@ -111,7 +114,8 @@ extension GPUDevice {
     resource.mapping = nil
     let errand = Errand()
     guard takeAway(mapping, errand) else {
-      throw Mistake(.unspecified, "mapping", "resource \(id) cannot be unmapped: the front end cannot be asked")
+      throw Mistake(
+        .unspecified, "mapping", "resource \(id) cannot be unmapped: the front end cannot be asked")
     }
     return errand
   }
@@ -168,7 +172,8 @@ extension GPUDevice {
   func submit(_ context: UInt32, _ size: UInt32) throws(Mistake) {
     try check(context: context)
     guard size == 0 else {
-      throw Mistake(.unspecified, "context", "SUBMIT_3D of \(size) bytes; contexts are empty here, there is no 3D")
+      throw Mistake(
+        .unspecified, "context", "SUBMIT_3D of \(size) bytes; contexts are empty here, there is no 3D")
     }
   }
 }

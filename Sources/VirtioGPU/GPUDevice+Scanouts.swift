@@ -53,7 +53,8 @@ extension GPUDevice: ScanoutObserver {
       guard area.fits(width: layout.width, height: layout.height) else {
         throw Mistake(
           .invalidParameter, "rectangle",
-          "RESOURCE_FLUSH: \(area) is not inside the image of \(layout.width)x\(layout.height) in resource \(resource.id)")
+          "RESOURCE_FLUSH: \(area) is not inside the image of \(layout.width)x\(layout.height) in resource \(resource.id)"
+        )
       }
       let damage = area.intersection(binding.view.source)
       if damage.isEmpty || binding.picture == nil { continue }

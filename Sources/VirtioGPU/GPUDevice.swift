@@ -222,7 +222,8 @@ public final class GPUDevice {
       let command = try decoder.command(header, &reader)
       outcome =
         isControl
-        ? try execute(command, header.contextID, &reader, queue.queue.memory, &decoder) : executeCursor(command)
+        ? try execute(command, header.contextID, &reader, queue.queue.memory, &decoder)
+        : executeCursor(command)
     } catch {
       mistakes.report("malformedCommand", "a command ends too early, or its memory is not there: \(error)")
       outcome = .now(.error(.invalidParameter))

@@ -28,7 +28,8 @@ public protocol GPUFrontEnd: AnyObject {
   /// - Parameter finished: called once, later, with whether it was done.
   /// - Throws: if it cannot be asked for.
   func map(
-    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool, _ finished: @escaping (Bool) -> Void
+    _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool,
+    _ finished: @escaping (Bool) -> Void
   ) throws(LostNews)
 
   /// Has a mapping taken away, in the same way.

@@ -58,7 +58,9 @@ struct SharedRegion: Equatable {
     guard !range.isEmpty, let index = place(of: range.lowerBound), range.upperBound <= free[index].upperBound
     else { return false }
     let whole = free[index]
-    let rest = [whole.lowerBound..<range.lowerBound, range.upperBound..<whole.upperBound].filter { !$0.isEmpty }
+    let rest = [whole.lowerBound..<range.lowerBound, range.upperBound..<whole.upperBound].filter {
+      !$0.isEmpty
+    }
     free.replaceSubrange(index...index, with: rest)
     return true
   }
@@ -66,7 +68,8 @@ struct SharedRegion: Equatable {
   /// Gives back what was reserved.
   mutating func release(_ range: Range<UInt64>) {
     let next = free.firstIndex { $0.lowerBound >= range.upperBound } ?? free.count
-    precondition(next == 0 || free[next - 1].upperBound <= range.lowerBound, "what is given back was reserved")
+    precondition(
+      next == 0 || free[next - 1].upperBound <= range.lowerBound, "what is given back was reserved")
     var (whole, first, end) = (range, next, next)
     if next > 0, free[next - 1].upperBound == range.lowerBound {
       whole = free[next - 1].lowerBound..<whole.upperBound

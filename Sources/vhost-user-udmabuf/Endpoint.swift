@@ -51,7 +51,9 @@ final class Endpoint {
       do throws(Errno) { fd = try FD.inherited(number) } catch {
         throw StartError("\(option) \(number): there is no such inherited descriptor (\(error))")
       }
-      guard (try? fd.status())?.isSocket == true else { throw StartError("\(option) \(number) is not a socket") }
+      guard (try? fd.status())?.isSocket == true else {
+        throw StartError("\(option) \(number) is not a socket")
+      }
       try serve(UnixSocket(adopting: fd))
     case .path(let path): try listen(path)
     }

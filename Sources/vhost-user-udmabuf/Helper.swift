@@ -72,7 +72,8 @@ final class Helper {
       let hasScreens = device.profile == .display || options.devices.count == 1
       let shown = hasScreens ? sink : nil
       let outputs =
-        shown?.outputs ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
+        shown?.outputs
+        ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
       let gpu = try GPUDevice(
         buffers: buffers, sink: shown, outputs: outputs, backing: options.backing, cursor: options.cursor,
         profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,

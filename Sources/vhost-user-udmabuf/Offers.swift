@@ -73,7 +73,8 @@ struct Offers {
     let offers = try options.offer.map(make)
     if let large = offers.first(where: { $0.size > size }) {
       throw StartError(
-        "--offer \(large.id) has \(large.size) bytes, but the region has \(size): give a larger --host-memory")
+        "--offer \(large.id) has \(large.size) bytes, but the region has \(size): give a larger --host-memory"
+      )
     }
     return HostMemory(size: size, offers: offers)
   }
@@ -82,7 +83,9 @@ struct Offers {
     switch option.source {
     case .memfd(let size):
       let pages = (size.bytes + systemPageSize - 1) / systemPageSize * systemPageSize
-      guard pages > 0, pages <= 1 << 40 else { throw failure(option, "a memfd of \(size) has no, or too many, bytes") }
+      guard pages > 0, pages <= 1 << 40 else {
+        throw failure(option, "a memfd of \(size) has no, or too many, bytes")
+      }
       do throws(Errno) {
         let memfd = try Memfd.create(
           name: "udmabridge-offer-\(option.id)", size: pages, seals: [.shrink, .grow, .seal])
@@ -128,7 +131,8 @@ struct Offers {
       let dmabuf = try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size))
       backing = .lent(dmabuf)
     } catch {
-      backing = .shadow(ShadowCause(.udmabuf, "offer \(option.id) is no dma-buf, so that it is copied: \(error)"))
+      backing = .shadow(
+        ShadowCause(.udmabuf, "offer \(option.id) is no dma-buf, so that it is copied: \(error)"))
     }
     return HostOffer(
       id: option.id, fd, Buffer(host: mapping, backing: backing), isWritable: option.isWritable,

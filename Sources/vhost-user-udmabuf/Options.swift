@@ -113,10 +113,12 @@ struct Options: ParsableArguments {
       throw ValidationError("give either --share-socket-path PATH or --share-fd NUMBER")
     }
     if profile == .share && (shareSocketPath != nil || shareFd != nil) {
-      throw ValidationError("with a second device for sharing the first one is for display: leave --profile share out")
+      throw ValidationError(
+        "with a second device for sharing the first one is for display: leave --profile share out")
     }
     if !offer.isEmpty && !devices.contains(where: { $0.profile == .share }) {
-      throw ValidationError("--offer needs a device to be mapped in: --profile share, or --share-socket-path PATH")
+      throw ValidationError(
+        "--offer needs a device to be mapped in: --profile share, or --share-socket-path PATH")
     }
     if Set(offer.map(\.id)).count < offer.count {
       throw ValidationError("two --offer have one ID; the guest tells them apart by it")

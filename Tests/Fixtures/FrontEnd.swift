@@ -51,6 +51,7 @@ public final class FrontEnd {
   public static let addMemoryRegion: UInt32 = 37
   public static let removeMemoryRegion: UInt32 = 38
   public static let getSharedObject: UInt32 = 41
+  public static let getSharedMemoryConfig: UInt32 = 44
 
   /// Lets the back end work. It returns whether there was anything to do.
   public typealias Turn = () throws -> Bool
@@ -197,16 +198,19 @@ public final class FrontEnd {
   ///   - replyAck: whether acknowledgements are negotiated.
   ///   - backendRequests: whether to hand over a socket for the back end's requests, and which.
   ///   - sharedObjects: whether this front end knows objects that devices share.
+  ///   - sharedMemory: whether it can map host memory into the guest.
   public func realize(
-    memory: MemoryStyle, replyAck: Bool = true, backendRequests: CInt? = nil, sharedObjects: Bool = false
+    memory: MemoryStyle, replyAck: Bool = true, backendRequests: CInt? = nil, sharedObjects: Bool = false,
+    sharedMemory: Bool = false
   ) throws {
     offeredFeatures = try askWord(Self.getFeatures)
     var wanted = try askWord(Self.getProtocolFeatures)
-    wanted &= 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18
+    wanted &= 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18 | 1 << 22
     if memory == .table { wanted &= ~(1 << 15) }
     if !replyAck { wanted &= ~(1 << 3) }
     if backendRequests == nil { wanted &= ~(1 << 5) }
     if !sharedObjects { wanted &= ~(1 << 18) }
+    if !sharedMemory { wanted &= ~(1 << 22) }
     try send(Self.setProtocolFeatures, wanted.bytes)
     protocolFeatures = wanted
     queueCount = Int(try askWord(Self.getQueueNum))

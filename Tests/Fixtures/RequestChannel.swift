@@ -8,14 +8,21 @@ public final class RequestChannel {
     init(_ socket: consuming UnixSocket) { self.socket = socket }
   }
 
-  private let mine: End
+  private var mine: End?
   private let theirs: End
 
   /// What a back end asked.
   public struct Asked: Equatable {
     public let code: UInt32
     public let payload: [UInt8]
-    public init(_ code: UInt32, _ payload: [UInt8] = []) { (self.code, self.payload) = (code, payload) }
+    /// An acknowledgement was asked for.
+    public let needsReply: Bool
+    /// The inode of the descriptor that came with it.
+    public let inode: UInt64?
+
+    public init(_ code: UInt32, _ payload: [UInt8] = [], needsReply: Bool = false, inode: UInt64? = nil) {
+      (self.code, self.payload, self.needsReply, self.inode) = (code, payload, needsReply, inode)
+    }
   }
 
   public init() throws {
@@ -23,7 +30,7 @@ public final class RequestChannel {
     try UnixSocket.pair { mine, theirs in ends = (End(mine), End(theirs)) }
     guard let ends else { preconditionFailure("a pair was made, or an error thrown") }
     (mine, theirs) = ends
-    try mine.socket.fd.setNonblocking()
+    try ends.mine.socket.fd.setNonblocking()
   }
 
   /// The end for `SET_BACKEND_REQ_FD`.
@@ -32,28 +39,41 @@ public final class RequestChannel {
   /// What was asked since the last call. Nothing is acknowledged.
   public func next() throws -> [Asked] {
     var asked: [Asked] = []
-    while let header = try receive(12) {
+    while let (header, inode) = try receive(12) {
       let (code, flags, size): (UInt32, UInt32, UInt32) = (
         header.value(at: 0), header.value(at: 4), header.value(at: 8)
       )
-      guard flags == 1, let payload = try receive(Int(size)) else { throw FrontEndError.wrongReply(header) }
-      asked.append(Asked(code, payload))
+      guard flags & ~8 == 1, let (payload, _) = try receive(Int(size)) else {
+        throw FrontEndError.wrongReply(header)
+      }
+      asked.append(Asked(code, payload, needsReply: flags & 8 != 0, inode: inode))
     }
     return asked
   }
 
+  /// Acknowledges a request: 0 says that it was done.
+  public func acknowledge(_ code: UInt32, _ word: UInt64 = 0, size: UInt32 = 8, flags: UInt32 = 5) throws {
+    try send([code, flags, size].flatMap(\.bytes) + word.bytes)
+  }
+
+  public func send(_ bytes: [UInt8]) throws { _ = unsafe try mine?.socket.send(bytes.span.bytes) }
+
+  /// Closes this end.
+  public func hangUp() { mine = nil }
+
   /// - Returns: nil when nothing is there.
-  private func receive(_ size: Int) throws -> [UInt8]? {
+  private func receive(_ size: Int) throws -> (bytes: [UInt8], inode: UInt64?)? {
     var bytes: [UInt8] = []
     var descriptors = ReceivedDescriptors()
-    if size == 0 { return bytes }
+    guard size > 0, let mine else { return (bytes, nil) }
     do {
       _ = try mine.socket.receive(into: &bytes, upTo: size, descriptors: &descriptors)
     } catch {
       if error == .wouldBlock { return nil }
       throw error
     }
-    guard bytes.count == size, descriptors.count == 0 else { throw FrontEndError.wrongReply(bytes) }
-    return bytes
+    guard bytes.count == size, descriptors.count <= 1 else { throw FrontEndError.wrongReply(bytes) }
+    let fd = descriptors.take(0)
+    return (bytes, try fd?.status().inode)
   }
 }

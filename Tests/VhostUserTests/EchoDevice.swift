@@ -21,6 +21,7 @@ final class EchoDevice: VhostUserDevice {
 
   let queueCount = 2
   var deviceFeatures: UInt64 = 1 << 1
+  var sharedMemory: [UInt8: UInt64] = [:]
   private(set) var events: [Event] = []
   private(set) var kicks = [0, 0]
   private(set) var memory = GuestMemory()

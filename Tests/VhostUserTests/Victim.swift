@@ -48,6 +48,7 @@ struct Form: CustomTestStringConvertible, Sendable {
     Form(
       request: .getSharedObject, payload: [UInt8](repeating: 7, count: 16), descriptors: 0,
       toleratesEmptiness: true),
+    Form(request: .getSharedMemoryConfig, payload: [], descriptors: 0),
   ]
 
   static let blocks: [GuestRAM.Block] = [
@@ -72,12 +73,14 @@ final class Victim {
 
   init() throws {
     setup = try Setup(ram: GuestRAM(size: 1 << 16))
+    setup.device.sharedMemory = [1: 1 << 16]
     var spare: Spare?
     try UnixSocket.pair { mine, _ in spare = Spare(mine) }
     self.spare = spare!
     file = try Memfd.create(name: "victim", size: 0x3000)
     try setup.frontEnd.realize(
-      memory: .slots, backendRequests: self.spare.socket.fd.withRaw { $0 }, sharedObjects: true)
+      memory: .slots, backendRequests: self.spare.socket.fd.withRaw { $0 }, sharedObjects: true,
+      sharedMemory: true)
     try setup.frontEnd.send(FrontEnd.setFeatures, UInt64(1 << 32 | 1 << 30).bytes)
     try setup.frontEnd.tell(
       FrontEnd.setMemoryTable, Form.all.first { $0.request == .setMemoryTable }!.payload,

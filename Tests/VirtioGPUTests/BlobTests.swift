@@ -202,7 +202,8 @@ import Testing
       BadCommand(
         "an area of nothing", Request.setScanoutBlob(0, 2, area: Rectangle(0, 0, 0, 0)), invalid, "rectangle"),
       BadCommand(
-        "an area that wraps", Request.setScanoutBlob(0, 2, area: Rectangle(1, 0, .max, 1)), invalid, "rectangle"),
+        "an area that wraps", Request.setScanoutBlob(0, 2, area: Rectangle(1, 0, .max, 1)), invalid,
+        "rectangle"),
       BadCommand(
         "an area outside", Request.setScanoutBlob(0, 2, area: Rectangle(1, 0, 64, 48)), invalid, "rectangle"),
     ]

@@ -5,7 +5,8 @@ import Scanout
 /// own decoder is used.
 enum Request {
   static let controlTypes: [UInt32] = [
-    0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a, 0x10b, 0x10c, 0x10d,
+    0x100, 0x101, 0x102, 0x103, 0x104, 0x105, 0x106, 0x107, 0x10a, 0x10b, 0x10c, 0x10d, 0x200, 0x202, 0x203,
+    0x207, 0x208, 0x209,
   ]
   static let cursorTypes: [UInt32] = [0x300, 0x301]
 
@@ -76,6 +77,28 @@ enum Request {
       + words([stride ?? width &* 4, 0, 0, 0, offset, 0, 0, 0])
   }
 
+  /// `struct virtio_gpu_resource_map_blob`
+  static func mapBlob(_ id: UInt32, at offset: UInt64, fence: UInt64? = nil) -> [UInt8] {
+    header(0x208, fence: fence) + words([id, 0]) + offset.bytes
+  }
+
+  static func unmapBlob(_ id: UInt32) -> [UInt8] { header(0x209) + words([id, 0]) }
+
+  /// `struct virtio_gpu_ctx_create`
+  static func createContext(_ id: UInt32) -> [UInt8] {
+    header(0x200, context: id) + words([4, 0]) + [UInt8](repeating: 0x61, count: 64)
+  }
+
+  static func destroyContext(_ id: UInt32) -> [UInt8] { header(0x201, context: id) }
+
+  static func attachToContext(_ context: UInt32, _ id: UInt32, detach: Bool = false) -> [UInt8] {
+    header(detach ? 0x203 : 0x202, context: context) + words([id, 0])
+  }
+
+  static func submit(_ context: UInt32, size: UInt32) -> [UInt8] {
+    header(0x207, context: context) + words([size, 0])
+  }
+
   /// `struct virtio_gpu_update_cursor`
   static func updateCursor(
     _ scanout: UInt32, _ id: UInt32, x: Int32 = 10, y: Int32 = 20, fence: UInt64? = nil
@@ -99,10 +122,12 @@ enum ResponseType {
   static let displayInfo: UInt32 = 0x1101
   static let edid: UInt32 = 0x1104
   static let resourceUUID: UInt32 = 0x1105
+  static let mapInfo: UInt32 = 0x1106
   static let unspecified: UInt32 = 0x1200
   static let outOfMemory: UInt32 = 0x1201
   static let invalidScanout: UInt32 = 0x1202
   static let invalidResource: UInt32 = 0x1203
+  static let invalidContext: UInt32 = 0x1204
   static let invalidParameter: UInt32 = 0x1205
 }
 

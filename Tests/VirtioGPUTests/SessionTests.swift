@@ -27,7 +27,8 @@ final class Machine {
 
   init(
     _ memory: FrontEnd.MemoryStyle, ram: GuestRAM? = nil, udmabuf: Result<UdmabufDevice, Errno>,
-    backing: BackingChoice = .lent, profile: Profile = .display, hasChannel: Bool = true
+    backing: BackingChoice = .lent, profile: Profile = .display, hostMemory: HostMemory? = nil,
+    hasChannel: Bool = true
   ) throws {
     channel = try RequestChannel()
     self.ram = try ram ?? GuestRAM.likeQEMU()
@@ -35,14 +36,15 @@ final class Machine {
     screen = try Screen(Rig.outputs, loop)
     device = try GPUDevice(
       buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
-      profile: profile, loop: loop, logger: log.logger)
+      profile: profile, hostMemory: hostMemory, loop: loop, logger: log.logger)
     let backEnd = GPUBackEnd(device, loop: loop, logger: log.logger)
     link = try Link(backEnd, loop: loop, logger: log.logger)
     backEnd.session = link.session
     control = DriverQueue(self.ram)
     cursor = DriverQueue(self.ram, size: 16)
     try frontEnd.realize(
-      memory: memory, backendRequests: hasChannel ? channel.number : nil, sharedObjects: true)
+      memory: memory, backendRequests: hasChannel ? channel.number : nil, sharedObjects: true,
+      sharedMemory: hostMemory != nil)
     try start()
   }
 
