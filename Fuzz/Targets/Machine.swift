@@ -31,6 +31,7 @@ final class Machine {
   let card: FakeCard
   let buffers: BufferTable
   let device: GPUDevice
+  let frontEnd = FakeFrontEnd()
   private(set) var drivers: [DriverQueue]
   private var queues: [VirtQueue?] = [nil, nil]
   /// What was sent and not answered, by queue and head.
@@ -59,8 +60,11 @@ final class Machine {
     buffers = BufferTable(
       device: Result { () throws(Errno) in try UdmabufDevice() }, quotas: Self.quotas)
     device = try GPUDevice(
-      buffers: buffers, sink: card, outputs: Self.outputs, loop: loop,
+      buffers: buffers, sink: card, outputs: Self.outputs, profile: .share,
+      hostMemory: FakeFrontEnd.hostMemory(), loop: loop,
       logger: Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() })
+    device.featuresChanged(device.features)
+    device.frontEnd = frontEnd
     drivers = [DriverQueue(ram, size: 16), DriverQueue(ram, size: 4)]
     for index in 0..<2 { start(index, fresh: true) }
   }
@@ -116,6 +120,9 @@ final class Machine {
     if drivers[queue].wantsKick() { device.kicked(queue) }
   }
 
+  /// The front end was out of reach for some time.
+  var wasGone = false
+
   /// Looks at the answers that are there.
   func collect() {
     for queue in 0..<2 {
@@ -140,12 +147,14 @@ final class Machine {
       case 0x1101: 24 + 16 * 24
       case 0x1104: 24 + 8 + 1024
       case 0x1105: 24 + 16
+      case 0x1106: 24 + 8
       case 0x1100, 0x1200...0x1205: 24
       default: fail("an answer of type \(hex(type))")
       }
     expect(written == size, "an answer of type \(hex(type)) with \(written) bytes")
     if type == 0x1101 { expect(sent.type == 0x100, "an answer to another command") }
     if type == 0x1105 { expect(sent.type == 0x10b, "an answer to another command") }
+    if type == 0x1106 { expect(sent.type == 0x208, "an answer to another command") }
     if type == 0x1104 { expect(sent.type == 0x10a, "an answer to another command") }
     expect(bytes.value(at: 4) as UInt32 == (sent.fence == nil ? 0 : 1), "flags of a fence")
     expect(bytes.value(at: 8) as UInt64 == sent.fence ?? 0, "another fence")
@@ -194,6 +203,10 @@ final class Machine {
     try stop()
     replaceDriver()
     try settle()
+    // What was unmapped in vain lies there still; what was mapped and is not wanted any more does not.
+    frontEnd.refuses = false
+    while !frontEnd.isIdle { frontEnd.acknowledge() }
+    if !wasGone { expect(frontEnd.mapped.isEmpty, "something is mapped still") }
     let now = buffers.statistics
     expect(card.isEmpty, "the card still holds something")
     expect(

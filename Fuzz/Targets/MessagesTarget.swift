@@ -43,7 +43,8 @@ private final class Peer {
     card = try FakeCard(Machine.outputs, loop)
     device = try GPUDevice(
       buffers: BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: Machine.quotas), sink: card,
-      outputs: Machine.outputs, loop: loop, logger: silent)
+      outputs: Machine.outputs, profile: .share, hostMemory: FakeFrontEnd.hostMemory(), loop: loop,
+      logger: silent)
     let backEnd = GPUBackEnd(device, loop: loop, logger: silent)
     link = try Link(backEnd, loop: loop)
     backEnd.session = link.session
@@ -52,7 +53,8 @@ private final class Peer {
     if setup & 3 == 0 { return }
     try link.frontEnd.realize(
       memory: setup & 4 == 0 ? .table : .slots, replyAck: setup & 8 == 0,
-      backendRequests: setup & 16 == 0 ? nil : descriptors.socket)
+      backendRequests: setup & 16 == 0 ? nil : descriptors.socket,
+      sharedMemory: setup & 32 != 0)
     hasLines = true
     if setup & 3 > 1 { try link.frontEnd.start(drivers) }
   }
@@ -132,13 +134,17 @@ private final class Peer {
     case 15: try send(FrontEnd.setDisplaySocket, [], [descriptors.one(&input)])
     case 16:
       try send(FrontEnd.setFeatures, (link.frontEnd.offeredFeatures & ~(UInt64(input.byte()) << 24)).bytes)
-    case 17: try send(FrontEnd.setProtocolFeatures, UInt64(input.number(UInt16.self)).bytes)
+    case 17: try send(FrontEnd.setProtocolFeatures, UInt64(input.number(UInt32.self)).bytes)
     case 18:
       try send(
         FrontEnd.getConfig,
         UInt32(input.byte()).bytes + UInt32(16).bytes
           + [UInt8](repeating: 0, count: 20))
-    default: try send([FrontEnd.getFeatures, FrontEnd.setOwner, FrontEnd.getQueueNum][Int(kind) % 3], [])
+    default:
+      let asked = [
+        FrontEnd.getFeatures, FrontEnd.setOwner, FrontEnd.getQueueNum, FrontEnd.getSharedMemoryConfig,
+      ]
+      try send(asked[Int(input.byte() & 3)], [])
     }
   }
 

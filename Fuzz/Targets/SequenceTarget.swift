@@ -24,6 +24,7 @@ struct Instruction {
   fileprivate enum Operation: CaseIterable {
     case create, create2, attach, attach2, transfer, setScanout, setScanout2, flush, flush2, flush3, unref,
       detach
+    case createBlob, createBlob2, setScanoutBlob, setScanoutBlob2, map, map2, unmap, acknowledge, context
     case updateCursor, moveCursor, ask, mood, flip, settle, settle2, reset, pause, memory, outputs, paint
   }
 
@@ -71,6 +72,24 @@ private final class Program {
     case .flush, .flush2, .flush3: send(instruction, 0x104, area(instruction).words + words(id, 0))
     case .unref: send(instruction, 0x102, words(id, 0))
     case .detach: send(instruction, 0x107, words(id, 0))
+    case .createBlob, .createBlob2: createBlob(instruction)
+    case .setScanoutBlob, .setScanoutBlob2: setScanoutBlob(instruction)
+    case .map, .map2:
+      let page = UInt64(bytes[4] & 31)
+      send(instruction, 0x208, words(id, 0) + (page << 12 | (bytes[5] == 0xff ? 1 : 0)).bytes, 32)
+    case .unmap: send(instruction, 0x209, words(id, 0))
+    case .acknowledge:
+      machine.frontEnd.refuses = bytes[2] & 7 == 7
+      machine.frontEnd.isGone = bytes[3] == 0xff
+      machine.wasGone = machine.wasGone || machine.frontEnd.isGone
+      machine.frontEnd.acknowledge(Int(bytes[1] & 3) + 1)
+    case .context:
+      let types: [UInt32] = [0x200, 0x201, 0x202, 0x203, 0x207]
+      let type = types[Int(bytes[4]) % types.count]
+      send(
+        instruction, type,
+        words(bytes[5] & 1 == 0 ? id : 0, 0) + [UInt8](repeating: 0, count: 64), context: UInt32(bytes[2] & 7)
+      )
     case .updateCursor: sendCursor(instruction, 0x300)
     case .moveCursor: sendCursor(instruction, 0x301)
     case .ask:
@@ -87,6 +106,7 @@ private final class Program {
     case .flip: for _ in 0...(bytes[2] & 3) { machine.card.flip(Int(bytes[1] & 1)) }
     case .settle, .settle2: try machine.settle()
     case .reset:
+      machine.frontEnd.reset()
       machine.device.reset()
       machine.replaceDriver()
     case .pause: try machine.pause()
@@ -108,6 +128,37 @@ private final class Program {
       bytes[6] < 0xe0 ? UInt32(bytes[6] & 1) + 1 : [1, 2, 3, 4, 67, 68, 121, 134][Int(bytes[6] & 7)]
     sizes[instruction.resource] = (width, height)
     send(instruction, 0x101, words(instruction.resource, format, width, height))
+  }
+
+  private func createBlob(_ instruction: Instruction) {
+    let bytes = instruction.bytes
+    let id = instruction.resource
+    sizes[id] = (16, 16)
+    if bytes[4] & 1 == 0 {
+      // Of the host's memory.
+      let offer = UInt64(bytes[5] % 3)
+      let size: UInt64 = bytes[6] == 0xff ? 4096 : offer == 1 ? 3 << 12 : 1 << 12
+      return send(instruction, 0x10c, words(id, 2, UInt32(bytes[7] & 3), 0) + offer.bytes + size.bytes)
+    }
+    let pages = UInt64(bytes[6] % 8) + (bytes[6] >= 0xf8 ? 0 : 1)
+    let first = UInt64(bytes[5] & 7) << 12
+    let entries = pages == 0 || bytes[5] & 0x40 != 0 ? [] : first.bytes + words(UInt32(pages << 12), 0)
+    let size = pages << 12 | (bytes[7] == 0xff ? 1 : 0)
+    send(
+      instruction, 0x10c,
+      words(id, 1, UInt32(bytes[7] & 7), entries.isEmpty ? 0 : 1) + UInt64(0).bytes + size.bytes + entries)
+  }
+
+  private func setScanoutBlob(_ instruction: Instruction) {
+    let bytes = instruction.bytes
+    let side: UInt32 = [16, 32, 1, 64][Int(bytes[4] & 3)]
+    let stride = bytes[5] < 0xf0 ? side * 4 : UInt32(bytes[5]) << 3
+    let offset = bytes[6] < 0xf0 ? UInt32(bytes[6] & 7) << 10 : UInt32.max - UInt32(bytes[6])
+    let source = Rectangle(x: 0, y: 0, width: side, height: bytes[7] & 1 == 0 ? side : 1)
+    send(
+      instruction, 0x10d,
+      source.words + words(instruction.scanout, instruction.resource, side, side, UInt32(bytes[7] & 3), 0)
+        + words(stride, 0, 0, 0, offset, 0, 0, 0))
   }
 
   private func attach(_ instruction: Instruction) {
@@ -165,8 +216,10 @@ private final class Program {
     machine.card.mood.refusal = bytes[2] < 0xc0 ? nil : refusals[Int(bytes[2]) % refusals.count]
   }
 
-  private func send(_ instruction: Instruction, _ type: UInt32, _ body: [UInt8], _ room: Int = 24) {
-    send(instruction, type, body, room, queue: 0)
+  private func send(
+    _ instruction: Instruction, _ type: UInt32, _ body: [UInt8], _ room: Int = 24, context: UInt32 = 0
+  ) {
+    send(instruction, type, body, room, queue: 0, context: context)
   }
 
   private func sendCursor(_ instruction: Instruction, _ type: UInt32) {
@@ -176,11 +229,14 @@ private final class Program {
     send(instruction, type, body, bytes[3] & 2 == 0 ? 0 : 24, queue: 1)
   }
 
-  private func send(_ instruction: Instruction, _ type: UInt32, _ body: [UInt8], _ room: Int, queue: Int) {
+  private func send(
+    _ instruction: Instruction, _ type: UInt32, _ body: [UInt8], _ room: Int, queue: Int,
+    context: UInt32 = 0
+  ) {
     guard machine.hasRoom(queue, 1) else { return }
     if instruction.isFenced { fence += 1 }
     let header =
-      words(type, instruction.isFenced ? 1 : 0) + (instruction.isFenced ? fence : 0).bytes + words(0, 0)
+      words(type, instruction.isFenced ? 1 : 0) + (instruction.isFenced ? fence : 0).bytes + words(context, 0)
     machine.send(header + body, room: instruction.room(room), on: queue)
   }
 

@@ -68,6 +68,16 @@ public struct FD: ~Copyable, Sendable {
     return number
   }
 
+  /// Opens the same file once more, with a place of its own in it: for a memfd or a file, not for what has no name.
+  public borrowing func reopen(writable: Bool) throws(Errno) -> FD {
+    try FD.open(FilePath("/proc/self/fd/\(raw)"), writable: writable)
+  }
+
+  /// It was opened for writing too. The corresponding call is `F_GETFL`.
+  public var isWritable: Bool {
+    get throws(Errno) { try retrying { fcntl(raw, F_GETFL) } & O_ACCMODE == O_RDWR }
+  }
+
   /// A second descriptor for the same open file, close-on-exec.
   public borrowing func duplicate() throws(Errno) -> FD {
     FD(adopting: try retrying { cl_dup(raw) })

@@ -116,7 +116,10 @@ struct Offers {
       if try dmabuf.exporter() != nil { return try offer(option, dmabuf) }
     } catch {
       throw failure(
-        option, "descriptor \(number) cannot be mapped for reading and writing, in whole pages: \(error)")
+        option,
+        error == .readOnlyFileSystem
+          ? "descriptor \(number) is a dma-buf that can be written; ro needs one that was made without DRM_RDWR"
+          : "descriptor \(number) cannot be mapped as it is to be offered, in whole pages: \(error)")
     }
     throw failure(option, "descriptor \(number) is neither a memfd nor a dma-buf")
   }
@@ -124,8 +127,12 @@ struct Offers {
   private func offer(_ option: OfferOption, _ memfd: Memfd) throws(Errno) -> HostOffer {
     let size = try memfd.currentSize()
     try checkPages(size)
-    let fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
-    let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: true)
+    // QEMU maps for reading and writing whatever it is asked for (11.1.3): that a guest cannot write rests on a
+    // descriptor that cannot. QEMU then refuses to map it, and the guest sees an error.
+    let fd = try memfd.withDescriptor { fd throws(Errno) in
+      try option.isWritable ? fd.duplicate() : fd.reopen(writable: false)
+    }
+    let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: option.isWritable)
     let backing: Buffer.Backing
     do {
       let dmabuf = try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size))
@@ -142,8 +149,10 @@ struct Offers {
   private func offer(_ option: OfferOption, _ dmabuf: DMABuf) throws(Errno) -> HostOffer {
     try checkPages(dmabuf.size)
     let fd = try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    // A dma-buf is what its maker made it, and cannot be opened anew.
+    if !option.isWritable, try fd.isWritable { throw .readOnlyFileSystem }
     return HostOffer(
-      id: option.id, fd, Buffer(host: try dmabuf.map(writable: true), backing: .lent(dmabuf)),
+      id: option.id, fd, Buffer(host: try dmabuf.map(writable: option.isWritable), backing: .lent(dmabuf)),
       isWritable: option.isWritable, limit: option.uses)
   }
 

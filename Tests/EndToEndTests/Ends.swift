@@ -58,11 +58,6 @@ extension EndToEnd {
       guest.end()
     }
 
-    private func isGone(_ pid: pid_t) -> Bool {
-      guard let status = try? readText(FilePath("/proc/\(pid)/stat")) else { return true }
-      return status.split(separator: ")").last?.contains(" Z ") ?? true
-    }
-
     /// Bytes of shared memory, which memfds are made of, in this kernel.
     private func sharedMemory() throws -> UInt64 {
       for line in try readText("/proc/meminfo").split(separator: "\n") where line.hasPrefix("Shmem:") {

@@ -144,3 +144,9 @@ func liveUdmabufs() -> Int {
   guard let text = try? readText("/sys/kernel/debug/dma_buf/bufinfo") else { return -1 }
   return text.split(separator: "\n").filter { $0.contains("udmabuf") }.count
 }
+
+/// A process has ended, and its parent may have looked at it or not.
+func isGone(_ pid: pid_t) -> Bool {
+  guard let status = try? readText(FilePath("/proc/\(pid)/stat")) else { return true }
+  return status.split(separator: ")").last?.contains(" Z ") ?? true
+}

@@ -24,9 +24,11 @@ final class RunningGuest {
   /// - Parameters:
   ///   - kms: the helper's card; with nil it has none, so that another helper can be the card's master.
   ///   - options: of `qemu/run-guest`, beside those that tests always give.
+  ///   - descriptors: which of ours it gets under which number, for `fd:N` in an option.
   init(
     memory: String = "512M", ram: String = "memfd", resolution: String, kms: String? = "auto",
-    helperOptions: [String] = [], options: [String] = []
+    helperOptions: [String] = [], options: [String] = [],
+    descriptors: [Int32: Int32] = [:]
   ) throws {
     directory = try makeTemporaryDirectory()
     // For a helper that runs as somebody else.
@@ -37,7 +39,8 @@ final class RunningGuest {
         "--memory", memory, "--ram", ram, "--resolution", resolution, "--log", directory.string,
         "--stats", directory.appending("stats").string, "--shell", directory.appending("shell").string,
         "--qmp", directory.appending("qmp").string, "--helper-option=--log-level", "--helper-option=debug",
-      ] + (kms.map { ["--kms", $0] } ?? []) + helperOptions.map { "--helper-option=\($0)" } + options)
+      ] + (kms.map { ["--kms", $0] } ?? []) + helperOptions.map { "--helper-option=\($0)" } + options,
+      descriptors: descriptors)
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
       _ = try shell("true", seconds: 240)
