@@ -24,7 +24,7 @@ extension EndToEnd {
       if let guest = unsafe Self.shared { return guest }
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
       let guest = try RunningGuest(
-        resolution: Self.sizes[Self.sizes.count - 1].name, options: ["--device", "blob"])
+        resolution: Self.sizes[Self.sizes.count - 1].name, options: ["--device", "blob", "--kernel", "7.3"])
       unsafe Self.shared = guest
       return guest
     }
@@ -133,6 +133,19 @@ extension EndToEnd {
       #expect(try guest.shell("hold e lend-any-buffer \(exporter)") == "shown\n")
       try guest.expectLent(.positions(size.width, size.height, seed: 0))
       try guest.shell("drop e; true")
+    }
+
+    @Test("a guest whose kernel imports nothing has blobs nevertheless")
+    func olderGuest() throws {
+      try guest().end()
+      unsafe Self.shared = nil
+      let guest = try RunningGuest(resolution: "1024x768", options: ["--device", "blob", "--kernel", "6.12"])
+      #expect(try guest.shell("hold p draw pattern 1024x768 XR24 4 hold") == "shown\n")
+      try guest.expectLent(.positions(1024, 768, seed: 4))
+      try guest.shell("tell p quit; drop p; true")
+      let statistics = try guest.settledStatistics()
+      #expect(statistics.bytesCopied == 0 && statistics.protocolErrors.isEmpty)
+      guest.end()
     }
 
     @Test("stop, cont and system_reset")
