@@ -28,6 +28,13 @@ public struct Screenshot {
     guard fields.count == 4, fields[0] == "P6", let width = Int(fields[1]), let height = Int(fields[2]) else {
       throw TroubleInTest("the screenshot is no PPM: \(fields)")
     }
-    return Screenshot(width: width, height: height, rgb: Array(bytes[start...]))
+    // QEMU pads each row to a multiple of four bytes, which the format does not know.
+    let (row, stride) = (width * 3, (width * 3 + 3) / 4 * 4)
+    guard bytes.count - start == stride * height else {
+      throw TroubleInTest("\(bytes.count - start) bytes are no screenshot of \(width)x\(height)")
+    }
+    if row == stride { return Screenshot(width: width, height: height, rgb: Array(bytes[start...])) }
+    let rgb = (0..<height).flatMap { bytes[(start + $0 * stride)..<(start + $0 * stride + row)] }
+    return Screenshot(width: width, height: height, rgb: rgb)
   }
 }
