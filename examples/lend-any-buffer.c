@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
     if (dmabuf < 0 || drmPrimeFDToHandle(card, dmabuf, &handle[0])) err(1, "making and importing the buffer");
     uint32_t *pixels = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, dmabuf, 0);
     if (pixels == MAP_FAILED) err(1, "mapping the buffer");
-    for (size_t i = 0; i < size / 4; i++) pixels[i] = 0x01000193u * (uint32_t)(i % line + i / line * 0x10001);
+    for (size_t i = 0; i < size / 4; i++) pixels[i] = 0x01000193u * (uint32_t)(i % line + i / line * 0x10001) & 0xffffffu;
     if (drmModeAddFB2(card, mode.hdisplay, mode.vdisplay, DRM_FORMAT_XRGB8888, handle, pitch, offset, &framebuffer, 0)
         || drmModeSetCrtc(card, outputs->crtcs[0], framebuffer, 0, 0, &screen->connector_id, 1, &mode)) err(1, "show");
     printf("shown\n"), fflush(stdout), getchar();

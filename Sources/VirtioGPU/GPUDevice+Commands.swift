@@ -54,8 +54,8 @@ extension GPUDevice {
         try createBlob(id, blob, entries, memory)
       case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
         try setScanout(scanout, id, area, layout)
-      case .mapBlob(let id, let offset) where mapsHostMemory: return .whenDone(try map(id, offset), .mapInfo)
-      case .unmapBlob(let id) where mapsHostMemory: return .whenDone(try unmap(id), .ok)
+      case .mapBlob(let id, let offset) where mapsHostMemory: return .whenMapped(try map(id, offset))
+      case .unmapBlob(let id) where mapsHostMemory: return .whenFree(nil, try unmap(id))
       case .createContext where has(Feature.virgl): try createContext(context)
       case .destroyContext where has(Feature.virgl): try destroyContext(context)
       case .attachToContext(let id) where has(Feature.virgl),
@@ -247,8 +247,8 @@ extension GPUDevice {
     let resource = try resource(id)
     resources[id] = nil
     buffers.dismissResource()
-    endUse(of: resource)
-    return release(resource, keepingPicture: false).map { .whenIdle($0) } ?? .now(.ok)
+    let errand = endUse(of: resource)
+    return .whenFree(release(resource, keepingPicture: false), errand)
   }
 
   private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {
@@ -258,7 +258,7 @@ extension GPUDevice {
         .unspecified, "noBacking",
         "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
     }
-    return release(resource, keepingPicture: true).map { .whenIdle($0) } ?? .now(.ok)
+    return .whenFree(release(resource, keepingPicture: true), nil)
   }
 
   // MARK: Scanouts

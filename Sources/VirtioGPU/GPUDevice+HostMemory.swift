@@ -46,11 +46,21 @@ extension GPUDevice {
     return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
   }
 
-  /// The resource is gone: so is its mapping, and what it took of an offer.
-  func endUse(of resource: Resource) {
+  /// The resource is gone: so are its mapping and what it took of an offer.
+  /// - Returns: what an answer waits for. The guest uses the mapping's place for another one as soon as it hears
+  ///   that the resource is gone.
+  @discardableResult
+  func endUse(of resource: Resource) -> Errand? {
     resource.offer?.uses -= 1
-    guard let mapping = resource.mapping.take() else { return }
-    if mapping.isThere { takeAway(mapping) } else { mapping.isUnwanted = true }
+    guard let mapping = resource.mapping.take() else { return nil }
+    let errand = Errand()
+    mapping.waitUntilGone(errand, failure: .ok)
+    switch mapping.state {
+    case .coming: mapping.state = .unwanted
+    case .there: if !takeAway(mapping) { return nil }
+    case .unwanted, .going: break
+    }
+    return errand
   }
 
   // MARK: Mappings
@@ -92,54 +102,61 @@ extension GPUDevice {
   }
 
   private func mapped(_ mapping: HostMapping, _ resource: Resource?, _ errand: Errand, _ isDone: Bool) {
-    mapping.isThere = isDone
+    if errand.isAbandoned { mapping.state = .unwanted }
+    let isWanted = mapping.state == .coming
     if !isDone {
-      if resource?.mapping === mapping { resource?.mapping = nil }
-      hostRegion?.release(mapping.range)
       mistakes.report(
         "mapping", "the front end did not map \(mapping.length) bytes at \(hex(mapping.range.lowerBound))")
-    } else if mapping.isUnwanted || errand.isAbandoned {
-      if resource?.mapping === mapping { resource?.mapping = nil }
-      takeAway(mapping)
+      gone(mapping, resource, true)
+    } else if isWanted {
+      mapping.state = .there
+    } else {
+      takeAway(mapping, resource)
     }
-    errand.response?.finish(isDone && !mapping.isUnwanted ? .mapInfo : .error(.unspecified))
+    errand.response?.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
     wake()
   }
 
   func unmap(_ id: ResourceID) throws(Mistake) -> Errand {
     let resource = try resource(id)
-    guard let mapping = resource.mapping, mapping.isThere else {
+    guard let mapping = resource.mapping, mapping.state == .there else {
       throw Mistake(.unspecified, "mapping", "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
     }
-    resource.mapping = nil
     let errand = Errand()
-    guard takeAway(mapping, errand) else {
+    mapping.waitUntilGone(errand, failure: .error(.unspecified))
+    guard takeAway(mapping, resource) else {
       throw Mistake(
         .unspecified, "mapping", "resource \(id) cannot be unmapped: the front end cannot be asked")
     }
     return errand
   }
 
-  /// Asks the front end to take a mapping away. Its place is free when that is done, or cannot be: what was mapped
-  /// there nevertheless makes the front end refuse the next one.
-  /// - Returns: false if it cannot be asked.
+  /// Asks the front end to take a mapping away.
+  /// - Returns: false if it cannot be asked. Then the mapping counts as gone.
   @discardableResult
-  private func takeAway(_ mapping: HostMapping, _ errand: Errand? = nil) -> Bool {
-    mapping.isThere = false
-    let finish = { [weak self] (isDone: Bool) in
-      self?.hostRegion?.release(mapping.range)
-      errand?.response?.finish(isDone ? .ok : .error(.unspecified))
-      self?.wake()
-    }
+  private func takeAway(_ mapping: HostMapping, _ resource: Resource? = nil) -> Bool {
+    mapping.state = .going
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
-      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length, finish)
+      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) {
+        [weak self, weak resource] in
+        self?.gone(mapping, resource, $0)
+      }
       return true
     } catch {
       mistakes.report("mapping", "\(mapping.length) bytes cannot be unmapped: \(error)")
-      hostRegion?.release(mapping.range)
+      gone(mapping, resource, false)
       return false
     }
+  }
+
+  /// Its place is free, even if the front end could not take it away: what lies there still makes it refuse the
+  /// next mapping there.
+  private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
+    if resource?.mapping === mapping { resource?.mapping = nil }
+    hostRegion?.release(mapping.range)
+    mapping.isGone(isDone)
+    wake()
   }
 
   // MARK: Contexts

@@ -239,10 +239,10 @@ public final class GPUDevice {
     case now(Response)
     /// When the presentations are on the screen.
     case atFlip([(scanout: ScanoutID, sequence: UInt64)])
-    /// When nobody uses the pages any more.
-    case whenIdle(Release)
-    /// When the front end has done something, with this answer if it could.
-    case whenDone(Errand, Response)
+    /// When nobody uses the pages any more, and the front end has unmapped them.
+    case whenFree(Release?, Errand?)
+    /// When the front end has mapped something.
+    case whenMapped(Errand)
   }
 
   private func answer(_ outcome: Outcome, _ header: ControlHeader, _ queue: GPUQueue, isControl: Bool) {
@@ -262,10 +262,16 @@ public final class GPUDevice {
       } else {
         answer(.now(now), header, queue, isControl: isControl)
       }
-    case .whenIdle(let release):
-      release.hold(pend(header, now, release.deadline))
-    case .whenDone(let errand, let response):
-      errand.response = pend(header, response, monotonicNanoseconds() + Self.errandTimeout, errand: errand)
+    case .whenFree(nil, nil):
+      answer(.now(now), header, queue, isControl: isControl)
+    case .whenFree(let release, let errand):
+      let deadline = errand == nil ? release?.deadline : nil
+      let waiting = pend(
+        header, now, deadline ?? monotonicNanoseconds() + Self.errandTimeout, errand: errand)
+      release?.hold(waiting)
+      errand?.response = waiting
+    case .whenMapped(let errand):
+      errand.response = pend(header, .mapInfo, monotonicNanoseconds() + Self.errandTimeout, errand: errand)
     }
   }
 

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Linux
 import SystemPackage
@@ -28,7 +29,8 @@ extension EndToEnd {
       let helper = try #require(guest.helperPID)
       for number in directoryEntries(FilePath("/proc/\(helper)/fd")) {
         let path = FilePath("/proc/\(helper)/fd/\(number)")
-        guard resolvingLinks(path).string.contains("udmabridge-offer-\(id)") else { continue }
+        let target = try? FileManager.default.destinationOfSymbolicLink(atPath: path.string)
+        guard target?.contains("udmabridge-offer-\(id)") == true else { continue }
         let fd = try FD.open(path, writable: true)
         return try Mapping(fd, offset: 0, length: Int(fd.status().size), writable: true)
       }
