@@ -1,4 +1,4 @@
-# make demo      the main job, once, on a machine of your own making; leaves demo.png
+# make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
 # make test      the tests, native and in the test host
 # make bench     the figures
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
@@ -25,7 +25,7 @@ programs: setup
 	$(SWIFT_BUILD) --product udmabridge
 
 demo: programs
-	qemu/demo $(if $(HOST),--host)
+	qemu/demo $(if $(HOST),--host) $(if $(DEVICE),--device $(DEVICE))
 
 test: test-native test-host
 

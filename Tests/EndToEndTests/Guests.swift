@@ -5,30 +5,37 @@ import TestSupport
 import Testing
 
 extension EndToEnd {
-  /// Guests of each of Debian's kernels, each QEMU, and a disk that boots by itself.
+  /// Guests of each of Debian's kernels, each QEMU and device, and a disk that boots by itself.
   @Suite
   struct Guests {
     struct Combination: Sendable, CustomTestStringConvertible {
       let kernel, qemu: String
-      var testDescription: String { "Linux \(kernel), QEMU \(qemu)" }
+      var device = "gpu"
+      var testDescription: String { "Linux \(kernel), QEMU \(qemu), \(device)" }
     }
 
     static let kernels = ["5.10", "6.1", "6.12", "7.3"]
-    static let qemus = ["7.2", "10.0"]
+    static let qemus = ["7.2", "10.0", "11.1"]
 
     /// The whole matrix costs minutes; Linux 6.12 with QEMU 7.2 is what all other tests run.
     static let combinations: [Combination] =
       unsafe getenv("UDMABRIDGE_ALL_GUESTS") != nil
-      ? kernels.flatMap { kernel in qemus.map { Combination(kernel: kernel, qemu: $0) } }
+      ? kernels.flatMap { kernel in
+        qemus.map { Combination(kernel: kernel, qemu: $0) }
+          + [Combination(kernel: kernel, qemu: "11.1", device: "blob")]
+      }
       : [
         Combination(kernel: "5.10", qemu: "7.2"), Combination(kernel: "6.1", qemu: "7.2"),
         Combination(kernel: "7.3", qemu: "7.2"), Combination(kernel: "6.12", qemu: "10.0"),
+        Combination(kernel: "7.3", qemu: "11.1"), Combination(kernel: "6.12", qemu: "11.1", device: "blob"),
+        Combination(kernel: "7.3", qemu: "11.1", device: "blob"),
       ]
 
     @Test("modetest's pattern is on the screen, pixel by pixel", arguments: combinations)
     func modetest(_ combination: Combination) throws {
       let guest = try RunningGuest(
-        resolution: "1024x768", options: ["--kernel", combination.kernel, "--qemu", combination.qemu])
+        resolution: "1024x768",
+        options: ["--kernel", combination.kernel, "--qemu", combination.qemu, "--device", combination.device])
       // They are the ones that were asked for.
       #expect(try guest.shell("uname -r").hasPrefix("\(combination.kernel)."))
       let version = try #require(try guest.monitor("query-version")["qemu"] as? [String: Int])

@@ -26,7 +26,7 @@ void usage(void) {
           "  many COUNT WxH                     make so many buffers, wait for EOF, destroy them\n"
           "  off                                turn the output off\n"
           "  parameters                         say what the driver says of the card\n"
-          "  context CAPSET                     make a context, wait for EOF\n"
+          "  context                            make a context, wait for EOF\n"
           "  blob guest SIZE FLAGS              a blob of the guest's memory; FLAGS: m(appable), s(hareable),\n"
           "                                     x (cross-device)\n"
           "  blob host SIZE ID                  a blob that the host has\n"
@@ -226,7 +226,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "parameters")) {
         parameters();
     } else if (!strcmp(command, "context")) {
-        context(number(first));
+        context();
     } else if (!strcmp(command, "blob")) {
         if (!first) usage();
         blob(first, number(second), third);

@@ -37,9 +37,9 @@ void parameters(void) {
            (int)parameter(fd, PARAM_CONTEXT_INIT));
 }
 
-void context(uint32_t capability_set) {
+void context(void) {
     int fd = open_card();
-    struct context_parameter parameter = {.param = CONTEXT_PARAM_CAPSET_ID, .value = capability_set};
+    struct context_parameter parameter = {.param = CONTEXT_PARAM_NUM_RINGS, .value = 1};
     struct context_init init = {.num_params = 1, .ctx_set_params = (uintptr_t)&parameter};
     if (drmIoctl(fd, IOCTL_CONTEXT_INIT, &init)) fail("context");
     puts("context");

@@ -4,8 +4,8 @@
 
 /// What the driver says that the card can do, in a line.
 void parameters(void);
-/// Gives this program a context of its own, and waits for the end of input.
-void context(uint32_t capability_set);
+/// Gives this program a context of its own, without a capability set, and waits for the end of input.
+void context(void);
 /// A buffer in the hands of who writes on standard input.
 /// @param kind: `guest` or `host` for a blob of the card, `heap` or `udmabuf` for an imported one.
 /// @param detail: of guest the flags, m(appable) s(hareable) x (cross-device); of host the blob's id.

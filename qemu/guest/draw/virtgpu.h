@@ -15,7 +15,7 @@ enum {
     BLOB_FLAG_SHAREABLE = 2,
     BLOB_FLAG_CROSS_DEVICE = 4,
 
-    CONTEXT_PARAM_CAPSET_ID = 1,
+    CONTEXT_PARAM_NUM_RINGS = 2,
 };
 
 struct create_blob {
