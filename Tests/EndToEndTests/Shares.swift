@@ -8,16 +8,22 @@ import Udmabuf
 
 extension EndToEnd {
   /// Memory of the host in a guest: QEMU's generic vhost-user device with a shared memory region.
+  ///
+  /// The first tests share one guest, in this order.
   @Suite
-  struct Shares {
+  final class Shares {
     private static let mebibyte = 1 << 20
 
-    private func guest(_ offers: [String], _ options: [String] = [], kms: String? = nil) throws
-      -> RunningGuest
-    {
-      try RunningGuest(
-        resolution: "1024x768", kms: kms,
-        options: ["--device", "share", "--host-memory", "64M"] + options + offers.flatMap { ["--offer", $0] })
+    nonisolated(unsafe) private static var shared: RunningGuest?
+
+    private func guest() throws -> RunningGuest {
+      if let guest = unsafe Self.shared { return guest }
+      let offers = ["5=memfd:1M", "6=memfd:64K,ro", "7=memfd:64K,uses=200"]
+      let guest = try RunningGuest(
+        resolution: "1024x768", kms: nil,
+        options: ["--device", "share", "--host-memory", "64M"] + offers.flatMap { ["--offer", $0] })
+      unsafe Self.shared = guest
+      return guest
     }
 
     private func tell(_ guest: RunningGuest, _ words: (String, String)...) throws {
@@ -39,7 +45,7 @@ extension EndToEnd {
 
     @Test("a memfd of the host: bytes arrive both ways, and cannot be written where it is read-only")
     func memfd() throws {
-      let guest = try guest(["5=memfd:1M", "6=memfd:64K,ro"])
+      let guest = try guest()
       let line = try guest.shell("dmesg | grep 'drm. features'")
       #expect(line.contains("+virgl") && line.contains("+host_visible"), "\(line)")
       let host = try offer(5, of: guest)
@@ -62,38 +68,37 @@ extension EndToEnd {
       try tell(guest, ("create", "created"), ("map", "refused: Invalid argument"), ("close", "closed"))
       #expect(readOnly.bytes(at: 0, count: 65536).allSatisfy { $0 == 0 })
       try guest.shell("tell b quit; drop b; true")
-      guest.end()
-      try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
     }
 
     @Test("two hundred mappings of one offer, half of which go and come again")
     func twoHundred() throws {
-      let guest = try guest(["5=memfd:64K,uses=200"])
-      #expect(try guest.shell("draw blobs 200 65536 5 </dev/null") == "mapped 200\nmapped 200\n")
-      let errors = try guest.statistics().protocolErrors
-      #expect(errors.isEmpty, "\(errors)")
-      #expect(try guest.statistics().liveResources == 0)
-      guest.end()
+      let guest = try guest()
+      let before = try guest.statistics()
+      #expect(try guest.shell("draw blobs 200 65536 7 </dev/null") == "mapped 200\nmapped 200\n")
+      let after = try guest.statistics()
+      #expect(after.protocolErrors == before.protocolErrors && after.liveResources == before.liveResources)
     }
 
     @Test("what is not offered so: the guest sees an error, and goes on")
     func refused() throws {
-      let guest = try guest(["5=memfd:64K"])
-      for (bytes, id) in [(65536, 9), (4096, 5), (131072, 5)] {
+      let guest = try guest()
+      for (bytes, id) in [(65536, 9), (4096, 5), (2 * Self.mebibyte, 5)] {
         #expect(try guest.shell("hold b draw blob host \(bytes) \(id)") == "open\n")
         // The driver learns of it when it maps, since it does not wait for the answer to what creates the blob.
         _ = try guest.shell("tell b create")
         #expect(try guest.shell("tell b map").hasPrefix("refused"))
         try guest.shell("tell b quit; drop b; true")
       }
-      #expect(try guest.shell("hold b draw blob host 65536 5") == "open\n")
+      #expect(try guest.shell("hold b draw blob host \(Self.mebibyte) 5") == "open\n")
       try tell(guest, ("create", "created"), ("map", "mapped"))
       // A second use is one too many.
-      #expect(try guest.shell("hold c draw blob host 65536 5") == "open\n")
+      #expect(try guest.shell("hold c draw blob host \(Self.mebibyte) 5") == "open\n")
       _ = try guest.shell("tell c create")
       #expect(try guest.shell("tell c map").hasPrefix("refused"))
       #expect(try guest.statistics().protocolErrors["offer"] ?? 0 >= 4)
       guest.end()
+      unsafe Self.shared = nil
+      try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
     }
 
     enum Source: String, CaseIterable, Sendable { case memfd, dumb }
@@ -173,9 +178,12 @@ extension EndToEnd {
     enum Killed: String, CaseIterable, Sendable { case helper, qemu }
 
     @Test(
-      "killed at any point of a mapping's life, nothing is left", arguments: Point.allCases, Killed.allCases)
+      "killed at any point of a mapping's life, nothing is left",
+      arguments: zip(
+        Point.allCases + [.mapped], [Killed.helper, .qemu, .helper, .qemu, .helper, .helper]))
     func killed(_ point: Point, _ first: Killed) throws {
-      let guest = try guest(["5=memfd:4M"], kms: "auto")
+      let guest = try RunningGuest(
+        resolution: "1024x768", options: ["--device", "share", "--offer", "5=memfd:4M"])
       #expect(try guest.shell("hold b draw blob host \(4 * Self.mebibyte) 5") == "open\n")
       let life: [(Point, String, String)] = [
         (.created, "create", "created"), (.mapped, "map", "mapped"),
