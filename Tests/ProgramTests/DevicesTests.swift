@@ -1,0 +1,157 @@
+import Fixtures
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// The helper's profiles, offers, and the two devices that it may serve, as a process.
+@Suite struct DevicesTests {
+  private let program = builtPrograms.appending("vhost-user-udmabuf")
+
+  @Test(
+    "an offer that cannot be made says why, on one line, and ends with status 1",
+    arguments: [
+      ("5=fd:99", "no inherited descriptor 99"), ("5=fd:0", "neither a memfd nor a dma-buf"),
+      ("5=dumb:640x480@/dev/dri/none", "/dev/dri/none"), ("5=memfd:0", "memfd"),
+      ("5=memfd:2G", "--host-memory"),
+    ])
+  func offerThatCannotBe(_ offer: String, _ named: String) throws {
+    let (status, output) = try run(
+      program,
+      ["--socket-path", "/tmp/unused", "--profile", "share", "--log-level", "critical", "--offer", offer],
+      withErrors: true)
+    #expect(status == 1)
+    #expect(output.contains("--offer 5") && output.contains(named), "\(output)")
+    #expect(output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  @Test(
+    "options that make no sense are refused",
+    arguments: [
+      ["--profile", "all"], ["--offer", "5=memfd:1M"], ["--profile", "share", "--offer", "0=memfd:1M"],
+      ["--profile", "share", "--offer", "5"], ["--profile", "share", "--offer", "5=memfd:1M,rw"],
+      ["--profile", "share", "--offer", "5=memfd:1M,uses=0"], ["--profile", "share", "--offer", "5=file:/x"],
+      ["--profile", "share", "--offer", "5=dumb:640x480"], ["--profile", "share", "--host-memory", "1"],
+      ["--profile", "share", "--host-memory", "0"],
+      ["--profile", "share", "--offer", "5=memfd:1M", "--offer", "5=memfd:2M"],
+      ["--profile", "share", "--share-socket-path", "/tmp/other"],
+      ["--share-socket-path", "/tmp/other", "--share-fd", "4"],
+    ])
+  func usage(_ arguments: [String]) throws {
+    let (status, output) = try run(program, ["--socket-path", "/tmp/unused"] + arguments, withErrors: true)
+    #expect(status == 64, "\(output)")
+  }
+
+  @Test("a memfd that is inherited is mapped by its front end, and one that is read-only cannot be written")
+  func inheritedMemfd() throws {
+    let memfd = try Memfd.create(name: "inherited", size: 8192, seals: [.shrink])
+    try UnixSocket.pair { ours, theirs in
+      let (child, _) = try startReading(
+        program,
+        [
+          "--fd", "7", "--profile", "share", "--log-level", "critical", "--offer", "5=fd:8", "--offer",
+          "6=fd:8,ro",
+        ],
+        withErrors: true, descriptors: [7: theirs.fd.withRaw { $0 }, 8: memfd.number])
+      _ = consume theirs
+      // What each offer gives away is in the helper's descriptors: the same file, once not to be written.
+      func modes() -> [String] {
+        directoryEntries(FilePath("/proc/\(child.pid)/fd")).compactMap { number in
+          let path = "/proc/\(child.pid)/fd/\(number)"
+          // What is opened at the start for a moment is gone already.
+          guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: path),
+            target.contains("inherited"),
+            let information = try? readText(FilePath("/proc/\(child.pid)/fdinfo/\(number)")),
+            let flags = information.split(separator: "\n").first(where: { $0.hasPrefix("flags:") })
+          else { return nil }
+          return String(flags.suffix(1))
+        }
+      }
+      try waitUntil("the offers are open") { modes().contains("0") && modes().contains("2") }
+      try greet(ours)
+      _ = consume ours
+      #expect(child.wait() == 0)
+    }
+  }
+
+  /// A front end at a socket of the helper.
+  private func frontEnd(_ socket: FilePath, _ helper: Listening) throws -> FrontEnd {
+    var connected: UnixSocket?
+    try waitUntil("the helper listens") {
+      connected = try? UnixSocket.connect(socket)
+      return connected != nil || !helper.child.isRunning
+    }
+    guard let connection = connected.take() else { throw TroubleInTest(try helper.output.readToEnd()) }
+    return try FrontEnd(connection) {
+      usleep(1000)
+      return helper.child.isRunning
+    }
+  }
+
+  @Test("one process serves two devices: each with its features, one memory, and an end of its own")
+  func twoDevices() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let second = directory.appending("share")
+    let helper = try Listening(
+      program,
+      options: ["--share-socket-path", second.string, "--host-memory", "1M", "--offer", "5=memfd:64K"])
+    let ram = try GuestRAM([.init(at: 0, length: 4 << 20)])
+    var display: FrontEnd? = try frontEnd(helper.socket, helper)
+    try display?.realize(memory: .slots)
+    // VIRTIO_GPU_F_EDID, _RESOURCE_UUID, _RESOURCE_BLOB, _BLOB_ALIGNMENT.
+    #expect(display?.offeredFeatures.ofDevice == 0b10_1110)
+    try display?.start([DriverQueue(ram), DriverQueue(ram, size: 16)])
+    // The second is still waited for.
+    #expect(FileManager.default.fileExists(atPath: second.string))
+    let share = try frontEnd(second, helper)
+    let channel = try RequestChannel()
+    try share.realize(memory: .slots, backendRequests: channel.number, sharedMemory: true)
+    #expect(share.offeredFeatures.ofDevice == 0b11_1111)
+    let sizes = try share.ask(FrontEnd.getSharedMemoryConfig)
+    #expect(sizes.value(at: 16) as UInt64 == 1 << 20)
+    let control = DriverQueue(ram)
+    try share.start([control, DriverQueue(ram, size: 16)])
+    #expect(!FileManager.default.fileExists(atPath: second.string))
+
+    // The guest's memory is mapped once for both.
+    let inode = "\(ram.files[0].status.inode)"
+    let mapped = try readText(FilePath("/proc/\(helper.child.pid)/maps")).split(separator: "\n")
+      .count { $0.split(separator: " ", omittingEmptySubsequences: true).dropFirst(4).first == inode[...] }
+    #expect(mapped == 1)
+
+    // One is unplugged: the other goes on, and its host memory is mapped.
+    display = nil
+    let words: (UInt32...) -> [UInt8] = { (numbers: UInt32...) in numbers.flatMap(\.bytes) }
+    func ask(_ request: [UInt8]) throws -> UInt32 {
+      control.send(request, answer: 64)
+      share.kick(0)
+      var answer: [UInt8]?
+      try waitUntil("an answer") {
+        answer = control.receive()?.bytes
+        return answer != nil
+      }
+      return answer!.value(at: 0)
+    }
+    let header: (UInt32) -> [UInt8] = { words($0, 0) + UInt64(0).bytes + words(0, 0) }
+    #expect(try ask(header(0x10c) + words(1, 2, 1, 0) + UInt64(5).bytes + UInt64(65536).bytes) == 0x1100)
+    control.send(header(0x208) + words(1, 0) + UInt64(4096).bytes, answer: 64)
+    share.kick(0)
+    var asked: [RequestChannel.Asked] = []
+    try waitUntil("the front end is asked") {
+      asked += try channel.next()
+      return !asked.isEmpty
+    }
+    #expect(asked[0].code == 9 && asked[0].inode != nil)
+    try channel.acknowledge(9)
+    try waitUntil("it is mapped") { control.receive()?.bytes.value(at: 0) == UInt32(0x1106) }
+    #expect(helper.child.isRunning)
+  }
+}
+
+extension UInt64 {
+  /// The bits of the device itself.
+  fileprivate var ofDevice: UInt64 { self & 0xff_ffff }
+}
