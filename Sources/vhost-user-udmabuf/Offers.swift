@@ -57,11 +57,18 @@ struct OfferOption: ExpressibleByArgument {
 }
 
 /// Opens and makes what a guest is offered, before the sandbox is entered.
-struct Offers {
+final class Offers {
+  /// A descriptor that was inherited: several offers may be of it.
+  private final class Inherited {
+    let fd: FD
+    init(_ fd: consuming FD) { self.fd = fd }
+  }
+
   private let options: Options
   private let udmabuf: Result<UdmabufDevice, Errno>
   private let cards: [KMSCard]
   private let logger: Logger
+  private var inherited: [CInt: Inherited] = [:]
 
   /// - Parameter cards: those that are open already.
   init(_ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger) {
@@ -91,7 +98,7 @@ struct Offers {
           name: "udmabridge-offer-\(option.id)", size: pages, seals: [.shrink, .grow, .seal])
         return try offer(option, memfd)
       } catch { throw failure(option, "no memfd of \(size): \(error)") }
-    case .descriptor(let number): return try inherited(option, number)
+    case .descriptor(let number): return try offer(option, inherited: number)
     case .dumb(let size, let target):
       do {
         // A card is opened once: its own buffers are then known to it when they are shown.
@@ -104,15 +111,20 @@ struct Offers {
     }
   }
 
-  private func inherited(_ option: OfferOption, _ number: CInt) throws -> HostOffer {
-    let fd: FD
-    do throws(Errno) { fd = try FD.inherited(number) } catch {
-      throw failure(option, "there is no inherited descriptor \(number) (\(error))")
+  private func offer(_ option: OfferOption, inherited number: CInt) throws -> HostOffer {
+    let file: Inherited
+    if let known = inherited[number] {
+      file = known
+    } else {
+      do throws(Errno) { file = Inherited(try FD.inherited(number)) } catch {
+        throw failure(option, "there is no inherited descriptor \(number) (\(error))")
+      }
+      inherited[number] = file
     }
     do throws(Errno) {
-      let memfd = try Memfd(adopting: fd.duplicate())
+      let memfd = try Memfd(adopting: file.fd.duplicate())
       if (try? memfd.seals()) != nil { return try offer(option, memfd) }
-      let dmabuf = try DMABuf(adopting: fd)
+      let dmabuf = try DMABuf(adopting: file.fd.duplicate())
       if try dmabuf.exporter() != nil { return try offer(option, dmabuf) }
     } catch {
       throw failure(
