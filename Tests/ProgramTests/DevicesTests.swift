@@ -51,10 +51,10 @@ import Testing
       let (child, _) = try startReading(
         program,
         [
-          "--fd", "7", "--profile", "share", "--log-level", "critical", "--offer", "5=fd:8", "--offer",
-          "6=fd:8,ro",
+          "--fd", "70", "--profile", "share", "--log-level", "critical", "--offer", "5=fd:80", "--offer",
+          "6=fd:80,ro",
         ],
-        withErrors: true, descriptors: [7: theirs.fd.withRaw { $0 }, 8: memfd.number])
+        withErrors: true, descriptors: [70: theirs.fd.withRaw { $0 }, 80: memfd.number])
       _ = consume theirs
       // What each offer gives away is in the helper's descriptors: the same file, once not to be written.
       func modes() -> [String] {
