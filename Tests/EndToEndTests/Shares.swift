@@ -150,7 +150,7 @@ extension EndToEnd {
         try fd.withRaw { number in
           try RunningGuest(
             resolution: "1024x768", kms: nil,
-            options: ["--device", "share", "--offer", "7=fd:3"], descriptors: [3: number])
+            options: ["--device", "share", "--offer", "7=fd:60"], descriptors: [60: number])
         }
       }
       #expect(try borrower.shell("hold b draw blob host \(1024 * 768 * 4) 7") == "open\n")
