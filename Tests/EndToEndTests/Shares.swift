@@ -214,8 +214,9 @@ extension EndToEnd {
       let blocks = try readText(FilePath("/proc/\(helper)/maps")).split(separator: "\n")
         .filter { $0.contains("memfd:memory-backend-memfd") }.map { $0.split(separator: " ")[2] }
       #expect(!blocks.isEmpty && Set(blocks).count == blocks.count, "\(blocks)")
-      let screens = try guest.shell("dmesg | grep 'drm. features'")
-      let sharing = screens.split(separator: "\n").firstIndex { $0.contains("+virgl") } ?? 0
+      // One line of each card, in the order of their numbers.
+      let cardLines = try guest.shell("dmesg | grep 'drm. features: .virgl'")
+      let sharing = cardLines.split(separator: "\n").firstIndex { $0.contains("+virgl") } ?? 0
       #expect(try guest.shell("hold p draw -c \(1 - sharing) pattern 1024x768 XR24 6 hold") == "shown\n")
       try guest.expectLent(.positions(1024, 768, seed: 6))
       #expect(try guest.shell("hold b draw -c \(sharing) blob host \(Self.mebibyte) 5") == "open\n")
