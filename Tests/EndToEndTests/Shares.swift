@@ -96,7 +96,12 @@ extension EndToEnd {
       _ = try guest.shell("tell c create")
       #expect(try guest.shell("tell c map").hasPrefix("refused"))
       #expect(try guest.statistics().protocolErrors["offer"] ?? 0 >= 4)
-      guest.end()
+      try endShared()
+    }
+
+    /// What follows has guests of its own.
+    private func endShared() throws {
+      unsafe Self.shared?.end()
       unsafe Self.shared = nil
       try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
     }
@@ -182,6 +187,7 @@ extension EndToEnd {
       arguments: zip(
         Point.allCases + [.mapped], [Killed.helper, .qemu, .helper, .qemu, .helper, .helper]))
     func killed(_ point: Point, _ first: Killed) throws {
+      try endShared()
       let guest = try RunningGuest(
         resolution: "1024x768", options: ["--device", "share", "--offer", "5=memfd:4M"])
       #expect(try guest.shell("hold b draw blob host \(4 * Self.mebibyte) 5") == "open\n")
@@ -203,6 +209,7 @@ extension EndToEnd {
 
     @Test("one helper serves two devices of one guest, with one memory table")
     func twoDevices() throws {
+      try endShared()
       let guest = try RunningGuest(
         resolution: "1024x768", options: ["--device", "blob", "--device", "share", "--offer", "5=memfd:1M"])
       // Both drivers are there; the second card has no screen.
