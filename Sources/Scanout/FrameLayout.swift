@@ -15,6 +15,13 @@ public struct Rectangle: Hashable, Sendable, CustomStringConvertible {
     width <= imageWidth && x <= imageWidth - width && height <= imageHeight && y <= imageHeight - height
   }
 
+  /// The part of it that is inside an image of this size. Never overflows.
+  public func clipped(width imageWidth: UInt32, height imageHeight: UInt32) -> Rectangle {
+    let (left, top) = (min(x, imageWidth), min(y, imageHeight))
+    return Rectangle(
+      x: left, y: top, width: min(width, imageWidth - left), height: min(height, imageHeight - top))
+  }
+
   /// The smallest rectangle around both, of which each fits an image.
   public func union(_ other: Rectangle) -> Rectangle {
     if isEmpty { return other }

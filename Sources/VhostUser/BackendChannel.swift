@@ -76,6 +76,8 @@ public final class BackendChannel {
   private var isBroken = false
   /// Who waits for acknowledgements, in the order in which they come.
   private var waiting: [(code: UInt32, finished: (Bool) -> Void)] = []
+  /// What did not fit into the socket and must not be lost; it goes before all else.
+  private var owed: [(request: BackendRequest, finished: (Bool) -> Void)] = []
   /// What has come of an acknowledgement.
   private var bytes: [UInt8] = []
 
@@ -85,12 +87,15 @@ public final class BackendChannel {
     try socket.fd.setNonblocking()
     self.socket = socket
     self.loop = loop
-    token = try loop.add(self.socket.fd) { [weak self] _ in self?.receive() }
+    token = try loop.add(self.socket.fd) { [weak self] readiness in
+      if readiness.contains(.writable) { self?.sendOwed() }
+      self?.receive()
+    }
   }
 
   deinit {
     if let token { loop.remove(token, socket.fd) }
-    for (_, finished) in waiting { finished(false) }
+    for finished in waiting.map(\.finished) + owed.map(\.finished) { finished(false) }
   }
 
   /// Sends without waiting.
@@ -108,15 +113,40 @@ public final class BackendChannel {
     waiting.append((request.code, finished))
   }
 
+  /// The same for what must reach the front end: what does not fit is sent when there is room.
   func send(_ request: BackendRequest, _ finished: @escaping (Bool) -> Void) throws(VhostUserError) {
-    try send(request, needsReply: true, [])
-    waiting.append((request.code, finished))
+    if isBroken { throw .socket(.brokenPipe) }
+    owed.append((request, finished))
+    sendOwed()
+  }
+
+  private func sendOwed() {
+    while let (request, finished) = owed.first {
+      do throws(VhostUserError) { try transmit(request, needsReply: true, []) } catch {
+        // A broken channel has lost all of it by now.
+        if !isBroken, error != .socket(.wouldBlock) { giveUp() }
+        break
+      }
+      owed.removeFirst()
+      waiting.append((request.code, finished))
+    }
+    guard let token else { return }
+    do throws(Errno) {
+      try loop.modify(token, socket.fd, owed.isEmpty ? .readable : [.readable, .writable])
+    } catch { giveUp() }
   }
 
   private func send(
     _ request: BackendRequest, needsReply: Bool, _ descriptors: [CInt]
   ) throws(VhostUserError) {
     if isBroken { throw .socket(.brokenPipe) }
+    if !owed.isEmpty { throw .socket(.wouldBlock) }
+    try transmit(request, needsReply: needsReply, descriptors)
+  }
+
+  private func transmit(
+    _ request: BackendRequest, needsReply: Bool, _ descriptors: [CInt]
+  ) throws(VhostUserError) {
     let payload = request.payload
     let message =
       MessageHeader.encode(code: request.code, needsReply: needsReply, payloadSize: payload.count) + payload
@@ -159,8 +189,8 @@ public final class BackendChannel {
   private func giveUp() {
     isBroken = true
     if let token = token.take() { loop.remove(token, socket.fd) }
-    let lost = waiting
-    waiting = []
-    for (_, finished) in lost { finished(false) }
+    let lost = waiting.map(\.finished) + owed.map(\.finished)
+    (waiting, owed) = ([], [])
+    for finished in lost { finished(false) }
   }
 }

@@ -247,8 +247,8 @@ extension GPUDevice {
     let resource = try resource(id)
     resources[id] = nil
     buffers.dismissResource()
-    let errand = endUse(of: resource)
-    return .whenFree(release(resource, keepingPicture: false), errand)
+    let release = release(resource, keepingPicture: false)
+    return .whenFree(release, endUse(of: resource))
   }
 
   private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {

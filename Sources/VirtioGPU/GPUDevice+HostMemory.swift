@@ -12,6 +12,9 @@ extension GPUDevice {
 
   var mapsHostMemory: Bool { hostRegion != nil && has(Feature.virgl) && has(Feature.resourceBlob) }
 
+  /// Each is a region of memory to QEMU, which has room for 256 with the guest's own.
+  static let maxMappings = 224
+
   // MARK: Blobs
 
   func admitHost(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
@@ -51,9 +54,13 @@ extension GPUDevice {
   ///   that the resource is gone.
   @discardableResult
   func endUse(of resource: Resource) -> Errand? {
-    resource.offer?.uses -= 1
-    guard let mapping = resource.mapping.take() else { return nil }
-    let errand = Errand()
+    guard let mapping = resource.mapping.take() else {
+      resource.offer?.uses -= 1
+      return nil
+    }
+    // As long as it is mapped it is in use.
+    mapping.endingUse = resource.offer
+    let errand = Errand(ifAbandoned: .ok)
     mapping.waitUntilGone(errand, failure: .ok)
     switch mapping.state {
     case .coming: mapping.state = .unwanted
@@ -75,6 +82,11 @@ extension GPUDevice {
     guard resource.mapping == nil else {
       throw Mistake(.unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
     }
+    guard mappings < Self.maxMappings else {
+      throw Mistake(
+        .outOfMemory, "mapping",
+        "RESOURCE_MAP_BLOB of resource \(id): \(mappings) mappings are there, as many as QEMU has room for")
+    }
     guard let region = hostRegion, offset % systemPageSize == 0, offer.size <= region.size,
       offset <= region.size - offer.size, hostRegion?.reserve(offset..<offset + offer.size) == true
     else {
@@ -83,8 +95,11 @@ extension GPUDevice {
         "RESOURCE_MAP_BLOB of \(offer.size) bytes at \(hex(offset)): not aligned to \(systemPageSize), not free, "
           + "or not inside the region of \(hostRegion?.size ?? 0) bytes")
     }
-    let (mapping, errand) = (HostMapping(offset..<offset + offer.size), Errand())
+    let (mapping, errand) = (
+      HostMapping(offset..<offset + offer.size), Errand(ifAbandoned: .error(.unspecified))
+    )
     resource.mapping = mapping
+    mappings += 1
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
       try offer.withDescriptor { fd throws(LostNews) in
@@ -95,6 +110,7 @@ extension GPUDevice {
       }
     } catch {
       resource.mapping = nil
+      mappings -= 1
       hostRegion?.release(mapping.range)
       throw Mistake(.unspecified, "mapping", "resource \(id) cannot be mapped: \(error)")
     }
@@ -122,7 +138,7 @@ extension GPUDevice {
     guard let mapping = resource.mapping, mapping.state == .there else {
       throw Mistake(.unspecified, "mapping", "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
     }
-    let errand = Errand()
+    let errand = Errand(ifAbandoned: .ok)
     mapping.waitUntilGone(errand, failure: .error(.unspecified))
     guard takeAway(mapping, resource) else {
       throw Mistake(
@@ -155,6 +171,7 @@ extension GPUDevice {
   private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
     if resource?.mapping === mapping { resource?.mapping = nil }
     hostRegion?.release(mapping.range)
+    mappings -= 1
     mapping.isGone(isDone)
     wake()
   }

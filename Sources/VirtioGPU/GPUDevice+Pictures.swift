@@ -45,6 +45,10 @@ extension GPUDevice {
 
     let cause: ShadowCause
     if case .shadow(let reason) = buffer.backing {
+      if backing == .lent {
+        throw Mistake(
+          .unspecified, "hostMemory", "resource \(resource.id) cannot be shown: \(reason.message)")
+      }
       cause = reason
     } else if resource.store != nil {
       cause = Self.oddTransfer

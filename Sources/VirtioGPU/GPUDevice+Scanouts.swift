@@ -46,17 +46,19 @@ extension GPUDevice: ScanoutObserver {
   func flush(
     _ resource: Resource, _ area: Rectangle
   ) throws(Mistake) -> [(scanout: ScanoutID, sequence: UInt64)] {
+    // Of a blob each scanout may show another image.
+    let images = scanouts.compactMap { $0.binding?.resource === resource ? $0.binding?.view.layout : nil }
+    guard images.isEmpty || images.contains(where: { area.fits(width: $0.width, height: $0.height) }) else {
+      throw Mistake(
+        .invalidParameter, "rectangle",
+        "RESOURCE_FLUSH: \(area) is not inside the image of \(images[0].width)x\(images[0].height) in resource "
+          + "\(resource.id)")
+    }
     var flips: [(scanout: ScanoutID, sequence: UInt64)] = []
     for index in scanouts.indices {
       guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
       let layout = binding.view.layout
-      guard area.fits(width: layout.width, height: layout.height) else {
-        throw Mistake(
-          .invalidParameter, "rectangle",
-          "RESOURCE_FLUSH: \(area) is not inside the image of \(layout.width)x\(layout.height) in resource \(resource.id)"
-        )
-      }
-      let damage = area.intersection(binding.view.source)
+      let damage = area.clipped(width: layout.width, height: layout.height).intersection(binding.view.source)
       if damage.isEmpty || binding.picture == nil { continue }
       if case .shadow(let shadow) = binding.picture, isOutdated(shadow, resource, index) { rebind(index) }
       buffers.statistics.flushes += 1

@@ -19,7 +19,10 @@ extension GPUDevice {
   /// Tells the front end of a resource that has a name and, by now, pages of its own that are lent. A copy of
   /// them is not shared: what others write to it would reach nobody.
   func share(_ resource: Resource) {
-    guard let uuid = resource.uuid, let dmabuf = resource.buffer?.dmabuf, resource.store == nil else {
+    guard let uuid = resource.uuid, let dmabuf = resource.buffer?.dmabuf, resource.store == nil,
+      // A dma-buf cannot be made read-only.
+      resource.offer?.isWritable != false
+    else {
       return
     }
     sharedObjects[uuid] = dmabuf

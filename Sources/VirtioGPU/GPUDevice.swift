@@ -75,6 +75,8 @@ public final class GPUDevice {
   let offers: [UInt64: HostOffer]
   /// The shared memory region; nil if there is none.
   var hostRegion: SharedRegion?
+  /// How many mappings are in it, or on their way into it or out of it.
+  var mappings = 0
   /// The 3D contexts that the guest has. Nothing is in them.
   var contexts: Set<UInt32> = []
 

@@ -40,7 +40,7 @@ final class PendingResponse {
   func waitNoLonger() {
     flips = []
     guard let errand = errand.take() else { return }
-    response = .error(.unspecified)
+    response = errand.ifAbandoned
     errand.isAbandoned = true
   }
 }
@@ -51,4 +51,8 @@ final class Errand {
   weak var response: PendingResponse?
   /// Nobody waits for it any more.
   var isAbandoned = false
+  /// What is answered then: what was asked is undone, or is done some time.
+  let ifAbandoned: Response
+
+  init(ifAbandoned: Response) { self.ifAbandoned = ifAbandoned }
 }

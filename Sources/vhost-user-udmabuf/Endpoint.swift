@@ -62,6 +62,15 @@ final class Endpoint {
   /// A connection may still be accepted.
   var isWaiting: Bool { listener != nil }
 
+  /// QEMU is there.
+  var isServing: Bool { session?.hasStarted ?? false }
+
+  /// Forgets the connection, which is over, and all that its driver has left.
+  func close() {
+    session = nil
+    device.reset()
+  }
+
   private func listen(_ path: FilePath) throws {
     let socket: UnixSocket
     do throws(Errno) {

@@ -101,13 +101,13 @@ final class Helper {
     let signalToken = try loop.add(signals.fd) { [unowned self] _ in takeSignals() }
     defer { loop.remove(signalToken, signals.fd) }
     defer { end() }
-    var left = endpoints.count
     for endpoint in endpoints {
       endpoint.onConnection = { [unowned self] in beServing() }
-      endpoint.onEnd = { [unowned self] error in
-        left -= 1
-        // A device that was unplugged leaves the other one.
-        if left > 0, error == nil { return }
+      endpoint.onEnd = { [unowned self, unowned endpoint] error in
+        // A device that was unplugged leaves nothing, and the other one alone.
+        if error == nil, endpoints.contains(where: { $0 !== endpoint && $0.isServing }) {
+          return endpoint.close()
+        }
         failure = error
         loop.stop()
       }

@@ -69,6 +69,10 @@ final class Offers {
   private let cards: [KMSCard]
   private let logger: Logger
   private var inherited: [CInt: Inherited] = [:]
+  /// Cards that were opened for their buffers alone.
+  private var opened: [String: KMSCard] = [:]
+
+  private static let chosen = ShadowCause(.chosen, "copies were asked for by --backing shadow")
 
   /// - Parameter cards: those that are open already.
   init(_ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger) {
@@ -89,7 +93,7 @@ final class Offers {
   private func make(_ option: OfferOption) throws -> HostOffer {
     switch option.source {
     case .memfd(let size):
-      let pages = (size.bytes + systemPageSize - 1) / systemPageSize * systemPageSize
+      let pages = (min(size.bytes, 1 << 41) + systemPageSize - 1) / systemPageSize * systemPageSize
       guard pages > 0, pages <= 1 << 40 else {
         throw failure(option, "a memfd of \(size) has no, or too many, bytes")
       }
@@ -101,9 +105,7 @@ final class Offers {
     case .descriptor(let number): return try offer(option, inherited: number)
     case .dumb(let size, let target):
       do {
-        // A card is opened once: its own buffers are then known to it when they are shown.
-        let open = cards.first { $0.name == "\(KMSTarget(target.card))" }
-        let (dmabuf, stride) = try (open ?? KMSCard(target)).share(width: size.width, height: size.height)
+        let (dmabuf, stride) = try card(target).share(width: size.width, height: size.height)
         logger.notice(
           "offer \(option.id): \(size) pixels of the card \(target), stride \(stride), \(dmabuf.size) bytes")
         return try offer(option, dmabuf)
@@ -146,6 +148,12 @@ final class Offers {
     }
     let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: option.isWritable)
     let backing: Buffer.Backing
+    if options.backing == .shadow {
+      return HostOffer(
+        id: option.id, fd, Buffer(host: mapping, backing: .shadow(Self.chosen)),
+        isWritable: option.isWritable,
+        limit: option.uses)
+    }
     do {
       let dmabuf = try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size))
       backing = .lent(dmabuf)
@@ -164,8 +172,20 @@ final class Offers {
     // A dma-buf is what its maker made it, and cannot be opened anew.
     if !option.isWritable, try fd.isWritable { throw .readOnlyFileSystem }
     return HostOffer(
-      id: option.id, fd, Buffer(host: try dmabuf.map(writable: option.isWritable), backing: .lent(dmabuf)),
+      id: option.id, fd,
+      Buffer(
+        host: try dmabuf.map(writable: option.isWritable),
+        backing: options.backing == .shadow ? .shadow(Self.chosen) : .lent(dmabuf)),
       isWritable: option.isWritable, limit: option.uses)
+  }
+
+  /// A card is opened once: its own buffers are then known to it when they are shown.
+  private func card(_ target: KMSTarget) throws(KMSError) -> KMSCard {
+    let name = "\(KMSTarget(target.card))"
+    if let card = cards.first(where: { $0.name == name }) ?? opened[name] { return card }
+    let card = try KMSCard(target)
+    opened[name] = card
+    return card
   }
 
   private func checkPages(_ size: UInt64) throws(Errno) {

@@ -103,7 +103,8 @@ import Testing
     try display?.realize(memory: .slots)
     // VIRTIO_GPU_F_EDID, _RESOURCE_UUID, _RESOURCE_BLOB, _BLOB_ALIGNMENT.
     #expect(display?.offeredFeatures.ofDevice == 0b10_1110)
-    try display?.start([DriverQueue(ram), DriverQueue(ram, size: 16)])
+    let displayQueue = DriverQueue(ram)
+    try display?.start([displayQueue, DriverQueue(ram, size: 16)])
     // The second is still waited for.
     #expect(FileManager.default.fileExists(atPath: second.string))
     let share = try frontEnd(second, helper)
@@ -122,8 +123,22 @@ import Testing
       .count { $0.split(separator: " ", omittingEmptySubsequences: true).dropFirst(4).first == inode[...] }
     #expect(mapped == 1)
 
+    // It has a buffer when it is unplugged, and nothing of that is left.
+    displayQueue.send(
+      [0x01, 0x01, 0, 0] + [UInt8](repeating: 0, count: 20) + ([1, 2, 64, 64] as [UInt32]).flatMap(\.bytes),
+      answer: 24)
+    display?.kick(0)
+    try waitUntil("the buffer is made") { displayQueue.receive() != nil }
+    func liveResources() throws -> Int? {
+      helper.child.signal(SIGUSR1)
+      usleep(20_000)
+      return json(helper.stats)?["liveResources"] as? Int
+    }
+    try waitUntil("it counts") { try liveResources() == 1 }
+
     // One is unplugged: the other goes on, and its host memory is mapped.
     display = nil
+    try waitUntil("its buffer is gone") { try liveResources() == 0 }
     let words: (UInt32...) -> [UInt8] = { (numbers: UInt32...) in numbers.flatMap(\.bytes) }
     func ask(_ request: [UInt8]) throws -> UInt32 {
       control.send(request, answer: 64)

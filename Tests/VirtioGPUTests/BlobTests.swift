@@ -95,6 +95,21 @@ import Testing
     }
   }
 
+  /// Two heads show images of different sizes in one blob: a flush that is inside one of them is good for both.
+  @Test func headsOfDifferentSizes() throws {
+    let rig = try rig()
+    try rig.ok(
+      Request.createBlob(1, size: 8 * page, [(rig.ram.allocate(8 << 12), 8 << 12)]),
+      Request.setScanoutBlob(0, 1, 64, 48), Request.setScanoutBlob(1, 1, 32, 16, offset: 16384),
+      Request.flush(1, Rectangle(0, 0, 64, 48)))
+    rig.screen.flipAll()
+    #expect(rig.buffers.statistics.framesShown == 2)
+    // What is beside the smaller one concerns the larger one alone.
+    try rig.ok(Request.flush(1, Rectangle(40, 20, 8, 8)))
+    rig.screen.flipAll()
+    #expect(rig.buffers.statistics.framesShown == 3 && rig.errors.isEmpty)
+  }
+
   /// Without a page list a blob has no memory until it is given some; and it may be taken and given again, as
   /// Linux does with a buffer that it imported.
   @Test func memoryMayComeAndGo() throws {

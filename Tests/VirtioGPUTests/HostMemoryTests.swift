@@ -305,6 +305,61 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
+  /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
+  @Test func theSocketIsFull() throws {
+    try ok(create(1), create(2))
+    try map(1, at: 0)
+    var sent = 0
+    while machine.device.buffers.statistics.protocolErrors["lostNews"] == nil {
+      machine.device.tell(.configChanged)
+      sent += 1
+      try #require(sent < 1_000_000)
+    }
+    try machine.post(Request.unmapBlob(1))
+    #expect(machine.answer() == nil && free != whole, "it is mapped still")
+    #expect(try machine.ask(Request.mapBlob(2, at: 4 * page)).type == ResponseType.unspecified)
+    try machine.post(Request.unref(1))
+    #expect(machine.answer() == nil && machine.device.offers[5]?.uses == 2, "what is mapped is in use")
+    var asked: [RequestChannel.Asked] = []
+    while asked.last?.code != Self.unmapCode {
+      asked += try machine.channel.next()
+      try machine.link.settle()
+    }
+    #expect(
+      asked.count == sent && asked.dropLast().allSatisfy { $0.code == 2 }, "all but the one that was lost")
+    try acknowledge(Self.unmapCode)
+    #expect(machine.answer()?.type == ResponseType.ok && machine.answer()?.type == ResponseType.ok)
+    #expect(free == whole && machine.device.offers[5]?.uses == 1)
+    try map(2, at: 0)
+  }
+
+  /// QEMU has room for a certain number of regions of memory.
+  @Test func mappingsAreBounded() throws {
+    let file = try Memfd.create(name: "offer", size: page)
+    let limit = GPUDevice.maxMappings
+    let memory = HostMemory(size: 300 * page, offers: [try Self.offer(5, file, limit: 300)])
+    let machine = try Machine(
+      .slots, udmabuf: .failure(.noSuchFileOrDirectory), backing: .auto, profile: .share, hostMemory: memory)
+    for id in 1...UInt32(limit + 1) {
+      let blob = Request.createBlob(id, size: page, memory: 2, flags: 1, blobID: 5)
+      #expect(try machine.ask(blob).type == ResponseType.ok)
+      try machine.post(Request.mapBlob(id, at: UInt64(id) * page))
+      if id > limit { break }
+      _ = try machine.channel.next()
+      try machine.channel.acknowledge(Self.mapCode)
+      try machine.link.settle()
+      #expect(machine.answer()?.type == ResponseType.mapInfo)
+    }
+    #expect(machine.answer()?.type == ResponseType.outOfMemory)
+    try machine.post(Request.unmapBlob(1))
+    _ = try machine.channel.next()
+    try machine.channel.acknowledge(Self.unmapCode)
+    try machine.link.settle()
+    #expect(machine.answer()?.type == ResponseType.ok)
+    try machine.post(Request.mapBlob(UInt32(limit + 1), at: 0))
+    #expect(try machine.channel.next().count == 1)
+  }
+
   @Test func withoutAChannel() throws {
     let other = try Self.machine(files, hasChannel: false)
     #expect(try other.ask(create(1)).type == ResponseType.ok)
