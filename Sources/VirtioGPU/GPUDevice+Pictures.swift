@@ -23,6 +23,14 @@ extension GPUDevice {
     return frame
   }
 
+  /// The sink did not take it: it is not kept, unless it is shown elsewhere.
+  private func discard(_ frame: Frame, of resource: Resource) {
+    let isKnown = resource.pictures.contains { $0.picture.frame === frame }
+    if isKnown || frame.uses > 0 || isBound(.lent(frame)) { return }
+    _ = resource.removeFrames { $0 === frame }
+    buffersByFrame[frame.id] = nil
+  }
+
   private func newFrameID() -> UInt64 {
     lastFrameID += 1
     return lastFrameID
@@ -60,6 +68,7 @@ extension GPUDevice {
         drop(resource.remember(.lent(lent), scanout, view))
         return .lent(lent)
       } catch {
+        discard(lent, of: resource)
         guard backing == .auto, error.refusal.isMendedByCopying else {
           throw refusal(error, resource, view, scanout)
         }

@@ -276,7 +276,7 @@ import Udmabuf
     #expect(lent(rig) == 1, "what is on the screen is held until the screen is dark")
     rig.screen.flip()
     try rig.settle()
-    #expect(lent(rig) == 0 && rig.buffers.statistics.pinnedBytes == 0 && rig.screen.forgotten.count == 2)
+    #expect(lent(rig) == 0 && rig.buffers.statistics.pinnedBytes == 0 && rig.screen.forgotten.count == 1)
     control.send(Request.create(1), answer: 24)
     rig.device.kicked(0)
     #expect(rig.answer(control)?.type == ResponseType.ok)
