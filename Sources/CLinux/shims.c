@@ -48,6 +48,8 @@ struct cl_sync_file {
 
 static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_GET_SEALS == F_GET_SEALS, "commands");
 static_assert(CL_AT_EMPTY_PATH == AT_EMPTY_PATH, "flags");
+static_assert(CL_SOL_SOCKET == SOL_SOCKET && CL_SO_PEERCRED == SO_PEERCRED, "socket options");
+static_assert(CL_SO_PEERGROUPS == SO_PEERGROUPS, "socket options");
 static_assert(CL_UDMABUF_CREATE == UDMABUF_CREATE && CL_UDMABUF_CREATE_LIST == UDMABUF_CREATE_LIST, "ioctls");
 static_assert(CL_DMA_BUF_IOCTL_SYNC == DMA_BUF_IOCTL_SYNC && CL_DMA_BUF_SET_NAME == DMA_BUF_SET_NAME_B, "ioctls");
 static_assert(CL_DMA_BUF_EXPORT_SYNC_FILE == CL_EXPORT_SYNC_FILE, "ioctls");
@@ -197,6 +199,23 @@ int cl_unix_connect(const char *path, size_t length) { return unix_connect(path,
 int cl_unix_connect_datagram(const char *path, size_t length) { return unix_connect(path, length, SOCK_DGRAM); }
 
 int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid) {
+  struct ucred peer;
+  socklen_t size = sizeof peer;
+  int result = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+  if (result == 0) {
+    *pid = peer.pid;
+    *uid = peer.uid;
+    *gid = peer.gid;
+  }
+  return result;
+}
+int cl_peer_groups(int fd, uint32_t *groups, size_t *count) {
+  socklen_t size = *count * sizeof *groups;
+  int result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size);
+  *count = size / sizeof *groups;
+  return result;
+}
 int cl_unix_pair(int fds[2]) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds); }
 
 enum { CL_MAX_DESCRIPTORS = 253 };

@@ -35,6 +35,9 @@ static const size_t CL_DMA_BUF_NAME_LEN = 32;
 static const uint32_t CL_F_ADD_SEALS = 1033;
 static const uint32_t CL_F_GET_SEALS = 1034;
 static const uint32_t CL_AT_EMPTY_PATH = 0x1000;
+static const uint32_t CL_SOL_SOCKET = 1;
+static const uint32_t CL_SO_PEERCRED = 17;
+static const uint32_t CL_SO_PEERGROUPS = 59;
 static const uint32_t CL_SECCOMP_SET_MODE_FILTER = 1;
 static const uint32_t CL_UDMABUF_CREATE = 0x40187542;
 static const uint32_t CL_UDMABUF_CREATE_LIST = 0x40087543;
@@ -92,6 +95,11 @@ int cl_unix_connect(const char *path, size_t length);
 // Never succeeds where a stream socket is bound (EPROTOTYPE), and that one does not notice.
 int cl_unix_connect_datagram(const char *path, size_t length);
 int cl_unix_accept(int fd);
+// Who connected, or listens there (SO_PEERCRED).
+int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid);
+// All groups of that process (SO_PEERGROUPS); `count` is the capacity, and how many there are then. ERANGE if it is
+// too small.
+int cl_peer_groups(int fd, uint32_t *groups, size_t *count);
 int cl_unix_pair(int fds[2]);
 // Sends with `count` descriptors as SCM_RIGHTS, without SIGPIPE.
 ssize_t cl_send(int fd, const void *bytes, size_t length, const int *fds, size_t count);

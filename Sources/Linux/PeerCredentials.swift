@@ -1,0 +1,60 @@
+internal import CLinux
+internal import Glibc
+public import SystemPackage
+
+/// Who is at the other end of a Unix socket, as of the moment when it connected.
+public struct PeerCredentials: Equatable, Sendable {
+  public var pid: Int32
+  public var user: UInt32
+  /// The primary group and all others.
+  public var groups: Set<UInt32>
+
+  public init(pid: Int32, user: UInt32, groups: Set<UInt32>) {
+    (self.pid, self.user, self.groups) = (pid, user, groups)
+  }
+}
+
+extension UnixSocket {
+  /// The kernel's word on who connected. The corresponding socket options are `SO_PEERCRED` and `SO_PEERGROUPS`.
+  public borrowing func peer() throws(Errno) -> PeerCredentials {
+    let socket = fd.withRaw { $0 }
+    var (pid, user, group) = (Int32(0), UInt32(0), UInt32(0))
+    _ = try retrying { unsafe cl_peer_credentials(socket, &pid, &user, &group) }
+    var groups = [UInt32](repeating: 0, count: 64)
+    var count = groups.count
+    do throws(Errno) {
+      _ = try retrying { unsafe cl_peer_groups(socket, &groups, &count) }
+    } catch {
+      // The kernel's limit (NGROUPS_MAX).
+      guard error == .outOfRange, count > groups.count, count <= 65536 else { throw error }
+      groups = [UInt32](repeating: 0, count: count)
+      _ = try retrying { unsafe cl_peer_groups(socket, &groups, &count) }
+    }
+    return PeerCredentials(pid: pid, user: user, groups: Set(groups.prefix(count)).union([group]))
+  }
+
+  /// Waits until there is something to receive, or the peer is gone; at most `milliseconds`, -1 for as long as it takes.
+  /// - Returns: false when the time is up.
+  public borrowing func waitUntilReadable(milliseconds: Int32 = -1) throws(Errno) -> Bool {
+    let socket = fd.withRaw { $0 }
+    return try retrying { cl_pollable(socket, milliseconds) } > 0
+  }
+}
+
+/// The user that this process acts for.
+public func effectiveUser() -> UInt32 { geteuid() }
+
+/// The number of the group that is called `name`; nil if there is none. The corresponding C function is `getgrnam`.
+public func groupNumber(of name: String) -> UInt32? {
+  unsafe getgrnam(name)?.pointee.gr_gid
+}
+
+/// Who may use a file, and which group it belongs to, nil for the one that it has.
+/// The corresponding C functions are `chown` and `chmod`.
+public func setAccess(_ path: FilePath, mode: UInt32, group: UInt32?) throws(Errno) {
+  // The group first: a mode for everybody in the wrong group would be there for a moment.
+  if let group {
+    _ = try retrying { unsafe path.withPlatformString { unsafe chown($0, UInt32.max, group) } }
+  }
+  _ = try retrying { unsafe path.withPlatformString { unsafe chmod($0, mode) } }
+}
