@@ -48,6 +48,7 @@ let package = Package(
     module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
+    module("Varlink", ["Linux", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
     .executableTarget(
@@ -76,6 +77,7 @@ let package = Package(
         "KMS", "Fixtures", "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
+    tests("VarlinkTests", ["Linux", "Varlink", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",

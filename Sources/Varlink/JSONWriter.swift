@@ -1,0 +1,120 @@
+/// Something that is written as one JSON value.
+public protocol JSONWritable {
+  func write(to json: inout JSONWriter)
+}
+
+/// JSON, written straight into bytes that are used again for each message.
+public struct JSONWriter {
+  public private(set) var bytes: [UInt8] = []
+  /// What comes next in an object or an array is separated from what was before.
+  private var needsComma = false
+
+  public init() {}
+
+  /// Forgets what was written, and keeps the room for it.
+  public mutating func removeAll() {
+    bytes.removeAll(keepingCapacity: true)
+    needsComma = false
+  }
+
+  /// `{...}`, whose fields `body` writes.
+  public mutating func object(_ body: (inout JSONWriter) -> Void) { enclosed("{", "}", body) }
+
+  public mutating func field(_ name: StaticString, _ value: some JSONWritable) {
+    key(name)
+    value.write(to: &self)
+    needsComma = true
+  }
+
+  /// Writes nothing at all for nil.
+  public mutating func field(_ name: StaticString, _ value: (some JSONWritable)?) {
+    if let value { field(name, value) }
+  }
+
+  public mutating func field(_ name: StaticString, _ values: [some JSONWritable]) {
+    field(name) { json in
+      json.enclosed("[", "]") { json in
+        for value in values {
+          json.separate()
+          value.write(to: &json)
+          json.needsComma = true
+        }
+      }
+    }
+  }
+
+  /// A field whose value `body` writes.
+  public mutating func field(_ name: StaticString, _ body: (inout JSONWriter) -> Void) {
+    key(name)
+    body(&self)
+    needsComma = true
+  }
+
+  /// A value that is JSON already.
+  public mutating func raw(_ json: [UInt8]) { bytes += json }
+
+  /// Ends a message (varlink: messages are separated by NUL).
+  mutating func endMessage() { bytes.append(0) }
+
+  private mutating func separate() {
+    if needsComma { bytes.append(UInt8(ascii: ",")) }
+    needsComma = false
+  }
+
+  private mutating func key(_ name: StaticString) {
+    separate()
+    bytes.append(UInt8(ascii: "\""))
+    // A name of ours, that needs no escapes.
+    unsafe bytes.append(contentsOf: UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount))
+    bytes.append(UInt8(ascii: "\""))
+    bytes.append(UInt8(ascii: ":"))
+  }
+
+  private mutating func enclosed(
+    _ open: Unicode.Scalar, _ close: Unicode.Scalar, _ body: (inout JSONWriter) -> Void
+  ) {
+    bytes.append(UInt8(ascii: open))
+    needsComma = false
+    body(&self)
+    bytes.append(UInt8(ascii: close))
+    needsComma = true
+  }
+
+  fileprivate mutating func append(_ text: String) { bytes.append(contentsOf: text.utf8) }
+
+  fileprivate mutating func append(quoted text: String) {
+    let digits: StaticString = "0123456789abcdef"
+    bytes.append(UInt8(ascii: "\""))
+    for byte in text.utf8 {
+      switch byte {
+      case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+        bytes.append(UInt8(ascii: "\\"))
+        bytes.append(byte)
+      case 0..<0x20:
+        append("\\u00")
+        bytes.append(unsafe digits.utf8Start[Int(byte >> 4)])
+        bytes.append(unsafe digits.utf8Start[Int(byte & 15)])
+      default: bytes.append(byte)
+      }
+    }
+    bytes.append(UInt8(ascii: "\""))
+  }
+}
+
+extension Bool: JSONWritable {
+  public func write(to json: inout JSONWriter) { json.append(self ? "true" : "false") }
+}
+
+extension Int: JSONWritable {
+  public func write(to json: inout JSONWriter) { json.append(String(self)) }
+}
+
+extension String: JSONWritable {
+  public func write(to json: inout JSONWriter) { json.append(quoted: self) }
+}
+
+/// `{}`
+public struct EmptyObject: JSONWritable, Decodable {
+  public init() {}
+  public func write(to json: inout JSONWriter) { json.object { _ in } }
+}

@@ -1,0 +1,164 @@
+internal import FoundationEssentials
+public import Linux
+public import SystemPackage
+
+/// Why a call did not bring an answer.
+public enum VarlinkClientError: Error, CustomStringConvertible {
+  /// Nobody listens there, or the caller may not connect.
+  case connecting(FilePath, Errno)
+  case transport(Errno)
+  /// The service ended the connection. It does so with callers that it does not know.
+  case closed
+  /// What came is no reply.
+  case malformed(String)
+  /// The method answered with an error: its name, and its parameters as text.
+  case answered(name: String, parameters: String)
+
+  public var description: String {
+    switch self {
+    case .connecting(let path, let error):
+      switch error {
+      case .noSuchFileOrDirectory:
+        "there is no control socket \(path): start vhost-user-udmabuf with --control \(path)"
+      case .connectionRefused: "nobody serves the control socket \(path) any more"
+      default: "the control socket \(path) cannot be used: \(error)"
+      }
+    case .transport(let error): "the connection to the service broke: \(error)"
+    case .closed:
+      "the service closed the connection: it ended, or does not allow this user (--control-allow), or has too many connections"
+    case .malformed(let what): "what the service answered is no varlink reply: \(what)"
+    case .answered(let name, let parameters):
+      parameters.isEmpty ? "the service answered \(name)" : "the service answered \(name): \(parameters)"
+    }
+  }
+}
+
+private struct ReplyBody<Parameters: Decodable>: Decodable { let parameters: Parameters }
+
+/// A connection to a service, which waits for each answer.
+public final class VarlinkClient {
+  /// A longer reply is not read, in bytes.
+  private static let longestMessage = 16 << 20
+  private let socket: UnixSocket
+  private var input: [UInt8] = []
+
+  public init(_ path: FilePath) throws(VarlinkClientError) {
+    do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .connecting(path, error) }
+  }
+
+  /// Adopts a connected socket.
+  public init(adopting socket: consuming UnixSocket) { self.socket = socket }
+
+  /// A reply: its parameters as JSON, the descriptor that came with it, and whether another one follows.
+  public struct Reply: ~Copyable {
+    /// JSON, an object.
+    public let message: [UInt8]
+    public let continues: Bool
+    public var descriptor: FD?
+
+    /// Reads the parameters.
+    public borrowing func decode<Parameters: Decodable>(
+      _: Parameters.Type = Parameters.self
+    ) throws(VarlinkClientError) -> Parameters {
+      do { return try JSONDecoder().decode(ReplyBody<Parameters>.self, from: Data(message)).parameters } catch
+      {
+        throw .malformed("\(error)")
+      }
+    }
+  }
+
+  /// Calls a method and waits for its answer.
+  public func call(
+    _ method: String, _ parameters: some JSONWritable = EmptyObject()
+  ) throws(VarlinkClientError) -> Reply {
+    try send(method, parameters, more: false)
+    return try next()
+  }
+
+  /// Calls a method that has several replies: ask `next` for each.
+  public func callMore(
+    _ method: String, _ parameters: some JSONWritable = EmptyObject()
+  ) throws(VarlinkClientError) {
+    try send(method, parameters, more: true)
+  }
+
+  private func send(_ method: String, _ parameters: some JSONWritable, more: Bool) throws(VarlinkClientError)
+  {
+    var writer = JSONWriter()
+    writer.object { json in
+      json.field("method", method)
+      json.field("parameters", parameters)
+      if more { json.field("more", true) }
+    }
+    writer.endMessage()
+    do throws(Errno) {
+      var sent = 0
+      while sent < writer.bytes.count {
+        sent += unsafe try socket.send(writer.bytes.span.bytes.extracting(droppingFirst: sent))
+      }
+    } catch { throw error == .brokenPipe || error == .connectionReset ? .closed : .transport(error) }
+  }
+
+  private struct Envelope: Decodable {
+    let error: String?
+    let continues: Bool?
+    let parameters: [String: Scalar]?
+
+    enum Key: String, CodingKey { case error, continues, parameters }
+
+    init(from decoder: any Decoder) throws {
+      let object = try decoder.container(keyedBy: Key.self)
+      error = try object.decodeIfPresent(String.self, forKey: .error)
+      continues = try object.decodeIfPresent(Bool.self, forKey: .continues)
+      // An error's are shown as they are; those of a reply are for whoever asked.
+      parameters = error == nil ? nil : try? object.decode([String: Scalar].self, forKey: .parameters)
+    }
+  }
+
+  /// A parameter of an error.
+  private enum Scalar: Decodable, CustomStringConvertible {
+    case number(Int)
+    case text(String)
+
+    init(from decoder: any Decoder) throws {
+      let value = try decoder.singleValueContainer()
+      self = try (try? value.decode(Int.self)).map { .number($0) } ?? .text(value.decode(String.self))
+    }
+
+    var description: String {
+      switch self {
+      case .number(let number): "\(number)"
+      case .text(let text): text
+      }
+    }
+  }
+
+  /// The next reply, waited for.
+  public func next() throws(VarlinkClientError) -> Reply {
+    var descriptors = ReceivedDescriptors()
+    while !input.contains(0) {
+      guard input.count <= Self.longestMessage else { throw .malformed("it has more than 16 MiB") }
+      if try receive(&descriptors) == 0 { throw .closed }
+    }
+    let end = input.firstIndex(of: 0) ?? input.endIndex
+    let message = Array(input[..<end])
+    input.removeFirst(end + 1)
+    let envelope: Envelope
+    do { envelope = try JSONDecoder().decode(Envelope.self, from: Data(message)) } catch {
+      throw .malformed("\(error)")
+    }
+    if let name = envelope.error {
+      let parameters = (envelope.parameters ?? [:]).sorted { $0.key < $1.key }
+      throw .answered(
+        name: name, parameters: parameters.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
+    }
+    return Reply(message: message, continues: envelope.continues ?? false, descriptor: descriptors.take(0))
+  }
+
+  private func receive(_ descriptors: inout ReceivedDescriptors) throws(VarlinkClientError) -> Int {
+    do throws(Errno) {
+      _ = try socket.waitUntilReadable()
+      return try socket.receive(into: &input, upTo: 64 << 10, descriptors: &descriptors)
+    } catch { throw error == .connectionReset ? .closed : .transport(error) }
+  }
+}

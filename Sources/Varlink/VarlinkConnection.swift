@@ -1,0 +1,248 @@
+public import Linux
+internal import SystemPackage
+
+/// A caller's connection: takes its calls one after the other, and never waits for it.
+///
+/// A call is looked at when the answer to the one before it is with the kernel, so that what a caller who does not
+/// read can make this process keep is one answer and one call. While several replies are wanted (`more`) nothing
+/// else is read.
+public final class VarlinkConnection {
+  /// A longer message ends the connection, in bytes.
+  public static let longestMessage = 64 << 10
+  private static let bytesPerTurn = 4 << 10
+
+  public let peer: PeerCredentials
+  /// Runs once, when the connection is over.
+  public var whenGone: (() -> Void)?
+  /// The same, for the server.
+  var whenClosed: (() -> Void)?
+  /// Runs when the reply of a stream that could not be sent at once is on its way. Set with `beginStream`.
+  private var whenSent: (() -> Void)?
+
+  private let socket: UnixSocket
+  private let loop: EventLoop
+  private let handle: (VarlinkCall, VarlinkConnection) throws(VarlinkError) -> Void
+  private var token: EventLoop.Token?
+  private var watched: Readiness = .readable
+  private var input: [UInt8] = []
+  private var isProceeding = false
+  /// The peer sends nothing more.
+  private var inputEnded = false
+  /// The message that is being sent, how much of it has been, and what goes with its first byte.
+  private var writer = JSONWriter()
+  private var sent = 0
+  private var passed: FD?
+
+  private enum State {
+    case idle
+    /// A call is in the hands of its handler, which has not answered yet.
+    case called(isOneway: Bool)
+    case streaming
+    case closed
+  }
+  private var state = State.idle
+
+  init(
+    _ socket: consuming UnixSocket, _ peer: PeerCredentials, loop: EventLoop,
+    handle: @escaping (VarlinkCall, VarlinkConnection) throws(VarlinkError) -> Void
+  ) throws(Errno) {
+    self.socket = socket
+    (self.peer, self.loop, self.handle) = (peer, loop, handle)
+    token = try loop.add(self.socket.fd) { [unowned self] in ready($0) }
+  }
+
+  deinit { close() }
+
+  public var isOpen: Bool { token != nil }
+
+  /// Nothing waits to be sent.
+  public var isReadyToSend: Bool { sent == writer.bytes.count }
+
+  /// Ends the connection, whatever waits to be sent.
+  public func close() {
+    guard let token = token.take() else { return }
+    loop.remove(token, socket.fd)
+    state = .closed
+    input = []
+    writer = JSONWriter()
+    sent = 0
+    passed = nil
+    whenSent = nil
+    whenGone.take()?()
+    whenClosed.take()?()
+  }
+
+  // MARK: Answering
+
+  /// Answers the call that is being handled.
+  public func reply(_ parameters: some JSONWritable) {
+    guard takeTurn() else { return }
+    begin(parameters, continues: false)
+    send()
+  }
+
+  /// Answers, with a descriptor of which the caller gets its own. Its index is 0.
+  public func reply(_ parameters: some JSONWritable, passing fd: borrowing FD) {
+    guard takeTurn() else { return }
+    begin(parameters, continues: false)
+    do throws(Errno) {
+      sent = unsafe try socket.send(writer.bytes.span.bytes, passing: fd)
+    } catch {
+      guard error == .wouldBlock else { return close() }
+      do throws(Errno) { passed = try fd.duplicate() } catch { return close() }
+    }
+    send()
+  }
+
+  /// The call that is being handled gets any number of replies. `whenSent` runs each time that one which could not be
+  /// sent at once is on its way, and another may follow.
+  public func beginStream(_ whenSent: @escaping () -> Void) {
+    guard case .called(isOneway: false) = state else { return }
+    state = .streaming
+    self.whenSent = whenSent
+  }
+
+  /// One reply of several. It must not be called before `isReadyToSend`.
+  public func stream(_ parameters: some JSONWritable) {
+    guard case .streaming = state else { return }
+    begin(parameters, continues: true)
+    send()
+  }
+
+  /// The last reply of several.
+  public func endStream(_ parameters: some JSONWritable) {
+    guard case .streaming = state else { return }
+    whenSent = nil
+    state = .idle
+    begin(parameters, continues: false)
+    send()
+    proceed()
+  }
+
+  /// - Returns: whether an answer is wanted.
+  private func takeTurn() -> Bool {
+    guard case .called(let isOneway) = state else {
+      guard case .closed = state else { preconditionFailure("a call is answered once") }
+      return false
+    }
+    state = .idle
+    return !isOneway
+  }
+
+  private func begin(_ parameters: some JSONWritable, continues: Bool) {
+    precondition(isReadyToSend, "one message is sent at a time")
+    writer.removeAll()
+    sent = 0
+    writer.object { json in
+      json.field("parameters", parameters)
+      if continues { json.field("continues", true) }
+    }
+    writer.endMessage()
+  }
+
+  private func fail(_ error: VarlinkError) {
+    guard takeTurn() else { return }
+    writer.removeAll()
+    sent = 0
+    writer.object { json in
+      json.field("error", error.name)
+      json.field("parameters") { json in
+        json.object { json in if error.field.utf8CodeUnitCount > 0 { json.field(error.field, error.value) } }
+      }
+    }
+    writer.endMessage()
+    send()
+  }
+
+  private func send() {
+    guard isOpen else { return }
+    do throws(Errno) {
+      while sent < writer.bytes.count {
+        if let fd = passed.take() {
+          do throws(Errno) {
+            sent += try unsafe socket.send(
+              writer.bytes.span.bytes.extracting(droppingFirst: sent), passing: fd)
+          } catch {
+            passed = consume fd
+            throw error
+          }
+        } else {
+          sent += try unsafe socket.send(writer.bytes.span.bytes.extracting(droppingFirst: sent))
+        }
+      }
+    } catch {
+      // Nobody reads any more: what is left unread is of no use either.
+      if error != .wouldBlock { return close() }
+    }
+    watch()
+  }
+
+  // MARK: Receiving
+
+  private func ready(_ readiness: Readiness) {
+    if readiness.contains(.writable) || readiness.contains(.hangup), !isReadyToSend {
+      send()
+      if isOpen, isReadyToSend { whenSent?() }
+    }
+    if isOpen, watched.contains(.readable), readiness.contains(.readable) || readiness.contains(.hangup) {
+      receive()
+    }
+    // Both directions are closed, and what came before has been read.
+    if isOpen, readiness.contains(.hangup), !watched.contains(.readable) { return close() }
+    proceed()
+  }
+
+  private func receive() {
+    // What the caller passes is not wanted, and closes here.
+    var descriptors = ReceivedDescriptors()
+    do throws(Errno) {
+      let count = try socket.receive(into: &input, upTo: Self.bytesPerTurn, descriptors: &descriptors)
+      if count == 0 { inputEnded = true }
+    } catch {
+      if error != .wouldBlock { close() }
+    }
+  }
+
+  /// Handles what has come, one call after the other, as long as answers go out.
+  private func proceed() {
+    // A handler may end its stream at once, which leads here again.
+    if isProceeding { return }
+    isProceeding = true
+    defer { isProceeding = false }
+    var start = 0
+    while isOpen, isIdle, isReadyToSend, let end = input[start...].firstIndex(of: 0) {
+      let message = input[start..<end]
+      start = end + 1
+      guard message.count <= Self.longestMessage, let call = VarlinkCall(message) else { return close() }
+      take(call)
+    }
+    guard isOpen else { return }
+    input.removeFirst(start)
+    if input.count > Self.longestMessage, !input.contains(0) { return close() }
+    if inputEnded, isIdle, isReadyToSend { return close() }
+    watch()
+  }
+
+  private func take(_ call: VarlinkCall) {
+    state = .called(isOneway: call.isOneway)
+    do throws(VarlinkError) {
+      if call.wantsUpgrade { throw .methodNotImplemented(call.method) }
+      try handle(call, self)
+    } catch { fail(error) }
+    if case .called(let isOneway) = state {
+      precondition(isOneway, "every call is answered")
+      state = .idle
+    }
+  }
+
+  private var isIdle: Bool { if case .idle = state { true } else { false } }
+
+  private func watch() {
+    guard let token else { return }
+    var wanted: Readiness = []
+    if !isReadyToSend { wanted.insert(.writable) } else if isIdle, !inputEnded { wanted.insert(.readable) }
+    if wanted == watched { return }
+    watched = wanted
+    do throws(Errno) { try loop.modify(token, socket.fd, wanted) } catch { close() }
+  }
+}

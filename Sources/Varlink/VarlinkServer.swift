@@ -1,0 +1,111 @@
+public import Linux
+public import SystemPackage
+
+/// An interface that a server offers.
+public protocol VarlinkInterface: AnyObject {
+  /// Such as `org.example.Interface`.
+  var name: String { get }
+  /// In varlink's interface definition language.
+  var description: String { get }
+
+  /// Answers a call of the method of this name: with `reply` or `beginStream` of the connection, once, or by throwing.
+  func handle(
+    _ method: String, _ call: VarlinkCall, from connection: VarlinkConnection
+  ) throws(VarlinkError)
+}
+
+/// What a service says of itself.
+public struct VarlinkInfo: Sendable {
+  public var vendor, product, version, url: String
+  public init(vendor: String, product: String, version: String, url: String) {
+    (self.vendor, self.product, self.version, self.url) = (vendor, product, version, url)
+  }
+}
+
+/// Serves interfaces on a Unix socket (https://varlink.org), as sources of an event loop.
+public final class VarlinkServer {
+  /// Connections beyond these are closed at once.
+  public let limit: Int
+  /// Connections that were closed because there were too many, or because of who they were.
+  public private(set) var refusedCount = 0
+  /// Is told why a connection was refused.
+  public var whenRefused: ((String) -> Void)?
+
+  private let socket: UnixSocket
+  private let loop: EventLoop
+  private let admits: (PeerCredentials) -> Bool
+  private var interfaces: [String: any VarlinkInterface] = [:]
+  private var token: EventLoop.Token?
+  private var pause: Timer?
+  private var connections: [ObjectIdentifier: VarlinkConnection] = [:]
+
+  /// - Parameters:
+  ///   - socket: listens.
+  ///   - admits: who may call.
+  public init(
+    _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface], limit: Int = 32,
+    loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
+  ) throws(Errno) {
+    self.socket = socket
+    (self.loop, self.limit, self.admits) = (loop, limit, admits)
+    let service = ServiceInterface(info, interfaces)
+    for interface in interfaces + [service] { self.interfaces[interface.name] = interface }
+    pause = try Timer(loop) { [unowned self] in listen() }
+    token = try loop.add(self.socket.fd) { [unowned self] _ in accept() }
+  }
+
+  deinit { close() }
+
+  public var connectionCount: Int { connections.count }
+
+  /// Accepts nobody any more and ends all connections.
+  public func close() {
+    pause?.disarm()
+    if let token = token.take() { loop.remove(token, socket.fd) }
+    for connection in connections.values { connection.close() }
+    connections = [:]
+  }
+
+  private func listen() {
+    if token == nil { token = try? loop.add(socket.fd) { [unowned self] _ in accept() } }
+    if token == nil { pause?.arm(milliseconds: 1000) }
+  }
+
+  private func accept() {
+    do throws(Errno) {
+      let connected = try socket.accept()
+      let peer = try connected.peer()
+      guard admits(peer) else {
+        return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the control socket")
+      }
+      guard connections.count < limit else {
+        return refuse(
+          "process \(peer.pid) would be one more than the \(limit) connections to the control socket")
+      }
+      let connection = try VarlinkConnection(connected, peer, loop: loop) {
+        [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)
+      }
+      let id = ObjectIdentifier(connection)
+      connections[id] = connection
+      // Weak: the end of the server is the end of its connections.
+      connection.whenClosed = { [weak self] in self?.connections[id] = nil }
+    } catch {
+      if error == .wouldBlock || error == .connectionAbort { return }
+      // As when no descriptor is left: the one who waits would wake the loop again and again.
+      refuse("a connection to the control socket could not be taken, the next try is in a second: \(error)")
+      if let token = token.take() { loop.remove(token, socket.fd) }
+      pause?.arm(milliseconds: 1000)
+    }
+  }
+
+  private func refuse(_ why: String) {
+    refusedCount += 1
+    whenRefused?(why)
+  }
+
+  private func dispatch(_ call: VarlinkCall, _ connection: VarlinkConnection) throws(VarlinkError) {
+    guard let (name, method) = call.parts else { throw .interfaceNotFound(call.method) }
+    guard let interface = interfaces[name] else { throw .interfaceNotFound(name) }
+    try interface.handle(method, call, from: connection)
+  }
+}

@@ -1,0 +1,287 @@
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Varlink
+
+/// The protocol of varlink, as callers of all kinds see it.
+@Suite struct ProtocolTests {
+  struct Case: Sendable, CustomTestStringConvertible {
+    let testDescription: String
+    let message: String
+    /// Nil: the connection ends without an answer.
+    let reply: String?
+    init(_ name: String, _ message: String, _ reply: String?) {
+      (testDescription, self.message, self.reply) = (name, message, reply)
+    }
+  }
+
+  static func error(_ name: String, _ field: String, _ value: String) -> String {
+    #"{"error":"org.varlink.service.\#(name)","parameters":{"\#(field)":"\#(value)"}}"#
+  }
+
+  static let calls: [Case] = [
+    .init(
+      "a call", #"{"method":"org.example.Test.Echo","parameters":{"text":"x","count":3}}"#,
+      #"{"parameters":{"text":"x","count":3}}"#),
+    .init(
+      "blanks, an order of its own, fields that nobody knows",
+      #" { "more" : false, "x": [1, {}], "parameters": {"text": "x", "count": null}, "method": "org.example.Test.Echo" } "#,
+      #"{"parameters":{"text":"x"}}"#),
+    .init(
+      "characters of all kinds",
+      #"{"method":"org.example.Test.Echo","parameters":{"text":"\"\\\u0001é\ud83d\ude00/"}}"#,
+      #"{"parameters":{"text":"\"\\\u0001é😀/"}}"#),
+    .init(
+      "info", #"{"method":"org.varlink.service.GetInfo"}"#,
+      #"{"parameters":{"vendor":"v","product":"p \"quoted\"\u000a","version":"1","url":"","interfaces":["org.varlink.service","org.example.Test"]}}"#
+    ),
+    .init(
+      "a description",
+      #"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"org.example.Test"}}"#,
+      #"{"parameters":{"description":"interface org.example.Test\u000a"}}"#),
+    .init(
+      "a description of what is not there",
+      #"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"org.example.Other"}}"#,
+      error("InterfaceNotFound", "interface", "org.example.Other")),
+    .init(
+      "no such interface", #"{"method":"org.example.Other.Echo"}"#,
+      error("InterfaceNotFound", "interface", "org.example.Other")),
+    .init("no interface", #"{"method":"Echo"}"#, error("InterfaceNotFound", "interface", "Echo")),
+    .init("no name", #"{"method":""}"#, error("InterfaceNotFound", "interface", "")),
+    .init("dots", #"{"method":"..."}"#, error("InterfaceNotFound", "interface", "..")),
+    .init(
+      "no such method", #"{"method":"org.example.Test.Other"}"#,
+      error("MethodNotFound", "method", "org.example.Test.Other")),
+    .init(
+      "no such method of the service", #"{"method":"org.varlink.service.Other"}"#,
+      error("MethodNotFound", "method", "org.varlink.service.Other")),
+    .init(
+      "a missing parameter", #"{"method":"org.example.Test.Echo","parameters":{}}"#,
+      error("InvalidParameter", "parameter", "text")),
+    .init(
+      "no parameters", #"{"method":"org.example.Test.Echo"}"#, error("InvalidParameter", "parameter", "text")),
+    .init(
+      "null parameters", #"{"method":"org.example.Test.Echo","parameters":null}"#,
+      error("InvalidParameter", "parameter", "text")),
+    .init(
+      "parameters that are no object", #"{"method":"org.example.Test.Echo","parameters":[1]}"#,
+      error("InvalidParameter", "parameter", "parameters")),
+    .init(
+      "an unknown parameter", #"{"method":"org.example.Test.Echo","parameters":{"text":"x","sinc":1}}"#,
+      error("InvalidParameter", "parameter", "sinc")),
+    .init(
+      "a parameter of the wrong type", #"{"method":"org.example.Test.Echo","parameters":{"text":5}}"#,
+      error("InvalidParameter", "parameter", "text")),
+    .init(
+      "a fraction for a number", #"{"method":"org.example.Test.Echo","parameters":{"text":"x","count":1.5}}"#,
+      error("InvalidParameter", "parameter", "parameters")),
+    .init(
+      "a number that is too large",
+      #"{"method":"org.example.Test.Echo","parameters":{"text":"x","count":99999999999999999999}}"#,
+      error("InvalidParameter", "parameter", "parameters")),
+    .init(
+      "several replies, not asked for", #"{"method":"org.example.Test.Stream"}"#,
+      #"{"error":"org.varlink.service.ExpectedMore","parameters":{}}"#),
+    .init(
+      "another protocol", #"{"method":"org.example.Test.Echo","upgrade":true}"#,
+      error("MethodNotImplemented", "method", "org.example.Test.Echo")),
+  ]
+
+  @Test("a call and its answer, and the connection goes on", arguments: calls)
+  func answers(_ one: Case) throws {
+    let service = try Service()
+    let caller = try service.connect()
+    #expect(try caller.ask(one.message) == [one.reply])
+    #expect(try caller.ask(Self.calls[0].message) == [Self.calls[0].reply])
+    #expect(!caller.isClosed)
+  }
+
+  static let broken: [Case] = [
+    .init("nothing", "", nil), .init("no JSON", "hello", nil), .init("half of it", #"{"method":"a.b""#, nil),
+    .init("something behind it", #"{"method":"a.b"} {}"#, nil), .init("an array", "[]", nil),
+    .init("null", "null", nil), .init("no method", "{}", nil),
+    .init("a number for the method", #"{"method":1}"#, nil),
+    .init("text for a truth", #"{"method":"a.b","more":"yes"}"#, nil),
+    .init("a reply", #"{"parameters":{}}"#, nil),
+    .init("very deep", String(repeating: "[", count: 30_000), nil),
+    .init("very deep in a call", #"{"method":"a.b","x":"# + String(repeating: #"{"x":"#, count: 10_000), nil),
+    .init("too long", #"{"method":"a.b","x":""# + String(repeating: "x", count: 70_000) + #""}"#, nil),
+    .init("a line feed for the end", "{\"method\":\"org.varlink.service.GetInfo\"}\n{}", nil),
+  ]
+
+  @Test("what is no call ends the connection, and no other", arguments: broken)
+  func noCall(_ one: Case) throws {
+    let service = try Service()
+    let (other, caller) = (try service.connect(), try service.connect())
+    #expect(try caller.ask(one.message) == [])
+    #expect(caller.isClosed)
+    #expect(service.server.connectionCount == 1)
+    #expect(try other.ask(Self.calls[0].message) == [Self.calls[0].reply])
+  }
+
+  @Test("bytes that are no UTF-8 end the connection")
+  func noText() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    try caller.send(Array(#"{"method":""#.utf8) + [0xff, 0xfe] + Array(#".b"}"#.utf8) + [0])
+    _ = try caller.replies()
+    #expect(caller.isClosed || service.interface.called.isEmpty)
+  }
+
+  @Test("a message without an end grows no further than the limit")
+  func endless() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    try caller.send([UInt8](repeating: 0x20, count: VarlinkConnection.longestMessage + 8192))
+    #expect(try caller.replies() == [])
+    #expect(caller.isClosed)
+  }
+
+  @Test("a message in pieces, and several in one piece")
+  func pieces() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    let message = Array(Self.calls[0].message.utf8) + [0]
+    for byte in message {
+      #expect(try caller.replies() == [])
+      try caller.send([byte])
+    }
+    #expect(try caller.replies() == [Self.calls[0].reply])
+    try caller.send([[UInt8]](repeating: message, count: 300).flatMap { $0 })
+    #expect(try caller.replies().count == 300)
+  }
+
+  @Test("oneway brings no answer, and no error either")
+  func oneway() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    for method in ["Echo", "Other", "Stream", "Give"] {
+      #expect(
+        try caller.ask(#"{"method":"org.example.Test.\#(method)","oneway":true,"parameters":{"text":"x"}}"#)
+          == [])
+    }
+    #expect(service.interface.called == ["Echo", "Other", "Stream", "Give"])
+    #expect(try caller.ask(Self.calls[0].message) == [Self.calls[0].reply])
+  }
+
+  @Test("a descriptor comes with the first byte of its message, by the index that the message names")
+  func descriptor() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    #expect(
+      try caller.ask(#"{"method":"org.example.Test.Give"}"#) == [#"{"parameters":{"fileDescriptor":0}}"#])
+    guard let fd = caller.descriptors.take(0) else { throw TroubleInTest("no descriptor came") }
+    #expect(try fd.status().inode == service.interface.memfd.status.inode)
+  }
+
+  @Test("a caller that never reads keeps one answer waiting, and nobody else")
+  func neverReads() throws {
+    let service = try Service()
+    let (lazy, other) = (try service.connect(), try service.connect())
+    let ask = #"{"method":"org.example.Test.Long","parameters":{"text":"x","count":100000}}"#
+    try lazy.send(Array([String](repeating: ask + "\0", count: 60).joined().utf8))
+    let answered = service.interface.called.count
+    #expect(answered > 0 && answered < 20, "\(answered) of 60")
+    #expect(try other.ask(Self.calls[0].message) == [Self.calls[0].reply])
+    // It reads after all.
+    #expect(try lazy.replies().count >= answered)
+    #expect(service.server.connectionCount == 2)
+  }
+
+  @Test("a caller that has said all it had to say is answered")
+  func halfClosed() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    try caller.send(Self.calls[0].message)
+    caller.socket.fd.withRaw { _ = shutdown($0, CInt(SHUT_WR)) }
+    #expect(try caller.replies() == [Self.calls[0].reply])
+    #expect(caller.isClosed)
+    #expect(service.server.connectionCount == 0)
+  }
+
+  @Test("what a caller sends just before it goes is done")
+  func lastWords() throws {
+    let service = try Service()
+    do {
+      let caller = Caller(try UnixSocket.connect(service.socket), service)
+      let message = #"{"method":"org.example.Test.Echo","oneway":true,"parameters":{"text":"x"}}"# + "\0"
+      _ = unsafe try caller.socket.send(Array(message.utf8).span.bytes)
+    }
+    try service.settle()
+    #expect(service.interface.called == ["Echo"])
+    #expect(service.interface.gone == 1)
+    #expect(service.server.connectionCount == 0)
+  }
+
+  // MARK: Streams
+
+  @Test("several replies, then the last one, then other calls")
+  func stream() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    #expect(try caller.ask(#"{"method":"org.example.Test.Stream","more":true}"#) == [])
+    let connection = try #require(service.interface.streams.first)
+    connection.stream(Example.Text(text: "one"))
+    // It waits for its turn.
+    try caller.send(Self.calls[0].message)
+    connection.stream(Example.Text(text: "two"))
+    #expect(
+      try caller.replies() == [
+        #"{"parameters":{"text":"one"},"continues":true}"#,
+        #"{"parameters":{"text":"two"},"continues":true}"#,
+      ])
+    connection.endStream(Example.Text(text: "three"))
+    #expect(try caller.replies() == [#"{"parameters":{"text":"three"}}"#, Self.calls[0].reply])
+  }
+
+  @Test("the end of whoever listened is noticed")
+  func streamGone() throws {
+    let service = try Service()
+    do {
+      let caller = try service.connect()
+      _ = try caller.ask(#"{"method":"org.example.Test.Stream","more":true}"#)
+    }
+    try service.settle()
+    #expect(service.interface.gone == 1)
+    #expect(service.server.connectionCount == 0)
+  }
+
+  // MARK: Who may call
+
+  @Test("one connection too many is closed at once, and a place that is free again is given away")
+  func tooMany() throws {
+    let service = try Service(limit: 2)
+    let first = try service.connect()
+    do {
+      let (second, third) = (try service.connect(), try service.connect())
+      #expect(try third.ask(Self.calls[0].message) == [])
+      #expect(third.isClosed)
+      #expect(try second.ask(Self.calls[0].message) == [Self.calls[0].reply])
+    }
+    #expect(service.server.refusedCount == 1)
+    try service.settle()
+    #expect(try service.connect().ask(Self.calls[0].message) == [Self.calls[0].reply])
+    #expect(try first.ask(Self.calls[0].message) == [Self.calls[0].reply])
+  }
+
+  @Test("who is not admitted is not heard")
+  func notAdmitted() throws {
+    var asked: [PeerCredentials] = []
+    let service = try Service { peer in
+      asked.append(peer)
+      return false
+    }
+    var why = ""
+    service.server.whenRefused = { why = $0 }
+    let caller = try service.connect()
+    #expect(try caller.ask(Self.calls[0].message) == [])
+    #expect(caller.isClosed)
+    #expect(service.interface.called == [])
+    #expect(asked.map(\.pid) == [getpid()] && asked.map(\.user) == [geteuid()])
+    #expect(asked.allSatisfy { $0.groups.contains(getegid()) })
+    #expect(why.contains("user \(geteuid())"))
+  }
+}
