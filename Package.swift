@@ -49,6 +49,7 @@ let package = Package(
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     module("Varlink", ["Linux", system]),
+    module("Consumers", ["Linux", "Udmabuf", "Scanout", "Varlink", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
     .executableTarget(
@@ -78,6 +79,7 @@ let package = Package(
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("VarlinkTests", ["Linux", "Varlink", "TestSupport", system]),
+    tests("ConsumersTests", ["Linux", "Udmabuf", "Scanout", "Varlink", "Consumers", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",

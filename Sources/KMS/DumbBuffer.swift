@@ -1,7 +1,7 @@
 internal import CDRM
 public import Linux
 public import Scanout
-internal import SystemPackage
+public import SystemPackage
 
 /// A plain buffer that a card allocated in the way it likes, for pixels that the CPU writes: all zero at
 /// first. It is freed with the last reference; a framebuffer made of it keeps the memory.
@@ -9,6 +9,7 @@ public final class DumbBuffer: ShadowMemory {
   public let mapping: Mapping
   /// Bytes from one row to the next.
   public let stride: UInt32
+  public var isDMABuf: Bool { true }
   let handle: UInt32
   let card: DRMFile
 
@@ -36,7 +37,7 @@ public final class DumbBuffer: ShadowMemory {
 
   /// A dma-buf of the same memory, for others.
   /// - The corresponding ioctl is `DRM_IOCTL_PRIME_HANDLE_TO_FD`.
-  func export() throws(Errno) -> FD {
+  public func descriptor() throws(Errno) -> FD {
     var number: CInt = -1
     try card.call { unsafe drmPrimeHandleToFD($0, handle, UInt32(DRM_CLOEXEC | DRM_RDWR), &number) }
     return FD(adopting: number)

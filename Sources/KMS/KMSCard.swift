@@ -319,7 +319,7 @@ public final class KMSCard {
   public func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
     let size = PixelSize(width: width, height: height)
     let buffer = try allocate(size)
-    do throws(Errno) { return (try DMABuf(adopting: buffer.export()), buffer.stride) } catch {
+    do throws(Errno) { return (try DMABuf(adopting: buffer.descriptor()), buffer.stride) } catch {
       throw SinkError(.other, "\(name) (\(driver)) gives no buffer of \(size) pixels away: \(error)")
     }
   }

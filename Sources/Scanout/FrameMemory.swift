@@ -1,5 +1,5 @@
 public import Linux
-internal import SystemPackage
+public import SystemPackage
 public import Udmabuf
 
 /// What holds a frame's pixels.
@@ -14,6 +14,12 @@ public enum FrameMemory {
 /// last reference. A frame of it can be shown by that sink alone.
 public protocol ShadowMemory: AnyObject {
   var mapping: Mapping { get }
+
+  /// Another process can import it, not only map it.
+  var isDMABuf: Bool { get }
+
+  /// A descriptor of the memory for another process, which the caller owns.
+  func descriptor() throws(Errno) -> FD
 }
 
 /// Where a copy of a picture goes: memory of a sink that it can show on one scanout, and how it lies there.
@@ -34,6 +40,12 @@ public struct Canvas {
 public final class MemfdShadow: ShadowMemory {
   public let memfd: Memfd
   public let mapping: Mapping
+
+  public var isDMABuf: Bool { false }
+
+  public func descriptor() throws(Errno) -> FD {
+    try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+  }
 
   private init(_ memfd: Memfd, _ mapping: Mapping) { (self.memfd, self.mapping) = (memfd, mapping) }
 

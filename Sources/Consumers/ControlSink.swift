@@ -1,0 +1,305 @@
+public import Linux
+public import Scanout
+public import SystemPackage
+internal import Varlink
+
+/// Offers each frame to other processes. Whoever is slow misses frames: nothing here waits for anybody longer than
+/// `patience`.
+///
+/// A frame counts as presented when it has been offered and nobody holds the one that it takes the place of.
+public final class ControlSink: ScanoutSink {
+  /// So long a frame waits until its predecessor is let go, in milliseconds.
+  static let patience: UInt32 = 100
+  static let holdsPerConsumer = 8
+
+  public weak var observer: (any ScanoutObserver)?
+  /// What is offered to the guest, or, beside another sink, what that one can show.
+  public var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
+
+  var statistics = ControlStatistics()
+  private var lanes: [Lane]
+  private var holds: [Hold] = []
+  private(set) var watchers: [Watcher] = []
+
+  private let loop: EventLoop
+  private let wake: EventFD
+  private var token: EventLoop.Token?
+  private var timer: Timer?
+  /// What the observer is told of at the next turn of the loop.
+  private var reports: [Report] = []
+  private var reportsTold: [Report] = []
+
+  /// What one scanout shows.
+  private struct Lane {
+    var shown: Presentation?
+    /// It is `shown`, and is reported when its predecessor is not held any more.
+    var waiting: Waiting?
+    var history = DamageHistory()
+    var cursor: Cursor?
+  }
+
+  private struct Waiting {
+    let presentation: Presentation
+    let predecessor: Frame
+    let deadline: Int64
+  }
+
+  private struct Hold {
+    let frame: Frame
+    let consumer: Consumer
+    /// A frame waited for its end in vain, and no other one does.
+    var isOverdue = false
+  }
+
+  private enum Report {
+    case presented(Presentation, ScanoutID)
+    case replaced(UInt64, ScanoutID)
+    case failed(UInt64, ScanoutID)
+  }
+
+  /// The cursor of a scanout, of which `serial` is the image's number.
+  struct Cursor {
+    var image: CursorImage?
+    var position: CursorPosition
+    var serial: Int
+  }
+
+  /// - Parameter outputs: one for each scanout. Their count never changes.
+  public init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
+    (self.outputs, self.loop) = (outputs, loop)
+    lanes = outputs.map { _ in Lane() }
+    wake = try EventFD()
+    token = try loop.add(wake.fd) { [unowned self] _ in
+      wake.drain()
+      tellReports()
+    }
+    timer = try Timer(loop) { [unowned self] in endPatience() }
+  }
+
+  deinit { if let token { loop.remove(token, wake.fd) } }
+
+  private func check(_ scanout: ScanoutID) throws(SinkError) {
+    guard scanout.rawValue < lanes.count else {
+      throw SinkError(.noOutput, "there is no scanout \(scanout); there are \(lanes.count)")
+    }
+  }
+
+  // MARK: ScanoutSink
+
+  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+    try check(scanout)
+  }
+
+  public func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas {
+    try check(scanout)
+    return try MemfdShadow.canvas(width: width, height: height, format: format)
+  }
+
+  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
+    let before = lanes[index].shown
+    presentation.frame.acquire()
+    let isSame = before?.frame === presentation.frame && before?.source == presentation.source
+    lanes[index].history.append(presentation.sequence, isSame ? presentation.damage : nil)
+    lanes[index].shown = presentation
+    if let waiting = lanes[index].waiting.take() {
+      report(.replaced(waiting.presentation.sequence, scanout))
+    }
+    if let predecessor = before?.frame, predecessor !== presentation.frame, isWaitedFor(predecessor) {
+      let deadline = monotonicNanoseconds() + Int64(Self.patience) * 1_000_000
+      lanes[index].waiting = Waiting(presentation: presentation, predecessor: predecessor, deadline: deadline)
+      armTimer()
+    } else {
+      report(.presented(presentation, scanout))
+    }
+    statistics.frames += 1
+    for watcher in watchers { watcher.changed(.picture, index) }
+    before?.frame.release()
+  }
+
+  public func turnOff(_ scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
+    guard index < lanes.count, let before = lanes[index].shown.take() else { return }
+    if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation, scanout)) }
+    for watcher in watchers { watcher.changed(.picture, index) }
+    before.frame.release()
+  }
+
+  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
+    guard index < lanes.count else { return }
+    var serial = lanes[index].cursor?.serial ?? 0
+    if image != nil, image != lanes[index].cursor?.image { serial += 1 }
+    lanes[index].cursor = Cursor(image: image, position: position, serial: serial)
+    for watcher in watchers { watcher.changed(.cursor, index) }
+  }
+
+  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
+    guard index < lanes.count else { return }
+    lanes[index].cursor?.position = position
+    for watcher in watchers { watcher.changed(.cursor, index) }
+  }
+
+  public func forget(_ frame: Frame) {
+    var letGo = 0
+    for index in lanes.indices where lanes[index].shown?.frame === frame {
+      lanes[index].shown = nil
+      letGo += 1
+      if let waiting = lanes[index].waiting.take() {
+        report(.failed(waiting.presentation.sequence, ScanoutID(UInt32(index))))
+      }
+      for watcher in watchers { watcher.changed(.picture, index) }
+    }
+    let late = holds.filter { $0.frame === frame }
+    if !late.isEmpty {
+      holds.removeAll { $0.frame === frame }
+      letGo += late.count
+      statistics.cutOff += late.count
+      for hold in late { hold.consumer.cutOff() }
+    }
+    for _ in 0..<letGo { frame.release() }
+    settle()
+  }
+
+  // MARK: What the observer is told
+
+  private func report(_ report: Report) {
+    if reports.isEmpty { wake.signal() }
+    reports.append(report)
+  }
+
+  private func tellReports() {
+    // What is told may bring new ones, for the next turn. Both arrays keep their room.
+    swap(&reports, &reportsTold)
+    for report in reportsTold {
+      switch report {
+      case .presented(let presentation, let scanout):
+        observer?.presented(presentation.sequence, frame: presentation.frame, on: scanout)
+      case .replaced(let sequence, let scanout): observer?.replaced(sequence, on: scanout)
+      case .failed(let sequence, let scanout):
+        observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
+      }
+    }
+    reportsTold.removeAll(keepingCapacity: true)
+  }
+
+  // MARK: Holding
+
+  private func isWaitedFor(_ frame: Frame) -> Bool { holds.contains { $0.frame === frame && !$0.isOverdue } }
+
+  /// The frame of this id, if it is shown or held now.
+  func frame(_ id: Int) -> Frame? {
+    lanes.lazy.compactMap(\.shown?.frame).first { $0.id == id }
+      ?? holds.lazy.map(\.frame).first { $0.id == id }
+  }
+
+  /// - Returns: false when the consumer holds as much as it may.
+  func hold(_ frame: Frame, for consumer: Consumer) -> Bool {
+    guard holds.count(where: { $0.consumer === consumer }) < Self.holdsPerConsumer else { return false }
+    frame.acquire()
+    holds.append(Hold(frame: frame, consumer: consumer))
+    return true
+  }
+
+  /// - Returns: false when the consumer does not hold it.
+  func release(_ id: Int, by consumer: Consumer) -> Bool {
+    guard let index = holds.firstIndex(where: { $0.consumer === consumer && $0.frame.id == id }) else {
+      return false
+    }
+    let frame = holds.remove(at: index).frame
+    frame.release()
+    settle()
+    return true
+  }
+
+  func releaseAll(of consumer: Consumer) {
+    let ended = holds.filter { $0.consumer === consumer }
+    holds.removeAll { $0.consumer === consumer }
+    for hold in ended { hold.frame.release() }
+    settle()
+  }
+
+  /// Reports the frames whose predecessors are not held any more.
+  private func settle() {
+    for index in lanes.indices {
+      guard let waiting = lanes[index].waiting, !isWaitedFor(waiting.predecessor) else { continue }
+      lanes[index].waiting = nil
+      report(.presented(waiting.presentation, ScanoutID(UInt32(index))))
+    }
+  }
+
+  private func armTimer() {
+    guard let first = lanes.compactMap(\.waiting?.deadline).min() else { return }
+    timer?.arm(milliseconds: UInt32(max(0, first - monotonicNanoseconds()) / 1_000_000 + 1))
+  }
+
+  private func endPatience() {
+    let now = monotonicNanoseconds()
+    for lane in lanes {
+      guard let waiting = lane.waiting, waiting.deadline <= now else { continue }
+      for index in holds.indices where holds[index].frame === waiting.predecessor && !holds[index].isOverdue {
+        holds[index].isOverdue = true
+        statistics.overdue += 1
+      }
+    }
+    settle()
+    armTimer()
+  }
+
+  // MARK: What there is
+
+  var scanoutCount: Int { lanes.count }
+
+  func shown(_ index: Int) -> Presentation? { lanes[index].shown }
+
+  func cursor(_ index: Int) -> Cursor? { lanes[index].cursor }
+
+  /// What the scanout shows now, and what has changed of it since the picture `older`, nil for none.
+  func picture(_ index: Int, since older: UInt64?) -> (frame: DisplayFrame, damage: DisplayRectangle)? {
+    guard let shown = lanes[index].shown else { return nil }
+    let damage =
+      older.map { lanes[index].history.change(since: $0, to: shown.sequence, of: shown.source) }
+      ?? shown.source
+    return (DisplayFrame(shown, on: ScanoutID(UInt32(index))), DisplayRectangle(damage))
+  }
+
+  func displayCursor(_ index: Int) -> DisplayCursor {
+    let (cursor, position) = (lanes[index].cursor, lanes[index].cursor?.position)
+    return DisplayCursor(
+      scanout: index, visible: cursor?.image != nil, x: Int(position?.x ?? 0), y: Int(position?.y ?? 0),
+      hotX: Int(cursor?.image?.hotX ?? 0), hotY: Int(cursor?.image?.hotY ?? 0), image: cursor?.serial ?? 0)
+  }
+
+  func displayOutputs() -> [DisplayOutput] {
+    outputs.enumerated().map { index, output in
+      DisplayOutput(
+        scanout: index, name: output.name, modes: output.modes.map(DisplayModeSize.init),
+        frame: picture(index, since: nil)?.frame)
+    }
+  }
+
+  var currentStatistics: ControlStatistics {
+    var now = statistics
+    (now.holds, now.watchers) = (holds.count, watchers.count)
+    return now
+  }
+
+  // MARK: Watching
+
+  func add(_ watcher: Watcher) { watchers.append(watcher) }
+
+  func remove(_ watcher: Watcher) { watchers.removeAll { $0 === watcher } }
+
+  private func tellOfOutputs() {
+    for watcher in watchers { watcher.changed(.outputs, 0) }
+  }
+
+  /// Tells everybody who watches that there will be nothing more.
+  public func end() {
+    for watcher in watchers { watcher.end() }
+    watchers = []
+  }
+}

@@ -1,0 +1,178 @@
+internal import Linux
+internal import Scanout
+internal import SystemPackage
+internal import Udmabuf
+public import Varlink
+
+/// One connection's share in the pictures: what it holds, and whether it watches.
+final class Consumer {
+  private weak var connection: VarlinkConnection?
+  var watcher: Watcher?
+
+  init(_ connection: VarlinkConnection) { self.connection = connection }
+
+  /// What it held is the guest's again.
+  func cutOff() { connection?.close() }
+}
+
+/// `io.udmabridge.Display`, by which other processes get at the frames of a `ControlSink`.
+public final class DisplayInterface: VarlinkInterface {
+  public let name = "io.udmabridge.Display"
+  public let description = displayDescription
+
+  private let sink: ControlSink
+  /// The device's statistics, a JSON object.
+  private let statistics: () -> [UInt8]
+  private var consumers: [ObjectIdentifier: Consumer] = [:]
+  /// Whose connections these are.
+  public weak var server: VarlinkServer?
+
+  public init(_ sink: ControlSink, statistics: @escaping () -> [UInt8]) {
+    (self.sink, self.statistics) = (sink, statistics)
+  }
+
+  // MARK: Parameters
+
+  private struct WhichFrame: VarlinkParameters {
+    static let names = ["scanout", "since", "hold"]
+    let scanout, since: Int?
+    let hold: Bool?
+  }
+
+  private struct WhichScanout: VarlinkParameters {
+    static let names = ["scanout"]
+    let scanout: Int?
+  }
+
+  private struct WhichBuffer: VarlinkParameters {
+    static let names = ["buffer"]
+    let buffer: Int
+  }
+
+  // MARK: Methods
+
+  public func handle(
+    _ method: String, _ call: VarlinkCall, from connection: VarlinkConnection
+  ) throws(VarlinkError) {
+    switch method {
+    case "GetOutputs":
+      _ = try call.parameters(EmptyObject.self)
+      connection.reply(DisplayOutputs(outputs: sink.displayOutputs()))
+    case "GetFrame": try getFrame(try call.parameters(), connection)
+    case "GetCursor": try getCursor(try call.parameters(), connection)
+    case "Hold":
+      let buffer = try call.parameters(WhichBuffer.self).buffer
+      guard let frame = sink.frame(buffer) else { throw noSuchBuffer(buffer) }
+      try hold(frame, connection)
+      connection.reply(EmptyObject())
+    case "Release":
+      let buffer = try call.parameters(WhichBuffer.self).buffer
+      guard sink.release(buffer, by: consumer(connection)) else { throw noSuchBuffer(buffer) }
+      connection.reply(EmptyObject())
+    case "Watch":
+      _ = try call.parameters(EmptyObject.self)
+      guard call.wantsMore else { throw .expectedMore }
+      watch(connection)
+    case "Statistics":
+      _ = try call.parameters(EmptyObject.self)
+      connection.reply(StatisticsReply(device: statistics(), control: control))
+    default: throw .methodNotFound(call.method)
+    }
+  }
+
+  private func getFrame(_ which: WhichFrame, _ connection: VarlinkConnection) throws(VarlinkError) {
+    let index = try scanout(which.scanout)
+    if let since = which.since, since < 0 { throw .invalidParameter("since") }
+    guard let shown = sink.shown(index),
+      let (frame, damage) = sink.picture(index, since: which.since.map(UInt64.init))
+    else { throw error("NoFrame", "scanout", index) }
+    let fd: FD
+    do throws(Errno) {
+      switch shown.frame.memory {
+      case .lent(let dmabuf): fd = try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+      case .shadow(let memory): fd = try memory.descriptor()
+      }
+    } catch let errno { throw error("NoDescriptor", "errno", Int(errno.rawValue)) }
+    if which.hold ?? false { try hold(shown.frame, connection) }
+    connection.reply(DisplayFrameReply(frame: frame, damage: damage, fileDescriptor: 0), passing: fd)
+  }
+
+  private func getCursor(_ which: WhichScanout, _ connection: VarlinkConnection) throws(VarlinkError) {
+    let index = try scanout(which.scanout)
+    let cursor = sink.displayCursor(index)
+    guard let image = sink.cursor(index)?.image else {
+      return connection.reply(DisplayCursorReply(cursor: cursor, fileDescriptor: nil))
+    }
+    let fd: FD
+    do throws(Errno) {
+      let size = image.pixels.count
+      let memfd = try Memfd.create(
+        name: "udmabridge-cursor", size: UInt64(size), seals: [.shrink, .grow, .seal])
+      fd = try memfd.withDescriptor { fd throws(Errno) in
+        unsafe try Mapping(fd, offset: 0, length: size, writable: true).store(image.pixels.span.bytes, at: 0)
+        return try fd.duplicate()
+      }
+    } catch let errno { throw error("NoDescriptor", "errno", Int(errno.rawValue)) }
+    connection.reply(DisplayCursorReply(cursor: cursor, fileDescriptor: 0), passing: fd)
+  }
+
+  private func hold(_ frame: Frame, _ connection: VarlinkConnection) throws(VarlinkError) {
+    guard sink.hold(frame, for: consumer(connection)) else {
+      throw error("TooManyHolds", "limit", ControlSink.holdsPerConsumer)
+    }
+  }
+
+  private func watch(_ connection: VarlinkConnection) {
+    let watcher = Watcher(sink, connection)
+    let consumer = consumer(connection)
+    consumer.watcher = watcher
+    sink.add(watcher)
+    connection.beginStream { [weak watcher] in watcher?.proceed() }
+    watcher.proceed()
+  }
+
+  private struct StatisticsReply: JSONWritable {
+    let device: [UInt8]
+    let control: ControlStatistics
+
+    func write(to json: inout JSONWriter) {
+      json.object { json in
+        json.field("device") { json in json.raw(device) }
+        json.field("control", control)
+      }
+    }
+  }
+
+  private var control: ControlStatistics {
+    var now = sink.currentStatistics
+    (now.connections, now.refused) = (server?.connectionCount ?? 0, server?.refusedCount ?? 0)
+    return now
+  }
+
+  // MARK: Who and what
+
+  private func consumer(_ connection: VarlinkConnection) -> Consumer {
+    let id = ObjectIdentifier(connection)
+    if let known = consumers[id] { return known }
+    let consumer = Consumer(connection)
+    consumers[id] = consumer
+    connection.whenGone = { [unowned self] in
+      guard let gone = consumers.removeValue(forKey: id) else { return }
+      if let watcher = gone.watcher { sink.remove(watcher) }
+      sink.releaseAll(of: gone)
+    }
+    return consumer
+  }
+
+  private func scanout(_ number: Int?) throws(VarlinkError) -> Int {
+    let index = number ?? 0
+    guard index >= 0, index < sink.scanoutCount else { throw error("NoSuchScanout", "scanout", index) }
+    return index
+  }
+
+  private func noSuchBuffer(_ buffer: Int) -> VarlinkError { error("NoSuchBuffer", "buffer", buffer) }
+
+  private func error(_ error: String, _ field: StaticString, _ number: Int) -> VarlinkError {
+    VarlinkError("\(name).\(error)", field, .number(number))
+  }
+}
