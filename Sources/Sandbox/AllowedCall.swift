@@ -39,7 +39,14 @@ struct AllowedCall: Sendable {
   ///
   /// Descriptors are not compared: what is open has been opened by us or sent by QEMU.
   static let all: [AllowedCall] = [
-    AllowedCall("accept4", in: [.waiting], for: "taking QEMU's connection"),
+    AllowedCall(
+      "accept4", in: [.waiting, .offering], for: "taking QEMU's connection, and those to the control socket"),
+    AllowedCall(
+      "getsockopt", in: [.waiting, .offering],
+      onlyIf: [CL_SO_PEERCRED, CL_SO_PEERGROUPS].map {
+        [.argument(1, is: CL_SOL_SOCKET), .argument(2, is: $0)]
+      },
+      for: "who is at the other end of these"),
     AllowedCall("unlink", "unlinkat", in: [.waiting], for: "removing our socket file"),
     AllowedCall(
       "seccomp", in: [.waiting], onlyIf: [[.argument(0, is: CL_SECCOMP_SET_MODE_FILTER)]],

@@ -41,7 +41,7 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     .init("rename"), .init("link"), .init("symlink"), .init("mkdir"), .init("rmdir"), .init("mknod"),
     .init("chmod"), .init("fchmod"), .init("chown"), .init("fchown"), .init("truncate"), .init("setxattr"),
     .init("stat"), .init("newfstatat", -100, what: "by path"), .init("inotify_init1"), .init("fanotify_init"),
-    .init("unlink", in: [.serving]), .init("unlinkat", -100, in: [.serving]),
+    .init("unlink", in: [.offering, .serving]), .init("unlinkat", -100, in: [.offering, .serving]),
     // Programs, processes, threads.
     .init("execve"), .init("execveat"), .init("fork"), .init("vfork"), .init("clone"), .init("clone3"),
     .init("kill", Int(getpid()), 0), .init("tkill"),
@@ -52,12 +52,15 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     // Connections.
     .init("socket"), .init("socketpair"), .init("connect"), .init("bind"), .init("listen"), .init("accept"),
     .init("accept4", in: [.serving]), .init("sendto"), .init("setsockopt"),
+    .init("getsockopt", 0, Int(SOL_SOCKET), Int(SO_PEERCRED), in: [.serving]),
+    .init("getsockopt", 0, Int(SOL_SOCKET), Int(SO_TYPE), what: "SO_TYPE"),
+    .init("getsockopt", 0, 6, Int(SO_PEERCRED), what: "of TCP"),
     // Privileges and limits.
     .init("prctl", 4, 1, what: "PR_SET_DUMPABLE"), .init("capset"), .init("setuid"), .init("setresuid"),
     .init("setgroups"), .init("setrlimit"), .init("prlimit64"), .init("personality"), .init("chroot"),
     .init("pivot_root"), .init("mount"), .init("umount2"), .init("unshare"), .init("setns"),
     .init("seccomp", 2, 0, what: "SECCOMP_GET_ACTION_AVAIL"),
-    .init("seccomp", 1, 0, 0, in: [.serving], what: "SECCOMP_SET_MODE_FILTER"),
+    .init("seccomp", 1, 0, 0, in: [.offering, .serving], what: "SECCOMP_SET_MODE_FILTER"),
     .init("rt_sigaction"), .init("rt_sigreturn"),
     // Parts of the kernel that we have no use for.
     .init("io_uring_setup"), .init("bpf"), .init("perf_event_open"), .init("userfaultfd"), .init("keyctl"),
@@ -111,13 +114,25 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
   }
 
   static let all: [PermittedCall] = [
-    .init("accept4", in: [.waiting]) { enter in
+    .init("accept4", in: [.waiting, .offering]) { enter in
       let path = "/tmp/udmabridge-accept-\(getpid())"
       let listener = unsafe cl_unix_listen(path, path.utf8.count)
       let client = unsafe cl_unix_connect(path, path.utf8.count)
       unsafe unlink(path)
       enter()
       return client >= 0 && cl_unix_accept(listener) >= 0
+    },
+    .init("getsockopt", in: [.waiting, .offering], what: "SO_PEERCRED and SO_PEERGROUPS") { enter in
+      var ends: [CInt] = [-1, -1]
+      _ = unsafe cl_unix_pair(&ends)
+      var (pid, user, group) = (Int32(0), UInt32(0), UInt32(0))
+      var groups = [UInt32](repeating: 0, count: 65536)
+      var count = groups.count
+      let (own, ownUser, ownGroup) = (getgroups(0, nil), geteuid(), getegid())
+      enter()
+      return unsafe cl_peer_credentials(ends[0], &pid, &user, &group) == 0 && pid == getpid()
+        && user == ownUser
+        && group == ownGroup && cl_peer_groups(ends[0], &groups, &count) == 0 && count == own
     },
     .init("unlink", "unlinkat", in: [.waiting]) { enter in
       let path = "/tmp/udmabridge-unlink-\(getpid())"

@@ -21,11 +21,11 @@ import Testing
   @Test("what is forbidden ends the process with a line that names the call", arguments: forbidden)
   func denied(_ one: Case) async throws {
     let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
-      [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
+      [index = one.index as Int, phase = Sandbox.Phase.allCases.firstIndex(of: one.phase)! as Int] in
       let call = ForbiddenCall.all[index]
       let number = number(of: call.name)!
       let a = call.arguments + Array(repeating: 0, count: 6)
-      enter(isServing)
+      enter(phase)
       _ = raw_call(number, a[0], a[1], a[2], a[3], a[4], a[5])
       // It came back: no denial.
       _exit(0)
@@ -47,9 +47,9 @@ import Testing
   @Test("what a helper does succeeds", arguments: permitted)
   func allowed(_ one: Case) async {
     await #expect(processExitsWith: .exitCode(0)) {
-      [index = one.index as Int, isServing = (one.phase == .serving) as Bool] in
+      [index = one.index as Int, phase = Sandbox.Phase.allCases.firstIndex(of: one.phase)! as Int] in
       let call = PermittedCall.all[index]
-      _exit(call.attempt { enter(isServing) } ? 0 : 2)
+      _exit(call.attempt { enter(phase) } ? 0 : 2)
     }
   }
 
@@ -65,7 +65,7 @@ import Testing
     @Test("a call by the number of another architecture is denied too")
     func foreign() async throws {
       let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
-        enter(true)
+        enter(Sandbox.Phase.allCases.count - 1)
         // x32's openat.
         _ = raw_call(0x4000_0000 + 257, -100, 0, 0, 0, 0, 0)
         _exit(0)
@@ -81,7 +81,7 @@ import Testing
   func ownSignal(_ signal: CInt) async throws {
     let result = await #expect(processExitsWith: .signal(signal), observing: [\.standardErrorContent]) {
       [signal] in
-      enter(true)
+      enter(Sandbox.Phase.allCases.count - 1)
       switch signal {
       case SIGABRT: abort()
       case SIGILL: fatalError("the last words")
@@ -115,10 +115,12 @@ import Testing
 }
 
 /// Goes the helper's way to a phase, or ends with status 99.
-private func enter(_ serving: Bool) {
+/// - Parameter index: of the phase, among all of them.
+private func enter(_ index: Int) {
   do throws(SandboxError) {
     let sandbox = try Sandbox(program: "prog")
     try sandbox.enter(.waiting)
-    if serving { try sandbox.enter(.serving) }
+    let phase = Sandbox.Phase.allCases[index]
+    if phase != .waiting { try sandbox.enter(phase) }
   } catch { _exit(99) }
 }
