@@ -58,7 +58,7 @@ let package = Package(
       name: "vhost-user-udmabuf",
       dependencies: [
         "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
-        "KMS", "Sandbox", system, log, arguments,
+        "KMS", "Varlink", "Consumers", "Sandbox", system, log, arguments,
       ],
       swiftSettings: rules),
     .target(

@@ -72,18 +72,7 @@ final class Endpoint {
   }
 
   private func listen(_ path: FilePath) throws {
-    let socket: UnixSocket
-    do throws(Errno) {
-      // A killed process leaves its file behind.
-      if UnixSocket.isStale(path) { removeFile(path) }
-      socket = try UnixSocket.listen(path)
-    } catch {
-      throw StartError(
-        error == .addressInUse
-          ? "\(path) is in use by another process; choose another path for the socket or end that process"
-          : "cannot listen on \(path): \(error)")
-    }
-    listener = Listener(socket)
+    listener = Listener(try listenOn(path))
     try awaitConnection()
     logger.info("listening on \(path)")
   }
@@ -145,5 +134,18 @@ final class Endpoint {
       logger.error("no further connection can be awaited: \(error)")
       onEnd(error)
     }
+  }
+}
+
+/// Listens on a Unix socket, in whose place may be one that a killed process left behind.
+func listenOn(_ path: FilePath) throws -> UnixSocket {
+  do throws(Errno) {
+    if UnixSocket.isStale(path) { removeFile(path) }
+    return try UnixSocket.listen(path)
+  } catch {
+    throw StartError(
+      error == .addressInUse
+        ? "\(path) is in use by another process; choose another path for the socket or end that process"
+        : "cannot listen on \(path): \(error)")
   }
 }

@@ -1,4 +1,5 @@
 import Buffers
+import Consumers
 import FoundationEssentials
 import Glibc
 import KMS
@@ -27,7 +28,9 @@ final class Helper {
   private let cards: [KMSSink]
   private let buffers: BufferTable
   private let endpoints: [Endpoint]
+  private let control: Control?
   private var sandbox: Sandbox?
+  private var phase: Sandbox.Phase?
   private var failure: (any Error)?
 
   /// Opens all that is ever opened, so that nothing is missing once the guest runs.
@@ -37,6 +40,7 @@ final class Helper {
     logger = Logger(label: programName) { _ in StandardErrorLog(program: programName, level: level) }
     var quotas = options.quotas
     quotas.descriptors = try Self.descriptorLimit()
+    if options.control.control != nil { quotas.descriptors -= Control.descriptors }
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try ignoreWriteSignals()
@@ -60,14 +64,22 @@ final class Helper {
     cards = try plan.cards.map { [loop, logger] in
       try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
     }
-    let sink = try Self.join(cards, plan, options.resolution)
-    if sink == nil { logger.notice("no --kms card was given: the guest's pages are lent, and shown nowhere") }
+    var sink = try Self.join(cards, plan, options.resolution)
+    var offered: ControlSink?
+    if options.control.control != nil {
+      let control = try ControlSink(outputs: sink?.outputs ?? Self.offered(options.resolution), loop: loop)
+      sink = sink.map { TeeSink($0, control) } ?? control
+      offered = control
+    }
+    if sink == nil {
+      logger.notice("neither --kms nor --control was given: the guest's pages are lent, and shown nowhere")
+    }
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
     let hostMemory = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger).hostMemory()
     let known = KnownMemory()
-    endpoints = try options.devices.map { [loop, logger, buffers] device in
+    endpoints = try options.devices.map { [loop, logger, buffers, sink] device in
       // Of two devices, the one for display has the screens.
       let hasScreens = device.profile == .display || options.devices.count == 1
       let shown = hasScreens ? sink : nil
@@ -79,6 +91,13 @@ final class Helper {
         profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,
         logger: logger)
       return Endpoint(gpu, at: device.address, known: known, loop: loop, logger: logger)
+    }
+    control = try offered.map { [loop, logger, buffers] sink in
+      try Control(options.control, sink, loop: loop, logger: logger) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = .sortedKeys
+        return (try? encoder.encode(buffers.statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
+      }
     }
   }
 
@@ -125,7 +144,7 @@ final class Helper {
   /// QEMU is there for every device: nobody else is waited for.
   private func beServing() {
     if endpoints.contains(where: \.isWaiting) { return }
-    do throws(SandboxError) { try sandbox?.enter(.serving) } catch {
+    do throws(SandboxError) { try enter(servingPhase) } catch {
       failure = error
       loop.stop()
     }
@@ -134,15 +153,24 @@ final class Helper {
   /// Nothing is opened from here on, and nothing that a peer sent has been read yet.
   private func enterSandbox() throws {
     guard options.sandbox == .on else { return logger.warning("the sandbox is off") }
-    let sandbox = try Sandbox(program: programName)
-    try sandbox.enter(endpoints.contains(where: \.isWaiting) ? .waiting : .serving)
-    self.sandbox = sandbox
+    sandbox = try Sandbox(program: programName)
+    try enter(endpoints.contains(where: \.isWaiting) ? .waiting : servingPhase)
+  }
+
+  /// With a control socket, connections are taken until the end.
+  private var servingPhase: Sandbox.Phase { control == nil ? .serving : .offering }
+
+  private func enter(_ phase: Sandbox.Phase) throws(SandboxError) {
+    guard let sandbox else { return }
+    try sandbox.enter(phase)
+    self.phase = phase
   }
 
   private func end() {
     for card in cards { card.close() }
     writeStatistics()
     for endpoint in endpoints { endpoint.stopListening() }
+    control?.end(removing: phase == nil || phase == .waiting)
   }
 
   // MARK: Signals and statistics
@@ -184,6 +212,15 @@ final class Helper {
       } catch { throw StartError("--resolution \(wanted): \(error)") }
     }
     return cards.count > 1 ? SinkGroup(cards, routes: routes) : cards.first
+  }
+
+  /// What other processes are offered where there is no card: they put the cursor on the picture themselves.
+  private static func offered(_ resolutions: [Resolution]) -> [SinkOutput] {
+    headless(resolutions).map { output in
+      var output = output
+      output.hasCursor = true
+      return output
+    }
   }
 
   /// Without a card: outputs of any size, one for each that was asked for, and one at least.

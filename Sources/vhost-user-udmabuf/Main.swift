@@ -3,6 +3,7 @@ import Glibc
 import Linux
 
 let programName = "vhost-user-udmabuf"
+let programVersion = "0.1.0"
 
 @main
 struct VhostUserUdmabuf: ParsableCommand {
@@ -15,7 +16,7 @@ struct VhostUserUdmabuf: ParsableCommand {
         -chardev socket,id=vg,path=SOCKET -device vhost-user-gpu-pci,chardev=vg -display none
       It ends when QEMU closes the connection, with status 1 if that was because of an error.
       """,
-    version: "0.1.0")
+    version: programVersion)
 
   @OptionGroup var options: Options
 

@@ -45,9 +45,11 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it nothing is shown.",
+      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it nothing is shown by this program.",
       valueName: "card"))
   var kms: [String] = []
+
+  @OptionGroup var control: ControlOptions
 
   @Option(
     help: ArgumentHelp(

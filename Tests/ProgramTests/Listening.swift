@@ -20,12 +20,14 @@ final class Listening {
 
   /// - Parameters:
   ///   - limit: what a shell's `ulimit` is to say before the helper starts, soft and hard.
+  ///   - directory: for its files, which is removed at the end; a new one if none is named.
   ///   - stats: the statistics file; one in `directory` if none is named.
   init(
     _ program: FilePath, options: [String] = [], limit: String? = nil, stats: FilePath? = nil,
-    before: (FilePath) throws -> Void = { _ in }
+    directory: FilePath? = nil, before: (FilePath) throws -> Void = { _ in }
   ) throws {
-    directory = try makeTemporaryDirectory()
+    let directory = try directory ?? makeTemporaryDirectory()
+    self.directory = directory
     self.stats = stats ?? directory.appending("stats")
     try before(directory.appending("socket"))
     let arguments =

@@ -1,0 +1,130 @@
+import ArgumentParser
+import Consumers
+import Linux
+import Logging
+import SystemPackage
+import Varlink
+
+/// The options of the socket on which other processes get at the guest's frames.
+struct ControlOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Offer the guest's frames to other processes on this Unix socket (varlink, io.udmabridge.Display), beside a card or without one.",
+      valueName: "socket"))
+  var control: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "The group that the socket of --control belongs to; its members may use it.", valueName: "name"))
+  var controlGroup: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "The mode of that socket, octal. By default 600; 660 with --control-group, 666 with --control-allow.",
+      valueName: "mode"), transform: octal)
+  var controlMode: UInt32?
+
+  @Option(
+    help: ArgumentHelp(
+      "Who may use it beside this program's own user: UID or group:NAME. May be repeated.",
+      valueName: "who"))
+  var controlAllow: [Allowed] = []
+
+  private static func octal(_ text: String) throws -> UInt32 {
+    guard let mode = UInt32(text, radix: 8), mode <= 0o777 else {
+      throw ValidationError("\(text) is no mode: give three octal digits, such as 660")
+    }
+    return mode
+  }
+
+  func validate() throws {
+    if control == nil, controlGroup != nil || controlMode != nil || !controlAllow.isEmpty {
+      throw ValidationError(
+        "--control-group, --control-mode and --control-allow are about the socket of --control")
+    }
+  }
+
+  var mode: UInt32 {
+    controlMode ?? (!controlAllow.isEmpty ? 0o666 : controlGroup != nil ? 0o660 : 0o600)
+  }
+}
+
+/// Who may use the control socket.
+enum Allowed: ExpressibleByArgument {
+  case user(UInt32)
+  case group(String)
+
+  init?(argument: String) {
+    if let user = UInt32(argument) {
+      self = .user(user)
+    } else if argument.hasPrefix("group:"), argument.count > 6 {
+      self = .group(String(argument.dropFirst(6)))
+    } else {
+      return nil
+    }
+  }
+}
+
+/// The control socket of one helper.
+final class Control {
+  /// Descriptors that it may need: its connections, its sources, and one that is being passed.
+  static let descriptors = 40
+
+  private let path: FilePath
+  private let sink: ControlSink
+  private let server: VarlinkServer
+
+  /// Listens. Nothing of it is opened later.
+  /// - Parameter statistics: the device's, a JSON object.
+  init(
+    _ options: ControlOptions, _ sink: ControlSink, loop: EventLoop, logger: Logger,
+    statistics: @escaping () -> [UInt8]
+  ) throws {
+    guard let name = options.control else { preconditionFailure("a control socket has a path") }
+    (path, self.sink) = (FilePath(name), sink)
+    func number(_ group: String, _ option: String) throws -> UInt32 {
+      guard let number = groupNumber(of: group) else {
+        throw StartError("\(option): there is no group \(group)")
+      }
+      return number
+    }
+    let group = try options.controlGroup.map { try number($0, "--control-group") }
+    var (users, groups) = (Set([effectiveUser()]), Set(group.map { [$0] } ?? []))
+    for allowed in options.controlAllow {
+      switch allowed {
+      case .user(let user): users.insert(user)
+      case .group(let name): groups.insert(try number(name, "--control-allow group:\(name)"))
+      }
+    }
+    let socket = try listenOn(path)
+    do throws(Errno) {
+      try setAccess(path, mode: options.mode, group: group)
+      let interface = DisplayInterface(sink, statistics: statistics)
+      let info = VarlinkInfo(vendor: "udmabridge", product: programName, version: programVersion, url: "")
+      server = try VarlinkServer(socket, info: info, interfaces: [interface], loop: loop) {
+        [users, groups] peer in users.contains(peer.user) || !groups.isDisjoint(with: peer.groups)
+      }
+      interface.server = server
+    } catch {
+      removeFile(path)
+      throw StartError("the control socket \(path) cannot be served: \(error)")
+    }
+    var lastRefusal: Int64?
+    server.whenRefused = { why in
+      // Whoever is refused may try again and again.
+      let now = monotonicNanoseconds()
+      if let last = lastRefusal, now - last < 1_000_000_000 { return }
+      lastRefusal = now
+      logger.notice("\(why)")
+    }
+    logger.info("the guest's frames are offered on \(path)")
+  }
+
+  /// Tells those who watch, and ends all connections.
+  /// - Parameter removing: the sandbox still lets files be removed; else the next start does it.
+  func end(removing: Bool) {
+    sink.end()
+    server.close()
+    if removing { removeFile(path) }
+  }
+}

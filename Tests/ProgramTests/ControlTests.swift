@@ -1,0 +1,299 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// The control socket of the real program, in its sandbox, and other programs that use it.
+@Suite struct ControlTests {
+  private let helper: Listening
+  private var socket: String { helper.directory.appending("control").string }
+
+  init() throws { helper = try Self.start() }
+
+  private static func start(_ options: [String] = []) throws -> Listening {
+    let directory = try makeTemporaryDirectory()
+    let helper = try Listening(
+      builtPrograms.appending("vhost-user-udmabuf"),
+      options: ["--control", directory.appending("control").string] + options, directory: directory)
+    try waitUntil("it listens") {
+      FileManager.default.fileExists(atPath: helper.socket.string) || !helper.child.isRunning
+    }
+    return helper
+  }
+
+  /// The Python in which `qemu/setup` has installed the module `varlink`.
+  private static let python: FilePath? = {
+    let environment = ProcessInfo.processInfo.environment
+    let cache =
+      environment["UDMABRIDGE_CACHE"]
+      ?? (environment["XDG_CACHE_HOME"] ?? "\(environment["HOME"] ?? "")/.cache") + "/udmabridge"
+    let python = FilePath("\(cache)/venv/bin/python3")
+    return FileManager.default.fileExists(atPath: "\(cache)/venv/.varlink-1") ? python : nil
+  }()
+
+  @Test(
+    "PyPI's varlink: info, definition, outputs, errors, events",
+    .enabled(if: python != nil, "qemu/setup installs varlink"))
+  func peer() throws {
+    let guest = try DrawingGuest(helper)
+    try guest.create(1)
+    let script = """
+      import sys, varlink
+      with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
+          print(client.get_interfaces())
+          with client.open("io.udmabridge.Display") as display:
+              print([(o["name"], "frame" in o) for o in display.GetOutputs()["outputs"]])
+              for call in (lambda: display.GetFrame(scanout=7), lambda: display.Hold(buffer=1), lambda: display.Watch()):
+                  try: call()
+                  except varlink.VarlinkError as error: print(error.error(), error.parameters())
+              print(display.Statistics()["device"]["flushes"])
+              sys.stdout.flush()
+          with client.open("io.udmabridge.Display") as display:
+              for event in display.Watch(_more=True):
+                  frame = event.get("frame") or {}
+                  print(event["event"], frame.get("sequence"), frame.get("format"), event.get("lost"))
+                  sys.stdout.flush()
+      """
+    let (child, output) = try startReading(Self.python!, ["-c", script, socket], withErrors: true)
+    // It is there when it watches.
+    try waitUntil("it watches") { try statistics()["watchers"] == 1 || !child.isRunning }
+    try guest.show(1, frame: 1)
+    try guest.turnOff()
+    helper.child.signal(SIGTERM)
+    #expect(
+      try output.readToEnd() == """
+        ['org.varlink.service', 'io.udmabridge.Display']
+        [('headless', False)]
+        io.udmabridge.Display.NoSuchScanout {'scanout': 7}
+        io.udmabridge.Display.NoSuchBuffer {'buffer': 1}
+        org.varlink.service.ExpectedMore {}
+        0
+        outputs None None None
+        frame 1 XR24 0
+        off None None None
+        end None None None
+
+        """)
+    #expect(child.wait() == 0)
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
+  }
+
+  /// What the socket says of itself, over a connection made for that.
+  private func statistics() throws -> [String: Int] {
+    let connection = try UnixSocket.connect(FilePath(socket))
+    let call = #"{"method":"io.udmabridge.Display.Statistics"}"# + "\0"
+    unsafe try connection.fd.write(Array(call.utf8).span.bytes)
+    var answer: [UInt8] = []
+    while answer.last != 0 {
+      let more = try connection.fd.read(upTo: 65536)
+      if more.isEmpty { throw TroubleInTest("the connection ended") }
+      answer += more
+    }
+    let object = try JSONSerialization.jsonObject(with: Data(answer.dropLast())) as? [String: Any]
+    let parameters = object?["parameters"] as? [String: Any]
+    return parameters?["control"] as? [String: Int] ?? [:]
+  }
+
+  private func compiled() throws -> FilePath {
+    let program = helper.directory.appending("consumer")
+    let source = repository.appending("examples/consumer.c").string
+    let (status, output) = try run(
+      "/usr/bin/cc", ["-Wall", "-Werror", "-o", program.string, source], withErrors: true)
+    guard status == 0 else { throw TroubleInTest(output) }
+    return program
+  }
+
+  @Test("the examples in C and in Python get every picture, while others are stopped and killed")
+  func examples() throws {
+    let guest = try DrawingGuest(helper)
+    let program = try compiled()
+    for id: UInt32 in 1...2 { try guest.create(id) }
+    let count = 20
+    let consumers = try [
+      startReading(program, [socket, "\(count)"], withErrors: true),
+      startReading(
+        "/usr/bin/python3", [repository.appending("examples/consumer.py").string, socket, "\(count)"],
+        withErrors: true),
+    ]
+    let stopped = try startReading(program, [socket, "1000000"])
+    let killed = try startReading(program, [socket, "1000000"])
+    defer { for child in [stopped.child, killed.child] { child.signal(SIGKILL) } }
+    try waitUntil("all watch") { try statistics()["watchers"] == 4 }
+
+    var expected = ""
+    for frame in 1...UInt32(count) {
+      let buffer = (frame - 1) % 2 + 1
+      let hash = try guest.show(buffer, frame: frame)
+      if frame == 5 { stopped.child.signal(SIGSTOP) }
+      if frame == 9 { killed.child.signal(SIGKILL) }
+      expected += "frame \(frame): buffer \(buffer), 64x48, fnv1a \(hash)\n"
+      // They have seen it before it is drawn over.
+      try waitUntil("frame \(frame) was looked at") {
+        let now = try statistics()
+        return now["events"]! >= Int(frame) * 2 && now["holds"]! <= (frame >= 5 ? 1 : 0)
+          && Self.isAsleep(consumers.map(\.child))
+      }
+    }
+    for (child, output) in consumers {
+      #expect(try output.readToEnd() == expected)
+      #expect(child.wait() == 0)
+    }
+    try waitUntil("who is gone is forgotten") { try statistics()["watchers"] == 1 }
+    // The one that was stopped costs the guest nothing.
+    let start = monotonicNanoseconds()
+    for frame in 21...120 { try guest.show(UInt32(frame % 2 + 1), frame: UInt32(frame)) }
+    #expect(monotonicNanoseconds() - start < 60_000_000_000)
+    try waitUntil("all frames were offered") { try statistics()["frames"] == 120 }
+    stopped.child.signal(SIGCONT)
+    stopped.child.signal(SIGKILL)
+    try waitUntil("nobody holds anything") {
+      let now = try statistics()
+      return now["watchers"] == 0 && now["holds"] == 0 && now["connections"] == 1
+    }
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
+  }
+
+  /// They wait for something, or have ended.
+  private static func isAsleep(_ children: [Child]) -> Bool {
+    children.allSatisfy { child in
+      guard let status = try? readText(FilePath("/proc/\(child.pid)/stat")) else { return true }
+      return status.split(separator: ")").last?.contains(" R ") == false
+    }
+  }
+
+  @Test("a fence waits for whoever holds the picture before, a tenth of a second and once")
+  func fences() throws {
+    let guest = try DrawingGuest(helper)
+    for id: UInt32 in 1...2 { try guest.create(id) }
+    try guest.show(1, frame: 1, fence: 1)
+    let holder = try UnixSocket.connect(FilePath(socket))
+    let hold = #"{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}"# + "\0"
+    unsafe try holder.fd.write(Array(hold.utf8).span.bytes)
+    #expect(try holder.fd.read(upTo: 100) == Array(#"{"parameters":{}}"#.utf8) + [0])
+    let start = monotonicNanoseconds()
+    try guest.show(2, frame: 2, fence: 2)
+    #expect(monotonicNanoseconds() - start >= 99_000_000)
+    #expect(try statistics()["overdue"] == 1)
+    for frame: UInt32 in 3...10 { try guest.show(2 - frame % 2, frame: frame, fence: frame) }
+    let now = try statistics()
+    #expect(now["overdue"] == 1 && now["holds"] == 1 && now["frames"] == 10)
+    #expect(helper.child.isRunning)
+  }
+
+  @Test("who watches is told the end when QEMU goes")
+  func end() throws {
+    let program = try compiled()
+    let (child, output) = try startReading(program, [socket, "5"], withErrors: true)
+    try waitUntil("it watches") { try statistics()["watchers"] == 1 }
+    do {
+      let connection = try helper.connect()
+      try greet(connection)
+    }
+    #expect(helper.child.wait() == 0)
+    #expect(child.wait() == 0)
+    #expect(try output.readToEnd() == "")
+  }
+
+  @Test(
+    "what is no call ends that connection alone",
+    arguments: ["hello\0", "{}\0", "\0", #"{"method":5}"# + "\0"])
+  func broken(_ message: String) throws {
+    let connection = try UnixSocket.connect(FilePath(socket))
+    unsafe try connection.fd.write(Array(message.utf8).span.bytes)
+    #expect(try connection.fd.read(upTo: 100).isEmpty)
+    #expect(try statistics()["connections"] == 1)
+  }
+
+  @Test("too many connections are refused, and a helper that is full serves QEMU")
+  func tooMany() throws {
+    var kept: [Kept] = []
+    for _ in 0..<40 { kept.append(Kept(try UnixSocket.connect(FilePath(socket)))) }
+    try waitUntil("some are closed") { kept.count { (try? $0.socket.fd.read(upTo: 1).isEmpty) == true } == 8 }
+    let guest = try DrawingGuest(helper)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    kept = []
+    try waitUntil("their places are free") { (try? statistics()["connections"]) == 1 }
+    #expect(try statistics()["refused"] == 8)
+  }
+
+  private final class Kept {
+    let socket: UnixSocket
+    init(_ socket: consuming UnixSocket) {
+      try? socket.fd.setNonblocking()
+      self.socket = socket
+    }
+  }
+
+  // MARK: Who may use it
+
+  private static let ownGroup = unsafe String(cString: getgrgid(getegid()).pointee.gr_name)
+
+  private func mode(_ path: String) throws -> String {
+    let attributes = try FileManager.default.attributesOfItem(atPath: path)
+    return String((attributes[.posixPermissions] as? NSNumber)?.intValue ?? 0, radix: 8)
+  }
+
+  @Test(
+    "the socket's mode",
+    arguments: [
+      ([], "600"), (["--control-group", ownGroup], "660"), (["--control-allow", "65534"], "666"),
+      (["--control-mode", "640", "--control-allow", "group:\(ownGroup)"], "640"),
+    ])
+  func modes(_ options: [String], _ expected: String) throws {
+    let helper = try Self.start(options)
+    #expect(try mode(helper.directory.appending("control").string) == expected)
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    // Nobody was served, so that it could still be removed.
+    #expect(!FileManager.default.fileExists(atPath: helper.directory.appending("control").string))
+  }
+
+  @Test(
+    "another user is refused, and served when allowed by number or by group",
+    .enabled(if: geteuid() == 0, "needs root"),
+    arguments: [
+      (["--control-mode", "666"], false), (["--control-allow", "1"], false),
+      (["--control-allow", "65534"], true),
+      (["--control-allow", "group:nogroup"], true), (["--control-group", "nogroup"], true),
+    ])
+  func otherUser(_ options: [String], _ isServed: Bool) throws {
+    let helper = try Self.start(options)
+    let socket = helper.directory.appending("control").string
+    _ = unsafe chmod(helper.directory.string, 0o755)
+    let script = """
+      import socket, sys
+      s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+      try:
+          s.sendall(b'{"method":"org.varlink.service.GetInfo"}' + bytes(1))
+          print(len(s.recv(1000)) > 0)
+      except (BrokenPipeError, ConnectionResetError): print(False)
+      """
+    let (status, output) = try run(
+      "/usr/bin/setpriv",
+      ["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", script, socket],
+      withErrors: true)
+    #expect(status == 0)
+    #expect(output == (isServed ? "True\n" : "False\n"))
+  }
+
+  @Test("a control socket that cannot be: why, and status 1")
+  func cannotStart() throws {
+    for (options, named) in [
+      (["--control", "/nowhere/control"], "/nowhere/control"), (["--control", socket], "in use"),
+      (["--control", "/tmp/unused-control", "--control-group", "no-such-group"], "no-such-group"),
+      (["--control", "/tmp/unused-control", "--control-allow", "group:no-such-group"], "no-such-group"),
+    ] {
+      let (status, output) = try run(
+        builtPrograms.appending("vhost-user-udmabuf"),
+        ["--socket-path", "/tmp/unused", "--log-level", "critical"] + options, withErrors: true)
+      #expect(status == 1)
+      #expect(output.contains(named) && output.split(separator: "\n").count == 1, "\(output)")
+    }
+  }
+}

@@ -1,0 +1,87 @@
+import Fixtures
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+
+/// A guest, as a helper sees it, that draws 64x48 pixels into pages of which no two are neighbours. It speaks to the
+/// program through the front end of the tests.
+final class DrawingGuest {
+  static let (width, height) = (64, 48)
+  private let ram: GuestRAM
+  private let queues: [DriverQueue]
+  private let frontEnd: FrontEnd
+  private var pages: [UInt32: [UInt64]] = [:]
+
+  init(_ helper: Listening) throws {
+    ram = try GuestRAM.likeQEMU()
+    queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
+    frontEnd = try FrontEnd(helper.connect()) {
+      usleep(1000)
+      return helper.child.isRunning
+    }
+    try frontEnd.realize(memory: .table)
+    try frontEnd.start(queues)
+  }
+
+  private func words(_ words: UInt32...) -> [UInt8] { words.flatMap(\.bytes) }
+
+  /// A command and its answer, which must be OK (`VIRTIO_GPU_RESP_OK_NODATA`).
+  private func command(_ type: UInt32, _ body: [UInt8], queue: Int = 0, fence: UInt32 = 0) throws {
+    queues[queue].send(words(type, fence == 0 ? 0 : 1, fence, 0, 0, 0) + body, answer: 24)
+    frontEnd.kick(queue)
+    var answer: [UInt8]?
+    try waitUntil("the answer to command \(hex(type))") {
+      answer = queues[queue].receive()?.bytes
+      return answer != nil
+    }
+    guard answer?.prefix(4) == [0x00, 0x11, 0, 0] else {
+      throw TroubleInTest("command \(hex(type)): \(answer ?? [])")
+    }
+  }
+
+  private var area: [UInt8] { words(0, 0, UInt32(Self.width), UInt32(Self.height)) }
+
+  /// Makes a buffer of XR24 pixels with this number.
+  func create(_ id: UInt32) throws {
+    let pages = (0..<3).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
+    self.pages[id] = pages
+    try command(0x101, words(id, 2, UInt32(Self.width), UInt32(Self.height)))
+    try command(0x106, words(id, 3) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
+  }
+
+  /// Draws a picture, and shows it.
+  /// - Parameter fence: the number of a fence that the flush has; 0 for none.
+  /// - Returns: the FNV-1a hash of its bytes.
+  @discardableResult
+  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0) throws -> String {
+    var bytes: [UInt8] = []
+    for y in 0..<UInt32(Self.height) {
+      for x in 0..<UInt32(Self.width) { bytes += TestSupport.pixel(x, y, frame: frame).bytes }
+    }
+    let page = Int(systemPageSize)
+    for (index, address) in pages[id]!.enumerated() {
+      ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
+    }
+    try command(0x105, area + UInt64(0).bytes + words(id, 0))
+    try command(0x103, area + words(0, id))
+    try command(0x104, area + words(id, 0), fence: fence)
+    let hash = bytes.reduce(UInt32(2_166_136_261)) { ($0 ^ UInt32($1)) &* 16_777_619 }
+    let digits = String(hash, radix: 16)
+    return String(repeating: "0", count: 8 - digits.count) + digits
+  }
+
+  /// Shows a cursor with its upper left pixel there, which is made of such pixels (blue, green, red, alpha).
+  func showCursor(_ id: UInt32, x: Int32, y: Int32, _ pixel: UInt32) throws {
+    let bytes = 64 * 64 * 4
+    let address = ram.allocate(bytes)
+    ram.write((0..<64 * 64).flatMap { _ in pixel.bytes }, at: address)
+    try command(0x101, words(id, 1, 64, 64))
+    try command(0x106, words(id, 1) + address.bytes + words(UInt32(bytes), 0))
+    let position = words(0, UInt32(bitPattern: x), UInt32(bitPattern: y), 0)
+    try command(0x300, position + words(id, 0, 0, 0), queue: 1)
+  }
+
+  /// Shows nothing.
+  func turnOff() throws { try command(0x103, area + words(0, 0)) }
+}
