@@ -52,8 +52,13 @@ let package = Package(
     module("Consumers", ["Linux", "Udmabuf", "Scanout", "Varlink", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
+    .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     .executableTarget(
-      name: "udmabridge", dependencies: ["Linux", "Udmabuf", "KMS", system, arguments], swiftSettings: rules),
+      name: "udmabridge",
+      dependencies: [
+        "Linux", "Udmabuf", "Scanout", "KMS", "Varlink", "Consumers", "CPNG", system, arguments,
+      ],
+      swiftSettings: rules),
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [

@@ -1,0 +1,40 @@
+import ArgumentParser
+import Consumers
+import Linux
+import SystemPackage
+import Varlink
+
+/// The control socket of a running `vhost-user-udmabuf`, and calls of its interface.
+struct ControlOption: ParsableArguments {
+  @Option(
+    help: ArgumentHelp("The socket that vhost-user-udmabuf was given with --control.", valueName: "socket"))
+  var control: String
+
+  func connect() throws -> DisplayClient { try DisplayClient(FilePath(control)) }
+}
+
+/// Calls the methods of `io.udmabridge.Display`.
+struct DisplayClient {
+  private let client: VarlinkClient
+
+  init(_ path: FilePath) throws { client = try VarlinkClient(path) }
+
+  func call(_ method: String, _ request: DisplayRequest = DisplayRequest()) throws -> VarlinkClient.Reply {
+    try client.call("io.udmabridge.Display.\(method)", request)
+  }
+
+  /// Runs `body` for each event until it returns false, or the service says that it was the last one.
+  func watch(_ body: (DisplayEvent) throws -> Bool) throws {
+    try client.callMore("io.udmabridge.Display.Watch")
+    while true {
+      let reply = try client.next()
+      guard try body(try reply.decode()), reply.continues else { return }
+    }
+  }
+}
+
+/// Why a command cannot do what it was asked for, in one line.
+struct ControlError: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}

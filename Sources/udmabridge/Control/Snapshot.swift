@@ -1,0 +1,147 @@
+import ArgumentParser
+import CPNG
+import Consumers
+import Glibc
+import Linux
+import Scanout
+import SystemPackage
+import Udmabuf
+import Varlink
+
+/// Writes what a guest shows into a file.
+struct Snapshot: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Write what a guest shows to a PNG file.",
+    discussion: "The picture and the cursor come from the control socket of vhost-user-udmabuf.")
+
+  @OptionGroup var socket: ControlOption
+
+  @Option(help: ArgumentHelp("Which of the guest's scanouts, from 0 on.", valueName: "number"))
+  var scanout = 0
+
+  @Flag(help: "Leave the cursor out.")
+  var noCursor = false
+
+  @Argument(help: "The file, which is replaced.")
+  var file: String
+
+  func run() throws {
+    let display = try socket.connect()
+    var picture = try Picture(display, scanout: scanout)
+    if !noCursor { try picture.addCursor(display, scanout: scanout) }
+    let output: FD
+    do throws(Errno) { output = try FD.create(FilePath(file)) } catch {
+      throw ControlError("\(file) cannot be written: \(error)")
+    }
+    try picture.write(to: output)
+  }
+}
+
+/// The pixels that a scanout shows: red, green, blue, alpha, in rows close together.
+private struct Picture {
+  let width, height: Int
+  private(set) var pixels: [UInt8] = []
+
+  init(_ display: DisplayClient, scanout: Int) throws {
+    var reply = try display.call("GetFrame", DisplayRequest(scanout: scanout, hold: true))
+    let frame = try reply.decode(DisplayFrameReply.self).frame
+    guard let fd = reply.descriptor.take() else { throw ControlError("the service passed no descriptor") }
+    let source = frame.source
+    (width, height) = (source.width, source.height)
+    // The service is trusted with its pictures, but not with the memory of this process.
+    let side = 0..<1 << 16
+    guard let layout = frame.layout, let end = layout.end, end <= UInt64(clamping: frame.size),
+      side.contains(source.x), side.contains(source.y), side.contains(source.width),
+      side.contains(source.height),
+      source.x + source.width <= frame.width, source.y + source.height <= frame.height,
+      let shuffle = (layout.format.opaque ?? layout.format).shuffle(to: .abgr8888)
+    else { throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be read") }
+
+    let memory: Memory
+    do throws(Errno) { memory = try Memory(fd, frame) } catch {
+      throw ControlError("buffer \(frame.buffer) cannot be mapped: \(error)")
+    }
+    guard memory.mapping.length >= end else {
+      throw ControlError("buffer \(frame.buffer) is smaller than its frame")
+    }
+    for row in source.y..<source.y + source.height {
+      let start = Int(layout.offset) + row * Int(layout.stride) + source.x * 4
+      memory.mapping.append(to: &pixels, from: start, count: source.width * 4)
+    }
+    pixels = shuffle(pixels)
+  }
+
+  /// A frame's memory, for as long as the CPU reads it.
+  private final class Memory {
+    let mapping: Mapping
+    private let dmabuf: DMABuf?
+
+    init(_ fd: consuming FD, _ frame: DisplayFrame) throws(Errno) {
+      switch frame.memory {
+      case .memfd:
+        mapping = try Mapping(fd, offset: 0, length: frame.size, writable: false)
+        dmabuf = nil
+      case .dmabuf:
+        let dmabuf = try DMABuf(adopting: fd)
+        mapping = try dmabuf.map()
+        try dmabuf.beginCPUAccess(.read)
+        self.dmabuf = dmabuf
+      }
+    }
+
+    deinit { try? dmabuf?.endCPUAccess(.read) }
+  }
+
+  /// Puts the cursor where it is: source over destination, where its colours are multiplied by alpha already.
+  mutating func addCursor(_ display: DisplayClient, scanout: Int) throws {
+    var reply = try display.call("GetCursor", DisplayRequest(scanout: scanout))
+    let cursor = try reply.decode(DisplayCursorReply.self).cursor
+    guard let fd = reply.descriptor.take() else { return }
+    let side = Int(CursorImage.side)
+    guard try fd.status().size >= UInt64(side * side * 4) else {
+      throw ControlError("the cursor's image is too short")
+    }
+    let image = try Mapping(fd, offset: 0, length: side * side * 4, writable: false).bytes(
+      at: 0, count: side * side * 4)
+    for row in 0..<side {
+      for column in 0..<side {
+        let (x, y) = (cursor.x &+ column, cursor.y &+ row)
+        guard (0..<width).contains(x), (0..<height).contains(y) else { continue }
+        let (from, to) = ((row * side + column) * 4, (y * width + x) * 4)
+        let through = 255 - Int(image[from + 3])
+        for channel in 0..<3 {
+          let seen = (Int(pixels[to + channel]) * through + 127) / 255
+          pixels[to + channel] = UInt8(min(255, seen + Int(image[from + 2 - channel])))
+        }
+      }
+    }
+  }
+
+  func write(to file: borrowing FD) throws {
+    let number = try file.duplicate().relinquish()
+    guard let stream = unsafe fdopen(number, "w") else {
+      close(number)
+      throw Errno.noMemory
+    }
+    defer { unsafe fclose(stream) }
+    var message = [CChar](repeating: 0, count: 64)
+    let written = unsafe cpng_write_rgba(stream, UInt32(width), UInt32(height), pixels, &message)
+    guard written != 0, unsafe fflush(stream) == 0 else {
+      let text = message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
+      throw ControlError("the PNG could not be written: \(String(decoding: text, as: UTF8.self))")
+    }
+  }
+}
+
+extension DisplayFrame {
+  /// Nil if a number does not fit.
+  fileprivate var layout: FrameLayout? {
+    guard let width = UInt32(exactly: width), let height = UInt32(exactly: height),
+      let fourcc = UInt32(exactly: fourcc), let stride = UInt32(exactly: stride),
+      let offset = UInt32(exactly: offset),
+      modifier == 0
+    else { return nil }
+    return FrameLayout(
+      width: width, height: height, format: FourCC(rawValue: fourcc), stride: stride, offset: offset)
+  }
+}

@@ -1,0 +1,70 @@
+import ArgumentParser
+import Consumers
+import Glibc
+import Linux
+import Varlink
+
+/// Tells what a guest shows, as it happens.
+struct Watch: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Print what a guest shows: outputs, frames, cursor, and the end.",
+    discussion:
+      "One line for each event. The exit status is 0 at the end, 1 if the connection is lost before it.")
+
+  @OptionGroup var socket: ControlOption
+
+  @Flag(help: "Print JSON, an object in each line.")
+  var json = false
+
+  @Option(help: ArgumentHelp("End after this many frames.", valueName: "count"))
+  var frames: Int?
+
+  func validate() throws {
+    if let frames, frames < 1 { throw ValidationError("--frames counts from 1") }
+  }
+
+  func run() throws {
+    var left = frames
+    try socket.connect().watch { event in
+      if json {
+        var writer = JSONWriter()
+        event.write(to: &writer)
+        print(String(decoding: writer.bytes, as: UTF8.self))
+      } else {
+        for line in event.lines { print(line) }
+      }
+      // Whoever reads the lines wants them now.
+      guard fflush(nil) == 0 else { return false }
+      if event.event == .frame, let count = left { left = count - 1 }
+      return left != 0
+    }
+  }
+}
+
+extension DisplayEvent {
+  fileprivate var lines: [String] {
+    switch event {
+    case .outputs:
+      return (outputs ?? []).map { output in
+        let modes = output.modes.map { "\($0.width)x\($0.height)" }
+        let shown = modes.isEmpty ? "no screen" : modes.prefix(8).joined(separator: " ")
+        return "output \(output.scanout)  \(output.name): \(shown)"
+      }
+    case .frame:
+      guard let frame, let damage else { return [] }
+      let missed = lost.map { $0 > 0 ? ", \($0) lost" : "" } ?? ""
+      return [
+        "frame  \(frame.scanout)  \(frame.sequence) in buffer \(frame.buffer) (\(frame.kind.rawValue)), "
+          + "\(frame.width)x\(frame.height) \(frame.format), "
+          + "changed \(damage.width)x\(damage.height)+\(damage.x)+\(damage.y)\(missed)"
+      ]
+    case .off: return ["off    \(scanout ?? 0)"]
+    case .cursor:
+      guard let cursor else { return [] }
+      return [
+        "cursor \(cursor.scanout)  \(cursor.visible ? "at \(cursor.x),\(cursor.y), image \(cursor.image)" : "hidden")"
+      ]
+    case .end: return ["end"]
+    }
+  }
+}
