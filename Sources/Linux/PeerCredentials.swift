@@ -41,7 +41,7 @@ extension UnixSocket {
   }
 }
 
-/// The user that this process acts for.
+/// The user that this process acts for. The corresponding C function is `geteuid`.
 public func effectiveUser() -> UInt32 { geteuid() }
 
 /// The number of the group that is called `name`; nil if there is none. The corresponding C function is `getgrnam`.

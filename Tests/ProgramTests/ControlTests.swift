@@ -185,6 +185,34 @@ import Testing
     #expect(helper.child.isRunning)
   }
 
+  @Test(
+    "pages that somebody holds go back when they are let go, or after a second", .testHost,
+    arguments: [0.5, 60])
+  func pages(_ seconds: Double) throws {
+    let guest = try DrawingGuest(helper)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let script = """
+      import socket, sys
+      s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+      s.sendall(b'{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}' + bytes(1))
+      s.recv(100)
+      s.settimeout(float(sys.argv[2]))
+      try: print(s.recv(100))
+      except TimeoutError: print("time is up")
+      """
+    let (child, output) = try startReading(
+      "/usr/bin/python3", ["-c", script, socket, "\(seconds)"], withErrors: true)
+    try waitUntil("it holds the buffer") { try statistics()["holds"] == 1 || !child.isRunning }
+    try guest.turnOff()
+    try guest.unref(1)
+    let now = try statistics()
+    #expect(now["holds"] == 0)
+    #expect(now["cutOff"] == (seconds < 1 ? 0 : 1))
+    #expect(try output.readToEnd() == (seconds < 1 ? "time is up\n" : "b''\n"))
+    #expect(child.wait() == 0)
+  }
+
   @Test("who watches is told the end when QEMU goes")
   func end() throws {
     let program = try compiled()

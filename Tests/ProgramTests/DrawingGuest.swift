@@ -82,6 +82,8 @@ final class DrawingGuest {
     try command(0x300, position + words(id, 0, 0, 0), queue: 1)
   }
 
+  func unref(_ id: UInt32) throws { try command(0x102, words(id, 0)) }
+
   /// Shows nothing.
   func turnOff() throws { try command(0x103, area + words(0, 0)) }
 }
