@@ -109,7 +109,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       name: "fuzz",
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout",
-        "VirtioGPU", "VhostUserGPU", "Fixtures", system, log,
+        "VirtioGPU", "VhostUserGPU", "Varlink", "Consumers", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

@@ -14,6 +14,7 @@ private let targets: [String: Target] = [
   "sequence": fuzzSequence,
   "memory": fuzzMemory,
   "display": fuzzDisplay,
+  "control": fuzzControl,
 ]
 
 /// Inputs are handled one after the other in one thread.
