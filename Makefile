@@ -1,6 +1,7 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
 # make test      the tests, native and in the test host
 # make bench     the figures
+# make man       the manual pages, in .build-man
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make lint      the format, strictly
 # Each does all of its own set-up; a second run repeats nothing.
@@ -9,7 +10,7 @@ SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 SECONDS = 20
 PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
 
-.PHONY: all demo test test-native test-host bench fuzz lint setup swift clean programs
+.PHONY: all demo test test-native test-host bench man fuzz lint setup swift clean programs
 
 all: programs
 
@@ -41,7 +42,12 @@ test-host: programs
 
 bench: programs
 	$(SWIFT_BUILD) --product bench
+	$(SWIFT_BUILD) --product bench-create
 	qemu/bench
+
+man: swift
+	swift package --scratch-path .build-man generate-manual --multi-page
+	@find .build-man/plugins -name '*.1'
 
 fuzz: setup
 	Fuzz/run $(SECONDS)

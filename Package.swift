@@ -52,11 +52,14 @@ let package = Package(
     module("Consumers", ["Linux", "Udmabuf", "Scanout", "Varlink", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
+    module("QEMU", ["Linux", "Guest", system]),
     .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Scanout", "KMS", "Varlink", "Consumers", "CPNG", system, arguments,
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink", "Consumers", "CPNG",
+        system, log,
+        arguments,
       ],
       swiftSettings: rules),
     .executableTarget(
@@ -89,11 +92,23 @@ let package = Package(
     tests(
       "ProgramTests",
       ["Linux", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+    .executableTarget(
+      name: "lend-pages", dependencies: ["Linux", "Udmabuf"], path: "examples/lend-pages",
+      swiftSettings: rules),
+    .executableTarget(
+      name: "peer", dependencies: ["CDRM"], path: "Tests/Peer", cSettings: [.define("_GNU_SOURCE")]),
+    tests("QEMUTests", ["Linux", "Guest", "QEMU", "TestSupport", system]),
+    tests(
+      "ToolTests",
+      [
+        "Linux", "Guest", "Udmabuf", "QEMU", "TestSupport", "udmabridge", "lend-pages", "peer", system,
+      ]),
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
+    .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),
     .executableTarget(
       name: "bench",
       dependencies: ["CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", system],

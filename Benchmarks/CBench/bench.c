@@ -228,6 +228,28 @@ pid_t cb_spawn(char *const arguments[]) {
   return error ? -1 : pid;
 }
 
+pid_t cb_spawn_with(char *const arguments[], int output, int input) {
+  pid_t pid;
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, output, 1);
+  posix_spawn_file_actions_adddup2(&actions, output, 2);
+  if (input >= 0)
+    posix_spawn_file_actions_adddup2(&actions, input, 3);
+  int error = posix_spawn(&pid, arguments[0], &actions, NULL, arguments, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  return error ? -1 : pid;
+}
+
+int cb_full_pipe(int ends[2]) {
+  static const char bytes[4096];
+  if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[1], F_SETFL, O_NONBLOCK) < 0)
+    return -1;
+  while (write(ends[1], bytes, sizeof bytes) > 0) {
+  }
+  return fcntl(ends[1], F_SETFL, 0);
+}
+
 int cb_reap(pid_t pid) {
   int status;
   if (waitpid(pid, &status, 0) != pid)

@@ -22,6 +22,19 @@ final class Child {
     try self.init(unsafe cb_spawn(&words))
   }
 
+  /// Standard output and error go to `output`; the program has `input` as descriptor 3.
+  convenience init(
+    _ program: FilePath, _ arguments: [String], output: borrowing FD, input: borrowing FD
+  ) throws {
+    var words: [UnsafeMutablePointer<CChar>?] = unsafe ([program.string] + arguments).map {
+      unsafe strdup($0)
+    }
+    unsafe words.append(nil)
+    defer { for index in unsafe words.indices { unsafe free(words[index]) } }
+    let (theirs, given) = (output.withRaw { $0 }, input.withRaw { $0 })
+    try self.init(unsafe cb_spawn_with(&words, theirs, given))
+  }
+
   deinit {
     if hasEnded { return }
     _ = cb_kill(pid)

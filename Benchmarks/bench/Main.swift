@@ -7,7 +7,7 @@ import Linux
 struct Bench {
   static let benches: [(name: String, run: @Sendable () throws -> Void)] = [
     ("resolve", benchResolve), ("create", benchCreate), ("queue", benchQueue), ("start", benchStart),
-    ("shadow", benchShadow), ("frames", benchFrames),
+    ("shadow", benchShadow), ("frames", benchFrames), ("tool", benchTool),
   ]
 
   static func main() {

@@ -22,6 +22,14 @@ public enum LendError: Error, Equatable {
     case resources, pinnedBytes, entries, bookkeepingBytes, shadowBytes
   }
 
+  /// What udmabuf's checks find wrong with a guest's page list.
+  public init(_ error: UdmabufError) {
+    switch error {
+    case .offsetMisaligned, .lengthMisaligned: self = .unaligned(error)
+    default: self = .udmabuf(error)
+    }
+  }
+
   /// A short name for statistics.
   public var kind: String {
     switch self {
@@ -222,11 +230,8 @@ public final class BufferTable {
       do throws(UdmabufError) {
         dmabuf = ranges.count == 1 ? try device.create(ranges[0]) : try device.create(ranges)
       } catch {
-        switch error {
-        case .offsetMisaligned, .lengthMisaligned: throw .unaligned(error)
-        case .kernel(.tooManyOpenFiles): throw .descriptors(limit: quotas.descriptors)
-        default: throw .udmabuf(error)
-        }
+        if error == .kernel(.tooManyOpenFiles) { throw .descriptors(limit: quotas.descriptors) }
+        throw LendError(error)
       }
       let last = quotas.descriptors - Quotas.reservedDescriptors
       guard dmabuf.withDescriptor({ $0.isBelow(last) }) else { throw .descriptors(limit: quotas.descriptors) }

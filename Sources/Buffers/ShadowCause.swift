@@ -51,7 +51,7 @@ public struct ShadowCause: Equatable, Sendable {
 
   /// Why these pages cannot be lent; nil for what a copy does not help against: memory that the guest does not
   /// have, and quotas.
-  init?(_ error: LendError) {
+  public init?(_ error: LendError) {
     let name: Name? =
       switch error {
       case .memory, .quota: nil

@@ -14,12 +14,15 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/dma-buf.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <linux/netlink.h>
 #include <linux/udmabuf.h>
@@ -37,6 +40,9 @@ static_assert(sizeof(struct cl_udmabuf_item) == sizeof(struct udmabuf_create_ite
 static_assert(offsetof(struct cl_udmabuf_item, offset) == offsetof(struct udmabuf_create_item, offset), "item");
 static_assert(offsetof(struct cl_udmabuf_item, size) == offsetof(struct udmabuf_create_item, size), "item");
 static_assert(offsetof(struct udmabuf_create_list, list) == 8, "list header");
+
+static_assert(CL_TMPFS_MAGIC == TMPFS_MAGIC && CL_HUGETLBFS_MAGIC == HUGETLBFS_MAGIC, "file systems");
+static_assert(CL_DMA_BUF_MAGIC == DMA_BUF_MAGIC, "file systems");
 
 // Older headers do not have the sync_file calls; the values are the kernel's ABI.
 struct cl_sync_file {
@@ -217,6 +223,26 @@ int cl_peer_groups(int fd, uint32_t *groups, size_t *count) {
   return result;
 }
 int cl_unix_pair(int fds[2]) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds); }
+
+pid_t cl_unix_peer(int fd) {
+  struct ucred peer;
+  socklen_t size = sizeof peer;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ? -1 : peer.pid;
+}
+
+int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
+int cl_pidfd_getfd(int pidfd, int fd) { return (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0); }
+
+int cl_file_system(int fd, uint32_t *kind, uint64_t *block_size) {
+  struct statfs status;
+  if (fstatfs(fd, &status) < 0)
+    return -1;
+  *kind = (uint32_t)status.f_type;
+  *block_size = (uint64_t)status.f_bsize;
+  return 0;
+}
+
+int cl_set_close_on_exec(int fd, int closes) { return fcntl(fd, F_SETFD, closes ? FD_CLOEXEC : 0); }
 
 enum { CL_MAX_DESCRIPTORS = 253 };
 

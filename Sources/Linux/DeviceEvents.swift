@@ -18,6 +18,7 @@ public struct DeviceEvent: Equatable, Sendable {
     self.values = values
   }
 
+  /// The value of a key, such as `DEVNAME`; nil if there is none.
   public subscript(_ key: String) -> String? { values[key] }
 
   /// The device, if it has a device file.
@@ -37,6 +38,7 @@ public struct DeviceEventSocket: ~Copyable {
   /// So many are taken at once, before other sources of the loop have their turn.
   private static let batch = 256
 
+  /// Readable when something was announced.
   public let fd: FD
   private var buffer = [UInt8](repeating: 0, count: capacity)
 

@@ -3,9 +3,13 @@ public import SystemPackage
 
 /// What a descriptor is ready for. The corresponding C constants are `EPOLL*`.
 public struct Readiness: OptionSet, Sendable {
+  /// The bits of `EPOLL*`.
   public let rawValue: UInt32
+  /// Of the bits of `EPOLL*`.
   public init(rawValue: UInt32) { self.rawValue = rawValue }
+  /// Something can be read. The corresponding C constant is `EPOLLIN`.
   public static let readable = Readiness(rawValue: CL_EPOLLIN)
+  /// Something can be written. The corresponding C constant is `EPOLLOUT`.
   public static let writable = Readiness(rawValue: CL_EPOLLOUT)
   /// The peer is gone, or the descriptor is broken. Always reported.
   public static let hangup = Readiness(rawValue: CL_EPOLLHUP)
@@ -41,6 +45,7 @@ public struct Readiness: OptionSet, Sendable {
   private let events: UnsafeMutablePointer<cl_epoll_event>
   private var running = false
 
+  /// A loop without sources. The corresponding C function is `epoll_create1`.
   public init() throws(Errno) {
     epoll = FD(adopting: try retrying { cl_epoll_create() })
     unsafe events = .allocate(capacity: Self.batch)

@@ -4,6 +4,7 @@ public import SystemPackage
 
 /// An eventfd, by which the two sides of a virtqueue call each other. Nonblocking.
 public struct EventFD: ~Copyable, Sendable {
+  /// The eventfd itself: readable while its counter is not zero.
   public let fd: FD
 
   /// Adopts an eventfd that a peer sent. It is made nonblocking, since what was sent may be anything.
@@ -61,6 +62,7 @@ public final class Timer {
     _ = fd.withRaw { cl_timerfd_arm($0, max(1, milliseconds)) }
   }
 
+  /// Forgets a delay that was armed.
   public func disarm() {
     guard armed else { return }
     armed = false
@@ -70,6 +72,7 @@ public final class Timer {
 
 /// Signals as a source of an event loop. They stay blocked in this thread for good.
 public struct SignalFD: ~Copyable {
+  /// Readable while a signal waits.
   public let fd: FD
 
   /// The corresponding C function is `signalfd`.

@@ -22,6 +22,12 @@ public struct FD: ~Copyable, Sendable {
     return FD(adopting: number)
   }
 
+  /// A descriptor of our own for one that this process inherited, which stays as it is.
+  /// - Throws: `badFileDescriptor` if there is none of that number.
+  public static func copy(ofInherited number: CInt) throws(Errno) -> FD {
+    FD(adopting: try retrying { cl_dup(number) })
+  }
+
   /// Opens a file, close-on-exec. The corresponding C function is `open`.
   public static func open(_ path: FilePath, writable: Bool, nonblocking: Bool = false) throws(Errno) -> FD {
     let flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | (nonblocking ? O_NONBLOCK : 0)
@@ -83,6 +89,11 @@ public struct FD: ~Copyable, Sendable {
     FD(adopting: try retrying { cl_dup(raw) })
   }
 
+  /// Waits until something can be read, for at most so long (-1: as long as it takes).
+  public borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
+    try retrying { cl_pollable(raw, milliseconds) } > 0
+  }
+
   /// Keeps all other status flags.
   public borrowing func setNonblocking() throws(Errno) {
     _ = try retrying { cl_set_nonblocking(raw) }
@@ -92,9 +103,20 @@ public struct FD: ~Copyable, Sendable {
   public borrowing func status() throws(Errno) -> FileStatus {
     var status = stat()
     _ = try retrying { unsafe fstat(raw, &status) }
-    return FileStatus(
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
-      isSocket: status.st_mode & S_IFMT == S_IFSOCK, number: DeviceNumber(UInt64(status.st_rdev)))
+    return FileStatus(status)
+  }
+
+  /// What kind of file it is, as far as that matters for sharing memory. The corresponding C function is
+  /// `fstatfs`.
+  public borrowing func fileKind() throws(Errno) -> FileKind {
+    var (kind, block): (UInt32, UInt64) = (0, 0)
+    _ = try retrying { unsafe cl_file_system(raw, &kind, &block) }
+    return switch kind {
+    case CL_DMA_BUF_MAGIC: .dmaBuf
+    case CL_TMPFS_MAGIC: .sharedMemory
+    case CL_HUGETLBFS_MAGIC: .hugePages(block)
+    default: .other
+    }
   }
 
   /// Where the descriptor's end is, in bytes; how a dma-buf tells its size. Moves the file offset.
@@ -158,20 +180,55 @@ public struct FD: ~Copyable, Sendable {
 
 /// What `fstat` says of an open file.
 public struct FileStatus: Equatable, Sendable {
+  /// Of the file system that holds the file (`st_dev`).
   public let device: UInt64
+  /// The file's number in its file system.
   public let inode: UInt64
   /// In bytes. A dma-buf reports 0 here; ask `FD.seekToEnd`.
   public let size: UInt64
+  /// It is a socket of some kind.
   public let isSocket: Bool
   /// Of a device file, which device it is.
   public let number: DeviceNumber
+
+  fileprivate init(_ status: stat) {
+    (device, inode, size) = (
+      UInt64(status.st_dev), UInt64(status.st_ino), UInt64(max(0, status.st_size))
+    )
+    isSocket = status.st_mode & S_IFMT == S_IFSOCK
+    number = DeviceNumber(UInt64(status.st_rdev))
+  }
+
+  /// Of the file at `path`, or where it leads. The corresponding C function is `stat`.
+  public init(of path: FilePath) throws(Errno) {
+    var status = stat()
+    _ = try retrying { unsafe path.withPlatformString { unsafe stat($0, &status) } }
+    self.init(status)
+  }
+}
+
+/// What an open file is, by the file system that holds it.
+public enum FileKind: Equatable, Sendable {
+  case dmaBuf
+  /// A memfd, or a file of tmpfs.
+  case sharedMemory
+  /// A memfd of huge pages of this many bytes, or a file of hugetlbfs.
+  case hugePages(UInt64)
+  case other
 }
 
 /// The two numbers by which the kernel knows a device.
-public struct DeviceNumber: Equatable, Sendable {
+public struct DeviceNumber: Hashable, Sendable {
+  /// The driver's number, and the device's with that driver.
   public let major, minor: UInt64
 
+  /// Of its two parts.
   public init(major: UInt64, minor: UInt64) { (self.major, self.minor) = (major, minor) }
+
+  /// As a `dev_t` of the C library, which `FileStatus.device` is.
+  var packed: UInt64 {
+    (major & 0xfff) << 8 | (major & 0xffff_f000) << 32 | minor & 0xff | (minor & 0xffff_ff00) << 12
+  }
 
   /// Takes a `dev_t` of the C library apart. The corresponding C macros are `major` and `minor`.
   init(_ number: UInt64) {

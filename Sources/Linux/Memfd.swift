@@ -3,7 +3,9 @@ public import SystemPackage
 
 /// The seals of a memfd. The corresponding C constants are `F_SEAL_*`.
 public struct Seals: OptionSet, Sendable, CustomStringConvertible {
+  /// The bits of `F_SEAL_*`.
   public let rawValue: UInt32
+  /// Of the bits of `F_SEAL_*`.
   public init(rawValue: UInt32) { self.rawValue = rawValue }
 
   /// No seal can be added.
@@ -21,6 +23,7 @@ public struct Seals: OptionSet, Sendable, CustomStringConvertible {
     (.seal, "SEAL"), (.shrink, "SHRINK"), (.grow, "GROW"), (.write, "WRITE"), (.futureWrite, "FUTURE_WRITE"),
   ]
 
+  /// Such as `SHRINK|GROW`.
   public var description: String {
     let set = Seals.names.filter { contains($0.0) }.map(\.1)
     return set.isEmpty ? "none" : set.joined(separator: "|")
@@ -95,20 +98,26 @@ public final class Memfd: Sendable {
 
 /// `length` bytes of `memfd` from `offset` on.
 public struct MemfdRange: Sendable, Equatable, CustomStringConvertible {
+  /// The file, which the range keeps open.
   public let memfd: Memfd
+  /// Where it begins in the file, in bytes.
   public var offset: UInt64
+  /// In bytes.
   public var length: UInt64
 
+  /// Nothing is checked yet: what makes a udmabuf of it does.
   public init(memfd: Memfd, offset: UInt64, length: UInt64) {
     self.memfd = memfd
     self.offset = offset
     self.length = length
   }
 
+  /// The same place of the same `Memfd`.
   public static func == (a: MemfdRange, b: MemfdRange) -> Bool {
     a.memfd === b.memfd && a.offset == b.offset && a.length == b.length
   }
 
+  /// Offset, length and the file's inode.
   public var description: String { "\(hex(offset)):\(hex(length)) of memfd inode \(memfd.status.inode)" }
 }
 

@@ -6,13 +6,16 @@ public struct PixelShuffle: Equatable, Sendable {
   /// Bits of the result that are set whatever the source says.
   public let set: UInt32
 
+  /// Of four places from 0 to 3.
   public init(order: (UInt8, UInt8, UInt8, UInt8), set: UInt32 = 0) {
     precondition(max(order.0, order.1, order.2, order.3) < 4, "a pixel has four bytes")
     (self.order, self.set) = (order, set)
   }
 
+  /// It changes nothing.
   public var isIdentity: Bool { order == (0, 1, 2, 3) && set == 0 }
 
+  /// One pixel, as a little-endian number.
   @inline(__always) public func callAsFunction(_ pixel: UInt32) -> UInt32 {
     let a = pixel >> UInt32(order.0 * 8) & 0xff
     let b = pixel >> UInt32(order.1 * 8) & 0xff
@@ -32,6 +35,7 @@ public struct PixelShuffle: Equatable, Sendable {
     return result
   }
 
+  /// The same places and the same bits.
   public static func == (a: PixelShuffle, b: PixelShuffle) -> Bool { a.order == b.order && a.set == b.set }
 }
 

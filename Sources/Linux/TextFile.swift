@@ -30,6 +30,17 @@ public func resolvingLinks(_ path: FilePath) -> FilePath {
   }
 }
 
+/// Where a link points, as it says; nil if it is none. The corresponding C function is `readlink`.
+public func linkTarget(_ path: FilePath) -> String? {
+  unsafe path.withPlatformString { name in
+    unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(PATH_MAX)) { buffer in
+      let count = unsafe readlink(name, buffer.baseAddress!, buffer.count)
+      if count < 0 { return nil }
+      return unsafe String(decoding: UnsafeRawBufferPointer(buffer).prefix(count), as: UTF8.self)
+    }
+  }
+}
+
 /// Removes a file, if it is there. The corresponding C function is `unlink`.
 public func removeFile(_ path: FilePath) {
   _ = unsafe path.withPlatformString { unsafe unlink($0) }

@@ -3,6 +3,7 @@ public import SystemPackage
 
 /// The descriptors that came with one message, at most eight. What is not taken closes with it.
 public struct ReceivedDescriptors: ~Copyable {
+  /// How many are kept of one message.
   public static let capacity = 8
   private var slots: InlineArray<8, FD?> = InlineArray { _ in nil }
   /// How many arrived, taken or not.
@@ -10,6 +11,7 @@ public struct ReceivedDescriptors: ~Copyable {
   /// More arrived than fit, or the kernel had to drop some.
   public package(set) var overflowed = false
 
+  /// None.
   public init() {}
 
   package mutating func append(_ fd: consuming FD) {
@@ -34,6 +36,7 @@ public struct ReceivedDescriptors: ~Copyable {
 
 /// A Unix stream socket that carries descriptors.
 public struct UnixSocket: ~Copyable, Sendable {
+  /// The socket itself.
   public let fd: FD
 
   /// Adopts a connected or a listening socket.
@@ -135,6 +138,13 @@ public struct UnixSocket: ~Copyable, Sendable {
     }
     if lost != 0 { descriptors.overflowed = true }
     return size
+  }
+
+  /// The process at the other end, or the one that listened there; nil if it is of another pid namespace.
+  /// The corresponding socket option is `SO_PEERCRED`.
+  public borrowing func peer() throws(Errno) -> Int32? {
+    let pid = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_peer(raw) } }
+    return pid > 0 ? pid : nil
   }
 
   /// Two connected sockets; blocking ones, for a test or for handing one end to another process.

@@ -62,9 +62,13 @@ public final class DMABuf: Sendable {
 
   /// What the CPU, or a fence, does with the memory. The corresponding C constants are `DMA_BUF_SYNC_*`.
   public struct Access: OptionSet, Sendable {
+    /// The bits of `DMA_BUF_SYNC_*`.
     public let rawValue: UInt64
+    /// Of the bits of `DMA_BUF_SYNC_*`.
     public init(rawValue: UInt64) { self.rawValue = rawValue }
+    /// It is read.
     public static let read = Access(rawValue: CL_DMA_BUF_SYNC_READ)
+    /// It is written.
     public static let write = Access(rawValue: CL_DMA_BUF_SYNC_WRITE)
   }
 

@@ -4,6 +4,7 @@ public import SystemPackage
 
 /// `/dev/udmabuf`: makes dma-bufs out of the pages of memfds.
 public final class UdmabufDevice {
+  /// Where the kernel has it.
   public static let path: FilePath = "/dev/udmabuf"
 
   private let fd: FD
@@ -86,8 +87,9 @@ public final class UdmabufDevice {
 
   /// Tells apart everything that the kernel would answer with a bare `EINVAL` or `EBADFD`.
   ///
+  /// No device is needed for that.
   /// - Returns: the size of the dma-buf in bytes.
-  static func check(
+  public static func check(
     _ ranges: some Collection<MemfdRange>, _ limits: UdmabufLimits
   ) throws(UdmabufError) -> UInt64 {
     if ranges.isEmpty { throw .emptyList }

@@ -4,11 +4,17 @@ public import SystemPackage
 /// Why no udmabuf was made. The kernel answers most of these with `EINVAL`; they are told apart before it
 /// is asked. `item` counts from 0 in the list that was passed.
 public enum UdmabufError: Error, Equatable {
+  /// There is no item.
   case emptyList
+  /// An item of no bytes.
   case emptyItem(item: Int)
+  /// An item that does not begin at a page.
   case offsetMisaligned(item: Int, offset: UInt64)
+  /// An item that is not of whole pages.
   case lengthMisaligned(item: Int, length: UInt64)
+  /// More items than the module parameter `list_limit`.
   case tooManyItems(count: Int, limit: UInt64)
+  /// More bytes than the module parameter `size_limit_mb`; both in bytes.
   case tooManyBytes(bytes: UInt64, limit: UInt64)
   /// The item's file is no memfd (it has no seals).
   case notMemfd(item: Int)
@@ -16,13 +22,16 @@ public enum UdmabufError: Error, Equatable {
   case sealMissing(item: Int, seals: Seals)
   /// `F_SEAL_WRITE` or `F_SEAL_FUTURE_WRITE` is set.
   case sealForbidden(item: Int, seals: Seals)
+  /// An item that ends past the end of its file.
   case pastEnd(item: Int, end: UInt64, size: UInt64)
+  /// Offset and length of an item, or all lengths, exceed 64 bits.
   case overflow(item: Int)
   /// What the kernel answered all the same: `ENOMEM`, `EMFILE`, or a huge page that is not there.
   case kernel(Errno)
 }
 
 extension UdmabufError: CustomStringConvertible {
+  /// What is wrong with which item, its value, the limit, and what to do.
   public var description: String {
     let parameters = UdmabufLimits.directory
     return switch self {

@@ -14,6 +14,7 @@ public struct UdmabufLimits: Equatable, Sendable {
   /// `size_limit_mb`, in bytes: the sum of all items.
   public var bytes: UInt64
 
+  /// Limits that are known otherwise.
   public init(items: UInt64, bytes: UInt64) {
     self.items = items
     self.bytes = bytes

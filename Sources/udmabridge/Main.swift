@@ -1,10 +1,29 @@
 import ArgumentParser
+import Glibc
+
+/// Of this process, which looks at others.
+let ownProcess = getpid()
 
 @main
 struct Udmabridge: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "udmabridge",
-    abstract: "Lends the memory of KVM guests to the host's graphics stack.",
+    abstract: "Lends the memory of KVM guests, and of memfds, to the host's graphics stack.",
+    discussion: """
+      Sizes and addresses are written as 4096, 0x1000 or 64M (powers of 1024).
+      The exit status is 0 if all went well, 1 if what was asked for cannot be done, and 64 for a wrong command line.
+      """,
     version: "0.1.0",
-    subcommands: [Doctor.self, Snapshot.self, Watch.self, Stats.self])
+    subcommands: [
+      MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
+      Doctor.self, Snapshot.self, Watch.self, Stats.self,
+    ])
+
+  /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
+  /// allows no second list.
+  static func main() {
+    var words = Array(CommandLine.arguments.dropFirst())
+    if let end = words.firstIndex(of: "--") { words[end] = "--command" }
+    main(words)
+  }
 }

@@ -184,34 +184,8 @@ final class RunningGuest {
   /// Executes a QMP command.
   /// - Returns: QEMU's answer, empty if it is no object.
   @discardableResult
-  func monitor(_ command: String, _ arguments: [String: String] = [:]) throws -> [String: Any] {
-    let socket = try UnixSocket.connect(directory.appending("qmp"))
-    var received: [UInt8] = []
-    func line() throws -> [String: Any] {
-      while true {
-        if let end = received.firstIndex(of: 0x0a) {
-          let line = Data(received[..<end])
-          received.removeSubrange(...end)
-          return try JSONSerialization.jsonObject(with: line) as? [String: Any] ?? [:]
-        }
-        let more = try socket.fd.read(upTo: 65536)
-        if more.isEmpty { throw TroubleInTest("QEMU closed its monitor") }
-        received += more
-      }
-    }
-    func execute(_ command: String, _ arguments: [String: String]) throws -> [String: Any] {
-      let request = try JSONSerialization.data(withJSONObject: ["execute": command, "arguments": arguments])
-      let bytes = [UInt8](request) + [0x0a]
-      unsafe try socket.fd.write(bytes.span.bytes)
-      while true {
-        let answer = try line()
-        if let error = answer["error"] { throw TroubleInTest("\(command): \(error)") }
-        if let result = answer["return"] { return result as? [String: Any] ?? [:] }
-      }
-    }
-    _ = try line()
-    _ = try execute("qmp_capabilities", [:])
-    return try execute(command, arguments)
+  func monitor(_ command: String, _ arguments: [String: Any] = [:]) throws -> [String: Any] {
+    try Monitor(directory.appending("qmp")).execute(command, arguments) as? [String: Any] ?? [:]
   }
 }
 

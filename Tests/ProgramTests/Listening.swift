@@ -4,12 +4,6 @@ import Linux
 import SystemPackage
 import TestSupport
 
-/// The folder of the programs that were built with these tests.
-let builtPrograms: FilePath = {
-  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
-  return FilePath(bundle).removingLastComponent()
-}()
-
 /// A helper that listens.
 final class Listening {
   let directory: FilePath

@@ -127,6 +127,12 @@ public func waitUntil(_ what: String, seconds: Double = 60, _ condition: () thro
 public let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
   .removingLastComponent()
 
+/// The folder of the programs that were built with these tests.
+public let builtPrograms: FilePath = {
+  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
+  return FilePath(bundle).removingLastComponent()
+}()
+
 /// A new directory for one test.
 public func makeTemporaryDirectory() throws -> FilePath {
   var template = Array("/tmp/udmabridge-XXXXXX".utf8CString)

@@ -70,6 +70,10 @@ int cb_wait_readable(int fd, int milliseconds);
 
 // Starts a program by its path, the first of the arguments; NULL ends them.
 pid_t cb_spawn(char *const arguments[]);
+// The same, with standard output and error to `output`, and with `input`, if it is not -1, as descriptor 3.
+pid_t cb_spawn_with(char *const arguments[], int output, int input);
+// A pipe whose writer waits, as it is full: `ends` are the one to read and the one to write.
+int cb_full_pipe(int ends[2]);
 // Waits for the end; returns the exit status, or -1 if it was killed.
 int cb_reap(pid_t pid);
 // The CPU time that a process has used, user's and kernel's, in nanoseconds; -1 if it is gone.

@@ -31,6 +31,10 @@ static const uint64_t CL_DMA_BUF_SYNC_START = 0;
 static const uint64_t CL_DMA_BUF_SYNC_END = 4;
 static const size_t CL_DMA_BUF_NAME_LEN = 32;
 
+static const uint32_t CL_TMPFS_MAGIC = 0x01021994;
+static const uint32_t CL_HUGETLBFS_MAGIC = 0x958458f6;
+static const uint32_t CL_DMA_BUF_MAGIC = 0x444d4142;
+
 // What a filter compares arguments with: commands, and the request numbers of the ioctls below.
 static const uint32_t CL_F_ADD_SEALS = 1033;
 static const uint32_t CL_F_GET_SEALS = 1034;
@@ -101,11 +105,19 @@ int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid);
 // too small.
 int cl_peer_groups(int fd, uint32_t *groups, size_t *count);
 int cl_unix_pair(int fds[2]);
+// The process that made the socket at the other end, or -1.
+pid_t cl_unix_peer(int fd);
 // Sends with `count` descriptors as SCM_RIGHTS, without SIGPIPE.
 ssize_t cl_send(int fd, const void *bytes, size_t length, const int *fds, size_t count);
 // Receives without waiting; stores up to `capacity` descriptors (close-on-exec). `lost` says that the
 // kernel dropped descriptors for want of room or of descriptor numbers.
 ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity, size_t *count, int *lost);
+
+int cl_pidfd_open(pid_t pid);
+int cl_pidfd_getfd(int pidfd, int fd);
+// The kind of file system that holds an open file (a magic number of linux/magic.h), and its block size in bytes.
+int cl_file_system(int fd, uint32_t *kind, uint64_t *block_size);
+int cl_set_close_on_exec(int fd, int closes);
 
 // A nonblocking socket that reads what the kernel itself announces about devices (uevents).
 int cl_uevent_socket(void);

@@ -1,5 +1,4 @@
 import ArgumentParser
-import FoundationEssentials
 import KMS
 import Linux
 import SystemPackage
@@ -11,24 +10,21 @@ struct Doctor: ParsableCommand {
     abstract: "Check whether this host can lend guests' memory, and say how to mend what cannot work.",
     discussion: "The exit status is 1 if a check failed.")
 
-  @Flag(help: "Print JSON.")
-  var json = false
+  @OptionGroup var output: OutputOptions
 
   func run() throws {
     var report = Report()
     let device = checkDevice(&report)
     checkLimits(&report)
+    checkMemfds(&report)
     checkHugePages(&report)
     checkKVM(&report)
     checkQEMU(&report)
     checkCards(&report, device)
-    if json {
-      let encoder = JSONEncoder()
-      encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-      print(String(decoding: try encoder.encode(report), as: UTF8.self))
-    } else {
-      print(report.text)
-    }
+    checkLooking(&report)
+    checkKernelList(&report)
+    checkGuests(&report)
+    try output.print(report, report.text)
     if report.failed { throw ExitCode(1) }
   }
 

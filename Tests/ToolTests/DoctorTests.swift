@@ -27,7 +27,10 @@ import Testing
       #expect((check.remedy != nil) == (check.status != "ok"), "\(check.name)")
     }
     #expect(status == (checks.contains { $0.status == "failed" } ? 1 : 0))
-    #expect(Set(checks.map(\.name)).isSuperset(of: ["udmabuf", "huge pages", "KVM", "QEMU"]))
+    #expect(
+      Set(checks.map(\.name)).isSuperset(of: [
+        "udmabuf", "memfd", "huge pages", "KVM", "QEMU", "processes", "debugfs",
+      ]))
   }
 
   @Test("the text has the same checks")
@@ -40,7 +43,7 @@ import Testing
   func testHost() throws {
     let (status, checks) = try report()
     #expect(status == 0)
-    for name in ["udmabuf", "KVM", "QEMU", "KMS card0"] {
+    for name in ["udmabuf", "memfd", "KVM", "QEMU", "KMS card0", "processes", "debugfs"] {
       #expect(checks.first { $0.name == name }?.status == "ok", "\(name)")
     }
     #expect(checks.first { $0.name == "limits" }?.found.contains("list_limit") == true)

@@ -1,0 +1,195 @@
+internal import CLinux
+internal import Glibc
+public import SystemPackage
+
+/// Another process, held by a pidfd: what is read of it is its own, and never that of a later one that got the
+/// same number.
+///
+/// Its files and its memory map may be looked at by the same user and group, and with `CAP_SYS_PTRACE`.
+public final class RunningProcess: Sendable {
+  /// Its number, which is its own for as long as it runs.
+  public let pid: Int32
+  private let pidfd: FD
+
+  /// The corresponding C function is `pidfd_open`.
+  public init(_ pid: Int32) throws(ProcessError) {
+    guard pid > 0 else { throw .none(pid) }
+    self.pid = pid
+    do throws(Errno) { pidfd = FD(adopting: try retrying { cl_pidfd_open(pid) }) } catch {
+      throw error == .noSuchProcess || error == .invalidArgument
+        ? .none(pid) : .other(pid, "pidfd_open", error)
+    }
+  }
+
+  /// A pidfd can be read once its process has ended.
+  public var isRunning: Bool {
+    pidfd.withRaw { raw in (try? retrying { cl_pollable(raw, 0) }) == 0 }
+  }
+
+  /// The name of its program, at most 15 bytes, as it calls itself.
+  public func name() throws(ProcessError) -> String {
+    String(try text("comm").dropLast())
+  }
+
+  /// Its arguments, the program's name first.
+  public func arguments() throws(ProcessError) -> [String] {
+    try text("cmdline").split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
+  }
+
+  /// The text of a file in its directory of procfs, at most 16 MiB.
+  public func text(_ name: String) throws(ProcessError) -> String {
+    try reading(name) { path throws(Errno) in try readText(path, upTo: 16 << 20) }
+  }
+
+  /// A descriptor of our own for what it has open as `number`.
+  /// The corresponding C function is `pidfd_getfd`.
+  public func descriptor(_ number: CInt) throws(ProcessError) -> FD {
+    do throws(Errno) {
+      return FD(
+        adopting: try pidfd.withRaw { pidfd throws(Errno) in try retrying { cl_pidfd_getfd(pidfd, number) } })
+    } catch {
+      switch error {
+      case .badFileDescriptor: throw .noDescriptor(pid, number)
+      case .noSuchProcess: throw .ended(pid)
+      case .notPermitted: throw .refused(pid, "descriptor \(number)")
+      default: throw .other(pid, "pidfd_getfd of \(number)", error)
+      }
+    }
+  }
+
+  /// What it has open, by number. Which of these are there changes while they are listed.
+  public func openFiles() throws(ProcessError) -> [OpenFile] {
+    let directory = FilePath("/proc/\(pid)/fd")
+    let names = try reading("fd") { path throws(Errno) in
+      _ = try FD.open(path, writable: false)
+      return directoryEntries(path)
+    }
+    let files = names.compactMap { name -> OpenFile? in
+      guard let number = CInt(name), let target = linkTarget(directory.appending(name)) else { return nil }
+      return OpenFile(number: number, target: target)
+    }
+    guard isRunning else { throw .ended(pid) }
+    return files.sorted { $0.number < $1.number }
+  }
+
+  /// Under which number it has a file open; nil if under none. That may change at any time.
+  public func number(of files: [OpenFile], device: UInt64, inode: UInt64) -> CInt? {
+    files.first { file in
+      let status = try? FileStatus(of: FilePath("/proc/\(pid)/fd/\(file.number)"))
+      return status?.device == device && status?.inode == inode
+    }?.number
+  }
+
+  /// Its memory map, by address.
+  public func mappings() throws(ProcessError) -> [ProcessMapping] {
+    try text("maps").split(separator: "\n").compactMap { ProcessMapping($0) }
+  }
+
+  private func reading<Result>(
+    _ name: String, _ body: (FilePath) throws(Errno) -> Result
+  ) throws(ProcessError) -> Result {
+    let result: Result
+    do throws(Errno) { result = try body(FilePath("/proc/\(pid)/\(name)")) } catch {
+      if !isRunning { throw .ended(pid) }
+      switch error {
+      case .permissionDenied, .notPermitted: throw .refused(pid, name)
+      default: throw .other(pid, "/proc/\(pid)/\(name)", error)
+      }
+    }
+    // While it runs, nobody else has its number.
+    guard isRunning else { throw .ended(pid) }
+    return result
+  }
+}
+
+/// Something that a process has open.
+public struct OpenFile: Hashable, Sendable {
+  /// The descriptor's number in that process.
+  public let number: CInt
+  /// A path, or what the kernel calls a file without one, such as `/memfd:NAME (deleted)` or `/dmabuf:NAME`.
+  public let target: String
+
+  /// It is a memfd.
+  public var isMemfd: Bool { target.hasPrefix("/memfd:") }
+  /// It is a dma-buf.
+  public var isDMABuf: Bool { target.hasPrefix("/dmabuf:") }
+}
+
+/// A line of `/proc/PID/maps`: a piece of a process's memory, and the file that it is of.
+public struct ProcessMapping: Equatable, Sendable {
+  /// The first address, and the first one behind it.
+  public let start, end: UInt64
+  /// What is written reaches the file and all who have it mapped.
+  public let isShared: Bool
+  /// Of `start`, in the file.
+  public let offset: UInt64
+  /// Of the file; 0 for memory without one.
+  public let inode: UInt64
+  /// The file's device, as `FileStatus.device` has it.
+  public let device: UInt64
+  /// Empty for memory without a file.
+  public let path: String
+
+  /// Nil for what is no such line.
+  init?(_ line: Substring) {
+    let fields = line.split(separator: " ", maxSplits: 5)
+    guard fields.count >= 5 else { return nil }
+    let bounds = fields[0].split(separator: "-")
+    let numbers = fields[3].split(separator: ":")
+    guard bounds.count == 2, let start = UInt64(bounds[0], radix: 16), let end = UInt64(bounds[1], radix: 16),
+      start < end, let offset = UInt64(fields[2], radix: 16), numbers.count == 2,
+      let major = UInt64(numbers[0], radix: 16), let minor = UInt64(numbers[1], radix: 16),
+      let inode = UInt64(fields[4])
+    else { return nil }
+    (self.start, self.end, self.offset, self.inode) = (start, end, offset, inode)
+    isShared = fields[1].last == "s"
+    device = DeviceNumber(major: major, minor: minor).packed
+    path = fields.count == 6 ? String(fields[5].drop { $0 == " " }) : ""
+  }
+}
+
+/// Why a process could not be looked into.
+public enum ProcessError: Error, Equatable, CustomStringConvertible {
+  /// Nobody has this number.
+  case none(Int32)
+  /// It ended while it was looked at.
+  case ended(Int32)
+  /// It has nothing open under this number.
+  case noDescriptor(Int32, CInt)
+  /// The kernel does not let this process look at the named thing.
+  case refused(Int32, String)
+  /// Another failure of the named call.
+  case other(Int32, String, Errno)
+
+  /// What was refused, and what to do about it.
+  public var description: String {
+    switch self {
+    case .none(let pid): "there is no process \(pid)"
+    case .ended(let pid): "process \(pid) has ended"
+    case .noDescriptor(let pid, let number):
+      "process \(pid) has no descriptor \(number); /proc/\(pid)/fd lists them"
+    case .refused(let pid, let what):
+      "process \(pid) may not be looked into (\(what)): be the same user and group as it, or have CAP_SYS_PTRACE "
+        + (geteuid() == 0 ? "(which this root has not, as in a container)" : "(run as root)") + Self.yama
+    case .other(let pid, let what, let error): "process \(pid), \(what): \(error)"
+    }
+  }
+
+  /// What the Yama security module adds to the rule.
+  private static var yama: String {
+    guard let scope = (try? readText("/proc/sys/kernel/yama/ptrace_scope"))?.first?.wholeNumberValue,
+      scope > 0
+    else {
+      return ""
+    }
+    return scope == 3
+      ? "; kernel.yama.ptrace_scope is 3: nobody may until the next boot"
+      : "; kernel.yama.ptrace_scope is \(scope): without CAP_SYS_PTRACE only "
+        + "\(scope == 1 ? "a parent may look into its children" : "root may")"
+  }
+}
+
+/// The processes of this host that can be seen, by number.
+public func processNumbers() -> [Int32] {
+  directoryEntries("/proc").compactMap { Int32($0) }.sorted()
+}

@@ -1,0 +1,138 @@
+public import Guest
+public import Linux
+internal import SystemPackage
+
+/// Memory that a guest sees, and what it is made of.
+public struct GuestBacking: Sendable {
+  /// What the memory is.
+  public enum Kind: Sendable {
+    /// A memfd, and under which number QEMU has it.
+    case memfd(Memfd, descriptor: CInt)
+    /// Some other file that QEMU has mapped.
+    case file(path: String)
+    /// QEMU's own memory, which nobody else can be given.
+    case anonymous
+  }
+
+  /// QEMU's name of it, most often the id of its memory backend.
+  public let name: String
+  /// What it is made of.
+  public let kind: Kind
+
+  /// A memory and what it is made of.
+  public init(name: String, kind: Kind) { (self.name, self.kind) = (name, kind) }
+
+  /// The memfd, if it is one.
+  public var memfd: Memfd? { if case .memfd(let memfd, _) = kind { memfd } else { nil } }
+}
+
+/// A piece of the guest-physical address space, and where it is kept.
+public struct LayoutPart: Equatable, Sendable {
+  /// The first address.
+  public let address: GuestAddress
+  /// In bytes.
+  public let length: UInt64
+  /// The guest cannot write there.
+  public let isReadOnly: Bool
+  /// The place of its memory in `GuestLayout.backings`.
+  public let backing: Int
+  /// Of `address`, in the memfd or the file.
+  public let offset: UInt64
+
+  /// A piece of the memory `backing`.
+  public init(address: GuestAddress, length: UInt64, isReadOnly: Bool = false, backing: Int, offset: UInt64) {
+    (self.address, self.length, self.isReadOnly) = (address, length, isReadOnly)
+    (self.backing, self.offset) = (backing, offset)
+  }
+
+  /// The last address in it.
+  public var last: GuestAddress { GuestAddress(address.rawValue + (length - 1)) }
+}
+
+/// Where the memory of a guest is: which part of which memfd stands at which guest-physical address.
+public struct GuestLayout: Sendable {
+  /// The memories that the parts are of.
+  public let backings: [GuestBacking]
+  /// Sorted by address. What lies between two parts is no memory.
+  public let parts: [LayoutPart]
+  /// How it is known.
+  public let source: Source
+
+  /// How a layout came to be known.
+  public enum Source: String, Sendable {
+    /// QEMU's monitor said it, and the process's memory map agrees.
+    case monitor
+    /// It follows from the command line.
+    case commandLine
+    /// Somebody wrote it down.
+    case text
+  }
+
+  /// Takes the parts in any order.
+  public init(backings: [GuestBacking], parts: [LayoutPart], source: Source) {
+    self.backings = backings
+    self.parts = parts.sorted { $0.address < $1.address }
+    self.source = source
+  }
+
+  /// The table with which addresses are resolved: of those parts that are in memfds.
+  public func memory() throws(QEMUError) -> GuestMemory {
+    do throws(GuestMemoryError) {
+      var regions: [MemoryRegion] = []
+      for part in joined {
+        guard let memfd = backings[part.backing].memfd else { continue }
+        regions.append(
+          try MemoryRegion(
+            guestAddress: part.address, userAddress: 0,
+            backing: MemfdRange(memfd: memfd, offset: part.offset, length: part.length)))
+      }
+      return try GuestMemory(regions)
+    } catch { throw .memory(error) }
+  }
+
+  /// The parts, those joined that follow each other in the address space and in their memory.
+  public var joined: [LayoutPart] {
+    var result: [LayoutPart] = []
+    for part in parts {
+      if let before = result.last, before.backing == part.backing,
+        before.length == part.address.rawValue - before.address.rawValue,
+        before.offset + before.length == part.offset
+      {
+        result[result.count - 1] = LayoutPart(
+          address: before.address, length: before.length + part.length,
+          isReadOnly: before.isReadOnly && part.isReadOnly, backing: part.backing, offset: before.offset)
+      } else {
+        result.append(part)
+      }
+    }
+    return result
+  }
+
+  /// What is at an address that no memfd is at, for an error: a hole and its bounds, or memory that cannot be lent.
+  public func absence(at address: GuestAddress) -> String {
+    if let part = parts.last(where: { $0.address <= address }), address <= part.last {
+      let backing = backings[part.backing]
+      return switch backing.kind {
+      case .memfd: "\(address) is in \(backing.name)"
+      case .file(let path):
+        "\(address) is in \(backing.name), which QEMU has in the file \(path): only memfds can be lent "
+          + "(-object memory-backend-memfd,share=on)"
+      case .anonymous:
+        "\(address) is in \(backing.name), which is memory of QEMU's own: only memfds can be lent "
+          + "(-object memory-backend-memfd,share=on)"
+      }
+    }
+    let before = parts.last { $0.last < address }.map {
+      "\($0.last.rawValue == .max ? "" : hex($0.last.rawValue + 1))"
+    }
+    let after = parts.first { $0.address > address }.map { "\($0.address)" }
+    return switch (before, after) {
+    case (let before?, let after?):
+      "\(address) is in the hole from \(before) to \(after)"
+        + (source == .commandLine ? ", which without QEMU's monitor is not known to be RAM" : "")
+    case (let before?, nil): "\(address) is past the end of the guest's memory at \(before)"
+    case (nil, let after?): "\(address) is before the guest's memory, which begins at \(after)"
+    case (nil, nil): "the guest has no memory at all"
+    }
+  }
+}

@@ -1,0 +1,76 @@
+internal import Guest
+internal import Linux
+internal import SystemPackage
+
+/// How QEMU lays out a machine's RAM: the first part from address 0, the rest from 4 GiB on.
+public struct MachineShape: Equatable, Sendable {
+  /// QEMU's machines for PCs.
+  public enum Machine: String, CaseIterable, Sendable { case q35, pc }
+  /// Which machine.
+  public let machine: Machine
+  /// In bytes.
+  public let memory: UInt64
+
+  /// A machine with so many bytes of RAM.
+  public init(_ machine: Machine, memory: UInt64) { (self.machine, self.memory) = (machine, memory) }
+
+  private static let fourGiB: UInt64 = 1 << 32
+
+  /// The bytes below 4 GiB (QEMU: pc_q35_init, pc_init1).
+  public var low: UInt64 {
+    let bound: UInt64 =
+      switch machine {
+      case .q35: memory >= 0xb000_0000 ? 0x8000_0000 : 0xb000_0000
+      case .pc: memory >= 0xe000_0000 ? 0xc000_0000 : 0xe000_0000
+      }
+    return min(memory, bound)
+  }
+
+  /// The parts with their offsets in the RAM, as parts of one memory.
+  public var parts: [LayoutPart] {
+    let first = LayoutPart(address: GuestAddress(0), length: low, backing: 0, offset: 0)
+    if memory == low { return [first] }
+    return [
+      first, LayoutPart(address: GuestAddress(Self.fourGiB), length: memory - low, backing: 0, offset: low),
+    ]
+  }
+}
+
+extension RunningQEMU {
+  /// The layout of a guest without a monitor, where the command line leaves only one.
+  ///
+  /// What devices and the firmware may cover is left out: video memory and ROMs from 640 KiB to 1 MiB, and up to
+  /// 16 MiB for system management below the end of low RAM.
+  func provenLayout() throws(QEMUError) -> GuestLayout {
+    func unproven(_ why: String) -> QEMUError { .unproven(process.pid, why) }
+    let (arguments, files): ([String], [OpenFile])
+    do throws(ProcessError) { (arguments, files) = (try process.arguments(), try process.openFiles()) } catch
+    {
+      throw .process(error)
+    }
+    let (shape, id): (MachineShape, String)
+    switch QEMUCommandLine(arguments).shape() {
+    case .success(let found): (shape, id) = found
+    case .failure(let reason): throw unproven(reason.why)
+    }
+    let backends = files.filter { $0.target.hasPrefix("/memfd:memory-backend-memfd") }
+    guard backends.count == 1, let file = backends.first else {
+      throw unproven("it has \(backends.count) memfds of memory backends open, instead of one")
+    }
+    let fd: FD
+    do throws(ProcessError) { fd = try process.descriptor(file.number) } catch { throw .process(error) }
+    guard let memfd = try? Memfd(adopting: fd), memfd.status.size == shape.memory else {
+      throw unproven("its memfd has not the size of its RAM, \(shape.memory) bytes")
+    }
+    let hole: Range<UInt64> = 0xa0000..<0x100000
+    let parts = [
+      LayoutPart(address: GuestAddress(0), length: hole.lowerBound, backing: 0, offset: 0),
+      LayoutPart(
+        address: GuestAddress(hole.upperBound), length: shape.low - hole.upperBound - (16 << 20), backing: 0,
+        offset: hole.upperBound),
+    ]
+    return GuestLayout(
+      backings: [GuestBacking(name: id, kind: .memfd(memfd, descriptor: file.number))],
+      parts: parts + shape.parts.dropFirst(), source: .commandLine)
+  }
+}

@@ -1,0 +1,50 @@
+public import Guest
+public import Linux
+public import SystemPackage
+
+/// Why the RAM of a running QEMU is not known.
+public enum QEMUError: Error, CustomStringConvertible {
+  case noMonitor(FilePath, Errno)
+  /// Nobody greets on the monitor.
+  case busy(FilePath)
+  case monitor(FilePath, String)
+  /// The process behind a monitor cannot be told.
+  case noProcess(FilePath)
+  case process(ProcessError)
+  /// What QEMU prints is not what this was written for.
+  case unknownForm(String)
+  /// The layout was another one each time it was looked at.
+  case changing
+  /// The monitor's addresses are not in the process's memory map.
+  case otherProcess(Int32, FilePath, UInt64)
+  /// Without a monitor: what stands against a proof.
+  case unproven(Int32, String)
+  case memory(GuestMemoryError)
+
+  /// What is not known, and what to do about it.
+  public var description: String {
+    switch self {
+    case .noMonitor(let path, .noSuchFileOrDirectory):
+      "there is no monitor \(path); start QEMU with -qmp unix:\(path),server=on,wait=off"
+    case .noMonitor(let path, .connectionRefused):
+      "nobody listens on \(path) any more: QEMU has ended"
+    case .noMonitor(let path, let error): "the monitor \(path) cannot be reached: \(error)"
+    case .busy(let path):
+      "nobody greets on \(path): it is no QMP monitor, or QEMU serves another client there, which it does one at a "
+        + "time; end that client, or start QEMU with a second -qmp"
+    case .monitor(let path, let what): "the monitor \(path): \(what)"
+    case .noProcess(let path):
+      "the process behind \(path) is of another pid namespace; name it with --guest PID beside --qmp"
+    case .process(let error): "\(error)"
+    case .unknownForm(let line): "QEMU's memory layout has a form that is not known: «\(line)»"
+    case .changing: "the guest's memory layout changes all the time; try again once the guest has booted"
+    case .otherProcess(let pid, let path, let address):
+      "\(path) is not the monitor of process \(pid): that has nothing at \(hex(address)); name QEMU itself with "
+        + "--guest PID"
+    case .unproven(let pid, let why):
+      "the memory layout of process \(pid) cannot be proven without its monitor: \(why); give its QMP socket with "
+        + "--qmp SOCKET"
+    case .memory(let error): "\(error)"
+    }
+  }
+}

@@ -1,0 +1,121 @@
+internal import FoundationEssentials
+internal import Linux
+public import SystemPackage
+
+/// A connection to QEMU's monitor, in the QEMU Machine Protocol: one JSON object in a line, asked and answered by
+/// turns. Events that come in between are passed over.
+public final class QMPClient {
+  private let socket: UnixSocket
+  private let path: FilePath
+  private var received: [UInt8] = []
+  private var asked = 0
+  private let patience: Int64
+
+  /// How long an answer may be, in bytes.
+  private static let maximumAnswer = 64 << 20
+
+  /// Connects and negotiates.
+  ///
+  /// - Parameter milliseconds: how long QEMU may take for each answer.
+  /// - Throws: `busy` when nobody greets, as when QEMU serves another client there.
+  public init(_ path: FilePath, milliseconds: Int64 = 5000) throws(QEMUError) {
+    self.path = path
+    patience = milliseconds * 1_000_000
+    do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .noMonitor(path, error) }
+    guard let greeting = try line(), Self.decode(Greeting.self, greeting) != nil else { throw .busy(path) }
+    let _: Nothing = try execute("qmp_capabilities")
+  }
+
+  /// The process at the other end: QEMU, or whoever made the socket for it.
+  public var peer: Int32? { try? socket.peer() }
+
+  /// QEMU's version, such as `10.0.2`.
+  public func version() throws(QEMUError) -> String {
+    let answer: Version = try execute("query-version")
+    return "\(answer.qemu.major).\(answer.qemu.minor).\(answer.qemu.micro)"
+  }
+
+  /// Runs a command of the human monitor, and returns what it prints.
+  public func monitor(_ command: String) throws(QEMUError) -> String {
+    let text: String = try execute("human-monitor-command", ["command-line": command])
+    return text
+  }
+
+  /// Executes a command.
+  func execute<Answer: Decodable>(
+    _ command: String, _ arguments: [String: String] = [:]
+  ) throws(QEMUError) -> Answer {
+    asked += 1
+    let request = Request(execute: command, arguments: arguments, id: asked)
+    guard let json = try? JSONEncoder().encode(request) else { preconditionFailure("strings can be encoded") }
+    do throws(Errno) {
+      let bytes = [UInt8](json) + [0x0a]
+      unsafe try socket.fd.write(bytes.span.bytes)
+    } catch { throw .monitor(path, "\(command): \(error)") }
+    while let line = try line() {
+      guard let reply = Self.decode(Reply.self, line), reply.id == asked else { continue }
+      if let error = reply.error { throw .monitor(path, "\(command): \(error.desc)") }
+      guard let answer = Self.decode(Result<Answer>.self, line) else {
+        throw .monitor(path, "\(command): the answer cannot be understood")
+      }
+      return answer.return
+    }
+    throw .monitor(path, "\(command): no answer within \(patience / 1_000_000_000) s")
+  }
+
+  /// The next line; nil if none comes in time.
+  private func line() throws(QEMUError) -> [UInt8]? {
+    let deadline = monotonicNanoseconds() + patience
+    var searched = 0
+    while true {
+      if let end = received[searched...].firstIndex(of: 0x0a) {
+        let line = Array(received[..<end])
+        received.removeSubrange(...end)
+        return line
+      }
+      searched = received.count
+      if received.count > Self.maximumAnswer {
+        throw .monitor(path, "an answer of more than \(Self.maximumAnswer) bytes")
+      }
+      do throws(Errno) {
+        let left = deadline - monotonicNanoseconds()
+        if left <= 0 { return nil }
+        guard try socket.fd.isReadable(within: Int32(clamping: left / 1_000_000 + 1)) else { return nil }
+        let more = try socket.fd.read(upTo: 1 << 16)
+        if more.isEmpty { throw .connectionReset }
+        received += more
+      } catch { throw .monitor(path, "the connection ended: \(error)") }
+    }
+  }
+
+  private static func decode<Value: Decodable>(_: Value.Type, _ line: [UInt8]) -> Value? {
+    try? JSONDecoder().decode(Value.self, from: Data(line))
+  }
+
+  private struct Request: Encodable {
+    let execute: String
+    let arguments: [String: String]
+    let id: Int
+  }
+
+  private struct Greeting: Decodable {
+    let content: Nothing
+    private enum CodingKeys: String, CodingKey { case content = "QMP" }
+  }
+
+  private struct Reply: Decodable {
+    struct Failure: Decodable { let desc: String }
+    let id: Int?
+    let error: Failure?
+  }
+
+  private struct Result<Answer: Decodable>: Decodable { let `return`: Answer }
+
+  private struct Version: Decodable {
+    struct Numbers: Decodable { let major, minor, micro: Int }
+    let qemu: Numbers
+  }
+
+  /// Any object; nothing of it is looked at.
+  struct Nothing: Decodable {}
+}

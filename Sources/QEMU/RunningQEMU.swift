@@ -1,0 +1,172 @@
+internal import Guest
+public import Linux
+public import SystemPackage
+
+/// A QEMU that runs, and the memory of its guest.
+public final class RunningQEMU {
+  /// QEMU itself.
+  public let process: RunningProcess
+  /// Nil if only the process is known.
+  public let monitor: QMPClient?
+  /// Where the monitor is; nil without one.
+  public let monitorPath: FilePath?
+
+  /// Through its monitor.
+  /// - Parameter pid: QEMU itself, where somebody else, such as libvirtd, made the monitor's socket.
+  public init(monitor path: FilePath, pid: Int32? = nil) throws(QEMUError) {
+    let monitor = try QMPClient(path)
+    guard let pid = pid ?? monitor.peer else { throw .noProcess(path) }
+    do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
+    (self.monitor, monitorPath) = (monitor, path)
+  }
+
+  /// Through the monitor that its command line names, or without any.
+  public init(pid: Int32) throws(QEMUError) {
+    let arguments: [String]
+    do throws(ProcessError) {
+      process = try RunningProcess(pid)
+      arguments = try process.arguments()
+    } catch { throw .process(error) }
+    var found: (QMPClient, FilePath)?
+    var failure: QEMUError?
+    for path in QEMUCommandLine(arguments).monitors where found == nil {
+      do throws(QEMUError) {
+        let client = try QMPClient(path, milliseconds: Self.shortPatience)
+        // A socket of that name may be somebody else's by now.
+        if client.peer == pid { found = (client, path) }
+      } catch { failure = failure ?? error }
+    }
+    if found == nil, case .busy? = failure { throw failure! }
+    (monitor, monitorPath) = (found?.0, found?.1)
+  }
+
+  /// How long a monitor that was only found may take to greet, in milliseconds.
+  private static let shortPatience: Int64 = 2000
+
+  /// Where the guest's memory is, and that in memfds opened.
+  ///
+  /// - Throws: `unproven` where there is no monitor and more than one layout would be possible.
+  public func layout() throws(QEMUError) -> GuestLayout {
+    guard let monitor else { return try provenLayout() }
+    // PAM registers and hotplug change the view at any time: it must be the same before and after.
+    var view = try FlatView(try monitor.monitor("info mtree -f"))
+    for _ in 0..<5 {
+      let layout = try attempt(view, monitor)
+      let now = try FlatView(try monitor.monitor("info mtree -f"))
+      if let layout, now == view { return layout }
+      view = now
+    }
+    throw .changing
+  }
+
+  /// The blocks of its memory, as the monitor lists them; nil without one.
+  public func blocks() throws(QEMUError) -> [RAMBlock]? {
+    guard let monitor else { return nil }
+    return try RAMBlock.list(try monitor.monitor("info ramblock"))
+  }
+
+  /// Nil if the view was not true any more.
+  private func attempt(_ view: FlatView, _ monitor: QMPClient) throws(QEMUError) -> GuestLayout? {
+    var places: [UInt64] = []
+    for range in view.ranges {
+      guard let place = try hostAddress(range.address, monitor) else { return nil }
+      places.append(place)
+    }
+    let map: ProcessMemory
+    do throws(ProcessError) { map = try ProcessMemory(process) } catch { throw .process(error) }
+    var backings: [GuestBacking] = []
+    var known: [ProcessMemory.Place.File: Int] = [:]
+    var parts: [LayoutPart] = []
+    for (range, place) in zip(view.ranges, places) {
+      guard let found = map.place(of: place, length: range.length) else {
+        throw .otherProcess(process.pid, monitorPath ?? "", place)
+      }
+      let file = found.file ?? .none(range.name)
+      let index: Int
+      if let old = known[file] {
+        index = old
+      } else {
+        index = backings.count
+        known[file] = index
+        backings.append(GuestBacking(name: range.name, kind: try kind(of: file, map)))
+      }
+      parts.append(
+        LayoutPart(
+          address: range.address, length: range.length, isReadOnly: range.isReadOnly, backing: index,
+          offset: found.file == nil ? range.offset : found.offset))
+    }
+    return GuestLayout(backings: backings, parts: parts, source: .monitor)
+  }
+
+  private func kind(of file: ProcessMemory.Place.File, _ map: ProcessMemory) throws(QEMUError)
+    -> GuestBacking.Kind
+  {
+    guard case .file(let device, let inode, let path) = file else { return .anonymous }
+    guard path.hasPrefix("/memfd:"), let number = process.number(of: map.files, device: device, inode: inode)
+    else { return .file(path: path) }
+    let fd: FD
+    do throws(ProcessError) { fd = try process.descriptor(number) } catch { throw .process(error) }
+    // It may have been closed, and its number given to something else, since it was looked for.
+    guard let memfd = try? Memfd(adopting: fd), (memfd.status.device, memfd.status.inode) == (device, inode)
+    else {
+      throw .changing
+    }
+    return .memfd(memfd, descriptor: number)
+  }
+
+  /// Where QEMU has the memory of a guest-physical address; nil if that is no memory.
+  private func hostAddress(_ address: GuestAddress, _ monitor: QMPClient) throws(QEMUError) -> UInt64? {
+    // Host virtual address for 0x0 (pc.ram) is 0x7f1587fff000
+    let answer = try monitor.monitor("gpa2hva \(address)").filter { !$0.isNewline }
+    guard answer.hasPrefix("Host virtual address") else { return nil }
+    guard let word = answer.split(separator: " ").last, word.hasPrefix("0x"),
+      let place = UInt64(word.dropFirst(2), radix: 16)
+    else { throw .unknownForm(answer) }
+    return place
+  }
+}
+
+/// What a process has mapped, and which files it has open.
+struct ProcessMemory {
+  let files: [OpenFile]
+  private let mappings: [ProcessMapping]
+
+  struct Place {
+    enum File: Hashable {
+      case file(device: UInt64, inode: UInt64, path: String)
+      /// No file, but memory of this name.
+      case none(String)
+    }
+    /// Nil for memory of the process's own.
+    let file: File?
+    let offset: UInt64
+  }
+
+  init(_ process: RunningProcess) throws(ProcessError) {
+    files = try process.openFiles()
+    mappings = try process.mappings()
+  }
+
+  /// Which part of which file is mapped at an address; nil if not all of it is mapped, and in one piece.
+  func place(of address: UInt64, length: UInt64) -> Place? {
+    let (end, overflow) = address.addingReportingOverflow(length)
+    guard !overflow, var index = mappings.firstIndex(where: { $0.start <= address && address < $0.end })
+    else {
+      return nil
+    }
+    let first = mappings[index]
+    // Where QEMU gives advice about a part, or binds it to a node, the kernel lists it in pieces.
+    while mappings[index].end < end {
+      let (before, next) = (mappings[index], index + 1)
+      guard next < mappings.count, mappings[next].start == before.end, mappings[next].inode == first.inode,
+        mappings[next].device == first.device, mappings[next].isShared == first.isShared,
+        first.inode == 0 || mappings[next].offset == before.offset + (before.end - before.start)
+      else { return nil }
+      index = next
+    }
+    if first.inode == 0 || !first.isShared { return Place(file: nil, offset: 0) }
+    return Place(
+      file: .file(device: first.device, inode: first.inode, path: first.path),
+      offset: first.offset + (address - first.start))
+  }
+}

@@ -1,0 +1,107 @@
+import ArgumentParser
+import Glibc
+import Linux
+
+struct List: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "List the dma-bufs of this host, with the processes that hold them.",
+    discussion: """
+      A process holds a dma-buf by a descriptor or by a mapping. What only the kernel holds, such as a framebuffer, is \
+      listed where debugfs can be read, which takes root. Without root only your own processes are seen.
+      """)
+
+  enum Key: String, CaseIterable, ExpressibleByArgument { case size, inode, exporter, name, pid }
+
+  @Option(help: "size (the largest first), inode, exporter, name, or pid of the first holder.")
+  var sort = Key.size
+
+  @Option(help: ArgumentHelp("Only those that this driver made, such as udmabuf.", valueName: "driver"))
+  var exporter: String?
+
+  @Option(help: ArgumentHelp("Only those that this process holds.", valueName: "pid"))
+  var pid: Int32?
+
+  @Option(help: ArgumentHelp("Only those whose name contains this.", valueName: "text"))
+  var name: String?
+
+  @Option(help: ArgumentHelp("Only those of at least this size.", valueName: "size"))
+  var minSize: Quantity?
+
+  @Option(
+    help: ArgumentHelp(
+      "List anew whenever something has changed, and look so often; until SIGINT.", valueName: "seconds"))
+  var watch: Double?
+
+  @OptionGroup var output: OutputOptions
+
+  func validate() throws {
+    if let watch, !(0.01...86400).contains(watch) {
+      throw ValidationError("--watch is from 0.01 to 86400 seconds")
+    }
+  }
+
+  func run() throws {
+    guard let watch else {
+      let live = look()
+      return try output.print(live, text(live))
+    }
+    let signals = try SignalFD([SIGTERM, SIGINT])
+    var last: LiveBuffers?
+    repeat {
+      let live = look()
+      if live != last {
+        if output.json {
+          print(try jsonText(live, inOneLine: true))
+        } else {
+          print((last == nil ? "" : "\n") + text(live))
+        }
+        fflush(nil)
+        last = live
+      }
+    } while try !signals.fd.isReadable(within: Int32(watch * 1000))
+  }
+
+  private func look() -> LiveBuffers {
+    var live = LiveBuffers()
+    live.keep { buffer in
+      (exporter == nil || buffer.exporter == exporter)
+        && (pid == nil || buffer.users.contains { $0.pid == pid })
+        && (name == nil || buffer.name?.contains(name!) == true) && (buffer.size ?? 0) >= minSize?.value ?? 0
+    }
+    live.sort { a, b in
+      switch sort {
+      case .size: (b.size ?? 0, a.inode) < (a.size ?? 0, b.inode)
+      case .inode: a.inode < b.inode
+      case .exporter: (a.exporter ?? "", a.inode) < (b.exporter ?? "", b.inode)
+      case .name: (a.name ?? "", a.inode) < (b.name ?? "", b.inode)
+      case .pid: (a.users.first?.pid ?? .max, a.inode) < (b.users.first?.pid ?? .max, b.inode)
+      }
+    }
+    return live
+  }
+
+  private func text(_ live: LiveBuffers) -> String {
+    var table = Table([
+      ("SIZE", .right), ("INODE", .right), ("EXPORTER", .left), ("NAME", .left), ("HELD BY", .left),
+    ])
+    for buffer in live.buffers {
+      let devices = (buffer.devices ?? []).map { "device \($0)" }
+      let holders = buffer.users.map(\.text) + devices
+      table.rows.append([
+        buffer.size.map(bytes) ?? "?", "\(buffer.inode)", buffer.exporter ?? "?", buffer.name ?? "-",
+        holders.isEmpty ? "the kernel" : holders.joined(separator: "; "),
+      ])
+    }
+    let total = live.buffers.reduce(0) { $0 + ($1.size ?? 0) }
+    var lines = live.buffers.isEmpty ? "" : table.text + "\n"
+    lines += "\(counted(live.buffers.count, "dma-buf")), \(bytes(total))"
+    if live.unreadableProcesses > 0 {
+      lines +=
+        "; \(counted(live.unreadableProcesses, "process", "processes")) could not be looked into (run as root to see all)"
+    }
+    if !live.sawKernel {
+      lines += "; what only the kernel holds is not listed (\(KernelBuffers.path) cannot be read)"
+    }
+    return lines
+  }
+}

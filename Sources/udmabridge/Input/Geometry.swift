@@ -1,0 +1,57 @@
+public import ArgumentParser
+import Linux
+public import Scanout
+
+/// How an image lies in memory.
+struct GeometryOptions: ParsableArguments {
+  @Option(help: ArgumentHelp("The image, in pixels.", valueName: "WxH"))
+  var size: PictureSize?
+
+  @Option(help: ArgumentHelp("The pixel format, by DRM's four characters.", valueName: "fourcc"))
+  var format = FourCC.xrgb8888
+
+  @Option(
+    help: ArgumentHelp(
+      "Bytes from one row to the next; as many as a row has, without it.", valueName: "bytes"))
+  var stride: Quantity?
+
+  @Option(help: ArgumentHelp("Where the first pixel stands, in bytes.", valueName: "bytes"))
+  var offset = Quantity(0)
+
+  @Option(
+    help: ArgumentHelp("How the pixels are arranged (DRM_FORMAT_MOD_*); 0 is linear.", valueName: "number"))
+  var modifier = Quantity(0)
+
+  /// - Parameter bytes: of the memory, which must hold the image.
+  func layout(memory bytes: UInt64) throws -> FrameLayout {
+    guard let size else { throw Trouble("an image has a size: --size WxH") }
+    guard let pixel = format.bytesPerPixel else {
+      throw Trouble("the format \(format) is not known; known are those of 32 bits, such as XR24, and RG16")
+    }
+    let row = UInt64(size.width) * pixel
+    let wanted = stride?.value ?? row
+    guard wanted >= row else {
+      throw Trouble("--stride \(wanted) is less than a row of \(size.width) pixels has, \(row)")
+    }
+    guard let stride = UInt32(exactly: wanted), let offset = UInt32(exactly: offset.value) else {
+      throw Trouble("--stride and --offset are below 4G")
+    }
+    let layout = FrameLayout(
+      width: size.width, height: size.height, format: format, stride: stride, offset: offset,
+      modifier: modifier.value)
+    guard let end = layout.end, end <= bytes else {
+      throw Trouble("an image of \(layout) needs \(layout.end ?? 0) bytes, and the memory has \(bytes)")
+    }
+    return layout
+  }
+}
+
+extension FourCC: ExpressibleByArgument {
+  public init?(argument: String) {
+    let bytes = Array(argument.utf8)
+    guard bytes.count == 4, bytes.allSatisfy({ (0x20..<0x7f).contains($0) }) else { return nil }
+    self.init(rawValue: bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) })
+  }
+
+  public var defaultValueDescription: String { description }
+}

@@ -1,0 +1,164 @@
+import Guest
+import Linux
+import QEMU
+import SystemPackage
+import Udmabuf
+
+/// Memory that was chosen: ranges of memfds, in order, or a dma-buf that is there already.
+struct Selection {
+  enum Content {
+    case ranges([MemfdRange])
+    case dmabuf(DMABuf)
+  }
+  let content: Content
+  /// How many ranges were asked for, before neighbours were joined.
+  let entries: Int
+  /// In bytes.
+  let size: UInt64
+
+  init(_ dmabuf: DMABuf) { (content, entries, size) = (.dmabuf(dmabuf), 1, dmabuf.size) }
+
+  private init(_ ranges: [MemfdRange], entries: Int) {
+    (content, self.entries) = (.ranges(ranges), entries)
+    size = ranges.reduce(0) { $0 + $1.length }
+  }
+
+  /// Ranges of a file; all of it if there are none.
+  init(_ wanted: [GuestRange], of memfd: Memfd, named name: String, whole: Bool) throws {
+    let end = memfd.status.size
+    guard end > 0 else { throw Trouble("\(name) is empty, or no file that can be mapped") }
+    let entries = wanted.isEmpty ? [GuestRange(address: GuestAddress(0), length: end)] : wanted
+    var joined: [MemfdRange] = []
+    for (index, entry) in entries.enumerated() {
+      try Self.check(entry, index, entries.count, whole: whole)
+      guard let last = entry.address.advanced(by: entry.length)?.rawValue, last <= end else {
+        throw Trouble(
+          "\(Self.place(entry, index, entries.count)) ends at \(hex(entry.address.rawValue &+ entry.length)), past the end \(hex(end)) "
+            + "of \(name)")
+      }
+      if let before = joined.last, before.offset + before.length == entry.address.rawValue {
+        joined[joined.count - 1].length += entry.length
+      } else {
+        joined.append(MemfdRange(memfd: memfd, offset: entry.address.rawValue, length: entry.length))
+      }
+    }
+    self.init(joined, entries: entries.count)
+  }
+
+  /// Ranges of a guest's physical memory.
+  init(_ wanted: [GuestRange], of layout: GuestLayout, whole: Bool) throws {
+    for (index, entry) in wanted.enumerated() { try Self.check(entry, index, wanted.count, whole: whole) }
+    let memory = try layout.memory()
+    do throws(GuestMemoryError) { self.init(try memory.resolve(wanted), entries: wanted.count) } catch {
+      throw Self.trouble(error, wanted, layout)
+    }
+  }
+
+  private static func trouble(_ error: GuestMemoryError, _ wanted: [GuestRange], _ layout: GuestLayout)
+    -> Trouble
+  {
+    switch error {
+    case .hole(let item, let address):
+      Trouble(
+        "\(place(wanted[item], item, wanted.count)) is not the guest's memory, or not all of it: "
+          + layout.absence(at: address) + "; udmabridge ram shows the layout")
+    case .overflow(let item, _):
+      Trouble("\(place(wanted[item], item, wanted.count)) ends past the end of the address space")
+    default: Trouble("\(error)")
+    }
+  }
+
+  private static func check(_ entry: GuestRange, _ index: Int, _ count: Int, whole: Bool) throws {
+    let page = systemPageSize
+    if entry.length == 0 { throw Trouble("\(place(entry, index, count)) is empty") }
+    guard whole else { return }
+    if entry.address.rawValue % page != 0 {
+      throw Trouble("\(place(entry, index, count)) does not begin at a multiple of the page size \(page)")
+    }
+    if entry.length % page != 0 {
+      throw Trouble("\(place(entry, index, count)) has a length that is no multiple of the page size \(page)")
+    }
+  }
+
+  /// How errors call a range: as it was written, in hexadecimal.
+  private static func place(_ entry: GuestRange, _ index: Int, _ count: Int) -> String {
+    "the range \(entry.address):\(hex(entry.length))" + (count > 1 ? " (\(index + 1) of \(count))" : "")
+  }
+
+  // MARK: Use
+
+  /// A dma-buf of it: the one that it is, or one that udmabuf makes.
+  func dmabuf() throws -> DMABuf {
+    switch content {
+    case .dmabuf(let dmabuf): return dmabuf
+    case .ranges(let ranges):
+      // The list is checked first: what is wrong with it is wrong on every host.
+      do throws(UdmabufError) {
+        _ = try UdmabufDevice.check(ranges, UdmabufLimits(items: .max, bytes: .max))
+      } catch {
+        throw Self.trouble(error, ranges)
+      }
+      let device: UdmabufDevice
+      do throws(Errno) { device = try UdmabufDevice() } catch { throw Trouble(Self.noDevice(error)) }
+      do throws(UdmabufError) {
+        return try ranges.count == 1 ? device.create(ranges[0]) : device.create(ranges)
+      } catch {
+        throw Self.trouble(error, ranges)
+      }
+    }
+  }
+
+  static func noDevice(_ error: Errno) -> String {
+    switch error {
+    case .noSuchFileOrDirectory, .noSuchAddressOrDevice, .operationNotSupportedByDevice:
+      "there is no \(UdmabufDevice.path), which makes dma-bufs of memfds: boot a kernel with CONFIG_UDMABUF "
+        + "(Debian 12: linux-image-amd64 from bookworm-backports); udmabridge doctor tells more"
+    case .permissionDenied, .notPermitted:
+      "\(UdmabufDevice.path) may not be opened by this user: join the group that owns it (kvm on most systems)"
+    default: "\(UdmabufDevice.path): \(error)"
+    }
+  }
+
+  private static func trouble(_ error: UdmabufError, _ ranges: [MemfdRange]) -> Trouble {
+    guard let item = error.item, item < ranges.count else { return Trouble("\(error)") }
+    return Trouble("\(error) (item \(item) is \(ranges[item]))")
+  }
+
+  /// Copies all of it out, in order, in pieces that each are a copy.
+  func forEachPiece(_ body: ([UInt8]) throws -> Void) throws {
+    switch content {
+    case .dmabuf(let dmabuf):
+      try dmabuf.beginCPUAccess(.read)
+      defer { try? dmabuf.endCPUAccess(.read) }
+      try Self.pieces(of: dmabuf.map(), body)
+    case .ranges(let ranges):
+      for range in ranges {
+        guard let length = Int(exactly: range.length) else { throw Errno.fileTooLarge }
+        let mapping = try range.memfd.withDescriptor { fd throws(Errno) in
+          try Mapping(fd, offset: range.offset, length: length, writable: false)
+        }
+        try Self.pieces(of: mapping, body)
+      }
+    }
+  }
+
+  private static func pieces(of mapping: Mapping, _ body: ([UInt8]) throws -> Void) throws {
+    let most = 1 << 20
+    for start in stride(from: 0, to: mapping.length, by: most) {
+      try body(mapping.bytes(at: start, count: min(most, mapping.length - start)))
+    }
+  }
+}
+
+extension UdmabufError {
+  /// The item of the list that is wrong, if it is one.
+  fileprivate var item: Int? {
+    switch self {
+    case .emptyItem(let item), .offsetMisaligned(let item, _), .lengthMisaligned(let item, _),
+      .notMemfd(let item),
+      .sealMissing(let item, _), .sealForbidden(let item, _), .pastEnd(let item, _, _), .overflow(let item):
+      item
+    case .emptyList, .tooManyItems, .tooManyBytes, .kernel: nil
+    }
+  }
+}

@@ -1,0 +1,111 @@
+import ArgumentParser
+import FoundationEssentials
+import Glibc
+import Linux
+import SystemPackage
+
+/// What becomes of a descriptor that a command made: a program gets it, or another process, or it is held.
+struct HandoverOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Send the descriptor to whoever listens on this Unix stream socket (SCM_RIGHTS), with a line of JSON that says what it is.",
+      valueName: "socket"))
+  var send: String?
+
+  @Flag(
+    help:
+      "Hold the descriptor until SIGINT or SIGTERM comes; others can take it by process and number meanwhile (--pid PID --fd N; a memfd also by the path /proc/PID/fd/N)."
+  )
+  var hold = false
+
+  @Option(help: ArgumentHelp("The number under which COMMAND gets the descriptor.", valueName: "number"))
+  var asFd: Int32?
+
+  @Option(
+    parsing: .remaining,
+    help: ArgumentHelp(
+      "Written as -- COMMAND ...: become this program, which inherits the descriptor. Its number is in the variable UDMABRIDGE_FD, and stands for each {} in the arguments.",
+      valueName: "words"))
+  var command: [String] = []
+
+  func validate() throws {
+    let given = [send != nil, hold, !command.isEmpty].count { $0 }
+    if given != 1 {
+      throw ValidationError("say what to do with it, in one way: -- COMMAND, --send SOCKET or --hold")
+    }
+    if let asFd {
+      if command.isEmpty { throw ValidationError("--as-fd is about -- COMMAND") }
+      if asFd < 3 { throw ValidationError("--as-fd counts from 3: 0 to 2 are the standard streams") }
+    }
+  }
+
+  /// Hands `fd` over, and returns once that is done or, with --hold, was enough.
+  /// - Parameter facts: what is said of it.
+  func perform(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions) throws {
+    if let send { return try self.send(fd, to: send, facts, output) }
+    if hold { return try hold(fd, facts, output) }
+    var facts = facts
+    do throws(Errno) { facts.fd = try fd.hand(as: asFd) } catch {
+      throw Trouble("the descriptor cannot have the number \(asFd ?? -1): \(error); ulimit -n bounds them")
+    }
+    let number = "\(facts.fd ?? -1)"
+    // Standard output is the program's.
+    if output.json { printError(try jsonText(facts, inOneLine: true)) }
+    setEnvironment("UDMABRIDGE_FD", number)
+    let error = execute(command.map { $0.replacing("{}", with: number) })
+    printError("udmabridge: \(command[0]) cannot be executed: \(error)")
+    throw ExitCode(error == .noSuchFileOrDirectory ? 127 : 126)
+  }
+
+  private func send(_ fd: borrowing FD, to path: String, _ facts: Facts, _ output: OutputOptions) throws {
+    var message = Array(try jsonText(facts, inOneLine: true).utf8) + [0x0a]
+    do throws(Errno) {
+      let socket = try UnixSocket.connect(FilePath(path))
+      // The descriptor goes with the first byte; the rest follows if the socket takes it in pieces.
+      let sent = try unsafe socket.send(message.span.bytes, passing: fd)
+      message.removeFirst(sent)
+      try unsafe socket.fd.write(message.span.bytes)
+    } catch {
+      let why =
+        switch error {
+        case .noSuchFileOrDirectory: "there is no such socket; start the program that listens there first"
+        case .connectionRefused: "nobody listens there any more"
+        case Errno(rawValue: EPROTOTYPE): "it is no stream socket"
+        default: "\(error)"
+        }
+      throw Trouble("the descriptor cannot be sent to \(path): \(why)")
+    }
+    try output.print(facts, "sent to \(path): \(facts.text)")
+  }
+
+  private func hold(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions) throws {
+    let signals = try SignalFD([SIGTERM, SIGINT])
+    var facts = facts
+    facts.fd = fd.withRaw { $0 }
+    facts.pid = getpid()
+    try output.print(
+      facts, "held as --pid \(getpid()) --fd \(facts.fd ?? -1) until SIGINT or SIGTERM: \(facts.text)")
+    while signals.next() == nil { _ = try signals.fd.isReadable(within: -1) }
+  }
+
+  /// What is said of a descriptor that is handed over.
+  struct Facts: Encodable {
+    let kind: FileFacts.Kind
+    /// In bytes.
+    let size: UInt64
+    let inode: UInt64
+    var name: String?
+    /// Of a dma-buf: ranges as they were given, and as the kernel got them.
+    var ranges: Int?
+    var items: Int?
+    /// Its number, in the process `pid` or in the program that is started.
+    var fd: Int32?
+    var pid: Int32?
+
+    var text: String {
+      let made =
+        items.map { ", of \(counted($0, "item")) (\(counted(ranges ?? $0, "range")) before joining)" } ?? ""
+      return "\(kind.rawValue), \(bytes(size)), inode \(inode)\(made)"
+    }
+  }
+}

@@ -1,0 +1,79 @@
+import Foundation
+import Linux
+import SystemPackage
+import TestSupport
+
+/// Runs the tool as its users do.
+enum Tool {
+  static let program = builtPrograms.appending("udmabridge")
+
+  /// - Returns: the exit status, and standard output and error together.
+  static func run(_ arguments: String...) throws -> (status: Int32, output: String) {
+    try TestSupport.run(program, arguments, withErrors: true)
+  }
+
+  /// Runs a line of the shell, in which `udmabridge` and `peer` are the programs of these tests.
+  static func shell(_ line: String) throws -> (status: Int32, output: String) {
+    try TestSupport.run(
+      "/bin/bash", ["-c", "PATH=\"\(builtPrograms.string):$PATH\"; \(line)"], withErrors: true)
+  }
+
+  /// What a command prints as JSON.
+  static func json(_ line: String) throws -> [String: Any] {
+    let (status, output) = try shell(line)
+    guard status == 0,
+      let object = try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any]
+    else {
+      throw TroubleInTest("status \(status) of «\(line)»: \(output)")
+    }
+    return object
+  }
+}
+
+/// A QEMU without a guest's system: its firmware runs, and nothing else.
+final class BareQEMU {
+  let directory: FilePath
+  let child: Child
+  var pid: Int32 { child.pid }
+  var qmp: FilePath { directory.appending("qmp") }
+  let monitor: Monitor
+
+  /// Installed, or fetched by qemu/setup.
+  static let programs: [String: FilePath] = {
+    let cache =
+      ProcessInfo.processInfo.environment["UDMABRIDGE_CACHE"]
+      ?? ProcessInfo.processInfo.environment["XDG_CACHE_HOME"].map { $0 + "/udmabridge" }
+      ?? NSHomeDirectory() + "/.cache/udmabridge"
+    var all = ["installed": "/usr/bin/qemu-system-x86_64"]
+    // There each start takes many times as long: the others are tried outside.
+    for version in TestHost.isActive ? [] : ["10.0", "11.1"] {
+      all[version] = "\(cache)/qemu/\(version)/qemu-system-x86_64"
+    }
+    return all.filter { FileManager.default.isExecutableFile(atPath: $0.value) }.mapValues { FilePath($0) }
+  }()
+
+  /// QEMU serves one client at a time on each monitor: there is one for the tool, and one for the test.
+  init(_ program: FilePath, _ options: [String]) throws {
+    directory = try makeTemporaryDirectory()
+    child = try Child(
+      program,
+      [
+        "-accel", TestHost.isActive ? "kvm" : "tcg", "-nodefaults", "-display", "none", "-qmp",
+        "unix:\(directory)/qmp,server=on,wait=off", "-qmp",
+        "unix:\(directory)/own,server=on,wait=off",
+      ] + options)
+    var connected: Monitor?
+    let path = directory.appending("own")
+    try waitUntil("QEMU's monitor answers") {
+      connected = try? Monitor(path)
+      return connected != nil
+    }
+    monitor = connected!
+  }
+
+  deinit {
+    child.signal(SIGKILL)
+    child.wait()
+    _ = try? FileManager.default.removeItem(atPath: directory.string)
+  }
+}
