@@ -4,11 +4,14 @@ public import SystemPackage
 
 /// Who is at the other end of a Unix socket, as of the moment when it connected.
 public struct PeerCredentials: Equatable, Sendable {
+  /// The process.
   public var pid: Int32
+  /// The effective user.
   public var user: UInt32
   /// The primary group and all others.
   public var groups: Set<UInt32>
 
+  /// What is told of somebody.
   public init(pid: Int32, user: UInt32, groups: Set<UInt32>) {
     (self.pid, self.user, self.groups) = (pid, user, groups)
   }

@@ -142,7 +142,7 @@ public struct UnixSocket: ~Copyable, Sendable {
 
   /// The process at the other end, or the one that listened there; nil if it is of another pid namespace.
   /// The corresponding socket option is `SO_PEERCRED`.
-  public borrowing func peer() throws(Errno) -> Int32? {
+  public borrowing func peerProcess() throws(Errno) -> Int32? {
     let pid = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_peer(raw) } }
     return pid > 0 ? pid : nil
   }

@@ -27,7 +27,7 @@ public final class QMPClient {
   }
 
   /// The process at the other end: QEMU, or whoever made the socket for it.
-  public var peer: Int32? { try? socket.peer() }
+  public var peer: Int32? { try? socket.peerProcess() }
 
   /// QEMU's version, such as `10.0.2`.
   public func version() throws(QEMUError) -> String {
