@@ -57,7 +57,7 @@ let package = Package(
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink", "Consumers", "CPNG",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers", "CPNG",
         system, log,
         arguments,
       ],

@@ -87,6 +87,11 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
   }
 
   public var description: String {
-    String(decoding: (0..<4).map { UInt8(truncatingIfNeeded: rawValue >> (8 * $0)) }, as: UTF8.self)
+    // It goes out with each frame: four characters need no memory of their own.
+    var text = ""
+    for place: UInt32 in 0..<4 {
+      text.unicodeScalars.append(Unicode.Scalar(UInt8(truncatingIfNeeded: rawValue >> (8 * place))))
+    }
+    return text
   }
 }

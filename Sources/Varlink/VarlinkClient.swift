@@ -35,12 +35,14 @@ public enum VarlinkClientError: Error, CustomStringConvertible {
 
 private struct ReplyBody<Parameters: Decodable>: Decodable { let parameters: Parameters }
 
-/// A connection to a service, which waits for each answer.
+/// A connection to a service: waits for each answer, or takes it in an event loop.
 public final class VarlinkClient {
   /// A longer reply is not read, in bytes.
   private static let longestMessage = 16 << 20
   private let socket: UnixSocket
   private var input: [UInt8] = []
+  /// What came with the reply that is being received.
+  private var descriptors = ReceivedDescriptors()
 
   public init(_ path: FilePath) throws(VarlinkClientError) {
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .connecting(path, error) }
@@ -135,14 +137,47 @@ public final class VarlinkClient {
 
   /// The next reply, waited for.
   public func next() throws(VarlinkClientError) -> Reply {
-    var descriptors = ReceivedDescriptors()
+    while true {
+      if let reply = try nextReceived() { return reply }
+      do throws(Errno) { _ = try socket.waitUntilReadable() } catch { throw .transport(error) }
+    }
+  }
+
+  // MARK: In an event loop
+
+  /// Lends the socket, to be watched: when it is readable, `nextReceived` has something to do.
+  public func withDescriptor<Result: ~Copyable, Failure: Error>(
+    _ body: (borrowing FD) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try body(socket.fd)
+  }
+
+  /// Calls a method, and leaves its answer to `nextReceived`. One call at a time: a descriptor belongs to the reply
+  /// that is awaited.
+  public func begin(
+    _ method: String, _ parameters: some JSONWritable = EmptyObject()
+  ) throws(VarlinkClientError) {
+    try send(method, parameters, more: false)
+  }
+
+  /// The next reply, if all of it is there; ask again until there is none.
+  public func nextReceived() throws(VarlinkClientError) -> Reply? {
     while !input.contains(0) {
       guard input.count <= Self.longestMessage else { throw .malformed("it has more than 16 MiB") }
-      if try receive(&descriptors) == 0 { throw .closed }
+      let count: Int
+      do throws(Errno) {
+        count = try socket.receive(into: &input, upTo: 64 << 10, descriptors: &descriptors)
+      } catch {
+        if error == .wouldBlock { return nil }
+        throw error == .connectionReset ? .closed : .transport(error)
+      }
+      if count == 0 { throw .closed }
     }
     let end = input.firstIndex(of: 0) ?? input.endIndex
     let message = Array(input[..<end])
     input.removeFirst(end + 1)
+    let descriptor = descriptors.take(0)
+    descriptors = ReceivedDescriptors()
     let envelope: Envelope
     do { envelope = try JSONDecoder().decode(Envelope.self, from: Data(message)) } catch {
       throw .malformed("\(error)")
@@ -152,13 +187,6 @@ public final class VarlinkClient {
       throw .answered(
         name: name, parameters: parameters.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
     }
-    return Reply(message: message, continues: envelope.continues ?? false, descriptor: descriptors.take(0))
-  }
-
-  private func receive(_ descriptors: inout ReceivedDescriptors) throws(VarlinkClientError) -> Int {
-    do throws(Errno) {
-      _ = try socket.waitUntilReadable()
-      return try socket.receive(into: &input, upTo: 64 << 10, descriptors: &descriptors)
-    } catch { throw error == .connectionReset ? .closed : .transport(error) }
+    return Reply(message: message, continues: envelope.continues ?? false, descriptor: descriptor)
   }
 }

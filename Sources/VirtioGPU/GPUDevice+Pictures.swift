@@ -1,8 +1,8 @@
-internal import Buffers
+package import Buffers
 internal import Guest
 internal import Linux
 internal import Logging
-internal import Scanout
+package import Scanout
 internal import SystemPackage
 
 // Which picture of a resource a scanout shows: the guest's own pages, or a copy where these cannot be shown.
@@ -262,7 +262,7 @@ extension GPUDevice {
 }
 
 extension ShadowCause {
-  fileprivate init(_ error: SinkError) {
+  package init(_ error: SinkError) {
     let name: Name =
       switch error.refusal {
       case .importing: .importRefused

@@ -1,6 +1,6 @@
-internal import Buffers
+package import Buffers
 internal import Linux
-internal import Scanout
+package import Scanout
 
 /// What a scanout shows of a resource.
 enum Picture {
@@ -18,22 +18,26 @@ enum Picture {
 }
 
 /// A cursor that is drawn into a picture, since the screen has no plane for it.
-struct BlendedCursor: Equatable {
-  var image: CursorImage
+package struct BlendedCursor: Equatable {
+  package var image: CursorImage
   /// Of its upper left pixel, in the scanout's pixels.
-  var position: CursorPosition
+  package var position: CursorPosition
+
+  package init(image: CursorImage, position: CursorPosition) {
+    (self.image, self.position) = (image, position)
+  }
 }
 
 /// A copy of a part of a resource, for one scanout.
-final class Shadow {
-  let frame: Frame
-  let cause: ShadowCause
+package final class Shadow {
+  package let frame: Frame
+  package let cause: ShadowCause
   /// Where the copied part stands in its canvas.
-  let area: Rectangle
+  package let area: Rectangle
   /// What it takes, in bytes.
   var size: UInt64 { UInt64(target.length) }
   /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
-  var isStale = true
+  package var isStale = true
   /// What the guest transferred since the last copy.
   var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 
@@ -46,7 +50,7 @@ final class Shadow {
   private var drawn: BlendedCursor?
 
   /// - Parameter view: what the scanout shows; what the canvas has no room for is cut off at the lower right.
-  init(_ canvas: Canvas, of view: View, frameID: UInt64, cause: ShadowCause) {
+  package init(_ canvas: Canvas, of view: View, frameID: UInt64, cause: ShadowCause) {
     frame = Frame(id: frameID, memory: .shadow(canvas.memory), layout: canvas.layout)
     (self.cause, area, target) = (cause, canvas.area, canvas.memory.mapping)
     visible = Rectangle(
@@ -64,7 +68,7 @@ final class Shadow {
   ///   - damage: in the image's pixels.
   ///   - bytes: the image, or nil if the guest has taken it back: then nothing changes.
   /// - Returns: what is new, in the canvas's pixels, and how many bytes were copied.
-  func update(
+  package func update(
     _ damage: Rectangle, from bytes: ByteSource?, cursor: BlendedCursor?
   ) -> (changed: Rectangle, copied: UInt64) {
     guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }

@@ -16,7 +16,7 @@ struct Udmabridge: ParsableCommand {
     version: "0.1.0",
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
-      Doctor.self, Snapshot.self, Watch.self, Stats.self,
+      Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self,
     ])
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser

@@ -4,16 +4,18 @@ import Linux
 import SystemPackage
 import TestSupport
 
-/// A guest, as a helper sees it, that draws 64x48 pixels into pages of which no two are neighbours. It speaks to the
-/// program through the front end of the tests.
+/// A guest, as a helper sees it, that draws into pages of which no two are neighbours. It speaks to the program
+/// through the front end of the tests.
 final class DrawingGuest {
-  static let (width, height) = (64, 48)
+  /// Of its pictures, in pixels: whole pages.
+  let width, height: Int
   private let ram: GuestRAM
   private let queues: [DriverQueue]
   private let frontEnd: FrontEnd
   private var pages: [UInt32: [UInt64]] = [:]
 
-  init(_ helper: Listening) throws {
+  init(_ helper: Listening, width: Int = 64, height: Int = 48) throws {
+    (self.width, self.height) = (width, height)
     ram = try GuestRAM.likeQEMU()
     queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
     frontEnd = try FrontEnd(helper.connect()) {
@@ -40,14 +42,14 @@ final class DrawingGuest {
     }
   }
 
-  private var area: [UInt8] { words(0, 0, UInt32(Self.width), UInt32(Self.height)) }
+  private var area: [UInt8] { words(0, 0, UInt32(width), UInt32(height)) }
 
   /// Makes a buffer of XR24 pixels with this number.
   func create(_ id: UInt32) throws {
-    let pages = (0..<3).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
+    let pages = (0..<width * height * 4 / Int(systemPageSize)).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
     self.pages[id] = pages
-    try command(0x101, words(id, 2, UInt32(Self.width), UInt32(Self.height)))
-    try command(0x106, words(id, 3) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
+    try command(0x101, words(id, 2, UInt32(width), UInt32(height)))
+    try command(0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
   }
 
   /// Draws a picture, and shows it.
@@ -56,8 +58,8 @@ final class DrawingGuest {
   @discardableResult
   func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0) throws -> String {
     var bytes: [UInt8] = []
-    for y in 0..<UInt32(Self.height) {
-      for x in 0..<UInt32(Self.width) { bytes += TestSupport.pixel(x, y, frame: frame).bytes }
+    for y in 0..<UInt32(height) {
+      for x in 0..<UInt32(width) { bytes += TestSupport.pixel(x, y, frame: frame).bytes }
     }
     let page = Int(systemPageSize)
     for (index, address) in pages[id]!.enumerated() {
@@ -81,6 +83,9 @@ final class DrawingGuest {
     let position = words(0, UInt32(bitPattern: x), UInt32(bitPattern: y), 0)
     try command(0x300, position + words(id, 0, 0, 0), queue: 1)
   }
+
+  /// UPDATE_CURSOR without a resource.
+  func hideCursor() throws { try command(0x300, words(0, 0, 0, 0) + words(0, 0, 0, 0), queue: 1) }
 
   func unref(_ id: UInt32) throws { try command(0x102, words(id, 0)) }
 

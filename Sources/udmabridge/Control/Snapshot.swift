@@ -46,16 +46,11 @@ private struct Picture {
     var reply = try display.call("GetFrame", DisplayRequest(scanout: scanout, hold: true))
     let frame = try reply.decode(DisplayFrameReply.self).frame
     guard let fd = reply.descriptor.take() else { throw ControlError("the service passed no descriptor") }
-    let source = frame.source
-    (width, height) = (source.width, source.height)
-    // The service is trusted with its pictures, but not with the memory of this process.
-    let side = 0..<1 << 16
-    guard let layout = frame.layout, let end = layout.end, end <= UInt64(clamping: frame.size),
-      side.contains(source.x), side.contains(source.y), side.contains(source.width),
-      side.contains(source.height),
-      source.x + source.width <= frame.width, source.y + source.height <= frame.height,
+    guard let (layout, part) = frame.geometry, let end = layout.end,
       let shuffle = (layout.format.opaque ?? layout.format).shuffle(to: .abgr8888)
     else { throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be read") }
+    let source = frame.source
+    (width, height) = (Int(part.width), Int(part.height))
 
     let memory: Memory
     do throws(Errno) { memory = try Memory(fd, frame) } catch {
@@ -130,18 +125,5 @@ private struct Picture {
       let text = message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
       throw ControlError("the PNG could not be written: \(String(decoding: text, as: UTF8.self))")
     }
-  }
-}
-
-extension DisplayFrame {
-  /// Nil if a number does not fit.
-  fileprivate var layout: FrameLayout? {
-    guard let width = UInt32(exactly: width), let height = UInt32(exactly: height),
-      let fourcc = UInt32(exactly: fourcc), let stride = UInt32(exactly: stride),
-      let offset = UInt32(exactly: offset),
-      modifier == 0
-    else { return nil }
-    return FrameLayout(
-      width: width, height: height, format: FourCC(rawValue: fourcc), stride: stride, offset: offset)
   }
 }

@@ -1,0 +1,28 @@
+import Consumers
+import Scanout
+
+extension DisplayRectangle {
+  /// Nil if a number does not fit.
+  var rectangle: Rectangle? {
+    guard let x = UInt32(exactly: x), let y = UInt32(exactly: y), let width = UInt32(exactly: width),
+      let height = UInt32(exactly: height)
+    else { return nil }
+    return Rectangle(x: x, y: y, width: width, height: height)
+  }
+}
+
+extension DisplayFrame {
+  /// How the image lies in its buffer, and which part of it is shown; nil if that cannot be. The service is trusted
+  /// with its pictures, but not with the memory of this process.
+  var geometry: (layout: FrameLayout, source: Rectangle)? {
+    guard let width = UInt32(exactly: width), let height = UInt32(exactly: height),
+      let fourcc = UInt32(exactly: fourcc), let stride = UInt32(exactly: stride),
+      let offset = UInt32(exactly: offset), modifier == 0, let source = source.rectangle,
+      !source.isEmpty, source.fits(width: width, height: height), width < 1 << 16, height < 1 << 16
+    else { return nil }
+    let layout = FrameLayout(
+      width: width, height: height, format: FourCC(rawValue: fourcc), stride: stride, offset: offset)
+    guard let end = layout.end, end <= UInt64(clamping: size) else { return nil }
+    return (layout, source)
+  }
+}

@@ -1,0 +1,78 @@
+import Consumers
+import Linux
+import SystemPackage
+import Varlink
+
+/// Calls of `io.udmabridge.Display` on a connection of their own, one after the other, whose answers come in the event
+/// loop.
+final class DisplayCaller {
+  typealias Answer = (consuming Result<VarlinkClient.Reply, VarlinkClientError>) -> Void
+
+  private struct Call {
+    let method: String
+    let request: DisplayRequest
+    let answer: Answer
+  }
+
+  private let client: VarlinkClient
+  private let loop: EventLoop
+  private var token: EventLoop.Token?
+  private var calls: [Call] = []
+  /// The connection is over, and there will be no more answers.
+  private let whenClosed: (VarlinkClientError) -> Void
+
+  init(
+    _ path: FilePath, loop: EventLoop, whenClosed: @escaping (VarlinkClientError) -> Void
+  ) throws(VarlinkClientError) {
+    client = try VarlinkClient(path)
+    (self.loop, self.whenClosed) = (loop, whenClosed)
+    do throws(Errno) {
+      token = try client.withDescriptor { fd throws(Errno) in
+        try loop.add(fd) { [unowned self] _ in receive() }
+      }
+    } catch { throw .transport(error) }
+  }
+
+  deinit { stop() }
+
+  private func stop() {
+    guard let token = token.take() else { return }
+    client.withDescriptor { loop.remove(token, $0) }
+  }
+
+  func call(_ method: String, _ request: DisplayRequest, _ answer: @escaping Answer) {
+    guard token != nil else { return }
+    calls.append(Call(method: method, request: request, answer: answer))
+    if calls.count == 1 { begin() }
+  }
+
+  private func begin() {
+    guard let call = calls.first else { return }
+    do throws(VarlinkClientError) {
+      try client.begin("io.udmabridge.Display.\(call.method)", call.request)
+    } catch { close(error) }
+  }
+
+  private func close(_ error: VarlinkClientError) {
+    stop()
+    calls = []
+    whenClosed(error)
+  }
+
+  private func receive() {
+    do throws(VarlinkClientError) {
+      guard let reply = try client.nextReceived() else { return }
+      finish(.success(reply))
+    } catch {
+      if case .answered = error { finish(.failure(error)) } else { close(error) }
+    }
+  }
+
+  private func finish(_ result: consuming Result<VarlinkClient.Reply, VarlinkClientError>) {
+    guard let call = calls.first else { return close(.malformed("nothing was asked")) }
+    // It stays the first until it is over: what is asked meanwhile comes after it.
+    call.answer(result)
+    if !calls.isEmpty { calls.removeFirst() }
+    begin()
+  }
+}

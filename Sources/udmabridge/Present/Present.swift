@@ -1,0 +1,90 @@
+import ArgumentParser
+import Consumers
+import Glibc
+import KMS
+import Linux
+import Logging
+import Scanout
+import SystemPackage
+import Udmabuf
+import Varlink
+
+/// The KMS consumer as a process of its own, so that the helper needs no card.
+struct Present: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show what a guest shows on a KMS card's screens.",
+    discussion: """
+      The frames come from the control socket of vhost-user-udmabuf; the guest's own pages are on the screen where the \
+      card takes them, else a copy. It must be DRM master, so no display server may hold the card. It ends with the \
+      helper, or with SIGINT or SIGTERM; what the screens showed before is back then.
+
+        udmabridge present --control /run/vg.control --kms /dev/dri/card0:HDMI-A-1,DP-1
+      """)
+
+  @OptionGroup var socket: ControlOption
+
+  @Option(
+    help: ArgumentHelp(
+      "The card: PATH[:CONNECTOR[,CONNECTOR...]], auto, or fd:N[:CONNECTOR...] for an inherited descriptor. May be repeated; the guest's scanouts go to the connectors in this order.",
+      valueName: "card"))
+  var kms: [String] = []
+
+  @Flag(help: "Show no cursor.")
+  var noCursor = false
+
+  @OptionGroup var output: OutputOptions
+
+  func validate() throws {
+    if kms.isEmpty { throw ValidationError("where to show it: --kms CARD, or --kms auto") }
+  }
+
+  func run() throws {
+    let plan = try KMSPlan(kms.map { try KMSTarget($0) })
+    // Who is not there cannot be shown: before anything happens to the screens.
+    let display = try socket.connect()
+    let count = try display.call("GetOutputs").decode(DisplayOutputs.self).outputs.count
+    let loop = try EventLoop()
+    let signals = try SignalFD([SIGTERM, SIGINT])
+    try ignoreWriteSignals()
+    try exitOnBusError("udmabridge: memory of the guest became shorter while it was copied\n")
+    let udmabuf = try? UdmabufDevice()
+    let cards = try plan.cards.map {
+      try KMSSink($0, udmabuf: udmabuf, loop: loop, log: Logger(label: "udmabridge") { _ in SwiftLogNoOpLogHandler() })
+    }
+    defer { for card in cards { card.close() } }
+    let sink: any ScanoutSink =
+      cards.count == 1
+      ? cards[0] : SinkGroup(cards, routes: plan.routes(outputs: cards.map(\.outputs.count)))
+    if sink.outputs.count < count {
+      printError(
+        "udmabridge: the guest has \(counted(count, "scanout")), and the first \(sink.outputs.count) are shown; "
+          + "name more connectors for the rest")
+    }
+    let presenter = try Presenter(
+      FilePath(socket.control), sink, scanouts: min(count, sink.outputs.count), showsCursor: !noCursor,
+      udmabuf: udmabuf, loop: loop, output: output)
+    let token = try loop.add(signals.fd) { _ in loop.stop() }
+    defer { loop.remove(token, signals.fd) }
+    try loop.run()
+    presenter.stop()
+    for card in cards { card.close() }
+    if let failure = presenter.failure { throw failure }
+    try output.print(presenter.counts, presenter.counts.text)
+  }
+}
+
+/// What became of the frames.
+struct PresentCounts: Encodable {
+  var shown = 0
+  /// Another one came within the same refresh.
+  var coalesced = 0
+  var failed = 0
+  /// Buffers that were taken in.
+  var buffers = 0
+  var bytesCopied: UInt64 = 0
+
+  var text: String {
+    "\(counted(shown, "frame")) shown, \(coalesced) coalesced, \(failed) failed; \(counted(buffers, "buffer")) taken in, "
+      + "\(bytesCopied) bytes copied"
+  }
+}

@@ -1,0 +1,78 @@
+import Buffers
+import Consumers
+import Guest
+import Linux
+import Scanout
+import SystemPackage
+import Udmabuf
+import VirtioGPU
+
+/// A buffer of the guest's that this process has got: its descriptor is asked for once.
+final class PresentedBuffer {
+  /// As the helper calls it.
+  let number: Int
+  let layout: FrameLayout
+  /// What a card can take in; nil of a memfd of which no dma-buf can be made.
+  let frame: Frame?
+  private let dmabuf: DMABuf?
+  private var mapping: Mapping?
+
+  /// How often the helper was asked to hold it.
+  var holds = 0
+  var lastUse = monotonicNanoseconds()
+  /// The part of it that the card has agreed to show.
+  var prepared: Rectangle?
+  /// A copy of that part, for when the card does not.
+  private(set) var copy: Shadow?
+  private var copied: Rectangle?
+
+  /// - Parameter udmabuf: to make a dma-buf of a memfd.
+  init(
+    _ fd: consuming FD, _ description: DisplayFrame, _ layout: FrameLayout, id: UInt64, udmabuf: UdmabufDevice?
+  ) throws(Errno) {
+    (number, self.layout) = (description.buffer, layout)
+    switch description.memory {
+    case .dmabuf: dmabuf = try DMABuf(adopting: fd)
+    case .memfd:
+      guard try fd.status().size >= UInt64(clamping: description.size) else { throw .invalidArgument }
+      mapping = try Mapping(fd, offset: 0, length: description.size, writable: false)
+      let range = MemfdRange(memfd: try Memfd(adopting: fd), offset: 0, length: UInt64(description.size))
+      dmabuf = try? udmabuf?.create(range)
+    }
+    frame = dmabuf.map { Frame(id: id, memory: .lent($0), layout: layout) }
+  }
+
+  /// Neither it nor its copy is on the screen, or on the way there.
+  var isIdle: Bool { (frame?.uses ?? 0) == 0 && (copy?.frame.uses ?? 0) == 0 }
+
+  /// The copy of this part, which `make` makes the first time.
+  func copy<Failure: Error>(
+    of part: Rectangle, _ make: () throws(Failure) -> Shadow
+  ) throws(Failure) -> (copy: Shadow, replaced: Shadow?) {
+    if let copy, copied == part { return (copy, nil) }
+    let new = try make()
+    let old = copy
+    (copy, copied) = (new, part)
+    return (new, old)
+  }
+
+  func takeCopy() -> Shadow? {
+    copied = nil
+    return copy.take()
+  }
+
+  /// Lets the CPU read it.
+  func read<Result>(_ body: (ByteSource) -> Result) throws(Errno) -> Result {
+    let mapping: Mapping
+    if let known = self.mapping {
+      mapping = known
+    } else {
+      guard let dmabuf else { preconditionFailure("a buffer is a memfd or a dma-buf") }
+      mapping = try dmabuf.map()
+      self.mapping = mapping
+    }
+    try dmabuf?.beginCPUAccess(.read)
+    defer { try? dmabuf?.endCPUAccess(.read) }
+    return body(ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)]))
+  }
+}

@@ -1,0 +1,324 @@
+import Buffers
+import Consumers
+import Linux
+import Scanout
+import SystemPackage
+import Varlink
+import VirtioGPU
+
+/// One of the guest's scanouts on one of the sink's. Each has a connection of its own, with its own holds.
+///
+/// A buffer is held from before it goes to the card until the flip that takes it off, or while it is copied. Of what
+/// comes meanwhile the newest counts.
+final class PresentedScanout {
+  /// So many buffers are kept, and for so long after they were shown last, in milliseconds: the helper does not say
+  /// when the guest gives one up, whose pages stay pinned until then.
+  private static let keptBuffers = 8
+  private static let keptFor: UInt32 = 1000
+  /// After this time a connection that the helper closed is made anew, in milliseconds.
+  private static let pause: UInt32 = 200
+
+  private unowned let presenter: Presenter
+  private let index: Int
+  private let scanout: ScanoutID
+  private var caller: DisplayCaller?
+  private var sweeping: Timer?
+  private var reconnecting: Timer?
+  private var buffers: [PresentedBuffer] = []
+
+  /// What is to be shown and has not been handed to the sink.
+  private var news: (frame: DisplayFrame, damage: Rectangle?)?
+  private var isAsking = false
+  /// The picture that the sink was handed last, and its number at the helper; nil when it is dark.
+  private var last: (buffer: PresentedBuffer, frame: DisplayFrame)?
+  private var sequence: UInt64 = 0
+  private var saidOf: String?
+
+  private var cursor: DisplayCursor?
+  private var cursorImage: (number: Int, image: CursorImage)?
+
+  init(_ index: Int, _ presenter: Presenter) throws {
+    (self.index, self.presenter) = (index, presenter)
+    scanout = ScanoutID(UInt32(index))
+    sweeping = try Timer(presenter.loop) { [unowned self] in sweep() }
+    reconnecting = try Timer(presenter.loop) { [unowned self] in reconnect() }
+    try connect()
+  }
+
+  private func connect() throws(VarlinkClientError) {
+    caller = try DisplayCaller(presenter.path, loop: presenter.loop) { [unowned self] _ in disconnected() }
+  }
+
+  func stop() {
+    caller = nil
+    (sweeping, reconnecting) = (nil, nil)
+  }
+
+  private func call(_ method: String, _ request: DisplayRequest, _ answer: @escaping DisplayCaller.Answer) {
+    caller?.call(method, request, answer)
+  }
+
+  /// The helper ends, or has taken back what was held for too long: it is the guest's, and must not be seen.
+  private func disconnected() {
+    isAsking = false
+    for buffer in buffers { forget(buffer) }
+    buffers = []
+    last = nil
+    presenter.sink.turnOff(scanout)
+    reconnecting?.arm(milliseconds: Self.pause)
+  }
+
+  private func reconnect() {
+    // Whether it has ended is told on the other connection.
+    do throws(VarlinkClientError) { try connect() } catch { return }
+    ask()
+  }
+
+  // MARK: Frames
+
+  func changed(_ frame: DisplayFrame, _ damage: Rectangle?) {
+    let before = news
+    let sum = before.flatMap { before in damage.flatMap { before.damage?.union($0) } }
+    news = (frame, before == nil ? damage : sum)
+    proceed()
+  }
+
+  func turnOff() {
+    news = nil
+    last = nil
+    presenter.sink.turnOff(scanout)
+    sweepSoon()
+  }
+
+  private func proceed() {
+    guard !isAsking, let news else { return }
+    guard let buffer = buffers.first(where: { $0.number == news.frame.buffer }) else { return ask() }
+    if buffer.holds > 0 { return show(buffer) }
+    isAsking = true
+    call("Hold", DisplayRequest(buffer: buffer.number)) { [unowned self] answer in
+      isAsking = false
+      switch consume answer {
+      case .success:
+        buffer.holds += 1
+        show(buffer)
+      case .failure(let error):
+        // It is gone; what came in its place is announced.
+        if self.news?.frame.buffer == buffer.number { self.news = nil }
+        remove(buffer)
+        if case .answered(let name, _) = error, !name.hasSuffix(".NoSuchBuffer") { presenter.complain("\(error)") }
+      }
+      proceed()
+    }
+  }
+
+  /// Gets what is shown now, with its descriptor.
+  private func ask() {
+    isAsking = true
+    call("GetFrame", DisplayRequest(scanout: index, hold: true)) { [unowned self] answer in
+      isAsking = false
+      switch consume answer {
+      case .success(var reply):
+        do {
+          let told = try reply.decode(DisplayFrameReply.self)
+          let fd = reply.descriptor.take()
+          if let known = buffers.first(where: { $0.number == told.frame.buffer }) {
+            takeIn(known, told.frame)
+          } else if let fd {
+            takeIn(try add(fd, told.frame), told.frame)
+          }
+        } catch {
+          news = nil
+          presenter.complain("\(error)")
+        }
+      case .failure(let error):
+        news = nil
+        if case .answered(let name, _) = error, !name.hasSuffix(".NoFrame") { presenter.complain("\(error)") }
+      }
+      proceed()
+    }
+  }
+
+  private func add(_ fd: consuming FD, _ frame: DisplayFrame) throws -> PresentedBuffer {
+    guard let (layout, _) = frame.geometry else {
+      throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown")
+    }
+    while buffers.count >= Self.keptBuffers, let oldest = buffers.filter(\.isIdle).min(by: { $0.lastUse < $1.lastUse }) {
+      remove(oldest)
+    }
+    let buffer = try PresentedBuffer(fd, frame, layout, id: presenter.newFrameID(), udmabuf: presenter.udmabuf)
+    buffer.frame?.whenIdle = { [weak self, unowned buffer] in self?.settle(buffer) }
+    buffers.append(buffer)
+    presenter.counts.buffers += 1
+    return buffer
+  }
+
+  private func takeIn(_ buffer: PresentedBuffer, _ frame: DisplayFrame) {
+    buffer.holds += 1
+    // Of a later one that was announced meanwhile there is news still.
+    if let known = news, known.frame.sequence > frame.sequence { return settle(buffer) }
+    news = (frame, nil)
+    show(buffer)
+  }
+
+  /// Shows the news, if they are of this buffer, which is held.
+  private func show(_ buffer: PresentedBuffer) {
+    defer { settle(buffer) }
+    guard let (frame, damage) = news, frame.buffer == buffer.number else { return }
+    news = nil
+    guard let (layout, source) = frame.geometry, layout == buffer.layout else {
+      return presenter.complain("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown")
+    }
+    let isSame = last?.buffer === buffer && last?.frame.source == frame.source
+    let changed = isSame ? (damage ?? source).intersection(source) : source
+    do throws(SinkError) {
+      let (shown, part, new, why) = try picture(buffer, source, changed, isNew: !isSame)
+      sequence += 1
+      (buffer.lastUse, last) = (monotonicNanoseconds(), (buffer, frame))
+      presenter.sink.present(Presentation(frame: shown, source: part, damage: new, sequence: sequence), on: scanout)
+      let what = "\(layout) \(why ?? "")"
+      if what != saidOf {
+        saidOf = what
+        presenter.say(layout, on: index, copied: why)
+      }
+    } catch {
+      presenter.counts.failed += 1
+      presenter.complain("scanout \(index) cannot show \(layout): \(error)")
+    }
+    sweepSoon()
+  }
+
+  /// The buffer itself, or a copy where the card refuses it or the cursor must be drawn.
+  private func picture(
+    _ buffer: PresentedBuffer, _ source: Rectangle, _ changed: Rectangle, isNew: Bool
+  ) throws(SinkError) -> (frame: Frame, source: Rectangle, damage: Rectangle, whyCopied: String?) {
+    let drawn = blendedCursor
+    let cause: ShadowCause
+    if drawn != nil {
+      cause = ShadowCause(.noCursorPlane, "the screen has no plane for the guest's cursor")
+    } else if let frame = buffer.frame {
+      if let refused = buffer.copy?.cause, refused.name != .noCursorPlane {
+        cause = refused
+      } else {
+        do throws(SinkError) {
+          if buffer.prepared != source {
+            try presenter.sink.prepare(frame, source: source, on: scanout)
+            buffer.prepared = source
+          }
+          return (frame, source, changed, nil)
+        } catch {
+          guard error.refusal.isMendedByCopying else { throw error }
+          cause = ShadowCause(error)
+        }
+      }
+    } else {
+      cause = ShadowCause(.udmabuf, "it is a memfd, of which no dma-buf can be made here")
+    }
+    let (copy, old) = try buffer.copy(of: source) { () throws(SinkError) in
+      let canvas = try presenter.sink.allocate(
+        width: source.width, height: source.height, format: buffer.layout.format, on: scanout)
+      let copy = Shadow(
+        canvas, of: View(layout: buffer.layout, source: source), frameID: presenter.newFrameID(), cause: cause)
+      try presenter.sink.prepare(copy.frame, source: canvas.layout.bounds, on: scanout)
+      return copy
+    }
+    if let old { presenter.sink.forget(old.frame) }
+    if isNew { copy.isStale = true }
+    do throws(Errno) {
+      let (new, count) = try buffer.read { copy.update(changed, from: $0, cursor: drawn) }
+      presenter.counts.bytesCopied += count
+      return (copy.frame, copy.frame.layout.bounds, new, cause.message)
+    } catch { throw SinkError(.other, "buffer \(buffer.number) cannot be read: \(error)") }
+  }
+
+  // MARK: Letting go
+
+  /// Releases a buffer that the card does not read.
+  private func settle(_ buffer: PresentedBuffer) {
+    guard (buffer.frame?.uses ?? 0) == 0 else { return }
+    while buffer.holds > 0 {
+      buffer.holds -= 1
+      call("Release", DisplayRequest(buffer: buffer.number)) { _ in }
+    }
+  }
+
+  private func remove(_ buffer: PresentedBuffer) {
+    buffers.removeAll { $0 === buffer }
+    if last?.buffer === buffer { last = nil }
+    forget(buffer)
+    settle(buffer)
+  }
+
+  private func forget(_ buffer: PresentedBuffer) {
+    if let frame = buffer.frame { presenter.sink.forget(frame) }
+    buffer.prepared = nil
+    if let copy = buffer.takeCopy() { presenter.sink.forget(copy.frame) }
+  }
+
+  private func sweepSoon() {
+    if let sweeping, !sweeping.armed { sweeping.arm(milliseconds: Self.keptFor) }
+  }
+
+  private func sweep() {
+    let limit = monotonicNanoseconds() - Int64(Self.keptFor) * 1_000_000
+    for buffer in buffers where buffer !== last?.buffer && buffer.isIdle && buffer.lastUse <= limit { remove(buffer) }
+    if buffers.count > (last == nil ? 0 : 1) { sweepSoon() }
+  }
+
+  // MARK: The screen and the cursor
+
+  private var hasCursorPlane: Bool { presenter.sink.outputs[index].hasCursor }
+
+  /// A screen came or went: what was refused may be shown now.
+  func outputChanged() {
+    for buffer in buffers {
+      buffer.prepared = nil
+      if let copy = buffer.takeCopy() { presenter.sink.forget(copy.frame) }
+    }
+    applyCursor()
+    redraw()
+  }
+
+  /// Shows the same picture anew.
+  private func redraw() {
+    guard news == nil, let last else { return }
+    news = (last.frame, Rectangle(x: 0, y: 0, width: 0, height: 0))
+    proceed()
+  }
+
+  func moveCursor(_ cursor: DisplayCursor) {
+    self.cursor = cursor
+    guard cursor.visible, cursorImage?.number != cursor.image else { return applyCursor() }
+    call("GetCursor", DisplayRequest(scanout: index)) { [unowned self] answer in
+      guard case .success(var reply) = consume answer, let fd = reply.descriptor.take(),
+        let told = try? reply.decode(DisplayCursorReply.self).cursor
+      else { return }
+      do throws(Errno) {
+        let size = Int(CursorImage.side * CursorImage.side) * 4
+        guard try fd.status().size >= UInt64(size) else { return }
+        let pixels = try Mapping(fd, offset: 0, length: size, writable: false).bytes(at: 0, count: size)
+        let (hotX, hotY) = (UInt32(clamping: told.hotX), UInt32(clamping: told.hotY))
+        cursorImage = (told.image, CursorImage(pixels: pixels, hotX: hotX, hotY: hotY))
+      } catch { return presenter.complain("the cursor's image cannot be read: \(error)") }
+      self.cursor = told
+      applyCursor()
+    }
+  }
+
+  private var visibleCursor: BlendedCursor? {
+    guard let cursor, cursor.visible, let cursorImage else { return nil }
+    let position = CursorPosition(x: Int32(clamping: cursor.x), y: Int32(clamping: cursor.y))
+    return BlendedCursor(image: cursorImage.image, position: position)
+  }
+
+  private var blendedCursor: BlendedCursor? { hasCursorPlane ? nil : visibleCursor }
+
+  private func applyCursor() {
+    guard hasCursorPlane else { return redraw() }
+    var position = visibleCursor?.position ?? CursorPosition(x: 0, y: 0)
+    // Where the picture is in the middle of a larger screen, its cursor is there too.
+    if let area = last?.buffer.copy?.area {
+      (position.x, position.y) = (position.x &+ Int32(clamping: area.x), position.y &+ Int32(clamping: area.y))
+    }
+    presenter.sink.setCursor(visibleCursor?.image, at: position, on: scanout)
+  }
+}

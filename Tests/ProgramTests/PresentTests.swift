@@ -1,0 +1,201 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// `udmabridge present`: what another process offers, on a card's screen.
+@Suite struct PresentOptionTests {
+  @Test(
+    "what is wrong is named, in a line, with the status that says whose mistake it is",
+    arguments: [
+      ([], 64, "--control"), (["--control", "/nowhere"], 64, "--kms CARD"),
+      (["--control", "/nowhere", "--kms", "auto", "--kms-card", "x"], 64, "--kms-card"),
+      (["--control", "/nowhere", "--kms", "card0"], 1, "card0"),
+      (["--control", "/nowhere", "--kms", "/dev/dri/none"], 1, "there is no control socket /nowhere"),
+      (["--control", "/nowhere", "--kms", "/a:X-1", "--kms", "/a"], 1, "/a"),
+    ] as [([String], Int32, String)])
+  func mistakes(_ options: [String], _ status: Int32, _ named: String) throws {
+    let (ended, output) = try run(
+      builtPrograms.appending("udmabridge"), ["present"] + options, withErrors: true)
+    #expect(ended == status)
+    #expect(output.contains(named), "\(output)")
+  }
+
+  @Test("a card that is not there")
+  func noCard() throws {
+    let directory = try makeTemporaryDirectory()
+    let control = directory.appending("control")
+    let helper = try Listening(
+      builtPrograms.appending("vhost-user-udmabuf"), options: ["--control", control.string], directory: directory)
+    try waitUntil("it listens") {
+      FileManager.default.fileExists(atPath: helper.socket.string) || !helper.child.isRunning
+    }
+    let (status, output) = try run(
+      builtPrograms.appending("udmabridge"),
+      ["present", "--control", control.string, "--kms", "/dev/dri/none"], withErrors: true)
+    #expect(status == 1)
+    #expect(output.contains("/dev/dri/none") && output.split(separator: "\n").count == 1, "\(output)")
+  }
+}
+
+/// There is one card: one test at a time.
+@Suite(.testHost, .serialized) struct PresentTests {
+  private let helper: Listening
+  private var control: FilePath { helper.directory.appending("control") }
+
+  init() throws {
+    let directory = try makeTemporaryDirectory()
+    helper = try Listening(
+      builtPrograms.appending("vhost-user-udmabuf"),
+      options: ["--control", directory.appending("control").string, "--resolution", "1024x768"],
+      directory: directory)
+  }
+
+  private func start(_ options: [String] = []) throws -> (child: Child, output: PipeEnd) {
+    try startReading(
+      builtPrograms.appending("udmabridge"),
+      ["present", "--control", control.string, "--kms", "auto"] + options, withErrors: true)
+  }
+
+  /// The first place where the screen differs from a picture whose upper left pixel stands there.
+  private func difference(_ guest: DrawingGuest, frame: UInt32, middle: Bool = false) throws -> String? {
+    let screen = try Screenshot.take()
+    if !middle, (screen.width, screen.height) != (guest.width, guest.height) {
+      return "the screen is \(screen.width)x\(screen.height)"
+    }
+    let (left, top) = ((screen.width - guest.width) / 2, (screen.height - guest.height) / 2)
+    for y in 0..<guest.height {
+      for x in 0..<guest.width {
+        let (place, wanted) = (((top + y) * screen.width + left + x) * 3, pixel(UInt32(x), UInt32(y), frame: frame))
+        let seen = (0..<3).reduce(UInt32(0)) { $0 << 8 | UInt32(screen.rgb[place + $1]) }
+        if seen != wanted { return "(\(x), \(y)) is \(hex(seen)), not \(hex(wanted))" }
+      }
+    }
+    return nil
+  }
+
+  private func expectShown(_ guest: DrawingGuest, frame: UInt32, middle: Bool = false) throws {
+    var found: String? = "nothing was compared"
+    try? waitUntil("frame \(frame) is on the screen", seconds: 20) {
+      found = try difference(guest, frame: frame, middle: middle)
+      return found == nil
+    }
+    #expect(found == nil, "frame \(frame)")
+  }
+
+  private func holds() throws -> Int {
+    let (status, output) = try run(
+      builtPrograms.appending("udmabridge"), ["stats", "--control", control.string], withErrors: true)
+    let line = output.split(separator: "\n").first { $0.hasPrefix("control.holds") }
+    guard status == 0, let count = line?.split(separator: " ").last.flatMap({ Int($0) }) else {
+      throw TroubleInTest(output)
+    }
+    return count
+  }
+
+  @Test("the guest's own pages are on the screen, nothing is copied, and each frame counts")
+  func lent() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    for id: UInt32 in 1...2 { try guest.create(id) }
+    try guest.show(1, frame: 1)
+    let (child, output) = try start()
+    try expectShown(guest, frame: 1)
+    // The same buffer again, and the other one.
+    for (buffer, frame) in [(1, 2), (2, 3), (1, 4)] as [(UInt32, UInt32)] {
+      try guest.show(buffer, frame: frame)
+      try expectShown(guest, frame: frame)
+    }
+    #expect(try holds() == 1)
+    try guest.turnOff()
+    try waitUntil("it lets go") { try holds() == 0 }
+    // Nobody keeps the pages.
+    try guest.unref(1)
+    try guest.show(2, frame: 5)
+    try expectShown(guest, frame: 5)
+    child.signal(SIGTERM)
+    let text = try output.readToEnd()
+    #expect(child.wait() == 0)
+    #expect(text.hasPrefix("scanout 0 on Virtual-1: 1024x768 XR24, stride 4096, offset 0\n"), "\(text)")
+    #expect(text.contains(" frames shown, ") && text.hasSuffix(" taken in, 0 bytes copied\n"), "\(text)")
+    #expect(try holds() == 0)
+  }
+
+  @Test("a size that the card has no mode for is copied into the middle of one that it has")
+  func copied() throws {
+    let guest = try DrawingGuest(helper)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let (child, output) = try start()
+    for frame: UInt32 in 2...3 {
+      try expectShown(guest, frame: frame - 1, middle: true)
+      try guest.show(1, frame: frame)
+    }
+    try expectShown(guest, frame: 3, middle: true)
+    #expect(try holds() == 0)
+    child.signal(SIGINT)
+    let text = try output.readToEnd()
+    #expect(child.wait() == 0)
+    #expect(text.contains(", copied: ") && !text.contains(" 0 bytes copied"), "\(text)")
+  }
+
+  @Test("a cursor that the card has no plane for is drawn into a copy, and the pages come back after it")
+  func cursor() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let (child, output) = try start()
+    try expectShown(guest, frame: 1)
+    try guest.showCursor(9, x: 100, y: 50, 0xff12_3456)
+    try waitUntil("the cursor is there", seconds: 20) {
+      let screen = try Screenshot.take()
+      let place = (60 * screen.width + 110) * 3
+      return Array(screen.rgb[place..<place + 3]) == [0x12, 0x34, 0x56]
+    }
+    try guest.hideCursor()
+    try expectShown(guest, frame: 1)
+    child.signal(SIGTERM)
+    let text = try output.readToEnd()
+    #expect(child.wait() == 0)
+    #expect(text.contains("copied: the screen has no plane for the guest's cursor"), "\(text)")
+  }
+
+  @Test("it is killed: what it held is the guest's at once; another one takes its place")
+  func killed() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let (child, _) = try start()
+    try expectShown(guest, frame: 1)
+    #expect(try holds() == 1)
+    child.signal(SIGKILL)
+    child.wait()
+    try waitUntil("its hold ends") { try holds() == 0 }
+    let (next, output) = try start()
+    try guest.show(1, frame: 2)
+    try expectShown(guest, frame: 2)
+    // The helper ends, and so does it.
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(next.wait() == 0)
+    #expect(try output.readToEnd().hasSuffix(" taken in, 0 bytes copied\n"))
+  }
+
+  @Test("it is stopped while the guest frees what is on the screen: the guest waits a second, and it catches up")
+  func stopped() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    for id: UInt32 in 1...2 { try guest.create(id) }
+    try guest.show(1, frame: 1)
+    let (child, output) = try start()
+    try expectShown(guest, frame: 1)
+    child.signal(SIGSTOP)
+    try guest.show(2, frame: 2)
+    try guest.unref(1)
+    child.signal(SIGCONT)
+    try expectShown(guest, frame: 2)
+    child.signal(SIGTERM)
+    #expect(child.wait() == 0)
+    #expect(try output.readToEnd().hasSuffix(" 0 bytes copied\n"))
+  }
+}
