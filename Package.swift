@@ -111,7 +111,9 @@ let package = Package(
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),
     .executableTarget(
       name: "bench",
-      dependencies: ["CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", system],
+      dependencies: [
+        "CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Varlink", "Consumers", "Fixtures", system,
+      ],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]
 )

@@ -34,7 +34,7 @@ func benchFrames() throws {
   }
 }
 
-private func deviceFailure() -> Errno? {
+func deviceFailure() -> Errno? {
   do throws(Errno) { _ = try UdmabufDevice() } catch { return error }
   return nil
 }

@@ -38,8 +38,21 @@ final class GraphicsCard {
 
   /// Sends the commands with one kick, and waits until each is answered with `OK_NODATA`.
   func run(_ commands: [[UInt8]]) throws {
-    for command in commands { queue.send(command, answer: 24) }
+    prepare(commands)
     frontEnd.kickIfWanted(0, queue)
+    try finish(commands.count)
+  }
+
+  /// Leaves the commands to be kicked for.
+  func prepare(_ commands: [[UInt8]]) { for command in commands { queue.send(command, answer: 24) } }
+
+  /// The eventfd by which the back end is kicked.
+  func withKick<Result>(_ body: (CInt) throws -> Result) rethrows -> Result {
+    try frontEnd.line(0).kick.event.fd.withRaw { try body($0) }
+  }
+
+  /// Waits until so many commands are answered with `OK_NODATA`.
+  func finish(_ count: Int) throws {
     let end = monotonicNanoseconds() + Self.patience
     var done = 0
     while true {
@@ -47,7 +60,7 @@ final class GraphicsCard {
       // The driver has asked to be called; it looks once more, for what came before that was seen.
       fullMemoryFence()
       done += try takeAnswers()
-      if done == commands.count { return }
+      if done == count { return }
       try wait(until: end)
     }
   }

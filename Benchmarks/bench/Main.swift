@@ -7,7 +7,8 @@ import Linux
 struct Bench {
   static let benches: [(name: String, run: @Sendable () throws -> Void)] = [
     ("resolve", benchResolve), ("create", benchCreate), ("queue", benchQueue), ("start", benchStart),
-    ("shadow", benchShadow), ("frames", benchFrames), ("tool", benchTool),
+    ("shadow", benchShadow), ("frames", benchFrames), ("consumers", benchConsumers),
+    ("tool", benchTool),
   ]
 
   static func main() {

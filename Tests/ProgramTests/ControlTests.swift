@@ -126,7 +126,7 @@ import Testing
     var expected = ""
     for frame in 1...UInt32(count) {
       let buffer = (frame - 1) % 2 + 1
-      let hash = try guest.show(buffer, frame: frame)
+      let hash = fnv1a(try guest.show(buffer, frame: frame))
       if frame == 5 { stopped.child.signal(SIGSTOP) }
       if frame == 9 { killed.child.signal(SIGKILL) }
       expected += "frame \(frame): buffer \(buffer), 64x48, fnv1a \(hash)\n"
@@ -156,6 +156,36 @@ import Testing
     helper.child.signal(SIGTERM)
     #expect(helper.child.wait() == 0)
     #expect(try helper.output.readToEnd() == "")
+  }
+
+  /// The page faults of a process that needed no reading (proc_pid_stat(5), `minflt`).
+  private static func minorFaults(of pid: Int32) throws -> Int {
+    let status = try readText(FilePath("/proc/\(pid)/stat"))
+    // State, seven numbers, and this one, behind the name in parentheses.
+    let fields = status.split(separator: ")").last?.split(separator: " ") ?? []
+    guard fields.count > 7, let count = Int(fields[7]) else { throw TroubleInTest(status) }
+    return count
+  }
+
+  @Test("frames to several consumers touch no page of the helper that it has not touched before")
+  func faults() throws {
+    let guest = try DrawingGuest(helper)
+    for id: UInt32 in 1...2 {
+      try guest.create(id)
+      try guest.show(id, frame: id)
+    }
+    let tool = builtPrograms.appending("udmabridge").string
+    let watching = try (0..<3).map { _ in
+      try Child("/bin/sh", ["-c", "exec \"$0\" watch --control \"$1\" >/dev/null", tool, socket])
+    }
+    defer { for child in watching { child.signal(SIGKILL) } }
+    try waitUntil("all watch") { try statistics()["watchers"] == 3 }
+    for _ in 0..<200 { try guest.flush(2) }
+    try waitUntil("they have caught up") { try statistics()["frames"] == 202 }
+    let before = try Self.minorFaults(of: helper.child.pid)
+    for _ in 0..<10_000 { try guest.flush(2) }
+    #expect(try Self.minorFaults(of: helper.child.pid) - before == 0)
+    #expect(try statistics()["frames"] == 10_202)
   }
 
   /// They wait for something, or have ended.

@@ -7,7 +7,7 @@ import TestSupport
 /// A guest, as a helper sees it, that draws into pages of which no two are neighbours. It speaks to the program
 /// through the front end of the tests.
 final class DrawingGuest {
-  /// Of its pictures, in pixels: whole pages.
+  /// Of its pictures, in pixels: whole pages, and a multiple of 64 across.
   let width, height: Int
   private let ram: GuestRAM
   private let queues: [DriverQueue]
@@ -33,10 +33,12 @@ final class DrawingGuest {
     queues[queue].send(words(type, fence == 0 ? 0 : 1, fence, 0, 0, 0) + body, answer: 24)
     frontEnd.kick(queue)
     var answer: [UInt8]?
-    try waitUntil("the answer to command \(hex(type))") {
+    // Most often it is there at once.
+    for _ in 0..<2000 where answer == nil { answer = queues[queue].receive()?.bytes }
+    if answer == nil { try waitUntil("the answer to command \(hex(type))") {
       answer = queues[queue].receive()?.bytes
       return answer != nil
-    }
+    } }
     guard answer?.prefix(4) == [0x00, 0x11, 0, 0] else {
       throw TroubleInTest("command \(hex(type)): \(answer ?? [])")
     }
@@ -52,25 +54,34 @@ final class DrawingGuest {
     try command(0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
   }
 
+  /// The bytes of a picture: tiles of 64x64 pixels, each pixel a number of its own.
+  func picture(_ frame: UInt32) -> [UInt8] {
+    let rows = (0..<UInt32(64)).map { y in
+      let tile = (0..<UInt32(64)).flatMap { TestSupport.pixel($0, y, frame: frame).bytes }
+      return [UInt8]((0..<width / 64).map { _ in tile }.joined())
+    }
+    var bytes: [UInt8] = []
+    for y in 0..<height { bytes += rows[y % 64] }
+    return bytes
+  }
+
   /// Draws a picture, and shows it.
   /// - Parameter fence: the number of a fence that the flush has; 0 for none.
-  /// - Returns: the FNV-1a hash of its bytes.
+  /// - Returns: its bytes.
   @discardableResult
-  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0) throws -> String {
-    var bytes: [UInt8] = []
-    for y in 0..<UInt32(height) {
-      for x in 0..<UInt32(width) { bytes += TestSupport.pixel(x, y, frame: frame).bytes }
-    }
-    let page = Int(systemPageSize)
+  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0) throws -> [UInt8] {
+    let (bytes, page) = (picture(frame), Int(systemPageSize))
     for (index, address) in pages[id]!.enumerated() {
       ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
     }
     try command(0x105, area + UInt64(0).bytes + words(id, 0))
     try command(0x103, area + words(0, id))
+    try flush(id, fence: fence)
+    return bytes
+  }
+
+  func flush(_ id: UInt32, fence: UInt32 = 0) throws {
     try command(0x104, area + words(id, 0), fence: fence)
-    let hash = bytes.reduce(UInt32(2_166_136_261)) { ($0 ^ UInt32($1)) &* 16_777_619 }
-    let digits = String(hash, radix: 16)
-    return String(repeating: "0", count: 8 - digits.count) + digits
   }
 
   /// Shows a cursor with its upper left pixel there, which is made of such pixels (blue, green, red, alpha).
@@ -91,4 +102,11 @@ final class DrawingGuest {
 
   /// Shows nothing.
   func turnOff() throws { try command(0x103, area + words(0, 0)) }
+}
+
+/// The FNV-1a hash, in eight digits.
+func fnv1a(_ bytes: [UInt8]) -> String {
+  let hash = bytes.reduce(UInt32(2_166_136_261)) { ($0 ^ UInt32($1)) &* 16_777_619 }
+  let digits = String(hash, radix: 16)
+  return String(repeating: "0", count: 8 - digits.count) + digits
 }

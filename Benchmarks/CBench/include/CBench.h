@@ -66,6 +66,20 @@ int cb_ping(int kick, int call);
 int cb_wait_call(int call);
 int cb_wait_readable(int fd, int milliseconds);
 
+// MARK: consumers
+
+// Starts a process that for each kick sends one message with this descriptor.
+pid_t cb_tell(int kick, int socket, int passed);
+// Adds one to `kick`, and waits until a message has been received and what came with it is closed. -1 after two
+// seconds, or when the peer is gone.
+int cb_ask(int kick, int socket);
+// Receives all that is there and forgets it: how many bytes, or -1 when the peer is gone.
+ssize_t cb_drain(int socket);
+// How often memory was asked for in this process so far (malloc, calloc, realloc).
+uint64_t cb_allocations(void);
+// Page faults of a process that needed no reading; -1 if it is gone.
+int64_t cb_minor_faults(pid_t pid);
+
 // MARK: processes
 
 // Starts a program by its path, the first of the arguments; NULL ends them.
