@@ -4,6 +4,7 @@ import Linux
 import SystemPackage
 import TestSupport
 import Testing
+import Udmabuf
 
 extension EndToEnd {
   /// Other processes that get a real guest's frames on the control socket.
@@ -139,9 +140,14 @@ extension EndToEnd {
       }
       try waitUntilNobodyIsLeft()
       try waitUntil("the guest has flipped") { try guest.shell("cat /run/flips").hasPrefix("flips") }
-      try waitUntil("its buffers are free") {
-        try guest.statistics().liveDMABufs == 0 && liveUdmabufs() == 0
-      }
+      var left = ""
+      do {
+        try waitUntil("its buffers are free") {
+          let now = try guest.statistics()
+          left = "\(now), \(liveUdmabufs()) udmabufs; \(try statistics())"
+          return now.liveDMABufs == 0 && liveUdmabufs() == 0
+        }
+      } catch { throw TroubleInTest("\(error): \(left)\n\(guest.helperLog.suffix(2000))") }
       let last = try guest.settledStatistics()
       #expect(last.bytesCopied == 0 && last.releasedLate == 0 && last.framesFailed == 0)
       #expect(last.protocolErrors.isEmpty)
