@@ -57,7 +57,8 @@ let package = Package(
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers", "CPNG",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers",
+        "CPNG",
         system, log,
         arguments,
       ],
@@ -112,7 +113,8 @@ let package = Package(
     .executableTarget(
       name: "bench",
       dependencies: [
-        "CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Varlink", "Consumers", "Fixtures", system,
+        "CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Varlink", "Consumers", "Fixtures",
+        system,
       ],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]

@@ -221,7 +221,8 @@ private func measureAllocations() throws {
     for _ in 0..<1000 { try way.frame() }
     let each = Double(cb_allocations() - before) / 1000
     row(
-      "\(count) consumer\(count == 1 ? "" : "s")", each, "for a frame", peer: "goal", 0, each == 0 ? "" : "MISSED")
+      "\(count) consumer\(count == 1 ? "" : "s")", each, "for a frame", peer: "goal", 0,
+      each == 0 ? "" : "MISSED")
   }
 }
 
@@ -269,7 +270,8 @@ private final class Way {
     sequence += 1
     let frame = frames[Int(sequence % 2)]
     sink.present(
-      Presentation(frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: sequence),
+      Presentation(
+        frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: sequence),
       on: ScanoutID(0))
     while try loop.turn(milliseconds: 0) > 0 {}
     for kept in sockets {

@@ -42,7 +42,12 @@ import Testing
     let script = """
       import sys, varlink
       with varlink.Client.new_with_address("unix:" + sys.argv[1]) as client:
-          print(client.get_interfaces())
+          with client.open("org.varlink.service") as service:
+              info = service.GetInfo()
+              print(info["vendor"], info["product"], info["interfaces"])
+              text = service.GetInterfaceDescription(interface="io.udmabridge.Display")["description"]
+              members = varlink.Interface(text).members
+              print([name for name, member in members.items() if type(member).__name__ == "_Method"])
           with client.open("io.udmabridge.Display") as display:
               print([(o["name"], "frame" in o) for o in display.GetOutputs()["outputs"]])
               for call in (lambda: display.GetFrame(scanout=7), lambda: display.Hold(buffer=1), lambda: display.Watch()):
@@ -64,7 +69,8 @@ import Testing
     helper.child.signal(SIGTERM)
     #expect(
       try output.readToEnd() == """
-        ['org.varlink.service', 'io.udmabridge.Display']
+        udmabridge vhost-user-udmabuf ['org.varlink.service', 'io.udmabridge.Display']
+        ['GetOutputs', 'GetFrame', 'GetCursor', 'Hold', 'Release', 'Watch', 'Statistics']
         [('headless', False)]
         io.udmabridge.Display.NoSuchScanout {'scanout': 7}
         io.udmabridge.Display.NoSuchBuffer {'buffer': 1}

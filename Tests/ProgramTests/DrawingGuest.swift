@@ -7,8 +7,8 @@ import TestSupport
 /// A guest, as a helper sees it, that draws into pages of which no two are neighbours. It speaks to the program
 /// through the front end of the tests.
 final class DrawingGuest {
-  /// Of its pictures, in pixels: whole pages, and a multiple of 64 across.
-  let width, height: Int
+  /// Of the pictures that it makes and shows, in pixels: whole pages, and a multiple of 64 across.
+  var width, height: Int
   private let ram: GuestRAM
   private let queues: [DriverQueue]
   private let frontEnd: FrontEnd
@@ -35,10 +35,12 @@ final class DrawingGuest {
     var answer: [UInt8]?
     // Most often it is there at once.
     for _ in 0..<2000 where answer == nil { answer = queues[queue].receive()?.bytes }
-    if answer == nil { try waitUntil("the answer to command \(hex(type))") {
-      answer = queues[queue].receive()?.bytes
-      return answer != nil
-    } }
+    if answer == nil {
+      try waitUntil("the answer to command \(hex(type))") {
+        answer = queues[queue].receive()?.bytes
+        return answer != nil
+      }
+    }
     guard answer?.prefix(4) == [0x00, 0x11, 0, 0] else {
       throw TroubleInTest("command \(hex(type)): \(answer ?? [])")
     }
@@ -48,10 +50,12 @@ final class DrawingGuest {
 
   /// Makes a buffer of XR24 pixels with this number.
   func create(_ id: UInt32) throws {
-    let pages = (0..<width * height * 4 / Int(systemPageSize)).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
+    let pages = (0..<width * height * 4 / Int(systemPageSize)).map { _ in ram.allocate(Int(systemPageSize)) }
+      .sorted(by: >)
     self.pages[id] = pages
     try command(0x101, words(id, 2, UInt32(width), UInt32(height)))
-    try command(0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
+    try command(
+      0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
   }
 
   /// The bytes of a picture: tiles of 64x64 pixels, each pixel a number of its own.
@@ -69,13 +73,13 @@ final class DrawingGuest {
   /// - Parameter fence: the number of a fence that the flush has; 0 for none.
   /// - Returns: its bytes.
   @discardableResult
-  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0) throws -> [UInt8] {
+  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0, scanout: UInt32 = 0) throws -> [UInt8] {
     let (bytes, page) = (picture(frame), Int(systemPageSize))
     for (index, address) in pages[id]!.enumerated() {
       ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
     }
     try command(0x105, area + UInt64(0).bytes + words(id, 0))
-    try command(0x103, area + words(0, id))
+    try command(0x103, area + words(scanout, id))
     try flush(id, fence: fence)
     return bytes
   }

@@ -28,7 +28,8 @@ import Testing
     let directory = try makeTemporaryDirectory()
     let control = directory.appending("control")
     let helper = try Listening(
-      builtPrograms.appending("vhost-user-udmabuf"), options: ["--control", control.string], directory: directory)
+      builtPrograms.appending("vhost-user-udmabuf"), options: ["--control", control.string],
+      directory: directory)
     try waitUntil("it listens") {
       FileManager.default.fileExists(atPath: helper.socket.string) || !helper.child.isRunning
     }
@@ -40,28 +41,29 @@ import Testing
   }
 }
 
-/// There is one card: one test at a time.
-@Suite(.testHost, .serialized) struct PresentTests {
-  private let helper: Listening
+/// A helper without a card, and what is seen of it on the card of another process.
+class PresentStage {
+  let helper: Listening
   private var control: FilePath { helper.directory.appending("control") }
 
-  init() throws {
+  init(_ resolutions: [String]) throws {
     let directory = try makeTemporaryDirectory()
     helper = try Listening(
       builtPrograms.appending("vhost-user-udmabuf"),
-      options: ["--control", directory.appending("control").string, "--resolution", "1024x768"],
+      options: ["--control", directory.appending("control").string]
+        + resolutions.flatMap { ["--resolution", $0] },
       directory: directory)
   }
 
-  private func start(_ options: [String] = []) throws -> (child: Child, output: PipeEnd) {
+  func start(on cards: [String] = ["auto"]) throws -> (child: Child, output: PipeEnd) {
     try startReading(
       builtPrograms.appending("udmabridge"),
-      ["present", "--control", control.string, "--kms", "auto"] + options, withErrors: true)
+      ["present", "--control", control.string] + cards.flatMap { ["--kms", $0] }, withErrors: true)
   }
 
   /// The first place where the screen differs from a picture whose upper left pixel stands there.
-  private func difference(_ guest: DrawingGuest, frame: UInt32, middle: Bool = false) throws -> String? {
-    let screen = try Screenshot.take()
+  private func difference(_ guest: DrawingGuest, frame: UInt32, middle: Bool, head: Int) throws -> String? {
+    let screen = try Screenshot.take(head: head)
     if !middle, (screen.width, screen.height) != (guest.width, guest.height) {
       return "the screen is \(screen.width)x\(screen.height)"
     }
@@ -71,7 +73,10 @@ import Testing
       let first = ((top + y) * screen.width + left) * 3
       let row = screen.rgb[first..<first + guest.width * 3]
       // Rows repeat after 64, and what is between them is not made anew.
-      if y >= 64, row == screen.rgb[first - 64 * screen.width * 3..<first - 64 * screen.width * 3 + row.count] { continue }
+      if y >= 64, row == screen.rgb[first - 64 * screen.width * 3..<first - 64 * screen.width * 3 + row.count]
+      {
+        continue
+      }
       for x in 0..<guest.width {
         let (here, there) = (first + x * 3, (y * guest.width + x) * 4)
         for channel in 0..<3 where screen.rgb[here + channel] != wanted[there + 2 - channel] {
@@ -82,16 +87,16 @@ import Testing
     return nil
   }
 
-  private func expectShown(_ guest: DrawingGuest, frame: UInt32, middle: Bool = false) throws {
+  func expectShown(_ guest: DrawingGuest, frame: UInt32, middle: Bool = false, head: Int = 0) throws {
     var found: String? = "nothing was compared"
     try? waitUntil("frame \(frame) is on the screen", seconds: 20) {
-      found = try difference(guest, frame: frame, middle: middle)
+      found = try difference(guest, frame: frame, middle: middle, head: head)
       return found == nil
     }
-    #expect(found == nil, "frame \(frame)")
+    #expect(found == nil, "frame \(frame) on head \(head)")
   }
 
-  private func holds() throws -> Int {
+  func holds() throws -> Int {
     let (status, output) = try run(
       builtPrograms.appending("udmabridge"), ["stats", "--control", control.string], withErrors: true)
     let line = output.split(separator: "\n").first { $0.hasPrefix("control.holds") }
@@ -100,6 +105,11 @@ import Testing
     }
     return count
   }
+}
+
+/// There is one card: one test at a time.
+@Suite(.testHost, .serialized) final class PresentTests: PresentStage {
+  init() throws { try super.init(["1024x768"]) }
 
   @Test("the guest's own pages are on the screen, nothing is copied, and each frame counts")
   func lent() throws {
@@ -123,6 +133,7 @@ import Testing
     child.signal(SIGTERM)
     let text = try output.readToEnd()
     #expect(child.wait() == 0)
+    print("present:\n\(text)")
     #expect(text.hasPrefix("scanout 0 on Virtual-1: 1024x768 XR24, stride 4096, offset 0\n"), "\(text)")
     #expect(text.contains(" frames shown, ") && text.hasSuffix(" taken in, 0 bytes copied\n"), "\(text)")
     #expect(try holds() == 0)
@@ -188,7 +199,8 @@ import Testing
     #expect(try output.readToEnd().hasSuffix(" taken in, 0 bytes copied\n"))
   }
 
-  @Test("it is stopped while the guest frees what is on the screen: the guest waits a second, and it catches up")
+  @Test(
+    "it is stopped while the guest frees what is on the screen: the guest waits a second, and it catches up")
   func stopped() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     for id: UInt32 in 1...2 { try guest.create(id) }
@@ -203,5 +215,35 @@ import Testing
     child.signal(SIGTERM)
     #expect(child.wait() == 0)
     #expect(try output.readToEnd().hasSuffix(" 0 bytes copied\n"))
+  }
+}
+
+/// On a card with several screens that refuses the memory of guests: `qemu/testhost --card virtio-gpu:4`.
+@Suite(.testHost, .serialized) final class PresentHeadsTests: PresentStage {
+  init() throws { try super.init(["1024x768", "1280x800"]) }
+
+  @Test("each scanout on a screen of its own, in a mode of its own, copied, since the card imports nothing")
+  func heads() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    (guest.width, guest.height) = (1280, 800)
+    try guest.create(2)
+    try guest.show(2, frame: 2, scanout: 1)
+    let (child, output) = try start(on: ["/dev/dri/card0:Virtual-2", "/dev/dri/card0:Virtual-1"])
+    try expectShown(guest, frame: 2, head: 0)
+    try guest.show(2, frame: 3, scanout: 1)
+    try expectShown(guest, frame: 3, head: 0)
+    (guest.width, guest.height) = (1024, 768)
+    try expectShown(guest, frame: 1, head: 1)
+    #expect(try holds() == 0)
+    child.signal(SIGTERM)
+    let text = try output.readToEnd()
+    #expect(child.wait() == 0)
+    for line in [
+      "scanout 0 on Virtual-2: 1024x768 XR24", "scanout 1 on Virtual-1: 1280x800 XR24", "does not import",
+    ] {
+      #expect(text.contains(line), "\(text)")
+    }
   }
 }

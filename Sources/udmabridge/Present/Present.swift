@@ -49,7 +49,8 @@ struct Present: ParsableCommand {
     try exitOnBusError("udmabridge: memory of the guest became shorter while it was copied\n")
     let udmabuf = try? UdmabufDevice()
     let cards = try plan.cards.map {
-      try KMSSink($0, udmabuf: udmabuf, loop: loop, log: Logger(label: "udmabridge") { _ in SwiftLogNoOpLogHandler() })
+      try KMSSink(
+        $0, udmabuf: udmabuf, loop: loop, log: Logger(label: "udmabridge") { _ in SwiftLogNoOpLogHandler() })
     }
     defer { for card in cards { card.close() } }
     let sink: any ScanoutSink =

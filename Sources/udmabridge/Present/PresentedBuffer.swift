@@ -28,7 +28,8 @@ final class PresentedBuffer {
 
   /// - Parameter udmabuf: to make a dma-buf of a memfd.
   init(
-    _ fd: consuming FD, _ description: DisplayFrame, _ layout: FrameLayout, id: UInt64, udmabuf: UdmabufDevice?
+    _ fd: consuming FD, _ description: DisplayFrame, _ layout: FrameLayout, id: UInt64,
+    udmabuf: UdmabufDevice?
   ) throws(Errno) {
     (number, self.layout) = (description.buffer, layout)
     switch description.memory {

@@ -105,7 +105,9 @@ final class PresentedScanout {
         // It is gone; what came in its place is announced.
         if self.news?.frame.buffer == buffer.number { self.news = nil }
         remove(buffer)
-        if case .answered(let name, _) = error, !name.hasSuffix(".NoSuchBuffer") { presenter.complain("\(error)") }
+        if case .answered(let name, _) = error, !name.hasSuffix(".NoSuchBuffer") {
+          presenter.complain("\(error)")
+        }
       }
       proceed()
     }
@@ -142,10 +144,13 @@ final class PresentedScanout {
     guard let (layout, _) = frame.geometry else {
       throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown")
     }
-    while buffers.count >= Self.keptBuffers, let oldest = buffers.filter(\.isIdle).min(by: { $0.lastUse < $1.lastUse }) {
+    while buffers.count >= Self.keptBuffers,
+      let oldest = buffers.filter(\.isIdle).min(by: { $0.lastUse < $1.lastUse })
+    {
       remove(oldest)
     }
-    let buffer = try PresentedBuffer(fd, frame, layout, id: presenter.newFrameID(), udmabuf: presenter.udmabuf)
+    let buffer = try PresentedBuffer(
+      fd, frame, layout, id: presenter.newFrameID(), udmabuf: presenter.udmabuf)
     buffer.frame?.whenIdle = { [weak self, unowned buffer] in self?.settle(buffer) }
     buffers.append(buffer)
     presenter.counts.buffers += 1
@@ -174,7 +179,8 @@ final class PresentedScanout {
       let (shown, part, new, why) = try picture(buffer, source, changed, isNew: !isSame)
       sequence += 1
       (buffer.lastUse, last) = (monotonicNanoseconds(), (buffer, frame))
-      presenter.sink.present(Presentation(frame: shown, source: part, damage: new, sequence: sequence), on: scanout)
+      presenter.sink.present(
+        Presentation(frame: shown, source: part, damage: new, sequence: sequence), on: scanout)
       let what = "\(layout) \(why ?? "")"
       if what != saidOf {
         saidOf = what
@@ -217,7 +223,8 @@ final class PresentedScanout {
       let canvas = try presenter.sink.allocate(
         width: source.width, height: source.height, format: buffer.layout.format, on: scanout)
       let copy = Shadow(
-        canvas, of: View(layout: buffer.layout, source: source), frameID: presenter.newFrameID(), cause: cause)
+        canvas, of: View(layout: buffer.layout, source: source), frameID: presenter.newFrameID(), cause: cause
+      )
       try presenter.sink.prepare(copy.frame, source: canvas.layout.bounds, on: scanout)
       return copy
     }
@@ -260,7 +267,9 @@ final class PresentedScanout {
 
   private func sweep() {
     let limit = monotonicNanoseconds() - Int64(Self.keptFor) * 1_000_000
-    for buffer in buffers where buffer !== last?.buffer && buffer.isIdle && buffer.lastUse <= limit { remove(buffer) }
+    for buffer in buffers where buffer !== last?.buffer && buffer.isIdle && buffer.lastUse <= limit {
+      remove(buffer)
+    }
     if buffers.count > (last == nil ? 0 : 1) { sweepSoon() }
   }
 
@@ -317,7 +326,9 @@ final class PresentedScanout {
     var position = visibleCursor?.position ?? CursorPosition(x: 0, y: 0)
     // Where the picture is in the middle of a larger screen, its cursor is there too.
     if let area = last?.buffer.copy?.area {
-      (position.x, position.y) = (position.x &+ Int32(clamping: area.x), position.y &+ Int32(clamping: area.y))
+      (position.x, position.y) = (
+        position.x &+ Int32(clamping: area.x), position.y &+ Int32(clamping: area.y)
+      )
     }
     presenter.sink.setCursor(visibleCursor?.image, at: position, on: scanout)
   }
