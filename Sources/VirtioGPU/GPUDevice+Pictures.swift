@@ -174,10 +174,18 @@ extension GPUDevice {
     finishShadows()
   }
 
+  /// Who keeps one for longer than `releaseTimeout` is cut off: its memory counts as the guest's.
   func finishShadows() {
     if goneShadows.isEmpty { return }
+    let now = monotonicNanoseconds()
+    var waits = false
     goneShadows.removeAll { shadow in
-      guard shadow.frame.uses == 0, !isBound(.shadow(shadow)) else {
+      let isBound = isBound(.shadow(shadow))
+      if !isBound, shadow.frame.uses > 0, shadow.deadline == nil {
+        shadow.deadline = now + Self.releaseTimeout
+        waits = true
+      }
+      guard !isBound, shadow.frame.uses == 0 || (shadow.deadline ?? now) <= now else {
         shadow.frame.whenIdle = { [weak self] in self?.wake() }
         return false
       }
@@ -186,6 +194,7 @@ extension GPUDevice {
       buffers.dismissShadow(shadow.size)
       return true
     }
+    if waits { armTimer() }
   }
 
   /// Shows a copy wherever the resource's own pages are shown, so that these can go back.

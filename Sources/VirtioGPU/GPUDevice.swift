@@ -367,7 +367,10 @@ public final class GPUDevice {
   func armTimer() {
     // An answer that is ready waits for its turn behind another; no timer brings that.
     let waiting = pending.filter { !$0.isReady }
-    guard let first = (waiting.map(\.deadline) + releases.map(\.deadline)).min() else { return }
+    guard
+      let first = (waiting.map(\.deadline) + releases.map(\.deadline) + goneShadows.compactMap(\.deadline))
+        .min()
+    else { return }
     let left = max(0, first - monotonicNanoseconds())
     timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
   }
@@ -376,6 +379,7 @@ public final class GPUDevice {
     let now = monotonicNanoseconds()
     for response in pending where response.deadline <= now { response.waitNoLonger() }
     cutOffReleases(now)
+    finishShadows()
     settle()
     armTimer()
   }

@@ -38,6 +38,8 @@ package final class Shadow {
   var size: UInt64 { UInt64(target.length) }
   /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
   package var isStale = true
+  /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then. In nanoseconds.
+  var deadline: Int64?
   /// What the guest transferred since the last copy.
   var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 

@@ -88,8 +88,8 @@ import Testing
   }
 
   /// What the socket says of itself, over a connection made for that.
-  private func statistics() throws -> [String: Int] {
-    let connection = try UnixSocket.connect(FilePath(socket))
+  private func statistics(_ other: String? = nil) throws -> [String: Int] {
+    let connection = try UnixSocket.connect(FilePath(other ?? socket))
     let call = #"{"method":"io.udmabridge.Display.Statistics"}"# + "\0"
     unsafe try connection.fd.write(Array(call.utf8).span.bytes)
     var answer: [UInt8] = []
@@ -247,6 +247,29 @@ import Testing
     #expect(now["cutOff"] == (seconds < 1 ? 0 : 1))
     #expect(try output.readToEnd() == (seconds < 1 ? "time is up\n" : "b''\n"))
     #expect(child.wait() == 0)
+  }
+
+  /// Of a guest's pages the same is true (`pages`): here it is a copy, which the guest does not wait for.
+  @Test("a copy that nobody is to see any more is kept for a second, whoever holds it")
+  func copies() throws {
+    let helper = try Self.start(["--backing", "shadow"])
+    let socket = helper.directory.appending("control").string
+    let guest = try DrawingGuest(helper)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let holder = try UnixSocket.connect(FilePath(socket))
+    let hold = #"{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}"# + "\0"
+    unsafe try holder.fd.write(Array(hold.utf8).span.bytes)
+    #expect(try holder.fd.read(upTo: 100) == Array(#"{"parameters":{}}"#.utf8) + [0])
+    let start = monotonicNanoseconds()
+    try guest.turnOff()
+    try guest.unref(1)
+    #expect(monotonicNanoseconds() - start < 900_000_000)
+    #expect(try statistics(socket)["holds"] == 1)
+    #expect(try holder.fd.read(upTo: 100).isEmpty)
+    #expect(monotonicNanoseconds() - start >= 999_000_000)
+    let now = try statistics(socket)
+    #expect(now["holds"] == 0 && now["cutOff"] == 1)
   }
 
   @Test("who watches is told the end when QEMU goes")
