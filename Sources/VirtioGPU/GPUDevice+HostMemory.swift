@@ -49,17 +49,14 @@ extension GPUDevice {
     return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
   }
 
-  /// The resource is gone: so are its mapping and what it took of an offer.
+  /// The resource is gone: so are its mapping and what it took of an offer. A guest makes the next blob of it without
+  /// waiting until the mapping is gone.
   /// - Returns: what an answer waits for. The guest uses the mapping's place for another one as soon as it hears
   ///   that the resource is gone.
   @discardableResult
   func endUse(of resource: Resource) -> Errand? {
-    guard let mapping = resource.mapping.take() else {
-      resource.offer?.uses -= 1
-      return nil
-    }
-    // As long as it is mapped it is in use.
-    mapping.endingUse = resource.offer
+    resource.offer?.uses -= 1
+    guard let mapping = resource.mapping.take() else { return nil }
     let errand = Errand(ifAbandoned: .ok)
     mapping.waitUntilGone(errand, failure: .ok)
     switch mapping.state {

@@ -100,8 +100,6 @@ final class HostMapping {
 
   let range: Range<UInt64>
   var state = State.coming
-  /// The offer of which a use ends with it: its resource is gone.
-  var endingUse: HostOffer?
   /// The answers that wait until it is gone, and what they are if the front end could not take it away.
   private var errands: [(Errand, failure: Response)] = []
 
@@ -112,8 +110,6 @@ final class HostMapping {
   func isGone(_ isDone: Bool) {
     for (errand, failure) in errands { errand.response?.finish(isDone ? .ok : failure) }
     errands = []
-    endingUse?.uses -= 1
-    endingUse = nil
   }
 
   var length: UInt64 { range.upperBound - range.lowerBound }

@@ -33,9 +33,11 @@ import Testing
       left += size.0
     }
     let statistics = try guest.settledStatistics()
-    // The guest's console, if it has one, was copied too.
-    #expect(statistics.shadows["importRefused", default: 0] >= 4 && statistics.framesFailed == 0)
-    #expect(statistics.shadows.count == 1 && guest.helperLog.contains("(importRefused)"))
+    // The card imports nothing; what is in too many pieces to be lent does not even come to that.
+    let causes = Set(statistics.shadows.keys)
+    #expect(!causes.isEmpty && causes.isSubset(of: ["importRefused", "listLimit"]), "\(statistics.shadows)")
+    #expect(statistics.framesFailed == 0)
+    for cause in causes { #expect(guest.helperLog.contains("(\(cause))")) }
 
     try guest.shell("drop m; true")
     try waitUntil("all copies are gone") { try guest.settledStatistics().shadowBytes == 0 }
