@@ -8,30 +8,31 @@ internal import Virtio
 ///
 /// It owns the socket and the rings. Everything happens in calls from the loop, one message or kick at a
 /// time; nothing waits. A peer that breaks the protocol ends the session, with an error that says in what.
+/// How the rings start, move and stop is in `VhostUserSession+Rings`.
 public final class VhostUserSession {
   /// What the guest's address space and KVM's slots allow.
   static let maxMemorySlots = UInt64(GuestMemory.maxRegions)
 
   /// The connection, which closes with the session's end even if this value lives on: the front end may be
   /// waiting for an answer.
-  private var stream: MessageStream?
-  private let loop: EventLoop
-  private let device: any VhostUserDevice
-  private let logger: Logger
+  var stream: MessageStream?
+  let loop: EventLoop
+  let device: any VhostUserDevice
+  let logger: Logger
   private let onFirstMessage: () -> Void
   private let onEnd: (VhostUserError?) -> Void
-  private var token: EventLoop.Token?
-  private let vrings: [Vring]
+  var token: EventLoop.Token?
+  let vrings: [Vring]
 
-  private var features: UInt64 = 0
+  var features: UInt64 = 0
   private var protocolFeatures: ProtocolFeatures = []
-  private var table = MemoryTable()
+  var table = MemoryTable()
   private let known: KnownMemory
   /// The queue whose stop the front end waits for. No message is read meanwhile.
-  private var stopping: Int?
+  var stopping: Int?
   /// Queues that started or went on with the current message: their chains are looked for after it is
   /// answered.
-  private var resumed: [Int] = []
+  var resumed: [Int] = []
 
   /// A message has come. Before that, whoever connected may be no front end.
   public private(set) var hasStarted = false
@@ -92,7 +93,7 @@ public final class VhostUserSession {
     }
   }
 
-  private func end(_ error: VhostUserError?) {
+  func end(_ error: VhostUserError?) {
     guard stream != nil else { return }
     close()
     onEnd(error)
@@ -230,7 +231,7 @@ public final class VhostUserSession {
     device.sharedMemory.isEmpty ? .offered : .offered.union(.sharedMemory)
   }
 
-  private var hasEventIndex: Bool { features & Features.eventIndex != 0 }
+  var hasEventIndex: Bool { features & Features.eventIndex != 0 }
 
   // MARK: Descriptors
 
@@ -307,126 +308,5 @@ public final class VhostUserSession {
     for vring in vrings { move(vring, isFinal: final) }
     device.memoryChanged(table.memory)
     for vring in vrings { try update(vring) }
-  }
-
-  // MARK: Rings
-
-  /// - Parameter isFinal: the table is complete, so a ring that is not in it will not be.
-  private func move(_ vring: Vring, isFinal: Bool) {
-    do throws(VhostUserError) {
-      try vring.move(table.memory, eventIndex: hasEventIndex)
-    } catch {
-      if isFinal { refuse(vring, error) }
-    }
-  }
-
-  private func refuse(_ vring: Vring, _ error: VhostUserError) {
-    vring.reportError()
-    device.unusable(vring.index, error)
-  }
-
-  /// - Returns: whether the driver is a new one; nil if the ring does not start.
-  private func start(_ vring: Vring) -> Bool? {
-    do throws(VhostUserError) {
-      return try vring.start(table.memory, eventIndex: hasEventIndex)
-    } catch {
-      // Not to be tried again with the next message.
-      vring.addresses = nil
-      refuse(vring, error)
-      return nil
-    }
-  }
-
-  private func vring(_ request: Request, _ queue: UInt32) throws(VhostUserError) -> Vring {
-    guard queue < vrings.count else {
-      throw .value(request, field: "the queue", value: UInt64(queue), wanted: "less than \(vrings.count)")
-    }
-    return vrings[Int(queue)]
-  }
-
-  /// Changes what must not change while a ring runs.
-  private func configure(
-    _ request: Request, _ queue: UInt32, _ change: (Vring) throws(VhostUserError) -> Void
-  ) throws(VhostUserError) {
-    let vring = try vring(request, queue)
-    if vring.isStarted { throw .ringRunning(request, queue: vring.index) }
-    try change(vring)
-    try update(vring)
-  }
-
-  /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
-  ///
-  /// The specification starts a ring with its first kick. A kick may have been taken by the front end before
-  /// it handed the descriptor over, so the descriptor itself starts it, and its chains are looked for.
-  private func update(_ vring: Vring) throws(VhostUserError) {
-    // Without the protocol features a ring is enabled from the start.
-    let isEnabled = vring.isEnabled || features & Features.protocolFeatures == 0
-    // No driver is there before it accepted version 1.
-    if !vring.isStarted, isEnabled, features & Features.version1 != 0, let fresh = start(vring) {
-      logger.debug("ring starts", metadata: ["queue": "\(vring.index)", "index": "\(vring.base)"])
-      device.started(vring, index: vring.index, fresh: fresh)
-    }
-    guard vring.isStarted, isEnabled, !vring.isAdrift else {
-      vring.kick?.pause()
-      return
-    }
-    guard let kick = vring.kick else { return }
-    let index = vring.index
-    do {
-      let isNew = try kick.watch { [weak self] works in self?.kicked(index, works) }
-      if isNew { resumed.append(index) }
-    } catch {
-      throw .descriptor(.setVringKick, error)
-    }
-  }
-
-  private func kicked(_ index: Int, _ works: Bool) {
-    if works { device.kicked(index) } else { end(.kickDescriptor(queue: index)) }
-  }
-
-  private func lookAtResumedRings() {
-    for index in resumed where vrings[index].isStarted { device.kicked(index) }
-    resumed.removeAll(keepingCapacity: true)
-  }
-
-  /// Stops a ring for `GET_VRING_BASE`, and answers when the device has completed what it took.
-  private func stop(_ vring: Vring) throws(VhostUserError) -> Reply? {
-    guard vring.isStarted else {
-      vring.kick = nil
-      return base(of: vring)
-    }
-    vring.kick?.pause()
-    stopping = vring.index
-    var isInCall = true
-    device.stopping(vring.index) { [weak self] in
-      guard let self, stopping == vring.index, token != nil else { return }
-      stopping = nil
-      vring.stop()
-      vring.kick = nil
-      if !isInCall { resumeReading(after: vring) }
-    }
-    isInCall = false
-    if stopping == nil { return base(of: vring) }
-    try read(nothing: true)
-    return nil
-  }
-
-  private func resumeReading(after vring: Vring) {
-    do throws(VhostUserError) {
-      try read(nothing: false)
-      try stream?.send(base(of: vring), to: .getVringBase)
-    } catch {
-      end(error)
-    }
-  }
-
-  /// Reads nothing more for a while, or goes on.
-  private func read(nothing: Bool) throws(VhostUserError) {
-    guard let token, let stream else { return }
-    do { try loop.modify(token, stream.socket.fd, nothing ? [] : .readable) } catch { throw .socket(error) }
-  }
-
-  private func base(of vring: Vring) -> Reply {
-    .vringState(queue: UInt32(vring.index), number: UInt32(vring.base))
   }
 }
