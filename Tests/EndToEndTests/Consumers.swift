@@ -82,17 +82,12 @@ extension EndToEnd {
 
     /// The hash that the examples print of a picture of the guest's.
     private func hash(_ picture: Picture) -> String {
-      var hash: UInt32 = 2_166_136_261
-      for y in 0..<picture.height {
-        for pixel in picture.row(y) {
-          hash = (hash ^ pixel & 0xff) &* 16_777_619
-          hash = (hash ^ pixel >> 8 & 0xff) &* 16_777_619
-          hash = (hash ^ pixel >> 16 & 0xff) &* 16_777_619
-          hash = hash &* 16_777_619
-        }
-      }
-      let digits = String(hash, radix: 16)
-      return String(repeating: "0", count: 8 - digits.count) + digits
+      fnv1a(
+        (0..<picture.height).flatMap { y in
+          picture.row(y).flatMap { pixel in
+            [0, 8, 16].map { UInt8(truncatingIfNeeded: pixel >> $0) } + [0]
+          }
+        })
     }
 
     private func expectShown(_ picture: Picture) throws {

@@ -36,7 +36,7 @@ import Testing
     // The card imports nothing; what is in too many pieces to be lent does not even come to that.
     let causes = Set(statistics.shadows.keys)
     #expect(!causes.isEmpty && causes.isSubset(of: ["importRefused", "listLimit"]), "\(statistics.shadows)")
-    #expect(statistics.framesFailed == 0)
+    #expect(statistics.shadows.values.reduce(0, +) >= 4 && statistics.framesFailed == 0)
     for cause in causes { #expect(guest.helperLog.contains("(\(cause))")) }
 
     try guest.shell("drop m; true")

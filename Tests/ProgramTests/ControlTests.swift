@@ -188,9 +188,14 @@ import Testing
     try waitUntil("all watch") { try statistics()["watchers"] == 3 }
     for _ in 0..<200 { try guest.flush(2) }
     try waitUntil("they have caught up") { try statistics()["frames"] == 202 }
-    let before = try Self.minorFaults(of: helper.child.pid)
-    for _ in 0..<10_000 { try guest.flush(2) }
-    #expect(try Self.minorFaults(of: helper.child.pid) - before == 0)
+    // The kernel may take pages away from any process, which then come back by a fault. What a frame touches anew, or
+    // every two thousandth one, is in most of the stretches.
+    let faults = try (0..<10).map { _ in
+      let before = try Self.minorFaults(of: helper.child.pid)
+      for _ in 0..<1000 { try guest.flush(2) }
+      return try Self.minorFaults(of: helper.child.pid) - before
+    }
+    #expect(faults.count { $0 == 0 } >= 7, "\(faults)")
     #expect(try statistics()["frames"] == 10_202)
   }
 

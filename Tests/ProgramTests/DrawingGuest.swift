@@ -107,10 +107,3 @@ final class DrawingGuest {
   /// Shows nothing.
   func turnOff() throws { try command(0x103, area + words(0, 0)) }
 }
-
-/// The FNV-1a hash, in eight digits.
-func fnv1a(_ bytes: [UInt8]) -> String {
-  let hash = bytes.reduce(UInt32(2_166_136_261)) { ($0 ^ UInt32($1)) &* 16_777_619 }
-  let digits = String(hash, radix: 16)
-  return String(repeating: "0", count: 8 - digits.count) + digits
-}

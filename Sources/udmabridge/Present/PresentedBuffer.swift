@@ -33,7 +33,10 @@ final class PresentedBuffer {
   ) throws(Errno) {
     (number, self.layout) = (description.buffer, layout)
     switch description.memory {
-    case .dmabuf: dmabuf = try DMABuf(adopting: fd)
+    case .dmabuf:
+      let passed = try DMABuf(adopting: fd)
+      guard let end = layout.end, passed.size >= end else { throw .invalidArgument }
+      dmabuf = passed
     case .memfd:
       guard try fd.status().size >= UInt64(clamping: description.size) else { throw .invalidArgument }
       mapping = try Mapping(fd, offset: 0, length: description.size, writable: false)
