@@ -7,7 +7,8 @@ public import SystemPackage
 /// whoever reads the other one would wait for it.
 private let starting = Mutex(())
 
-/// A process of ours, waited for by its id.
+/// A process of ours, waited for by its id. It ends with this object at the latest: an ended one that nobody waits for
+/// would be all that `#expect(processExitsWith:)` sees, which waits for any child.
 public final class Child {
   public let pid: Int32
   private var status: Int32?
@@ -57,6 +58,11 @@ public final class Child {
     guard unsafe waitpid(pid, &word, options) == pid else { return nil }
     status = word & 0x7f == 0 ? word >> 8 & 0xff : 128 + word & 0x7f
     return status
+  }
+
+  deinit {
+    signal(SIGKILL)
+    wait()
   }
 
   public var isRunning: Bool { poll() == nil }
