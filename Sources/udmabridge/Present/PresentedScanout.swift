@@ -36,6 +36,9 @@ final class PresentedScanout {
 
   private var cursor: DisplayCursor?
   private var cursorImage: (number: Int, image: CursorImage)?
+  private var isAskingForCursor = false
+  /// Since its image was asked for.
+  private var hasCursorMoved = false
 
   init(_ index: Int, _ presenter: Presenter) throws {
     (self.index, self.presenter) = (index, presenter)
@@ -60,7 +63,7 @@ final class PresentedScanout {
 
   /// The helper ends, or has taken back what was held for too long: it is the guest's, and must not be seen.
   private func disconnected() {
-    isAsking = false
+    (isAsking, isAskingForCursor) = (false, false)
     for buffer in buffers { forget(buffer) }
     buffers = []
     last = nil
@@ -296,8 +299,12 @@ final class PresentedScanout {
 
   func moveCursor(_ cursor: DisplayCursor) {
     self.cursor = cursor
+    hasCursorMoved = true
     guard cursor.visible, cursorImage?.number != cursor.image else { return applyCursor() }
+    guard !isAskingForCursor else { return }
+    (isAskingForCursor, hasCursorMoved) = (true, false)
     call("GetCursor", DisplayRequest(scanout: index)) { [unowned self] answer in
+      isAskingForCursor = false
       guard case .success(var reply) = consume answer, let fd = reply.descriptor.take(),
         let told = try? reply.decode(DisplayCursorReply.self).cursor
       else { return }
@@ -308,8 +315,7 @@ final class PresentedScanout {
         let (hotX, hotY) = (UInt32(clamping: told.hotX), UInt32(clamping: told.hotY))
         cursorImage = (told.image, CursorImage(pixels: pixels, hotX: hotX, hotY: hotY))
       } catch { return presenter.complain("the cursor's image cannot be read: \(error)") }
-      self.cursor = told
-      applyCursor()
+      moveCursor(hasCursorMoved ? self.cursor ?? told : told)
     }
   }
 
