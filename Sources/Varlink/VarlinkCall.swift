@@ -18,6 +18,7 @@ public struct VarlinkCall {
   public let wantsMore: Bool
   /// No reply is.
   public let isOneway: Bool
+  /// After the reply the connection is to speak the method's own protocol.
   let wantsUpgrade: Bool
   private let message: Data
 

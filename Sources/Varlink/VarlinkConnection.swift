@@ -18,6 +18,8 @@ public final class VarlinkConnection {
   var whenClosed: (() -> Void)?
   /// Runs when the reply of a stream that could not be sent at once is on its way. Set with `beginStream`.
   private var whenSent: (() -> Void)?
+  /// Takes over the socket. Set with `upgrade`.
+  private var adopt: ((consuming UnixSocket) -> Void)?
 
   private let socket: UnixSocket
   private let loop: EventLoop
@@ -38,6 +40,9 @@ public final class VarlinkConnection {
     /// A call is in the hands of its handler, which has not answered yet.
     case called(isOneway: Bool)
     case streaming
+    /// The answer goes out, after which the socket is somebody else's.
+    case upgrading
+    case upgraded
     case closed
   }
   private var state = State.idle
@@ -58,18 +63,23 @@ public final class VarlinkConnection {
   /// Nothing waits to be sent.
   public var isReadyToSend: Bool { sent == writer.bytes.count }
 
-  /// Ends the connection, whatever waits to be sent.
+  /// Ends the connection, whatever waits to be sent. One that was upgraded only stops to count among the server's.
   public func close() {
-    guard let token = token.take() else { return }
-    loop.remove(token, socket.fd)
+    if case .closed = state { return }
+    stopListening()
     state = .closed
     input = []
     writer = JSONWriter()
     sent = 0
     passed = nil
     whenSent = nil
+    adopt = nil
     whenGone.take()?()
     whenClosed.take()?()
+  }
+
+  private func stopListening() {
+    if let token = token.take() { loop.remove(token, socket.fd) }
   }
 
   // MARK: Answering
@@ -117,6 +127,28 @@ public final class VarlinkConnection {
     begin(parameters, continues: false)
     send()
     proceed()
+  }
+
+  /// Answers the call that is being handled, which asked for another protocol (`upgrade`), and gives the socket away.
+  /// The connection counts among the server's until `close`, which `adopt`'s side calls at the end of it; `whenGone`
+  /// runs then, or when the server ends.
+  /// - Parameter adopt: not called when the caller does not take the answer, or has said more than this call.
+  public func upgrade(
+    _ parameters: some JSONWritable, _ adopt: @escaping (consuming UnixSocket) -> Void
+  ) {
+    guard takeTurn() else { return }
+    state = .upgrading
+    self.adopt = adopt
+    begin(parameters, continues: false)
+    send()
+  }
+
+  private func finishUpgrade() {
+    guard let adopt = adopt.take() else { return }
+    guard input.isEmpty, !inputEnded, isReadyToSend else { return close() }
+    stopListening()
+    state = .upgraded
+    do throws(Errno) { adopt(UnixSocket(adopting: try socket.fd.duplicate())) } catch { close() }
   }
 
   /// - Returns: whether an answer is wanted.
@@ -218,6 +250,7 @@ public final class VarlinkConnection {
     }
     guard isOpen else { return }
     input.removeFirst(start)
+    if case .upgrading = state { return finishUpgrade() }
     if input.count > Self.longestMessage, !input.contains(0) { return close() }
     if inputEnded, isIdle, isReadyToSend { return close() }
     watch()
@@ -225,10 +258,7 @@ public final class VarlinkConnection {
 
   private func take(_ call: VarlinkCall) {
     state = .called(isOneway: call.isOneway)
-    do throws(VarlinkError) {
-      if call.wantsUpgrade { throw .methodNotImplemented(call.method) }
-      try handle(call, self)
-    } catch { fail(error) }
+    do throws(VarlinkError) { try handle(call, self) } catch { fail(error) }
     if case .called(let isOneway) = state {
       precondition(isOneway, "every call is answered")
       state = .idle

@@ -7,11 +7,18 @@ public protocol VarlinkInterface: AnyObject {
   var name: String { get }
   /// In varlink's interface definition language.
   var description: String { get }
+  /// The methods after whose reply the connection speaks another protocol; they want to be called with `upgrade`.
+  var upgradedMethods: [String] { get }
 
-  /// Answers a call of the method of this name: with `reply` or `beginStream` of the connection, once, or by throwing.
+  /// Answers a call of the method of this name: with `reply`, `beginStream` or `upgrade` of the connection, once, or by
+  /// throwing.
   func handle(
     _ method: String, _ call: VarlinkCall, from connection: VarlinkConnection
   ) throws(VarlinkError)
+}
+
+extension VarlinkInterface {
+  public var upgradedMethods: [String] { [] }
 }
 
 /// What a service says of itself.
@@ -106,6 +113,10 @@ public final class VarlinkServer {
   private func dispatch(_ call: VarlinkCall, _ connection: VarlinkConnection) throws(VarlinkError) {
     guard let (name, method) = call.parts else { throw .interfaceNotFound(call.method) }
     guard let interface = interfaces[name] else { throw .interfaceNotFound(name) }
-    try interface.handle(method, call, from: connection)
+    switch (call.wantsUpgrade, interface.upgradedMethods.contains(method)) {
+    case (true, false): throw .methodNotImplemented(call.method)
+    case (false, true): throw .invalidParameter("upgrade")
+    default: try interface.handle(method, call, from: connection)
+    }
   }
 }

@@ -249,6 +249,49 @@ import Testing
     #expect(service.server.connectionCount == 0)
   }
 
+  // MARK: Another protocol
+
+  static let upgrade = #"{"method":"org.example.Test.Raw","upgrade":true}"#
+
+  @Test("after the reply the socket is the method's, and counts until it says that it is over")
+  func upgraded() throws {
+    let service = try Service(limit: 1)
+    let caller = try service.connect()
+    var connection: VarlinkConnection?
+    service.interface.whenCalled = { connection = $0 }
+    #expect(try caller.ask(Self.upgrade) == [#"{"parameters":{}}"#])
+    // Not a call any more.
+    try caller.send(Self.calls[0].message)
+    #expect(try caller.replies() == [])
+    let socket = try service.interface.takeAdopted()
+    var bytes: [UInt8] = []
+    var descriptors = ReceivedDescriptors()
+    let count = try socket.receive(into: &bytes, upTo: 1000, descriptors: &descriptors)
+    #expect(count == Self.calls[0].message.utf8.count + 1)
+    _ = unsafe try socket.send(([1, 2, 0] as [UInt8]).span.bytes)
+    #expect(try caller.replies() == ["\u{1}\u{2}"])
+    #expect(service.server.connectionCount == 1)
+    #expect(service.interface.gone == 0)
+    connection?.close()
+    #expect(service.server.connectionCount == 0)
+    #expect(service.interface.gone == 1)
+  }
+
+  @Test("a method with a protocol of its own wants upgrade; a caller that says more than that is cut off")
+  func badUpgrade() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    #expect(
+      try caller.ask(#"{"method":"org.example.Test.Raw"}"#) == [
+        Self.error("InvalidParameter", "parameter", "upgrade")
+      ])
+    try caller.send(Array("\(Self.upgrade)\0\(Self.calls[0].message)\0".utf8))
+    #expect(try caller.replies() == [#"{"parameters":{}}"#])
+    #expect(caller.isClosed)
+    #expect(throws: TroubleInTest.self) { _ = try service.interface.takeAdopted() }
+    #expect(service.server.connectionCount == 0)
+  }
+
   // MARK: Who may call
 
   @Test("one connection too many is closed at once, and a place that is free again is given away")

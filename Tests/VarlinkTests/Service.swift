@@ -43,9 +43,18 @@ final class Service {
 final class Example: VarlinkInterface {
   let name = "org.example.Test"
   let description = "interface org.example.Test\n"
+  let upgradedMethods = ["Raw"]
   var streams: [VarlinkConnection] = []
+  /// What `Raw` was given.
+  private(set) var adopted: UnixSocket?
   var gone = 0
+  var whenCalled: ((VarlinkConnection) -> Void)?
   private(set) var called: [String] = []
+  func takeAdopted() throws -> UnixSocket {
+    guard let socket = adopted.take() else { throw TroubleInTest("nothing was adopted") }
+    return socket
+  }
+
   /// What `Give` passes.
   let memfd: Memfd
 
@@ -74,6 +83,7 @@ final class Example: VarlinkInterface {
     _ method: String, _ call: VarlinkCall, from connection: VarlinkConnection
   ) throws(VarlinkError) {
     called.append(method)
+    whenCalled?(connection)
     connection.whenGone = { [unowned self] in gone += 1 }
     switch method {
     case "Echo": connection.reply(try call.parameters(Text.self))
@@ -89,6 +99,7 @@ final class Example: VarlinkInterface {
       guard call.wantsMore else { throw .expectedMore }
       streams.append(connection)
       connection.beginStream {}
+    case "Raw": connection.upgrade(EmptyObject()) { [unowned self] socket in adopted = consume socket }
     default: throw .methodNotFound(call.method)
     }
   }
