@@ -14,6 +14,7 @@ private let targets: [String: Target] = [
   "sequence": fuzzSequence,
   "memory": fuzzMemory,
   "display": fuzzDisplay,
+  "replies": fuzzReplies,
   "control": fuzzControl,
 ]
 

@@ -1,0 +1,127 @@
+public import SystemPackage
+
+/// What QEMU's display socket said that it must not, or why it failed.
+public enum DisplayError: Error, Equatable {
+  case socket(Errno)
+  case cutOff
+  case unknownReply(code: UInt32)
+  case noReply(DisplayRequest, flags: UInt32)
+  case size(DisplayRequest, size: UInt32, expected: Int)
+  case unasked(DisplayRequest)
+  case outOfTurn(DisplayRequest, before: DisplayRequest)
+  case type(DisplayRequest, type: UInt32, expected: UInt32)
+  case edidSize(UInt32)
+}
+
+extension DisplayError: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .socket(let errno): "the socket failed: \(errno)"
+    case .cutOff: "it was closed in the middle of a reply"
+    case .unknownReply(let code): "a reply to \(code) came, which is nothing that is ever asked"
+    case .noReply(let request, let flags):
+      "\(request) came with flags 0x\(String(flags, radix: 16)), which are not those of a reply: 0x4"
+    case .size(let request, let size, let expected):
+      "the reply to \(request) has a payload of \(size) bytes instead of \(expected)"
+    case .unasked(let request): "a reply to \(request) came, which was not asked"
+    case .outOfTurn(let request, let first):
+      "the reply to \(request) came before that to \(first), which was asked first"
+    case .type(let request, let type, let expected):
+      "the reply to \(request) is of type 0x\(String(type, radix: 16)) instead of 0x\(String(expected, radix: 16))"
+    case .edidSize(let size): "an EDID has \(size) bytes; \(DisplayReply.maxEDID) are the most"
+    }
+  }
+}
+
+/// The first 12 bytes of every message on the display socket, in the byte order of the machine.
+struct DisplayHeader {
+  static let size = 12
+  private static let replyFlag: UInt32 = 1 << 2
+
+  let request: DisplayRequest
+  /// In bytes: what the reply has.
+  let payloadSize: Int
+
+  init(_ bytes: [UInt8]) throws(DisplayError) {
+    let (code, flags, size): (UInt32, UInt32, UInt32) = (
+      bytes.number(at: 0), bytes.number(at: 4), bytes.number(at: 8)
+    )
+    guard let request = DisplayRequest(rawValue: code), let expected = request.replySize else {
+      throw .unknownReply(code: code)
+    }
+    if flags & Self.replyFlag == 0 { throw .noReply(request, flags: flags) }
+    if size != UInt32(expected) { throw .size(request, size: size, expected: expected) }
+    (self.request, payloadSize) = (request, expected)
+  }
+}
+
+extension DisplayRequest {
+  /// How many bytes the payload of its reply has; nil if it has no reply.
+  var replySize: Int? {
+    switch self {
+    case .getProtocolFeatures: 8
+    case .getDisplayInfo: DisplayReply.responseHeader + DisplayReply.screens * 24
+    case .dmabufUpdate: 0
+    case .getEDID: DisplayReply.responseHeader + 8 + DisplayReply.maxEDID
+    default: nil
+    }
+  }
+
+  /// The front end may have reasons to leave it without a reply, and answer what came later.
+  var mayGoUnanswered: Bool { self == .dmabufUpdate || self == .getEDID }
+}
+
+/// A screen of the front end.
+public struct DisplayScreen: Equatable, Sendable {
+  public var area: DisplayArea
+  public var isEnabled: Bool
+  public init(area: DisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
+}
+
+/// What a front end answers on its display socket.
+public enum DisplayReply: Equatable, Sendable {
+  case protocolFeatures(DisplayFeatures)
+  /// Always of 16 screens, by the number of their scanouts. The C original is `virtio_gpu_resp_display_info`.
+  case displayInfo([DisplayScreen])
+  /// What DMABUF_UPDATE told is shown.
+  case updated
+  /// Empty where there is none. The C original is `virtio_gpu_resp_edid`.
+  case edid([UInt8])
+
+  static let screens = 16
+  static let maxEDID = 1024
+  /// The size of `virtio_gpu_ctrl_hdr`.
+  static let responseHeader = 24
+  /// VIRTIO_GPU_RESP_OK_DISPLAY_INFO and VIRTIO_GPU_RESP_OK_EDID
+  private static let (displayInfoType, edidType): (UInt32, UInt32) = (0x1101, 0x1104)
+
+  /// - Parameter bytes: as many as its header says.
+  init(_ request: DisplayRequest, _ bytes: [UInt8]) throws(DisplayError) {
+    // What virtio defines is little-endian.
+    func number(_ offset: Int) -> UInt32 { UInt32(littleEndian: bytes.number(at: offset)) }
+    func check(_ expected: UInt32) throws(DisplayError) {
+      if number(0) != expected { throw .type(request, type: number(0), expected: expected) }
+    }
+    switch request {
+    case .getProtocolFeatures:
+      self = .protocolFeatures(DisplayFeatures(rawValue: bytes.number(at: 0)))
+    case .getDisplayInfo:
+      try check(Self.displayInfoType)
+      self = .displayInfo(
+        (0..<Self.screens).map { index in
+          let start = Self.responseHeader + index * 24
+          let area = DisplayArea(
+            x: number(start), y: number(start + 4), width: number(start + 8), height: number(start + 12))
+          return DisplayScreen(area: area, isEnabled: number(start + 16) != 0)
+        })
+    case .dmabufUpdate: self = .updated
+    case .getEDID:
+      try check(Self.edidType)
+      let size = number(Self.responseHeader)
+      if size > UInt32(Self.maxEDID) { throw .edidSize(size) }
+      let start = Self.responseHeader + 8
+      self = .edid(Array(bytes[start..<start + Int(size)]))
+    default: throw .unasked(request)
+    }
+  }
+}
