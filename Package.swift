@@ -53,12 +53,16 @@ let package = Package(
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
+    .systemLibrary(name: "CXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
+    .target(name: "CLibvirt", linkerSettings: [.linkedLibrary("dl")]),
+    module("Domains", ["Linux", system]),
+    module("Libvirt", ["CXML2", "CLibvirt", "Linux", "Domains", system]),
     .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     .executableTarget(
       name: "udmabridge",
       dependencies: [
         "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers",
-        "CPNG",
+        "Domains", "Libvirt", "CPNG",
         system, log,
         arguments,
       ],
@@ -104,6 +108,7 @@ let package = Package(
       [
         "Linux", "Guest", "Udmabuf", "QEMU", "TestSupport", "udmabridge", "lend-pages", "peer", system,
       ]),
+    tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),

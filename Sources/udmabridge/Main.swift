@@ -16,7 +16,8 @@ struct Udmabridge: ParsableCommand {
     version: "0.1.0",
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
-      Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self,
+      Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self, LibvirtCommand.self,
+      OnDefineDomain.self,
     ])
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser

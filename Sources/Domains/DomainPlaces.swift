@@ -1,0 +1,79 @@
+internal import Linux
+public import SystemPackage
+
+/// Where things of a domain are.
+public struct DomainPlaces: Equatable, Sendable {
+  /// The domain's name as that of a file: bytes that stand for something else are written `%XX`, and a name that is
+  /// too long for a socket's path is cut short and ends with its hash.
+  public let fileName: String
+
+  /// Of the domain with this name, whatever it is made of.
+  public init(_ domain: String) {
+    var encoded = PercentText.encode(domain, alsoSlashes: true)
+    if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
+    if encoded.utf8.count > Self.longest {
+      let hash = domain.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) {
+        ($0 ^ UInt64($1)) &* 0x100_0000_01b3
+      }
+      let digits = String(hash, radix: 16)
+      encoded = encoded.prefix(60) + "~" + String(repeating: "0", count: 16 - digits.count) + digits
+    }
+    fileName = encoded
+  }
+
+  /// With this many the path of the control socket is as long as one may be (107 bytes).
+  private static let longest = 80
+
+  /// What lives while domains run.
+  public static let runtime: FilePath = "/run/udmabridge"
+  /// What administrators write.
+  public static let configuration: FilePath = "/etc/udmabridge"
+
+  /// The domain's own directory while it runs; its helper may write there.
+  public var directory: FilePath { Self.runtime.appending(fileName) }
+  /// The helper's control socket.
+  public var control: FilePath { directory.appending("control") }
+  /// Options for the helper, a line `OPTION = VALUE` for each.
+  public var options: FilePath { Self.configuration.appending(fileName + ".conf") }
+}
+
+extension DomainReference {
+  /// The options of a domain's file and of its string, in this order. One that is in the string replaces those of the
+  /// same name in the file.
+  /// - Parameter path: of the file, which need not be there.
+  public func allOptions(file path: FilePath? = nil) throws(DomainError) -> [DomainOption] {
+    let path = path ?? DomainPlaces(domain).options
+    let text: String
+    do throws(Errno) { text = try readText(path) } catch {
+      if error == .noSuchFileOrDirectory { return options }
+      throw DomainError.file("\(path)", "\(error)")
+    }
+    let chosen = Set(options.map(\.name))
+    return try DomainOption.read(text, of: "\(path)").filter { !chosen.contains($0.name) } + options
+  }
+}
+
+extension DomainOption {
+  /// Reads a domain's file: `OPTION = VALUE` in each line, empty lines, and comments after `#` at a line's begin.
+  public static func read(_ text: String, of file: String) throws(DomainError) -> [DomainOption] {
+    var options: [DomainOption] = []
+    let lines = text.split(omittingEmptySubsequences: false) { $0.isNewline }
+    for (index, line) in lines.enumerated() {
+      let line = line.trimmed
+      if line.isEmpty || line.hasPrefix("#") { continue }
+      do throws(DomainError) {
+        let sides = line.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        guard sides.count == 2 else { throw .noOption(String(line)) }
+        options.append(try DomainOption(String(sides[0].trimmed), String(sides[1].trimmed)))
+      } catch { throw .line(file: file, number: index + 1, "\(error)") }
+    }
+    return options
+  }
+}
+
+extension Substring {
+  fileprivate var trimmed: Substring {
+    let start = drop(while: \.isWhitespace)
+    return start[..<(start.lastIndex { !$0.isWhitespace }.map(start.index(after:)) ?? start.startIndex)]
+  }
+}

@@ -1,0 +1,142 @@
+/// The one string that libvirt hands to a back end of a domain's video, `<acceleration rendernode='...'/>`: which
+/// domain it is, and what the helper is to do for it.
+///
+/// It is written `/udmabridge/NAME` or `/udmabridge/NAME?OPTION=VALUE;OPTION=VALUE`: libvirt's schema wants a path.
+public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
+  /// The domain's name.
+  public let domain: String
+  /// Options of `vhost-user-udmabuf`, in order; one may be there more than once.
+  public let options: [DomainOption]
+
+  private static let prefix = "/udmabridge/"
+
+  /// - Parameter options: those of the string, which is checked by reading it back.
+  public init(domain: String, options: [DomainOption] = []) {
+    (self.domain, self.options) = (domain, options)
+  }
+
+  /// A string like this is meant for this project; any other names a render node, or is somebody else's.
+  public static func isMeant(by text: String) -> Bool { text.hasPrefix(prefix) }
+
+  /// Reads what libvirt passes.
+  public init(_ text: String) throws(DomainError) {
+    guard Self.isMeant(by: text), text.utf8.count <= 4096 else { throw .noReference(text) }
+    let parts = text.dropFirst(Self.prefix.count).split(
+      separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+    guard let name = PercentText.decode(parts[0]), !name.isEmpty else { throw .noReference(text) }
+    domain = name
+    var read: [DomainOption] = []
+    for word in parts.count == 2 ? parts[1].split(separator: ";") : [] {
+      let sides = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+      guard let key = PercentText.decode(sides[0]), sides.count == 2,
+        let value = PercentText.decode(sides[1])
+      else { throw .noOption(String(word)) }
+      read.append(try DomainOption(key, value))
+    }
+    options = read
+  }
+
+  /// As libvirt is to pass it.
+  public var description: String {
+    let words = options.map { "\($0.name)=\(PercentText.encode($0.value))" }
+    return Self.prefix + PercentText.encode(domain)
+      + (words.isEmpty ? "" : "?" + words.joined(separator: ";"))
+  }
+}
+
+/// An option that a domain may choose for its helper: one of `vhost-user-udmabuf`, without the dashes.
+public struct DomainOption: Equatable, Sendable {
+  /// Such as `kms`.
+  public let name: String
+  /// As on the command line.
+  public let value: String
+
+  /// What a domain may choose. What the helper serves, and where, is libvirt's.
+  public static let names = [
+    "backing", "control", "control-allow", "control-group", "control-mode", "cursor", "display", "kms",
+    "log-level", "max-bookkeeping", "max-entries", "max-pinned", "max-resources", "max-shadow", "resolution",
+    "sandbox", "stats",
+  ]
+
+  /// Of a name that a domain may choose; a value is one line without control characters.
+  public init(_ name: String, _ value: String) throws(DomainError) {
+    guard Self.names.contains(name) else { throw .unknownOption(name) }
+    guard !value.isEmpty, value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else {
+      throw .noOption("\(name)=\(value)")
+    }
+    (self.name, self.value) = (name, value)
+  }
+
+  /// Reads `NAME=VALUE`.
+  public init(_ text: String) throws(DomainError) {
+    let sides = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    guard sides.count == 2 else { throw .noOption(text) }
+    try self.init(String(sides[0]), String(sides[1]))
+  }
+
+  /// As an argument of `vhost-user-udmabuf`.
+  public var argument: String { "--\(name)=\(value)" }
+}
+
+/// What is wrong with what a domain asks for.
+public enum DomainError: Error, Equatable, CustomStringConvertible {
+  case noReference(String)
+  case noOption(String)
+  case unknownOption(String)
+  /// A domain's file cannot be read.
+  case file(String, String)
+  /// A line of it.
+  case line(file: String, number: Int, String)
+
+  public var description: String {
+    switch self {
+    case .noReference(let text):
+      "«\(text.prefix(200))» is no name of a domain: write /udmabridge/NAME or /udmabridge/NAME?OPTION=VALUE;..."
+    case .noOption(let text): "«\(text.prefix(200))» is no option: write NAME=VALUE"
+    case .unknownOption(let name):
+      "there is no option \(name.prefix(100)) for a domain; there are \(DomainOption.names.joined(separator: ", "))"
+    case .file(let file, let why): "\(file) cannot be read: \(why)"
+    case .line(let file, let number, let why): "\(file), line \(number): \(why)"
+    }
+  }
+}
+
+/// `%XX` for each byte that has a meaning of its own in paths, XML, shells or this project's strings.
+enum PercentText {
+  private static func isPlain(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+      UInt8(ascii: "0")...UInt8(ascii: "9"):
+      true
+    default: "._-+@:,/".utf8.contains(byte)
+    }
+  }
+
+  static func encode(_ text: String, alsoSlashes: Bool = false) -> String {
+    text.utf8.reduce(into: "") { result, byte in
+      if isPlain(byte), !alsoSlashes || byte != UInt8(ascii: "/") {
+        result.unicodeScalars.append(Unicode.Scalar(byte))
+      } else {
+        let digits = String(byte, radix: 16, uppercase: true)
+        result += "%" + (digits.count < 2 ? "0" : "") + digits
+      }
+    }
+  }
+
+  /// Nil for what is no such text.
+  static func decode(_ text: Substring) -> String? {
+    var bytes: [UInt8] = []
+    var rest = text.utf8[...]
+    while let byte = rest.popFirst() {
+      if byte != UInt8(ascii: "%") {
+        bytes.append(byte)
+        continue
+      }
+      guard let high = rest.popFirst(), let low = rest.popFirst(),
+        let value = UInt8(String(decoding: [high, low], as: UTF8.self), radix: 16)
+      else { return nil }
+      bytes.append(value)
+    }
+    return String(validating: bytes, as: UTF8.self)
+  }
+}

@@ -1,0 +1,131 @@
+internal import Domains
+
+/// Something in a domain's definition with which a guest's pages cannot be lent, or QEMU does not start.
+public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
+  /// Of Xen, LXC and the like.
+  case type(String)
+  case memorySource(String?)
+  case memoryAccess(String?)
+  /// A NUMA node that goes its own way.
+  case cellAccess(String)
+  case video(String?)
+  case acceleration
+  case reference(String)
+  case otherDomain(String, own: String)
+  /// A graphics element that demands a display without GL.
+  case graphics(String)
+
+  /// Of what kind, in a word.
+  public var name: String {
+    switch self {
+    case .type: "type"
+    case .memorySource: "memory"
+    case .memoryAccess, .cellAccess: "access"
+    case .video: "video"
+    case .acceleration, .reference, .otherDomain: "parameters"
+    case .graphics: "graphics"
+    }
+  }
+
+  /// `enable` mends it.
+  public var isMendable: Bool {
+    switch self {
+    case .type, .cellAccess, .graphics: false
+    default: true
+    }
+  }
+
+  public var description: String {
+    switch self {
+    case .type(let type): "a domain of type \(type) has no QEMU"
+    case .memorySource(let type):
+      "the guest's memory is " + (type.map { "of source \($0)" } ?? "QEMU's own") + ", not of a memfd"
+    case .memoryAccess(let mode): "the guest's memory is \(mode ?? "private"), so that no helper can map it"
+    case .cellAccess(let cell): "NUMA cell \(cell) has private memory"
+    case .video(let model):
+      model.map { "the first video device is \($0), without a back end of its own" }
+        ?? "there is no video device"
+    case .acceleration:
+      "<acceleration> of the video names no render node: libvirt looks for one of its own, and knows nothing of "
+        + "this domain to tell the helper"
+    case .reference(let why): why
+    case .otherDomain(let name, let own): "the video is for a domain called \(name), but this one is \(own)"
+    case .graphics(let type): "graphics of type \(type) show no dma-buf: QEMU would end at once"
+    }
+  }
+
+  /// What to do about it.
+  public var remedy: String {
+    switch self {
+    case .type: "only domains of type kvm and qemu can be enabled"
+    case .memorySource:
+      "<memoryBacking><source type='memfd'/></memoryBacking>; udmabridge libvirt enable does that"
+    case .memoryAccess:
+      "<memoryBacking><access mode='shared'/></memoryBacking>; udmabridge libvirt enable does that"
+    case .cellAccess: "give the cell memAccess='shared', or leave memAccess out"
+    case .video, .acceleration, .otherDomain:
+      "<driver name='vhostuser'/>, <model type='virtio'>, and in that <acceleration rendernode='/udmabridge/NAME'/>; "
+        + "udmabridge libvirt enable does that"
+    case .reference: "udmabridge libvirt enable --option NAME=VALUE writes it anew"
+    case .graphics(let type):
+      "udmabridge libvirt enable --remove-graphics takes it out, and disable puts it back; or choose one that can: "
+        + (type.hasPrefix("spice") ? "<gl enable='yes'/> with <listen type='none'/> in it, " : "")
+        + "<graphics type='egl-headless'/> or none at all; see the guest by udmabridge snapshot and present"
+    }
+  }
+}
+
+extension DomainXML {
+  /// What stands against it, in the order of the definition.
+  public var problems: [DomainProblem] {
+    var found: [DomainProblem] = []
+    let type = root["type"] ?? ""
+    if type != "kvm", type != "qemu" { found.append(.type(type)) }
+    let backing = root.child("memoryBacking")
+    let source = backing?.child("source")?["type"]
+    if source != "memfd" { found.append(.memorySource(source)) }
+    found += accessProblems(backing?.child("access")?["mode"])
+    found += videoProblems
+    for graphics in graphicsWithoutGL { found.append(.graphics(Self.kind(of: graphics))) }
+    return found
+  }
+
+  private func accessProblems(_ mode: String?) -> [DomainProblem] {
+    let cells = root.descendant("cpu", "numa")?.children("cell") ?? []
+    // Each cell may say so for itself.
+    if !cells.isEmpty, cells.allSatisfy({ $0["memAccess"] == "shared" }) { return [] }
+    let closed = cells.filter { ($0["memAccess"] ?? "shared") != "shared" }
+    return closed.map { .cellAccess($0["id"] ?? "?") } + (mode == "shared" ? [] : [.memoryAccess(mode)])
+  }
+
+  private var videoProblems: [DomainProblem] {
+    guard let video else { return [.video(nil)] }
+    guard video.child("driver")?["name"] == "vhostuser", video.child("model")?["type"] == "virtio" else {
+      return [.video(video.child("model")?["type"] ?? "of no type")]
+    }
+    guard let text = video.descendant("model", "acceleration")?["rendernode"],
+      DomainReference.isMeant(by: text)
+    else { return [.acceleration] }
+    do throws(DomainError) {
+      let reference = try DomainReference(text)
+      if let name, reference.domain != name { return [.otherDomain(reference.domain, own: name)] }
+    } catch { return [.reference("\(error)")] }
+    return []
+  }
+
+  /// Those beside which QEMU does not start: a vhost-user GPU demands that each display takes dma-bufs.
+  var graphicsWithoutGL: [XMLElement] {
+    (root.child("devices")?.children("graphics") ?? []).filter { graphics in
+      switch graphics["type"] {
+      case "egl-headless": false
+      case "spice", "sdl", "dbus": graphics.child("gl")?["enable"] != "yes"
+      default: true
+      }
+    }
+  }
+
+  static func kind(of graphics: XMLElement) -> String {
+    let type = graphics["type"] ?? "unknown"
+    return ["spice", "sdl", "dbus"].contains(type) ? "\(type) without GL" : type
+  }
+}

@@ -1,0 +1,109 @@
+public import Domains
+
+/// A domain's definition, as libvirt has it or as a program hands it to libvirt.
+public struct DomainXML {
+  /// The document that it is.
+  public let document: XMLDocument
+
+  /// Reads a definition.
+  public init(_ text: [UInt8]) throws(LibvirtError) {
+    do throws(XMLError) { document = try XMLDocument(text) } catch { throw .xml(error) }
+    guard root.name == "domain", root.namespace == nil else { throw .noDomain(root.name) }
+  }
+
+  /// The same, of a text.
+  public init(_ text: String) throws(LibvirtError) { try self.init(Array(text.utf8)) }
+
+  /// As it is now.
+  public var text: String { document.text }
+
+  var root: XMLElement { document.root }
+
+  /// Nil in one that has none yet.
+  public var name: String? {
+    let name = root.child("name")?.text ?? ""
+    return name.isEmpty ? nil : name
+  }
+
+  /// The user and the group that libvirt starts QEMU as, where it has said so: in what it hands to hooks.
+  public var owner: (user: UInt32, group: UInt32)? {
+    let label = root.children("seclabel").first { $0["model"] == "dac" }?.child("label")?.text
+    let numbers = label?.split(separator: ":").map { UInt32($0.drop { $0 == "+" }) }
+    guard let numbers, numbers.count == 2, let user = numbers[0], let group = numbers[1] else { return nil }
+    return (user, group)
+  }
+
+  /// The screen that firmware and boot loaders use: the one that says so, else the first.
+  var video: XMLElement? {
+    let all = root.child("devices")?.children("video") ?? []
+    return all.first { $0.child("model")?["primary"] == "yes" } ?? all.first
+  }
+
+  /// The video whose back end is to be ours.
+  var ownVideo: XMLElement? {
+    root.child("devices")?.children("video").first { video in
+      video.child("driver")?["name"] == "vhostuser"
+        && video.descendant("model", "acceleration")?["rendernode"].map(DomainReference.isMeant) == true
+    }
+  }
+
+  /// What `enable` has written down, for `disable`.
+  var record: XMLElement? {
+    root.child("metadata")?.children.first { $0.namespace == EnablingRecord.namespace }
+  }
+
+  /// It wants this project's back end. All others are none of our business.
+  public var isOurs: Bool { ownVideo != nil || record != nil }
+
+  /// Whether a definition can be one of ours; much faster than to read it.
+  public static func mayBeOurs(_ text: [UInt8]) -> Bool {
+    // It is in the string of the video and in the record.
+    let word = Array("udmabridge".utf8)
+    return text.indices.dropLast(word.count - 1).contains { index in
+      text[index] == word[0] && text[index..<index + word.count].elementsEqual(word)
+    }
+  }
+
+  /// What the domain asks of its helper; nil if it is not ours.
+  public func reference() throws(LibvirtError) -> DomainReference? {
+    guard let text = ownVideo?.descendant("model", "acceleration")?["rendernode"] else { return nil }
+    do throws(DomainError) { return try DomainReference(text) } catch { throw .reference(error) }
+  }
+}
+
+/// Why something about a domain cannot be done.
+public enum LibvirtError: Error, Equatable, CustomStringConvertible {
+  case xml(XMLError)
+  /// Some other document.
+  case noDomain(String)
+  case noName
+  case reference(DomainError)
+  /// It could not start, whatever is done to the rest of it.
+  case refused([DomainProblem])
+  /// What would be written down for `disable` may not be read by everybody.
+  case secret(String)
+  /// There is nothing on this machine to talk to libvirt with.
+  case noLibrary(String)
+  case connection(String, String)
+  case domain(String, String)
+  case transient(String)
+
+  public var description: String {
+    switch self {
+    case .xml(let error): "\(error)"
+    case .noDomain(let name): "the XML is no domain: its outermost element is <\(name.prefix(100))>"
+    case .noName: "the domain has no <name>, by which its helper is found"
+    case .reference(let error): "the domain's <acceleration rendernode=...>: \(error)"
+    case .refused(let problems):
+      problems.map { "\($0)\n  -> \($0.remedy)" }.joined(separator: "\n")
+    case .secret(let what):
+      "\(what) has a password, which disable would need to put it back; take it out of the domain yourself (virsh edit)"
+    case .noLibrary(let why):
+      "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients), or use --stdin"
+    case .connection(let uri, let why): "no connection to libvirt at \(uri): \(why)"
+    case .domain(let name, let why): "domain \(name): \(why)"
+    case .transient(let name):
+      "domain \(name) has no persistent definition: change what it is made from, with --stdin"
+    }
+  }
+}

@@ -1,0 +1,189 @@
+public import Domains
+
+/// What `enable` writes into a domain's metadata: how it was before.
+enum EnablingRecord {
+  static let namespace = "urn:udmabridge:domain"
+  static let empty = "<udmabridge:before xmlns:udmabridge=\"\(namespace)\"/>"
+}
+
+extension DomainXML {
+  /// Makes the domain one of ours. What is so already stays as it is; enabling twice changes nothing more.
+  ///
+  /// - Parameters:
+  ///   - options: for its helper; nil for those that it has.
+  ///   - removingGraphics: what QEMU would not start with is taken out; `disable` puts it back.
+  /// - Throws: `refused` where it could not start even so. Nothing is changed then.
+  public func enable(options: [DomainOption]? = nil, removingGraphics: Bool = false) throws(LibvirtError) {
+    guard let name else { throw .noName }
+    let refused = problems.filter { problem in
+      if case .graphics = problem { return !removingGraphics }
+      return !problem.isMendable
+    }
+    if !refused.isEmpty { throw .refused(refused) }
+    let closed = removingGraphics ? graphicsWithoutGL : []
+    if let secret = closed.first(where: { $0["passwd"] != nil }) {
+      throw .secret("graphics of type \(Self.kind(of: secret))")
+    }
+    // A string that cannot be read is written anew.
+    let known = (try? reference())?.options ?? []
+    let reference = DomainReference(domain: name, options: options ?? known)
+    do throws(XMLError) {
+      let record = try makeRecord()
+      try enableMemory(record)
+      try enableVideo(reference, record)
+      try enableGraphics(closed, record)
+    } catch { throw .xml(error) }
+  }
+
+  private func makeRecord() throws(XMLError) -> XMLElement {
+    if let record { return record }
+    let metadata: XMLElement
+    if let there = root.child("metadata") {
+      metadata = there
+    } else {
+      metadata = try document.make("<metadata/>")
+      insert(metadata, behind: ["name", "uuid", "genid", "title", "description"])
+    }
+    metadata.append(try document.make(EnablingRecord.empty))
+    guard let record else { preconditionFailure("it was put there") }
+    return record
+  }
+
+  private func enableMemory(_ record: XMLElement) throws(XMLError) {
+    if root.child("memoryBacking") == nil {
+      insert(
+        try document.make("<memoryBacking/>"),
+        behind: ["memory", "currentMemory", "blkiotune", "memtune"])
+    }
+    guard let backing = root.child("memoryBacking") else { preconditionFailure("it was put there") }
+    let cells = root.descendant("cpu", "numa")?.children("cell") ?? []
+    let isShared = !cells.isEmpty && cells.allSatisfy { $0["memAccess"] == "shared" }
+    let wanted = [("source", "type", "memfd")] + (isShared ? [] : [("access", "mode", "shared")])
+    for (name, attribute, value) in wanted {
+      let old = backing.child(name)?[attribute]
+      if old == value { continue }
+      if record[name] == nil { record[name] = old ?? "" }
+      if backing.child(name) == nil { backing.append(try document.make("<\(name)/>")) }
+      backing.child(name)?[attribute] = value
+    }
+  }
+
+  private func enableVideo(_ reference: DomainReference, _ record: XMLElement) throws(XMLError) {
+    let new = try document.make("<video><driver name='vhostuser'/><model type='virtio'/></video>")
+    let old = video
+    if let old, old.child("driver")?["name"] == "vhostuser",
+      let acceleration = old.descendant("model", "acceleration"),
+      acceleration["rendernode"].map(DomainReference.isMeant) == true
+    {
+      acceleration["rendernode"] = "\(reference)"
+      return
+    }
+    guard let model = new.child("model") else { preconditionFailure("it is there") }
+    model["heads"] = old?.child("model")?["heads"] ?? "1"
+    model["primary"] = old?.child("model")?["primary"]
+    let acceleration = try document.make("<acceleration/>")
+    acceleration["rendernode"] = "\(reference)"
+    model.append(acceleration)
+    guard let old else { return append(new) }
+    // It stays where the guest knows it.
+    for name in old.child("model")?["type"] == "none" ? [] : ["alias", "address"] {
+      if let kept = old.child(name) { new.append(kept.copy(for: document)) }
+    }
+    record.append(old.copy(for: document))
+    old.insertBefore(new)
+    old.remove()
+  }
+
+  private func enableGraphics(_ closed: [XMLElement], _ record: XMLElement) throws(XMLError) {
+    if closed.isEmpty { return }
+    // Without SPICE libvirt refuses what goes through it.
+    let devices = root.child("devices")?.children ?? []
+    let withSpice = devices.contains { $0.name == "graphics" && $0["type"] == "spice" }
+    let losesSpice =
+      withSpice
+      && !devices.contains {
+        $0.name == "graphics" && $0["type"] == "spice" && $0.child("gl")?["enable"] == "yes"
+      }
+    let orphans =
+      losesSpice
+      ? devices.filter { $0["type"] == "spicevmc" || $0.name == "audio" && $0["type"] == "spice" } : []
+    for element in closed + orphans {
+      record.append(element.copy(for: document))
+      if element.name == "audio" {
+        // A sound device may refer to it, and libvirt would make one like this by itself.
+        let silent = try document.make("<audio type='none'/>")
+        silent["id"] = element["id"]
+        element.insertBefore(silent)
+      }
+      element.remove()
+    }
+  }
+
+  /// Undoes what `enable` did. A domain that is not ours stays as it is.
+  public func disable() throws(LibvirtError) {
+    do throws(XMLError) { try restore() } catch { throw .xml(error) }
+  }
+
+  private func restore() throws(XMLError) {
+    let record = record
+    if let own = ownVideo {
+      if let before = record?.child("video") {
+        own.insertBefore(before.copy(for: document))
+        own.remove()
+      } else if record != nil {
+        own.remove()
+      } else {
+        // Made by hand: the device stays, with QEMU's own back end.
+        own.child("driver")?["name"] = nil
+        if own.child("driver")?.hasAttributes == false { own.child("driver")?.remove() }
+        own.descendant("model", "acceleration")?.remove()
+      }
+    }
+    guard let record else { return }
+    for element in record.children where element.namespace == nil && element.name != "video" {
+      let device = element.copy(for: document)
+      let silent = root.child("devices")?.children("audio").first { $0["id"] == device["id"] }
+      if device.name == "audio", let silent {
+        silent.insertBefore(device)
+        silent.remove()
+      } else {
+        append(device)
+      }
+    }
+    if let backing = root.child("memoryBacking") {
+      for (name, attribute, value) in [("source", "type", "memfd"), ("access", "mode", "shared")] {
+        guard let before = record[name], let element = backing.child(name), element[attribute] == value else {
+          continue
+        }
+        element[attribute] = before.isEmpty ? nil : before
+        if !element.hasAttributes, element.isEmpty { element.remove() }
+      }
+      if backing.isEmpty, !backing.hasAttributes { backing.remove() }
+    }
+    record.remove()
+    if let metadata = root.child("metadata"), metadata.isEmpty { metadata.remove() }
+  }
+
+  /// Puts an element behind the last one of these names in the domain.
+  private func insert(_ element: XMLElement, behind names: [String]) {
+    if let last = root.children.last(where: { names.contains($0.name) }) {
+      last.insertAfter(element)
+    } else {
+      root.append(element)
+    }
+  }
+
+  /// Puts a device behind its like, or behind all others.
+  private func append(_ device: XMLElement) {
+    guard let devices = root.child("devices") else {
+      guard let devices = try? document.make("<devices/>") else { return }
+      root.append(devices)
+      return append(device)
+    }
+    if let last = devices.children(device.name).last {
+      last.insertAfter(device)
+    } else {
+      devices.append(device)
+    }
+  }
+}

@@ -1,0 +1,111 @@
+internal import FoundationEssentials
+public import Linux
+public import SystemPackage
+
+/// What a host's files say about libvirt, QEMU and its back ends.
+public struct HostFiles {
+  private let root: FilePath
+
+  /// - Parameter root: the directory in which the host's files are.
+  public init(root: FilePath = "/") { self.root = root }
+
+  private func place(_ path: String) -> FilePath { root.appending(path.drop { $0 == "/" }.description) }
+
+  // MARK: Back ends
+
+  /// A file that describes a vhost-user back end, as QEMU's conventions say (`vhost-user.json`).
+  public struct Description: Equatable {
+    public let file: FilePath
+    /// Nil if the file cannot be read as one; libvirt then finds no back end at all.
+    public let type: String?
+    public let binary: String?
+  }
+
+  /// All of them, in the order in which libvirt takes them: by name; one in `/etc` replaces its namesake in
+  /// `/usr/share`, and is no more than a mark if it is empty.
+  public func descriptions() -> [Description] {
+    var files: [String: FilePath] = [:]
+    for directory in ["/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user"].map(place) {
+      for name in directoryEntries(directory) where name.hasSuffix(".json") {
+        files[name] = directory.appending(name)
+      }
+    }
+    return files.sorted { $0.key < $1.key }.compactMap { _, file in
+      let text = (try? readText(file)) ?? ""
+      if text.isEmpty { return nil }
+      let parsed = try? JSONDecoder().decode(Parsed.self, from: Data(text.utf8))
+      return Description(file: file, type: parsed?.type, binary: parsed?.binary)
+    }
+  }
+
+  private struct Parsed: Decodable { let type, binary: String }
+
+  // MARK: libvirt's configuration
+
+  /// A setting of `qemu.conf`: a string, or the strings of a list; nil where it is not set.
+  public func setting(_ name: String) -> [String]? {
+    let text = (try? readText(place("/etc/libvirt/qemu.conf"))) ?? ""
+    var value: String?
+    for line in text.split(whereSeparator: \.isNewline) {
+      let code = line.split(separator: "#", maxSplits: 1, omittingEmptySubsequences: false)[0]
+      if let open = value {
+        if !open.contains("[") || open.contains("]") { break }
+        value = open + code
+      } else if let equals = code.firstIndex(of: "="),
+        code[..<equals].filter({ !$0.isWhitespace }) == name
+      {
+        value = String(code[code.index(after: equals)...])
+      }
+    }
+    // Between quotes, of either kind.
+    return value.map { value in
+      let parts = value.split(omittingEmptySubsequences: false) { $0 == "\"" || $0 == "'" }
+      let strings = parts.indices.filter { $0 % 2 == 1 }.map { String(parts[$0]) }
+      if !strings.isEmpty || value.contains("[") { return strings }
+      return [value.filter { !$0.isWhitespace }]
+    }
+  }
+
+  /// Who runs QEMU and its helpers.
+  public func account() -> Account? {
+    let names = setting("user").map { [$0.first ?? ""] } ?? ["libvirt-qemu", "qemu", "root"]
+    for name in names {
+      guard var account = Self.account(name) else { continue }
+      if let group = setting("group")?.first, let number = Self.number(group) ?? groupNumber(of: group) {
+        account = Account(name: account.name, user: account.user, groups: account.groups.union([number]))
+      }
+      return account
+    }
+    return nil
+  }
+
+  private static func account(_ name: String) -> Account? {
+    guard let number = number(name) else { return Account(name) }
+    return Account(name: name, user: number, groups: [])
+  }
+
+  /// `+0`, or `0`.
+  private static func number(_ text: String) -> UInt32? { UInt32(text.drop { $0 == "+" }) }
+
+  /// The devices that a domain's cgroup allows; nil where cgroups do not guard devices.
+  public func allowedDevices() -> [String]? {
+    if let controllers = setting("cgroup_controllers"), !controllers.contains("devices") { return nil }
+    return setting("cgroup_device_acl") ?? []
+  }
+
+  /// AppArmor guards libvirtd by a profile, and does not know this program.
+  public func isUnknownToAppArmor(_ program: String) -> Bool {
+    guard (try? readText(place("/sys/module/apparmor/parameters/enabled")))?.hasPrefix("Y") == true else {
+      return false
+    }
+    let texts = ["usr.sbin.libvirtd", "local/usr.sbin.libvirtd"].compactMap {
+      try? readText(place("/etc/apparmor.d/\($0)"))
+    }
+    return !texts.isEmpty && !texts.contains { $0.contains(program) }
+  }
+
+  /// The hook is where libvirtd looks for it.
+  public var hasHook: Bool {
+    directoryEntries(place("/etc/libvirt/hooks/qemu.d")).contains { $0.contains("udmabridge") }
+  }
+}

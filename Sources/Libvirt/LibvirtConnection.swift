@@ -1,0 +1,65 @@
+internal import CLibvirt
+internal import Glibc
+
+/// A connection to libvirtd.
+@safe public final class LibvirtConnection {
+  /// Where it leads.
+  public let uri: String
+  private let connection: OpaquePointer
+
+  /// Opens libvirt's library and connects.
+  public init(_ uri: String) throws(LibvirtError) {
+    if let error = unsafe clv_load() { throw .noLibrary(unsafe String(cString: error)) }
+    guard let connection = unsafe clv_open(uri) else { throw .connection(uri, lastError()) }
+    self.uri = uri
+    unsafe self.connection = connection
+  }
+
+  deinit { unsafe clv_close(connection) }
+
+  /// The domain of this name.
+  public func domain(_ name: String) throws(LibvirtError) -> LibvirtDomain {
+    guard let domain = unsafe clv_lookup(connection, name) else { throw .domain(name, lastError()) }
+    return unsafe LibvirtDomain(domain, name, self)
+  }
+
+  /// Makes a definition the persistent one of its domain. A running one goes on as it is.
+  public func define(_ domain: DomainXML) throws(LibvirtError) {
+    guard let defined = unsafe clv_define(connection, domain.text, CLV_DEFINE_VALIDATE) else {
+      throw .domain(domain.name ?? "", lastError())
+    }
+    unsafe clv_free_domain(defined)
+  }
+}
+
+/// A domain that libvirt knows.
+@safe public final class LibvirtDomain {
+  public let name: String
+  private let domain: OpaquePointer
+  private let connection: LibvirtConnection
+
+  fileprivate init(_ domain: OpaquePointer, _ name: String, _ connection: LibvirtConnection) {
+    unsafe self.domain = domain
+    (self.name, self.connection) = (name, connection)
+  }
+
+  deinit { unsafe clv_free_domain(domain) }
+
+  /// It runs.
+  public var isActive: Bool { unsafe clv_is_active(domain) == 1 }
+  /// Its definition stays when it ends.
+  public var isPersistent: Bool { unsafe clv_is_persistent(domain) == 1 }
+
+  /// How it is defined, or, of a transient one, what runs. Passwords are there where the connection may read them.
+  public func definition() throws(LibvirtError) -> DomainXML {
+    // A connection that may only read is refused the passwords, and all with them.
+    for flags in [CLV_XML_INACTIVE | CLV_XML_SECURE, CLV_XML_INACTIVE] {
+      guard let text = unsafe clv_xml(domain, flags) else { continue }
+      defer { unsafe free(text) }
+      return try DomainXML(unsafe String(cString: text))
+    }
+    throw .domain(name, lastError())
+  }
+}
+
+private func lastError() -> String { unsafe String(cString: clv_error()) }

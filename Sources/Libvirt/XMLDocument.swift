@@ -1,0 +1,278 @@
+internal import CXML2
+
+/// An XML document that can be changed. What is not changed stays as it is: comments, white space, and elements that
+/// nobody here knows.
+@safe public final class XMLDocument {
+  private let document: xmlDocPtr
+  /// It began with an XML declaration.
+  private let hasDeclaration: Bool
+
+  /// What is read at most, in bytes. libxml2 itself bounds the depth (256 elements) and the length of a text (10 MB).
+  public static let longest = 16 << 20
+
+  /// Reads a document. Nothing is fetched, and a document type is refused: no entity can grow.
+  public init(_ text: [UInt8]) throws(XMLError) {
+    guard text.count <= Self.longest else { throw .tooLong(text.count) }
+    guard let context = unsafe xmlNewParserCtxt() else { throw .unreadable(line: 0, "no memory") }
+    defer { unsafe xmlFreeParserCtxt(context) }
+    let options = XML_PARSE_NONET.rawValue | XML_PARSE_NOERROR.rawValue | XML_PARSE_NOWARNING.rawValue
+    let read = unsafe text.withUnsafeBytes { bytes in
+      unsafe xmlCtxtReadMemory(
+        context, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), CInt(bytes.count), nil, nil,
+        CInt(options))
+    }
+    guard let read = unsafe read else {
+      let error = unsafe xmlCtxtGetLastError(context)
+      let line = unsafe error?.pointee.line ?? 0
+      let message = unsafe error.flatMap { unsafe $0.pointee.message.map { unsafe String(cString: $0) } }
+      throw .unreadable(
+        line: Int(line), (message ?? "no XML").split(separator: "\n").first.map(String.init) ?? "")
+    }
+    unsafe document = read
+    hasDeclaration = text.starts(with: "<?xml".utf8)
+    if unsafe read.pointee.intSubset != nil { throw .documentType }
+    guard unsafe xmlDocGetRootElement(read) != nil else { throw .unreadable(line: 0, "no element") }
+  }
+
+  deinit { unsafe xmlFreeDoc(document) }
+
+  /// The outermost element.
+  public var root: XMLElement {
+    guard let node = unsafe xmlDocGetRootElement(document) else { preconditionFailure("it was there") }
+    return unsafe XMLElement(node, self)
+  }
+
+  /// All of it, in UTF-8.
+  public var text: String {
+    guard let buffer = unsafe xmlBufferCreate() else { return "" }
+    defer { unsafe xmlBufferFree(buffer) }
+    let options = hasDeclaration ? 0 : XML_SAVE_NO_DECL.rawValue
+    guard let context = unsafe xmlSaveToBuffer(buffer, "UTF-8", CInt(options)) else { return "" }
+    unsafe xmlSaveDoc(context, document)
+    unsafe xmlSaveClose(context)
+    return unsafe string(xmlBufferContent(buffer))
+  }
+
+  /// A piece of XML that is not in the document yet, in its namespaces.
+  /// - Parameter text: well-formed, of ours.
+  public func make(_ text: String) throws(XMLError) -> XMLElement {
+    let source = try XMLDocument(Array(text.utf8))
+    return source.root.copy(for: self)
+  }
+
+  /// Takes over a copy of a node.
+  fileprivate func adopt(_ node: xmlNodePtr) -> XMLElement {
+    guard let copy = unsafe xmlDocCopyNode(node, document, 1) else { preconditionFailure("no memory") }
+    return unsafe XMLElement(copy, self)
+  }
+}
+
+/// An element of a document, for as long as it is in there.
+@safe public struct XMLElement {
+  private let node: xmlNodePtr
+  /// Which keeps the node.
+  public let document: XMLDocument
+
+  fileprivate init(_ node: xmlNodePtr, _ document: XMLDocument) {
+    unsafe self.node = node
+    self.document = document
+  }
+
+  /// Without a prefix.
+  public var name: String { unsafe string(node.pointee.name) }
+
+  /// The namespace's URI; nil for an element without one.
+  public var namespace: String? {
+    unsafe node.pointee.ns.flatMap { unsafe $0.pointee.href.map { unsafe string($0) } }
+  }
+
+  /// An attribute without a namespace; nil if it is not there.
+  public subscript(attribute: String) -> String? {
+    get {
+      guard let value = unsafe xmlGetNoNsProp(node, attribute) else { return nil }
+      defer { unsafe cxml_free(value) }
+      return unsafe string(value)
+    }
+    nonmutating set {
+      if let newValue {
+        unsafe xmlSetNsProp(node, nil, attribute, newValue)
+      } else if let old = unsafe xmlHasNsProp(node, attribute, nil) {
+        unsafe xmlRemoveProp(old)
+      }
+    }
+  }
+
+  /// It has any attribute.
+  public var hasAttributes: Bool { unsafe node.pointee.properties != nil }
+
+  /// The text in it.
+  public var text: String {
+    guard let content = unsafe xmlNodeGetContent(node) else { return "" }
+    defer { unsafe cxml_free(content) }
+    return unsafe string(content)
+  }
+
+  /// The elements right in it.
+  public var children: [XMLElement] {
+    var found: [XMLElement] = []
+    var next = unsafe node.pointee.children
+    while let child = unsafe next {
+      if unsafe child.pointee.type == XML_ELEMENT_NODE { found.append(unsafe XMLElement(child, document)) }
+      unsafe next = child.pointee.next
+    }
+    return found
+  }
+
+  /// Those of a name, without a namespace.
+  public func children(_ name: String) -> [XMLElement] {
+    children.filter { $0.name == name && $0.namespace == nil }
+  }
+
+  /// The first of a name, without a namespace.
+  public func child(_ name: String) -> XMLElement? { children(name).first }
+
+  /// The element at the end of a path of names.
+  public func descendant(_ names: String...) -> XMLElement? {
+    names.reduce(self as XMLElement?) { $0?.child($1) }
+  }
+
+  /// It holds neither elements nor text nor comments.
+  public var isEmpty: Bool {
+    var next = unsafe node.pointee.children
+    while let child = unsafe next {
+      guard unsafe xmlIsBlankNode(child) == 1 else { return false }
+      unsafe next = child.pointee.next
+    }
+    return true
+  }
+
+  /// It as it would be written.
+  public var description: String {
+    guard let buffer = unsafe xmlBufferCreate() else { return "" }
+    defer { unsafe xmlBufferFree(buffer) }
+    unsafe xmlNodeDump(buffer, node.pointee.doc, node, 0, 0)
+    return unsafe string(xmlBufferContent(buffer))
+  }
+
+  // MARK: Changes
+
+  /// A copy for a document, which it is not in yet.
+  public func copy(for other: XMLDocument) -> XMLElement { unsafe other.adopt(node) }
+
+  /// Puts an element that is in no document in front of this one, in a line of its own.
+  public func insertBefore(_ element: XMLElement) {
+    unsafe xmlAddPrevSibling(node, element.node)
+    if let indent = indentation { unsafe xmlAddPrevSibling(node, text(indent)) }
+    element.indent(to: element.indentation)
+  }
+
+  /// Puts an element that is in no document behind this one, in a line of its own.
+  public func insertAfter(_ element: XMLElement) {
+    unsafe xmlAddNextSibling(node, element.node)
+    if let indent = indentation { unsafe xmlAddPrevSibling(element.node, text(indent)) }
+    element.indent(to: element.indentation)
+  }
+
+  /// Puts an element that is in no document behind all others in this one, in a line of its own.
+  public func append(_ element: XMLElement) {
+    if let last = children.last { return last.insertAfter(element) }
+    let own = indentation
+    if isEmpty { removeBlanks() }
+    if let own { unsafe xmlAddChild(node, text(own + "  ")) }
+    unsafe xmlAddChild(node, element.node)
+    if let own { unsafe xmlAddChild(node, text(own)) }
+    element.indent(to: element.indentation)
+  }
+
+  /// Takes it out of its document for good, with the line that it stood in. It must not be used any more.
+  public func remove() {
+    let before = unsafe node.pointee.prev
+    if let before = unsafe before, unsafe xmlIsBlankNode(before) == 1 {
+      unsafe xmlUnlinkNode(before)
+      unsafe xmlFreeNode(before)
+    }
+    let parent = unsafe node.pointee.parent
+    unsafe xmlUnlinkNode(node)
+    unsafe xmlFreeNode(node)
+    // <a>\n</a> would be left.
+    if let parent = unsafe parent, unsafe parent.pointee.type == XML_ELEMENT_NODE {
+      let parent = unsafe XMLElement(parent, document)
+      if parent.isEmpty { parent.removeBlanks() }
+    }
+  }
+
+  private func removeBlanks() {
+    while let child = unsafe node.pointee.children {
+      unsafe xmlUnlinkNode(child)
+      unsafe xmlFreeNode(child)
+    }
+  }
+
+  private func text(_ content: String) -> xmlNodePtr {
+    guard let made = unsafe xmlNewText(content) else { preconditionFailure("no memory") }
+    return unsafe made
+  }
+
+  /// The white space that it is written behind: a line's end and blanks; nil where it stands in a line with others.
+  private var indentation: String? {
+    guard let before = unsafe node.pointee.prev else {
+      return unsafe node.pointee.parent.map { unsafe $0.pointee.type == XML_DOCUMENT_NODE } == true
+        ? "\n" : nil
+    }
+    guard unsafe xmlIsBlankNode(before) == 1, let content = unsafe before.pointee.content else {
+      return unsafe before.pointee.type == XML_COMMENT_NODE
+        && node.pointee.parent?.pointee.type == XML_DOCUMENT_NODE
+        ? "\n" : nil
+    }
+    let text = unsafe string(content)
+    return text.lastIndex(of: "\n").map { String(text[$0...]) }
+  }
+
+  /// Writes its inner lines anew, two blanks deeper each; only what has no text in it.
+  private func indent(to indentation: String?) {
+    let inner = children
+    guard let indentation, !inner.isEmpty, holdsElementsOnly else { return }
+    var next = unsafe node.pointee.children
+    while let child = unsafe next {
+      unsafe next = child.pointee.next
+      if unsafe xmlIsBlankNode(child) == 1 {
+        unsafe xmlUnlinkNode(child)
+        unsafe xmlFreeNode(child)
+      }
+    }
+    for child in inner {
+      unsafe xmlAddPrevSibling(child.node, text(indentation + "  "))
+      child.indent(to: indentation + "  ")
+    }
+    unsafe xmlAddChild(node, text(indentation))
+  }
+
+  private var holdsElementsOnly: Bool {
+    var next = unsafe node.pointee.children
+    while let child = unsafe next {
+      guard unsafe child.pointee.type == XML_ELEMENT_NODE || xmlIsBlankNode(child) == 1 else { return false }
+      unsafe next = child.pointee.next
+    }
+    return true
+  }
+}
+
+/// Why a document cannot be read.
+public enum XMLError: Error, Equatable, CustomStringConvertible {
+  case unreadable(line: Int, String)
+  case tooLong(Int)
+  case documentType
+
+  public var description: String {
+    switch self {
+    case .unreadable(let line, let why): "the XML cannot be read (line \(line)): \(why)"
+    case .tooLong(let count): "\(count) bytes of XML are more than \(XMLDocument.longest), which are the most"
+    case .documentType: "the XML has a document type (<!DOCTYPE>), which no domain has"
+    }
+  }
+}
+
+private func string(_ text: UnsafePointer<xmlChar>?) -> String {
+  guard let text = unsafe text else { return "" }
+  return unsafe String(decodingCString: text, as: UTF8.self)
+}

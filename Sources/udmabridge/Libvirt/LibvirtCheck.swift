@@ -1,0 +1,191 @@
+import ArgumentParser
+import Domains
+import Libvirt
+import Linux
+import SystemPackage
+import Udmabuf
+
+struct LibvirtCheck: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "check",
+    abstract: "Say what a domain, and this host, lack for lending its memory, and how to mend that.",
+    discussion: "The exit status is 1 if a check failed.")
+
+  @OptionGroup var connection: ConnectOption
+  @OptionGroup var output: OutputOptions
+
+  @Argument(help: "A domain, or a file with its definition (with a slash in it, or - for standard input).")
+  var domain: String
+
+  func run() throws {
+    let definition: DomainXML
+    if domain == "-" {
+      definition = try DomainXML(readDefinition(nil))
+    } else if domain.contains("/") {
+      definition = try DomainXML(readDefinition(FilePath(domain)))
+    } else {
+      definition = try connection.open().domain(domain).definition()
+    }
+    var report = Report()
+    report.add(definition)
+    HostCheck(definition).add(to: &report)
+    try output.print(report, report.text)
+    if report.failed { throw ExitCode(1) }
+  }
+}
+
+extension Report {
+  /// What a definition says of itself.
+  fileprivate mutating func add(_ domain: DomainXML) {
+    let problems = domain.problems
+    for (name, good) in [
+      ("type", "QEMU runs it"), ("memory", "a memfd"), ("access", "shared"),
+      ("video", "a virtio-gpu with a back end of its own"),
+      ("parameters", domain.parameters ?? ""), ("graphics", "nothing that would keep QEMU from starting"),
+    ] {
+      let found = problems.filter { $0.name == name }
+      // Without the video there is nothing to say about its parameters.
+      if found.isEmpty, !good.isEmpty { ok(name, good) }
+      for problem in found { failed(name, "\(problem)", remedy: problem.remedy) }
+    }
+  }
+}
+
+extension DomainXML {
+  fileprivate var parameters: String? {
+    guard let reference = try? reference() else { return nil }
+    let words = reference.options.map { "\($0.name)=\($0.value)" }
+    return "domain \(reference.domain)" + (words.isEmpty ? "" : ", ") + words.joined(separator: " ")
+  }
+}
+
+/// What a host lacks for a domain.
+struct HostCheck {
+  private let domain: DomainXML
+  private let files: HostFiles
+
+  init(_ domain: DomainXML, _ files: HostFiles = HostFiles()) { (self.domain, self.files) = (domain, files) }
+
+  func add(to report: inout Report) {
+    checkFile(&report)
+    checkBackEnd(&report)
+    let devices = [UdmabufDevice.path] + cards
+    for device in devices { checkRights(&report, device) }
+    checkCgroup(&report, devices)
+    checkHolders(&report)
+    if files.isUnknownToAppArmor("vhost-user-udmabuf") {
+      report.limited(
+        "AppArmor", "libvirtd's profile does not name vhost-user-udmabuf",
+        remedy: "if it is refused (the kernel's log says so): add its path and PUx to "
+          + "/etc/apparmor.d/local/usr.sbin.libvirtd, and load that profile anew")
+    }
+    if files.hasHook {
+      report.ok("hook", "installed")
+    } else {
+      report.limited(
+        "hook",
+        "libvirt has no hook of udmabridge: nobody makes the directory of the domain's control socket",
+        remedy: "make install, and restart libvirtd if it had no hooks before")
+    }
+  }
+
+  private var options: [DomainOption] {
+    guard let reference = try? domain.reference() else { return [] }
+    return (try? reference.allOptions()) ?? reference.options
+  }
+
+  /// The cards that the domain is to be shown on, those that are named.
+  private var cards: [FilePath] {
+    options.filter { $0.name == "kms" && $0.value.hasPrefix("/") }.map {
+      FilePath(String($0.value.prefix { $0 != ":" }))
+    }
+  }
+
+  private func checkFile(_ report: inout Report) {
+    guard let reference = try? domain.reference() else { return }
+    let path = DomainPlaces(reference.domain).options
+    do {
+      let all = try reference.allOptions()
+      if all != reference.options { report.ok("options", "\(path) is read too") }
+    } catch { report.failed("options", "\(error)", remedy: "mend the file") }
+  }
+
+  private func checkBackEnd(_ report: inout Report) {
+    let all = files.descriptions()
+    if let broken = all.first(where: { $0.type == nil }) {
+      report.failed(
+        "back end", "\(broken.file) is no description of a back end: libvirt finds none at all",
+        remedy: "mend or remove that file")
+    }
+    guard let first = all.first(where: { $0.type == "gpu" }), let binary = first.binary else {
+      return report.failed(
+        "back end", "no file in /usr/share/qemu/vhost-user or /etc/qemu/vhost-user describes a GPU",
+        remedy: "make install")
+    }
+    guard FilePath(binary).lastComponent?.string == "vhost-user-udmabuf" else {
+      return report.failed(
+        "back end", "libvirt would start \(binary), as \(first.file) says",
+        remedy: "make install; or give that file a name behind the one of vhost-user-udmabuf")
+    }
+    do throws(Errno) {
+      guard try FileAccess(of: FilePath(binary)).isExecutable else { throw .permissionDenied }
+      report.ok("back end", "\(binary), as \(first.file) says")
+    } catch { report.failed("back end", "\(binary) cannot be started: \(error)", remedy: "make install") }
+  }
+
+  private func checkRights(_ report: inout Report, _ device: FilePath) {
+    let name = device == UdmabufDevice.path ? "udmabuf" : "card"
+    let access: FileAccess
+    do throws(Errno) { access = try FileAccess(of: device) } catch {
+      let remedy =
+        name == "udmabuf"
+        ? "boot a kernel with CONFIG_UDMABUF (Debian 12: linux-image-amd64 from bookworm-backports)"
+        : "name one that is there; udmabridge doctor lists them"
+      return report.failed(name, "\(device): \(error)", remedy: remedy)
+    }
+    guard let account = files.account() else {
+      return report.failed(
+        name, "the user that runs QEMU is not known on this host",
+        remedy: "set user = in qemu.conf to one that is")
+    }
+    if access.allowsWriting(account) {
+      report.ok(name, "\(device) may be used by \(account.name), which runs QEMU")
+    } else {
+      let group = groupName(of: access.group)
+      report.failed(
+        name, "\(device) may not be used by \(account.name), which runs QEMU",
+        remedy: access.mode & 0o060 == 0o060
+          ? "as root: adduser \(account.name) \(group), and restart libvirtd"
+          : "as root: chmod g+rw \(device), lastingly by a udev rule such as make install brings")
+    }
+  }
+
+  private func checkCgroup(_ report: inout Report, _ devices: [FilePath]) {
+    guard let allowed = files.allowedDevices() else {
+      return report.ok("cgroup", "qemu.conf: devices are not guarded")
+    }
+    let missing = devices.map(\.string).filter { !allowed.contains($0) }
+    if missing.isEmpty { return report.ok("cgroup", "cgroup_device_acl in qemu.conf allows the devices") }
+    report.failed(
+      "cgroup", "cgroup_device_acl in qemu.conf does not name \(missing.joined(separator: " and "))",
+      remedy:
+        "name them beside the default ones (qemu.conf lists these in a comment), and restart libvirtd: in the "
+        + "domain's cgroup opening them is refused (EPERM)")
+  }
+
+  /// Who has a card open may be DRM master.
+  private func checkHolders(_ report: inout Report) {
+    for card in cards {
+      let holders = processNumbers().compactMap { pid -> String? in
+        guard let process = try? RunningProcess(pid),
+          (try? process.openFiles())?.contains(where: { $0.target == card.string }) == true
+        else { return nil }
+        return "\((try? process.name()) ?? "?") (\(pid))"
+      }
+      if holders.isEmpty { continue }
+      report.limited(
+        "master", "\(card) is open in \(holders.joined(separator: ", "))",
+        remedy: "a display server must not hold the card: end it, or give the helper a lease")
+    }
+  }
+}

@@ -1,0 +1,103 @@
+import ArgumentParser
+import Domains
+import Libvirt
+import Linux
+
+/// Which definition is changed, and how that is told.
+struct ChangeOptions: ParsableArguments {
+  @OptionGroup var connection: ConnectOption
+
+  @Flag(
+    help:
+      "Read a definition from standard input and write the changed one to standard output, without libvirt. Comments and unknown elements stay."
+  )
+  var stdin = false
+
+  @Flag(help: "Show the difference, and change nothing.")
+  var dryRun = false
+
+  @Argument(help: "The domain.")
+  var name: String?
+
+  func validate() throws {
+    if stdin == (name != nil) { throw ValidationError("give either the NAME of a domain or --stdin") }
+    if stdin && dryRun {
+      throw ValidationError("--stdin changes nothing but what it writes: leave --dry-run out")
+    }
+  }
+
+  /// Changes the definition.
+  func perform(_ change: (DomainXML) throws -> Void) throws {
+    guard let name else {
+      let text = try readDefinition(nil)
+      let domain = try DomainXML(text)
+      let before = domain.text
+      try change(domain)
+      // What needs no change goes through byte for byte.
+      return try writeDefinition(domain.text == before ? text : Array(domain.text.utf8))
+    }
+    let libvirt = try connection.open()
+    let known = try libvirt.domain(name)
+    guard known.isPersistent else { throw LibvirtError.transient(name) }
+    let domain = try known.definition()
+    let before = domain.text
+    try change(domain)
+    let difference = LineDiff(before, domain.text)
+    if difference.isEmpty { return print("domain \(name) needs no change") }
+    print(difference)
+    if dryRun { return }
+    try libvirt.define(domain)
+    print(
+      "domain \(name) is defined anew"
+        + (known.isActive ? "; it runs, and has it from its next start on" : ""))
+  }
+}
+
+struct LibvirtEnable: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "enable",
+    abstract: "Have a domain's memory lent from its next start on.",
+    discussion: """
+      Changes the persistent definition: the memory becomes a shared memfd, and the first video device a virtio-gpu with \
+      the back end vhost-user-udmabuf. How it was before is written down in the domain's metadata, for disable. The \
+      difference is shown first. A domain that could not start is refused; one that runs goes on as it is. Doing it \
+      twice changes nothing.
+
+        udmabridge libvirt enable web --option kms=auto
+        virt-install ... --print-xml | udmabridge libvirt enable --stdin
+      """)
+
+  @Option(
+    name: .customLong("option"),
+    help: ArgumentHelp(
+      "An option of vhost-user-udmabuf for this domain, such as kms=auto; replaces those that the domain had. May be repeated. Others may be in /etc/udmabridge/NAME.conf.",
+      valueName: "NAME=VALUE"))
+  var options: [String] = []
+
+  @Flag(help: "Take graphics out with which QEMU would not start, such as VNC; disable puts them back.")
+  var removeGraphics = false
+
+  @OptionGroup var change: ChangeOptions
+
+  func validate() throws {
+    do { _ = try options.map { try DomainOption($0) } } catch { throw ValidationError("--option: \(error)") }
+  }
+
+  func run() throws {
+    let chosen = try options.map { try DomainOption($0) }
+    try change.perform { domain in
+      try domain.enable(options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics)
+    }
+  }
+}
+
+struct LibvirtDisable: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "disable",
+    abstract: "Undo what enable did to a domain, from its next start on.",
+    discussion: "The difference is shown first. A domain that was not enabled stays as it is.")
+
+  @OptionGroup var change: ChangeOptions
+
+  func run() throws { try change.perform { try $0.disable() } }
+}

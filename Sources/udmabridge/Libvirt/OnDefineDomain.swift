@@ -1,0 +1,48 @@
+import ArgumentParser
+import Domains
+import FoundationEssentials
+import Libvirt
+
+/// What KubeVirt's hook sidecar runs for each machine.
+struct OnDefineDomain: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "onDefineDomain",
+    abstract: "Enable a domain of KubeVirt, as its hook sidecar calls it.",
+    discussion: """
+      Writes the definition to standard output: changed as by libvirt enable, if the machine has the annotation \
+      udmabridge; untouched if it has none. Its value is a list of options for vhost-user-udmabuf, NAME=VALUE between \
+      semicolons, or empty.
+      """)
+
+  @Option(help: ArgumentHelp("The machine (VirtualMachineInstance), as JSON.", valueName: "json"))
+  var vmi: String
+
+  @Option(help: ArgumentHelp("The domain's definition.", valueName: "xml"))
+  var domain: String
+
+  static let annotation = "udmabridge"
+
+  func run() throws {
+    let machine: Machine
+    do { machine = try JSONDecoder().decode(Machine.self, from: Data(vmi.utf8)) } catch {
+      throw Trouble("--vmi is no machine: \(error)")
+    }
+    guard let wanted = machine.metadata?.annotations?[Self.annotation] else {
+      return try writeDefinition(Array(domain.utf8))
+    }
+    let options = try wanted.split(separator: ";").map { try DomainOption(String($0)) }
+    let definition = try DomainXML(domain)
+    do { try definition.enable(options: options) } catch {
+      guard case .refused(let problems) = error, problems.contains(where: { $0.name == "graphics" }) else {
+        throw error
+      }
+      throw Trouble("\(error)\n  -> or in the machine's definition: autoattachGraphicsDevice: false")
+    }
+    try writeDefinition(Array(definition.text.utf8))
+  }
+
+  private struct Machine: Decodable {
+    struct Metadata: Decodable { let annotations: [String: String]? }
+    let metadata: Metadata?
+  }
+}

@@ -1,0 +1,181 @@
+import Domains
+import Testing
+
+@testable import Libvirt
+
+/// What stands against a domain, and what enabling and disabling make of its definition.
+@Suite struct DomainTests {
+  @Test("what stands against a domain", arguments: DomainCase.all)
+  func problems(_ sample: DomainCase) throws {
+    let problems = try DomainXML(sample.definition.text).problems
+    #expect(problems == sample.problems)
+    for problem in problems { #expect(!problem.description.isEmpty && !problem.remedy.isEmpty) }
+  }
+
+  static let enabled: [(name: String, definition: Definition)] = [
+    ("plain", Definition()),
+    ("with huge pages", Definition(backing: "<memoryBacking><hugepages/></memoryBacking>")),
+    (
+      "shared files",
+      Definition(backing: "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>")
+    ),
+    ("no video", Definition(devices: "")),
+    ("video none", Definition(devices: "<video><model type='none'/></video>")),
+    ("a name of many kinds", Definition(name: "a &amp; b; c=d?e%20")),
+    ("two videos", Definition(devices: Definition.vga + "<video><model type='qxl' heads='1'/></video>")),
+    ("virtio", Definition(devices: "<video><model type='virtio' heads='4'/></video>")),
+    (
+      "a back end of somebody else",
+      Definition(
+        devices:
+          "<video><driver name='vhostuser'/><model type='virtio'><acceleration accel3d='yes'/></model></video>"
+      )
+    ),
+    ("nodes that share", Definition(cpu: "<cpu><numa><cell id='0' memAccess='shared'/></numa></cpu>")),
+  ]
+
+  @Test("what is enabled has no problem, twice changes nothing, and is undone", arguments: enabled.indices)
+  func enable(_ index: Int) throws {
+    let (name, definition) = Self.enabled[index]
+    let domain = try DomainXML(definition.text)
+    let before = domain.text
+    try domain.enable(options: [DomainOption("kms", "auto")])
+    #expect(domain.problems == [], "\(name)")
+    #expect(domain.isOurs && DomainXML.mayBeOurs(Array(domain.text.utf8)))
+    #expect(domain.text.contains("<!-- kept -->"))
+    let reference = try #require(try domain.reference())
+    #expect(reference.domain == domain.name)
+    #expect(reference.options == [try DomainOption("kms", "auto")])
+
+    let once = domain.text
+    try domain.enable()
+    #expect(domain.text == once, "\(name)")
+    let read = try DomainXML(once)
+    try read.enable()
+    #expect(read.text == once, "\(name)")
+
+    try read.disable()
+    #expect(canonical(read.text) == canonical(before), "\(name)")
+    let plain = read.text
+    try read.disable()
+    #expect(read.text == plain)
+  }
+
+  /// Without the white space between elements.
+  private func canonical(_ text: String) -> String {
+    text.split(separator: "\n").map { line in String(line.drop { $0 == " " }) }.joined()
+      .replacing("> <", with: "><")
+  }
+
+  @Test("the video stays where the guest knows it, and its other properties are put back")
+  func video() throws {
+    let domain = try DomainXML(Definition().text)
+    try domain.enable()
+    let video = try #require(domain.ownVideo)
+    #expect(video.child("address")?["slot"] == "0x01")
+    #expect(video.child("model")?["primary"] == "yes" && video.child("model")?["vram"] == nil)
+    try domain.disable()
+    #expect(domain.video?.child("model")?["vram"] == "16384")
+    #expect(!domain.isOurs)
+  }
+
+  @Test("graphics that cannot be are refused, or taken out with what needs them, and put back")
+  func graphics() throws {
+    var definition = Definition()
+    definition.devices += """
+      <graphics type='spice' autoport='yes'><image compression='off'/></graphics>
+          <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+          <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+          <audio id='1' type='spice'/>
+      """
+    let domain = try DomainXML(definition.text)
+    let before = domain.text
+    #expect(throws: LibvirtError.refused([.graphics("spice without GL")])) { try domain.enable() }
+    #expect(domain.text == before, "what is refused is not changed")
+    try domain.enable(removingGraphics: true)
+    #expect(domain.problems == [])
+    let devices = try #require(domain.root.child("devices"))
+    #expect(devices.children("graphics").isEmpty)
+    #expect(devices.children("audio").map { $0["type"] } == ["none"])
+    #expect(devices.children("channel").map { $0["type"] } == ["unix"])
+    try domain.disable()
+    let restored = try #require(domain.root.child("devices"))
+    #expect(restored.child("graphics")?.descendant("image")?["compression"] == "off")
+    #expect(Set(restored.children("channel").map { $0["type"] ?? "" }) == ["unix", "spicevmc"])
+    #expect(restored.children("audio").map { $0["type"] } == ["spice"])
+  }
+
+  @Test("a password is not written down where everybody reads it")
+  func secret() throws {
+    var definition = Definition()
+    definition.devices += "<graphics type='vnc' passwd='secret'/>"
+    let domain = try DomainXML(definition.text)
+    let before = domain.text
+    #expect(throws: LibvirtError.secret("graphics of type vnc")) { try domain.enable(removingGraphics: true) }
+    #expect(domain.text == before)
+  }
+
+  @Test("what cannot start is refused, unchanged; what is changed later by hand stays")
+  func refused() throws {
+    let xen = try DomainXML(Definition(type: "xen").text)
+    #expect(throws: LibvirtError.refused([.type("xen")])) { try xen.enable() }
+    let nameless = try DomainXML("<domain type='kvm'><devices/></domain>")
+    #expect(throws: LibvirtError.noName) { try nameless.enable() }
+
+    let domain = try DomainXML(Definition().text)
+    try domain.enable()
+    domain.root.descendant("memoryBacking", "source")?["type"] = "file"
+    domain.root.child("memoryBacking")?.append(try domain.document.make("<hugepages/>"))
+    try domain.disable()
+    let backing = try #require(domain.root.child("memoryBacking"))
+    #expect(backing.child("source")?["type"] == "file" && backing.child("hugepages") != nil)
+    #expect(backing.child("access") == nil)
+  }
+
+  @Test("other options replace those that a domain has; none keep them")
+  func options() throws {
+    let domain = try DomainXML(Definition().text)
+    try domain.enable(options: [
+      DomainOption("kms", "/dev/dri/card0:HDMI-A-1,DP-1"), DomainOption("kms", "auto"),
+    ])
+    try domain.enable()
+    #expect(try domain.reference()?.options.map(\.value) == ["/dev/dri/card0:HDMI-A-1,DP-1", "auto"])
+    try domain.enable(options: [DomainOption("cursor", "off")])
+    #expect(try domain.reference()?.options.map(\.name) == ["cursor"])
+  }
+
+  @Test("a device that was made by hand is left, without the back end")
+  func byHand() throws {
+    let domain = try DomainXML(DomainCase.ready.text)
+    try domain.disable()
+    #expect(!domain.isOurs)
+    #expect(domain.video?.child("model")?["type"] == "virtio" && domain.video?.child("driver") == nil)
+  }
+
+  @Test("the user that QEMU runs as, as libvirt tells hooks")
+  func owner() throws {
+    var definition = Definition()
+    #expect(try DomainXML(definition.text).owner == nil)
+    definition.cpu = """
+      <seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-1</label></seclabel>
+      <seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+108</label></seclabel>
+      """
+    let owner = try #require(try DomainXML(definition.text).owner)
+    #expect(owner == (64055, 108))
+    definition.cpu = "<seclabel model='dac'><label>qemu:kvm</label></seclabel>"
+    #expect(try DomainXML(definition.text).owner == nil)
+  }
+
+  @Test("the difference tells what goes and what comes, and no password")
+  func difference() {
+    let old = (1...20).map { "line \($0)" }.joined(separator: "\n")
+    let new = old.replacing("line 10\n", with: "<vnc passwd='a' x='1'/>\n")
+    let text = "\(LineDiff(old, new))"
+    #expect(
+      text.split(separator: "\n").map(String.init) == [
+        "  line 7", "  line 8", "  line 9", "- line 10", "+ <vnc passwd=\"...\" x='1'/>", "  line 11",
+        "  line 12", "  line 13",
+      ])
+    #expect(LineDiff(old, old).isEmpty && !LineDiff(old, new).isEmpty)
+  }
+}

@@ -1,0 +1,79 @@
+import Foundation
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Libvirt
+
+/// What is read of a host's files.
+@Suite final class HostTests {
+  private let root: FilePath
+
+  init() throws { root = try makeTemporaryDirectory() }
+  deinit { _ = try? FileManager.default.removeItem(atPath: root.string) }
+
+  private func write(_ path: String, _ text: String) throws {
+    let file = root.appending(path)
+    try FileManager.default.createDirectory(
+      atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
+    try text.write(toFile: file.string, atomically: false, encoding: .utf8)
+  }
+
+  @Test("the files that describe back ends, in the order in which libvirt takes them")
+  func descriptions() throws {
+    let gpu = #"{"description": "x", "type": "gpu", "binary": "/bin/x", "tags": []}"#
+    try write("usr/share/qemu/vhost-user/50-b.json", gpu)
+    try write("usr/share/qemu/vhost-user/40-off.json", gpu)
+    try write("etc/qemu/vhost-user/40-off.json", "")
+    try write("etc/qemu/vhost-user/60-c.json", "{")
+    try write("etc/qemu/vhost-user/README", "none")
+    try write("usr/share/qemu/vhost-user/30-a.json", #"{"type": "fs", "binary": "/bin/y"}"#)
+    let found = HostFiles(root: root).descriptions()
+    #expect(found.map { $0.file.lastComponent?.string } == ["30-a.json", "50-b.json", "60-c.json"])
+    #expect(found.map(\.type) == ["fs", "gpu", nil])
+    #expect(found.map(\.binary) == ["/bin/y", "/bin/x", nil])
+  }
+
+  @Test("settings of qemu.conf")
+  func settings() throws {
+    try write(
+      "etc/libvirt/qemu.conf",
+      """
+      # user = "nobody"
+      user="+0"  # comment
+      dynamic_ownership = 0
+      cgroup_device_acl = [
+          "/dev/null", "/dev/full",
+          # "/dev/zero",
+          "/dev/udmabuf"
+      ]
+      namespaces = [ ]
+      """)
+    let files = HostFiles(root: root)
+    #expect(files.setting("user") == ["+0"])
+    #expect(files.setting("dynamic_ownership") == ["0"])
+    #expect(files.setting("cgroup_device_acl") == ["/dev/null", "/dev/full", "/dev/udmabuf"])
+    #expect(files.setting("namespaces") == [])
+    #expect(files.setting("group") == nil)
+    #expect(files.account()?.user == 0)
+    #expect(files.allowedDevices() == ["/dev/null", "/dev/full", "/dev/udmabuf"])
+    try write("etc/libvirt/qemu.conf", "cgroup_controllers = [ \"cpu\" ]\n")
+    #expect(files.allowedDevices() == nil)
+    try write("etc/libvirt/qemu.conf", "")
+    #expect(files.allowedDevices() == [])
+  }
+
+  @Test("AppArmor and the hook")
+  func others() throws {
+    let files = HostFiles(root: root)
+    #expect(!files.isUnknownToAppArmor("vhost-user-udmabuf") && !files.hasHook)
+    try write("sys/module/apparmor/parameters/enabled", "Y\n")
+    try write("etc/apparmor.d/usr.sbin.libvirtd", "profile libvirtd { }")
+    #expect(files.isUnknownToAppArmor("vhost-user-udmabuf"))
+    try write("etc/apparmor.d/local/usr.sbin.libvirtd", "/usr/local/libexec/vhost-user-udmabuf PUx,")
+    #expect(!files.isUnknownToAppArmor("vhost-user-udmabuf"))
+    try write("etc/libvirt/hooks/qemu.d/udmabridge", "")
+    #expect(files.hasHook)
+  }
+}

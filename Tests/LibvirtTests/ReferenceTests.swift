@@ -1,0 +1,89 @@
+import Domains
+import Foundation
+import SystemPackage
+import TestSupport
+import Testing
+
+/// What libvirt hands to the helper, and where things of a domain are.
+@Suite struct ReferenceTests {
+  @Test(
+    "what is written is read",
+    arguments: [
+      "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 255),
+    ])
+  func round(_ name: String) throws {
+    let options = [
+      try DomainOption("kms", "/dev/dri/card0:HDMI-A-1,DP-1"), try DomainOption("kms", "fd:3"),
+      try DomainOption("stats", "/tmp/a;b?c=d %"),
+    ]
+    for reference in [DomainReference(domain: name), DomainReference(domain: name, options: options)] {
+      let text = "\(reference)"
+      #expect(try DomainReference(text) == reference)
+      // libvirt's schema wants a path; XML and shells leave the rest alone.
+      #expect(text.hasPrefix("/udmabridge/") && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f })
+      #expect(!text.contains { "<>&'\" ".contains($0) })
+    }
+  }
+
+  @Test("one that people write is read too")
+  func byHand() throws {
+    let reference = try DomainReference("/udmabridge/web?kms=/dev/dri/card0:DP-1;cursor=off;")
+    #expect(reference.domain == "web")
+    #expect(reference.options.map(\.argument) == ["--kms=/dev/dri/card0:DP-1", "--cursor=off"])
+  }
+
+  @Test(
+    "what is none is refused",
+    arguments: [
+      "", "/dev/dri/renderD128", "/udmabridge/", "/udmabridge/?kms=auto", "/udmabridge/a%2",
+      "/udmabridge/%ff",
+      "/udmabridge/a?kms", "/udmabridge/a?kms=", "/udmabridge/a?kms=%0a", "/udmabridge/a?fd=3",
+      "/udmabridge/a?socket-path=/x", "/udmabridge/a?--kms=auto",
+      "/udmabridge/" + String(repeating: "a", count: 5000),
+    ])
+  func refused(_ text: String) {
+    #expect(throws: DomainError.self) { try DomainReference(text) }
+  }
+
+  @Test(
+    "each name has a directory of its own, whose control socket can be bound",
+    arguments: [
+      ("web", "web"), ("a b", "a%20b"), ("..", "%2E."), ("a/../b", "a%2F..%2Fb"), (".hidden", "%2Ehidden"),
+      ("a~b", "a%7Eb"), ("-x", "-x"),
+    ])
+  func places(_ name: String, _ file: String) {
+    #expect(DomainPlaces(name).fileName == file)
+  }
+
+  @Test("names that are too long for a socket are cut short, and stay apart")
+  func long() {
+    var seen: Set<String> = []
+    for length in [79, 80, 81, 107, 255] {
+      for last in ["a", "b", "\u{fc}"] {
+        let places = DomainPlaces(String(repeating: "n", count: length - 1) + last)
+        #expect(places.control.string.utf8.count <= 107)
+        #expect(seen.insert(places.fileName).inserted)
+      }
+    }
+  }
+
+  @Test("a domain's file adds to its string, which has the last word")
+  func file() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let path = directory.appending("web.conf")
+    let reference = try DomainReference("/udmabridge/web?kms=auto")
+    #expect(try reference.allOptions(file: path).map(\.argument) == ["--kms=auto"], "there is no such file")
+    try "# a comment\n\n kms = /dev/dri/card1 \nresolution=800x600\r\nresolution =1024x768".write(
+      toFile: path.string, atomically: false, encoding: .utf8)
+    #expect(
+      try reference.allOptions(file: path).map(\.argument) == [
+        "--resolution=800x600", "--resolution=1024x768", "--kms=auto",
+      ])
+    try "\n\nsocket-path = /x\n".write(toFile: path.string, atomically: false, encoding: .utf8)
+    #expect(
+      throws: DomainError.line(
+        file: "\(path)", number: 3, "\(DomainError.unknownOption("socket-path"))")
+    ) { try reference.allOptions(file: path) }
+  }
+}
