@@ -71,7 +71,7 @@ let package = Package(
       name: "vhost-user-udmabuf",
       dependencies: [
         "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
-        "KMS", "Varlink", "Consumers", "Sandbox", system, log, arguments,
+        "KMS", "Varlink", "Consumers", "Sandbox", "Domains", system, log, arguments,
       ],
       swiftSettings: rules),
     .target(

@@ -6,9 +6,12 @@ public struct DomainPlaces: Equatable, Sendable {
   /// The domain's name as that of a file: bytes that stand for something else are written `%XX`, and a name that is
   /// too long for a socket's path is cut short and ends with its hash.
   public let fileName: String
+  private let root: FilePath
 
   /// Of the domain with this name, whatever it is made of.
-  public init(_ domain: String) {
+  /// - Parameter root: the directory in which the host's files are.
+  public init(_ domain: String, root: FilePath = "/") {
+    self.root = root
     var encoded = PercentText.encode(domain, alsoSlashes: true)
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
     if encoded.utf8.count > Self.longest {
@@ -25,16 +28,18 @@ public struct DomainPlaces: Equatable, Sendable {
   private static let longest = 80
 
   /// What lives while domains run.
-  public static let runtime: FilePath = "/run/udmabridge"
+  public var runtime: FilePath { root.appending("run/udmabridge") }
   /// What administrators write.
-  public static let configuration: FilePath = "/etc/udmabridge"
+  public var configuration: FilePath { root.appending("etc/udmabridge") }
 
   /// The domain's own directory while it runs; its helper may write there.
-  public var directory: FilePath { Self.runtime.appending(fileName) }
+  public var directory: FilePath { runtime.appending(fileName) }
   /// The helper's control socket.
   public var control: FilePath { directory.appending("control") }
   /// Options for the helper, a line `OPTION = VALUE` for each.
-  public var options: FilePath { Self.configuration.appending(fileName + ".conf") }
+  public var options: FilePath { configuration.appending(fileName + ".conf") }
+  /// Where `udmabridge present` is to run beside the domain: its options, as a systemd unit reads them.
+  public var present: FilePath { configuration.appending(fileName + ".present") }
 }
 
 extension DomainReference {

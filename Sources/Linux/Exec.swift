@@ -29,6 +29,28 @@ public func execute(_ command: [String]) -> Errno {
   preconditionFailure("execvp returns only to fail")
 }
 
+/// Starts another program, which is looked for on the PATH, in a session of its own and with no standard stream of ours, and
+/// does not wait for it. The corresponding C function is `posix_spawnp`.
+public func startDetached(_ command: [String]) throws(Errno) {
+  var actions = unsafe posix_spawn_file_actions_t()
+  unsafe posix_spawn_file_actions_init(&actions)
+  defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+  for stream: CInt in 0...2 {
+    unsafe posix_spawn_file_actions_addopen(&actions, stream, "/dev/null", O_RDWR, 0)
+  }
+  var attributes = posix_spawnattr_t()
+  unsafe posix_spawnattr_init(&attributes)
+  defer { unsafe posix_spawnattr_destroy(&attributes) }
+  // POSIX_SPAWN_SETSID, which is hidden from Swift.
+  unsafe posix_spawnattr_setflags(&attributes, 0x80)
+  var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
+  unsafe words.append(nil)
+  defer { for index in unsafe words.indices { unsafe free(words[index]) } }
+  var pid: pid_t = 0
+  let error = unsafe posix_spawnp(&pid, words[0]!, &actions, &attributes, &words, environ)
+  if error != 0 { throw Errno(rawValue: error) }
+}
+
 /// Sets a variable of this process's environment, which it hands on to the program that it becomes.
 public func setEnvironment(_ name: String, _ value: String) {
   unsafe setenv(name, value, 1)

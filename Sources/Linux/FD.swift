@@ -41,6 +41,14 @@ public struct FD: ~Copyable, Sendable {
       adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags, 0o666) } })
   }
 
+  /// Whether standard error leads nowhere: it is closed, or `/dev/null`.
+  public static var standardErrorIsLost: Bool {
+    do throws(Errno) {
+      let status = try standardError { fd throws(Errno) in try fd.status() }
+      return status.number == DeviceNumber(major: 1, minor: 3)
+    } catch { return true }
+  }
+
   /// Lends standard error, which stays open.
   public static func standardError<Result>(
     _ body: (borrowing FD) throws(Errno) -> Result

@@ -17,13 +17,24 @@ struct Udmabridge: ParsableCommand {
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
       Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self, LibvirtCommand.self,
-      OnDefineDomain.self,
+      OnDefineDomain.self, LibvirtHook.self,
     ])
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
   /// allows no second list.
+  ///
+  /// Under the name of a command that somebody else calls, it is that command.
   static func main() {
     var words = Array(CommandLine.arguments.dropFirst())
+    let name = CommandLine.arguments.first?.split(separator: "/").last
+    switch name {
+    case "onDefineDomain": words.insert("onDefineDomain", at: 0)
+    case "udmabridge-libvirt-hook": words.insert("libvirt-hook", at: 0)
+    default: break
+    }
+    if words.first == "libvirt-hook", !["--help", "-h"].contains(words.dropFirst().first) || words.count > 2 {
+      Glibc.exit(LibvirtHook.perform(Array(words.dropFirst())))
+    }
     if let end = words.firstIndex(of: "--") { words[end] = "--command" }
     main(words)
   }

@@ -34,10 +34,8 @@ final class Helper {
   private var failure: (any Error)?
 
   /// Opens all that is ever opened, so that nothing is missing once the guest runs.
-  init(_ options: Options) throws {
-    self.options = options
-    let level = options.logLevel
-    logger = Logger(label: programName) { _ in StandardErrorLog(program: programName, level: level) }
+  init(_ options: Options, _ logger: Logger) throws {
+    (self.options, self.logger) = (options, logger)
     var quotas = options.quotas
     quotas.descriptors = try Self.descriptorLimit()
     if options.control.control != nil { quotas.descriptors -= Control.descriptors }

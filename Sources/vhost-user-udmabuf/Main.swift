@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Linux
+import Logging
 
 let programName = "vhost-user-udmabuf"
 let programVersion = "0.1.0"
@@ -22,12 +23,19 @@ struct VhostUserUdmabuf: ParsableCommand {
 
   func run() throws {
     if options.printCapabilities {
-      print(#"{"type": "gpu", "features": []}"#)
+      // With both, libvirt takes it for any <acceleration>; what it then passes is said at LibvirtOptions.
+      print(#"{"type": "gpu", "features": ["render-node", "virgl"]}"#)
       return
     }
+    let toSystemLog = FD.standardErrorIsLost && SystemLog.replaceStandardError()
     let status: CInt
     do {
-      status = try Helper(options).run()
+      let (options, domain, note) = try options.withDomain()
+      let log = StandardErrorLog(
+        program: programName, domain: domain, level: options.logLevel, toSystemLog: toSystemLog)
+      let logger = Logger(label: programName) { _ in log }
+      if let note { logger.warning("\(note)") }
+      status = try Helper(options, logger).run()
     } catch {
       printError("\(programName): \(error)")
       status = 1

@@ -51,6 +51,8 @@ struct Options: ParsableArguments {
 
   @OptionGroup var control: ControlOptions
 
+  @OptionGroup var libvirt: LibvirtOptions
+
   @Option(
     help: ArgumentHelp(
       "The size that the guest is asked to prefer; the card must be able to show it. May be repeated: one for each scanout in order, the last one for the rest.",

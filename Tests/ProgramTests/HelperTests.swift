@@ -16,7 +16,7 @@ import Testing
     let object = try #require(try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any])
     #expect(status == 0)
     #expect(object["type"] as? String == "gpu")
-    #expect(object["features"] as? [String] != nil)
+    #expect(object["features"] as? [String] == ["render-node", "virgl"])
   }
 
   @Test(

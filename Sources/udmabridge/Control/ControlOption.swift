@@ -1,5 +1,6 @@
 import ArgumentParser
 import Consumers
+import Domains
 import Linux
 import SystemPackage
 import Varlink
@@ -8,9 +9,30 @@ import Varlink
 struct ControlOption: ParsableArguments {
   @Option(
     help: ArgumentHelp("The socket that vhost-user-udmabuf was given with --control.", valueName: "socket"))
-  var control: String
+  var control: String?
 
-  func connect() throws -> DisplayClient { try DisplayClient(FilePath(control)) }
+  @Option(help: ArgumentHelp("A running domain of libvirt, whose socket it is instead.", valueName: "name"))
+  var domain: String?
+
+  func validate() throws {
+    if (control == nil) == (domain == nil) {
+      throw ValidationError("whose frames? --control SOCKET or --domain NAME")
+    }
+  }
+
+  /// Where the socket is.
+  func path() throws -> FilePath {
+    guard let domain else { return FilePath(control ?? "") }
+    let places = DomainPlaces(domain)
+    guard (try? FileAccess(of: places.control)) != nil else {
+      throw ControlError(
+        "domain \(domain) has no control socket (\(places.control)): it does not run, or not with vhost-user-udmabuf; "
+          + "udmabridge libvirt check says what it lacks")
+    }
+    return places.control
+  }
+
+  func connect() throws -> DisplayClient { try DisplayClient(path()) }
 }
 
 /// Calls the methods of `io.udmabridge.Display`.

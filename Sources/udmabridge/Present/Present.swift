@@ -62,7 +62,7 @@ struct Present: ParsableCommand {
           + "name more connectors for the rest")
     }
     let presenter = try Presenter(
-      FilePath(socket.control), sink, scanouts: min(count, sink.outputs.count), showsCursor: !noCursor,
+      socket.path(), sink, scanouts: min(count, sink.outputs.count), showsCursor: !noCursor,
       udmabuf: udmabuf, loop: loop, output: output)
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }

@@ -1,0 +1,127 @@
+internal import Domains
+public import Linux
+public import SystemPackage
+
+/// What libvirtd's hook does at each step of a domain's life. It never talks to libvirt, which waits for it.
+public struct Hook {
+  private let root: FilePath
+  /// Starts a program and does not wait for it.
+  private let start: ([String]) throws(Errno) -> Void
+
+  /// What libvirtd sees of it.
+  public struct Outcome: Equatable {
+    /// 0, or 1 where the start is refused.
+    public var status: Int32 = 0
+    /// Lines for standard error, which libvirtd quotes.
+    public var messages: [String] = []
+  }
+
+  /// - Parameter root: the directory in which the host's files are.
+  public init(
+    root: FilePath = "/",
+    start: @escaping ([String]) throws(Errno) -> Void = { command throws(Errno) in try startDetached(command)
+    }
+  ) {
+    (self.root, self.start) = (root, start)
+  }
+
+  /// - Parameters:
+  ///   - operation: such as `prepare`.
+  ///   - definition: what came on standard input; not asked for where it is not needed.
+  public func run(
+    _ name: String, _ operation: String, definition: () throws -> [UInt8]
+  ) -> Outcome {
+    switch operation {
+    case "prepare": return prepare(name, definition)
+    case "started":
+      guard hasPlace(name) else { return Outcome() }
+      return Outcome(messages: present(name, "start"))
+    case "stopped":
+      guard hasPlace(name) else { return Outcome() }
+      return Outcome(messages: present(name, "stop"))
+    case "release":
+      removeDirectory(DomainPlaces(name, root: root).directory)
+      return Outcome()
+    case "reconnect":
+      // Another status would end the running domain.
+      var outcome = prepare(name, definition)
+      if outcome.status == 0, hasPlace(name) { outcome.messages += present(name, "start") }
+      outcome.status = 0
+      return outcome
+    default: return Outcome()
+    }
+  }
+
+  private func hasPlace(_ name: String) -> Bool {
+    (try? FileAccess(of: DomainPlaces(name, root: root).directory)) != nil
+  }
+
+  /// Refuses what could not start, and makes the domain's directory, in which its helper puts the control socket.
+  private func prepare(_ name: String, _ definition: () throws -> [UInt8]) -> Outcome {
+    let text: [UInt8]
+    do { text = try definition() } catch {
+      return Outcome(messages: ["udmabridge: domain \(name): \(error)"])
+    }
+    guard DomainXML.mayBeOurs(text) else { return Outcome() }
+    do {
+      let domain = try DomainXML(text)
+      guard let reference = try domain.reference() else { return Outcome() }
+      var problems = domain.problems
+      if reference.domain != name, !problems.contains(where: { $0.name == "parameters" }) {
+        problems.append(.otherDomain(reference.domain, own: name))
+      }
+      if !problems.isEmpty { throw LibvirtError.refused(problems) }
+      let places = DomainPlaces(name, root: root)
+      _ = try reference.allOptions(file: places.options)
+      return Outcome(messages: makeDirectory(places, domain))
+    } catch {
+      return Outcome(status: 1, messages: ["udmabridge: domain \(name): \(Self.line(error))"])
+    }
+  }
+
+  /// Without it the domain starts too: its frames are not offered to other processes then.
+  private func makeDirectory(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
+    do throws(Errno) {
+      try Linux.makeDirectory(places.runtime, mode: 0o755)
+      try Linux.makeDirectory(places.directory, mode: 0o755)
+      if let owner = domain.owner { try setOwner(places.directory, user: owner.user, group: owner.group) }
+      return []
+    } catch { return ["udmabridge: \(places.directory) cannot be made: \(error)"] }
+  }
+
+  /// A presenter beside the domain, which is systemd's to look after.
+  private func present(_ name: String, _ verb: String) -> [String] {
+    let places = DomainPlaces(name, root: root)
+    guard (try? FileAccess(of: places.present)) != nil else { return [] }
+    do throws(Errno) {
+      try start([
+        "systemctl", "--no-block", verb, "udmabridge-present@\(Self.unitName(places.fileName)).service",
+      ])
+      return []
+    } catch { return ["udmabridge: systemctl cannot be started: \(error)"] }
+  }
+
+  /// A text as a part of a unit's name; what `systemd-escape` makes of it.
+  static func unitName(_ text: String) -> String {
+    text.utf8.enumerated().reduce(into: "") { result, byte in
+      let scalar = Unicode.Scalar(byte.element)
+      let isPlain =
+        scalar.properties.isAlphabetic || ("0"..."9").contains(scalar)
+        || ":_.".unicodeScalars.contains(scalar)
+      if byte.element == UInt8(ascii: "/") {
+        result += "-"
+      } else if byte.element < 0x80, isPlain, !(byte.offset == 0 && scalar == ".") {
+        result.unicodeScalars.append(scalar)
+      } else {
+        let digits = String(byte.element, radix: 16)
+        result += "\\x" + (digits.count < 2 ? "0" : "") + digits
+      }
+    }
+  }
+
+  /// libvirtd quotes a line best.
+  private static func line(_ error: any Error) -> String {
+    guard case .refused(let problems)? = error as? LibvirtError else { return "\(error)" }
+    return problems.map { "\($0) (\($0.remedy))" }.joined(separator: "; ")
+  }
+}

@@ -1,0 +1,21 @@
+internal import Glibc
+public import SystemPackage
+
+/// Makes a directory; one that is there already stays as it is. The corresponding C function is `mkdir`.
+public func makeDirectory(_ path: FilePath, mode: UInt32) throws(Errno) {
+  do throws(Errno) {
+    _ = try retrying { unsafe path.withPlatformString { unsafe mkdir($0, mode) } }
+  } catch { if error != .fileExists { throw error } }
+}
+
+/// Gives a file to a user and a group; of a link, the link itself. The corresponding C function is `lchown`.
+public func setOwner(_ path: FilePath, user: UInt32, group: UInt32) throws(Errno) {
+  _ = try retrying { unsafe path.withPlatformString { unsafe lchown($0, user, group) } }
+}
+
+/// Removes a directory and the files in it, if it is there; one with directories in it stays. The corresponding C
+/// function is `rmdir`.
+public func removeDirectory(_ path: FilePath) {
+  for name in directoryEntries(path) { removeFile(path.appending(name)) }
+  _ = unsafe path.withPlatformString { unsafe rmdir($0) }
+}

@@ -1,0 +1,41 @@
+import ArgumentParser
+import Glibc
+import Libvirt
+import Linux
+import SystemPackage
+
+/// libvirtd's hook. Its words are not for the parser: a domain may be called `--help`.
+struct LibvirtHook: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "libvirt-hook",
+    abstract: "What libvirtd runs at each step of a domain's life, from /etc/libvirt/hooks/qemu.d.",
+    discussion: """
+      With the domain's definition on standard input. It refuses the start of a domain that asks for vhost-user-udmabuf \
+      and could not work, makes the directory of its control socket, removes that at the end, and lets all others pass.
+      """)
+
+  @Argument(help: "The domain.") var name: String
+  @Argument(help: "prepare, start, started, stopped, release, reconnect, migrate or restore.")
+  var operation: String
+  @Argument(help: "begin or end; and what libvirtd adds.") var rest: [String] = []
+
+  func run() throws { Glibc.exit(Self.perform([name, operation] + rest)) }
+
+  /// - Parameter words: those behind `libvirt-hook`.
+  /// - Returns: the exit status.
+  static func perform(_ words: [String]) -> Int32 {
+    guard words.count >= 2 else {
+      printError("udmabridge: libvirt-hook NAME OPERATION SUBOPERATION EXTRA is for libvirtd")
+      return 64
+    }
+    let (name, operation) = (words[0], words[1])
+    if operation == "migrate" || operation == "restore" {
+      // What is not written whole must not be written at all: libvirt then takes what it has.
+      if let text = try? readDefinition(nil), text.count <= XMLDocument.longest { try? writeDefinition(text) }
+      return 0
+    }
+    let outcome = Hook().run(name, operation) { try readDefinition(nil) }
+    for message in outcome.messages { printError(message) }
+    return outcome.status
+  }
+}

@@ -1,0 +1,74 @@
+import ArgumentParser
+import Domains
+import Linux
+import SystemPackage
+
+/// What libvirt passes to a video's back end, beside `--fd`.
+struct LibvirtOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "What libvirt passes of a domain's <acceleration rendernode='...'/>. /udmabridge/NAME?OPTION=VALUE;... says which domain this is, and adds these options and those of /etc/udmabridge/NAME.conf to the command line; anything else has no meaning here.",
+      valueName: "string"))
+  var renderNode: String?
+
+  @Flag(help: "What libvirt passes for a domain with accel3d; there is no 3D here, and it has no meaning.")
+  var virgl = false
+
+  /// The domain; nil if none is said.
+  func reference() throws -> DomainReference? {
+    guard let renderNode, DomainReference.isMeant(by: renderNode) else { return nil }
+    do throws(DomainError) { return try DomainReference(renderNode) } catch {
+      throw StartError("--render-node: \(error)")
+    }
+  }
+}
+
+extension Options {
+  /// These options and the domain's own.
+  /// - Returns: also what is to be said once there is a log.
+  func withDomain() throws -> (options: Options, domain: String?, note: String?) {
+    guard let reference = try libvirt.reference() else {
+      let note = libvirt.renderNode.map {
+        "the render node \($0) is not used; udmabridge libvirt enable writes one that names the domain"
+      }
+      return (self, nil, note)
+    }
+    var words: [String]
+    do throws(DomainError) { words = try reference.allOptions().map(\.argument) } catch {
+      throw StartError("\(error)")
+    }
+    var note: String?
+    if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
+      let places = DomainPlaces(reference.domain)
+      if (try? FileAccess(of: places.directory)) != nil {
+        words.append("--control=\(places.control)")
+      } else {
+        words.removeAll { $0.hasPrefix("--control-") }
+        note =
+          "there is no \(places.directory), which the hook makes: the frames are not offered to other processes"
+      }
+    }
+    do {
+      // Of an option that is there twice, the last one counts.
+      return (try Options.parse(words + CommandLine.arguments.dropFirst()), reference.domain, note)
+    } catch { throw StartError("domain \(reference.domain): \(Options.message(for: error))") }
+  }
+}
+
+/// Where lines go when standard error leads nowhere, as libvirt has it: the system's log.
+enum SystemLog {
+  private static let paths: [FilePath] = ["/run/systemd/journal/dev-log", "/dev/log"]
+
+  /// Makes standard error a connection to the system's log, in which each line is a message; what a crash has to say
+  /// included.
+  /// - Returns: whether there is one.
+  static func replaceStandardError() -> Bool {
+    for path in paths {
+      guard let socket = try? UnixSocket.connectDatagram(path),
+        let number = try? socket.fd.hand(as: 2)
+      else { continue }
+      return number == 2
+    }
+    return false
+  }
+}

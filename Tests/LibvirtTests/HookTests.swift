@@ -1,0 +1,238 @@
+import Domains
+import Foundation
+import Linux
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Libvirt
+
+/// What the hook does at each step, on files of its own.
+@Suite final class HookTests {
+  private let root: FilePath
+  private let started = Mutex<[[String]]>([])
+  private lazy var hook = Hook(root: root) { [self] command in started.withLock { $0.append(command) } }
+
+  init() throws {
+    root = try makeTemporaryDirectory()
+    try FileManager.default.createDirectory(
+      atPath: root.appending("run").string, withIntermediateDirectories: true)
+  }
+  deinit { _ = try? FileManager.default.removeItem(atPath: root.string) }
+
+  private func run(_ operation: String, _ text: String, name: String = "web") -> Hook.Outcome {
+    hook.run(name, operation) { Array(text.utf8) }
+  }
+
+  private func hasDirectory(_ name: String = "web") -> Bool {
+    FileManager.default.fileExists(atPath: DomainPlaces(name, root: root).directory.string)
+  }
+
+  private static let ready = Definition(
+    backing: Definition.shared, devices: Definition.own("/udmabridge/web"))
+
+  @Test("a domain that is ours has a directory from prepare to release")
+  func life() throws {
+    #expect(run("prepare", Self.ready.text) == Hook.Outcome())
+    #expect(hasDirectory())
+    let control = DomainPlaces("web", root: root).control
+    _ = try FD.create(control)
+    for operation in ["start", "started", "stopped"] {
+      #expect(run(operation, Self.ready.text) == Hook.Outcome())
+      #expect(hasDirectory())
+    }
+    #expect(run("release", Self.ready.text) == Hook.Outcome())
+    #expect(!hasDirectory())
+    #expect(run("release", Self.ready.text) == Hook.Outcome())
+  }
+
+  @Test(
+    "all others pass, untouched",
+    arguments: [
+      ("plain", Definition().text), ("nothing", ""), ("no XML", "<domain"),
+      ("VNC", Definition().text + "<!-- udmabridge -->"),
+      (
+        "a back end of somebody else",
+        Definition(devices: Definition.own("/dev/dri/renderD128")).text
+      ),
+    ])
+  func others(_ name: String, _ text: String) {
+    for operation in ["prepare", "start", "started", "stopped", "release", "reconnect", "attach", ""] {
+      #expect(run(operation, text) == Hook.Outcome(), "\(operation)")
+    }
+    #expect(!hasDirectory())
+  }
+
+  @Test(
+    "a start that could not work is refused with the reason and the remedy, in one line",
+    arguments: [
+      ("private memory", Definition(devices: Definition.own("/udmabridge/web")), "memfd"),
+      (
+        "VNC",
+        Definition(
+          backing: Definition.shared, devices: Definition.own("/udmabridge/web") + "<graphics type='vnc'/>"),
+        "graphics of type vnc"
+      ),
+      (
+        "a clone",
+        Definition(name: "copy", backing: Definition.shared, devices: Definition.own("/udmabridge/web")),
+        "called web"
+      ),
+      (
+        "an option that there is not",
+        Definition(backing: Definition.shared, devices: Definition.own("/udmabridge/web?fd=3")),
+        "no option fd"
+      ),
+    ])
+  func refused(_ name: String, _ definition: Definition, _ reason: String) throws {
+    let outcome = run("prepare", definition.text, name: definition.name)
+    #expect(outcome.status == 1)
+    let line = try #require(outcome.messages.first)
+    #expect(outcome.messages.count == 1 && line.contains(reason), "\(line)")
+    #expect(!line.contains("\n"))
+    #expect(!hasDirectory(definition.name))
+    // It runs already, and would be ended.
+    #expect(run("reconnect", definition.text, name: definition.name).status == 0)
+  }
+
+  @Test("a file with an option that there is not refuses the start too")
+  func file() throws {
+    let options = DomainPlaces("web", root: root).options
+    try FileManager.default.createDirectory(
+      atPath: options.removingLastComponent().string, withIntermediateDirectories: true)
+    try "cursor = off\n".write(toFile: options.string, atomically: false, encoding: .utf8)
+    #expect(run("prepare", Self.ready.text).status == 0)
+    try "cursor = off\ncolour = red\n".write(toFile: options.string, atomically: false, encoding: .utf8)
+    let outcome = run("prepare", Self.ready.text)
+    #expect(outcome.status == 1 && outcome.messages[0].contains("line 2"), "\(outcome)")
+  }
+
+  @Test("a definition that cannot be read stops no domain")
+  func unreadable() {
+    for operation in ["prepare", "reconnect"] {
+      let outcome = hook.run("web", operation) { throw Errno.badFileDescriptor }
+      #expect(outcome.status == 0 && outcome.messages.count == 1)
+    }
+  }
+
+  @Test(
+    "names are only names",
+    arguments: [
+      "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 255),
+    ])
+  func names(_ name: String) throws {
+    // What no XML can hold, no domain is called.
+    if name.contains("\u{1b}") || name.contains("\n") {
+      #expect(run("release", "", name: name) == Hook.Outcome())
+      return
+    }
+    let definition = Definition(
+      name: name, backing: Definition.shared,
+      devices: Definition.own("\(DomainReference(domain: name))"))
+    #expect(run("prepare", definition.text, name: name) == Hook.Outcome())
+    #expect(directoryEntries(root) == ["run"])
+    #expect(directoryEntries(root.appending("run")) == ["udmabridge"])
+    #expect(directoryEntries(root.appending("run/udmabridge")) == [DomainPlaces(name).fileName])
+    #expect(run("release", "", name: name) == Hook.Outcome())
+    #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
+  }
+
+  @Test("after a restart of libvirtd the directory is there, and so is what somebody put in it")
+  func reconnect() throws {
+    #expect(run("reconnect", Self.ready.text) == Hook.Outcome())
+    #expect(hasDirectory())
+    _ = try FD.create(DomainPlaces("web", root: root).control)
+    #expect(run("reconnect", Self.ready.text) == Hook.Outcome())
+    #expect(FileManager.default.fileExists(atPath: DomainPlaces("web", root: root).control.string))
+  }
+
+  @Test("a presenter is systemd's: started with the domain and after a restart, stopped at its end")
+  func presenter() throws {
+    let file = DomainPlaces("a-b c", root: root).present
+    try FileManager.default.createDirectory(
+      atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
+    try "OPTIONS=--kms auto\n".write(toFile: file.string, atomically: false, encoding: .utf8)
+    let definition = Definition(
+      name: "a-b c", backing: Definition.shared,
+      devices: Definition.own("\(DomainReference(domain: "a-b c"))"))
+    for operation in ["prepare", "started", "reconnect", "stopped", "release"] {
+      #expect(run(operation, definition.text, name: "a-b c") == Hook.Outcome())
+    }
+    let unit = #"udmabridge-present@a\x2db\x2520c.service"#
+    let expected = ["start", "start", "stop"].map { ["systemctl", "--no-block", $0, unit] }
+    #expect(started.withLock { $0 } == expected)
+  }
+
+  @Test(
+    "unit names are systemd's",
+    arguments: [
+      ("web", "web"), (".x", #"\x2ex"#), ("a.b_c:9", "a.b_c:9"), ("a%20b", #"a\x2520b"#), ("ä", #"\xc3\xa4"#),
+    ])
+  func unitNames(_ text: String, _ name: String) { #expect(Hook.unitName(text) == name) }
+}
+
+/// The hook as libvirtd runs it: a process.
+@Suite final class HookCommandTests {
+  private let directory: FilePath
+
+  init() throws { directory = try makeTemporaryDirectory() }
+  deinit { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+
+  private func shell(_ line: String) throws -> (status: Int32, output: String) {
+    try TestSupport.run(
+      "/bin/bash", ["-c", "cd \(directory); PATH=\"\(builtPrograms):$PATH\"; \(line)"], withErrors: true)
+  }
+
+  private func write(_ name: String, _ text: String) throws {
+    try text.write(toFile: directory.appending(name).string, atomically: false, encoding: .utf8)
+  }
+
+  @Test("migrate and restore pass every byte through", arguments: ["migrate", "restore"])
+  func through(_ operation: String) throws {
+    try write("xml", Definition().text + "<!-- \u{fc} -->" + String(repeating: " ", count: 1 << 20))
+    let (status, output) = try shell("udmabridge libvirt-hook web \(operation) begin - <xml | cmp - xml")
+    #expect(status == 0 && output.isEmpty, "\(output)")
+  }
+
+  @Test("what is too long is not passed on in part: libvirtd then takes what it has")
+  func long() throws {
+    let (status, output) = try shell(
+      "head -c 20000000 /dev/zero | udmabridge libvirt-hook web restore begin -")
+    #expect(status == 0 && output.isEmpty)
+  }
+
+  @Test(
+    "whatever the words and the descriptors are, a domain that is not ours goes on, and nothing is written",
+    arguments: [
+      "web prepare begin - </dev/null", "--help prepare begin - </dev/null", "-- prepare begin - </dev/null",
+      "'' prepare begin - </dev/null", "web '' '' '' </dev/null",
+      "web prepare begin - a b c d e f </dev/null",
+      "web reconnect begin - <&- >&- 2>&-", "web prepare begin - <&- >&- 2>&-", "web migrate begin - <&- >&-",
+      "web prepare begin - <xml >&-", "\"$(printf '\\377\\376')\" release end - <xml",
+    ])
+  func odd(_ words: String) throws {
+    try write("xml", Definition().text)
+    let (status, output) = try shell("udmabridge libvirt-hook \(words)")
+    #expect(status == 0 && output.isEmpty, "\(status) \(output)")
+  }
+
+  @Test("under the name of its link it is the hook, and a refusal is one line on standard error")
+  func link() throws {
+    var definition = Definition(devices: Definition.own("/udmabridge/web"))
+    definition.name = "web"
+    try write("xml", definition.text)
+    let (status, output) = try shell(
+      "ln -s \(builtPrograms)/udmabridge udmabridge-libvirt-hook; ./udmabridge-libvirt-hook web prepare begin - <xml 2>&1 >out; s=$?; cat out; exit $s"
+    )
+    #expect(status == 1)
+    #expect(
+      output.hasPrefix("udmabridge: domain web: ") && output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  @Test("somebody who tries it by hand is told")
+  func usage() throws {
+    #expect(try shell("udmabridge libvirt-hook").status == 64)
+    #expect(try shell("udmabridge libvirt-hook --help").output.contains("USAGE"))
+  }
+}
