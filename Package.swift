@@ -49,7 +49,7 @@ let package = Package(
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     module("Varlink", ["Linux", system]),
-    module("Consumers", ["Linux", "Udmabuf", "Scanout", "Varlink", system]),
+    module("Consumers", ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", system, log]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -92,7 +92,12 @@ let package = Package(
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("VarlinkTests", ["Linux", "Varlink", "TestSupport", system]),
-    tests("ConsumersTests", ["Linux", "Udmabuf", "Scanout", "Varlink", "Consumers", "TestSupport", system]),
+    tests(
+      "ConsumersTests",
+      [
+        "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "Consumers", "Fixtures", "TestSupport", system,
+        log,
+      ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",
@@ -111,7 +116,7 @@ let package = Package(
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
-    tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", system]),
+    tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", "vhost-user-udmabuf", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),

@@ -211,7 +211,7 @@ private final class Program {
     machine.card.mood.isFull = bytes[1] & 0x18 == 0x18
     machine.card.mood.isRoomy = bytes[1] & 0x20 != 0
     let refusals: [SinkError.Refusal] = [
-      .noOutput, .importing, .format, .stride, .mode, .part, .disconnected, .busy, .other,
+      .noOutput, .importing, .format, .stride, .mode, .part, .offset, .disconnected, .busy, .other,
     ]
     machine.card.mood.refusal = bytes[2] < 0xc0 ? nil : refusals[Int(bytes[2]) % refusals.count]
   }

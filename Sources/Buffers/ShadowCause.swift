@@ -31,6 +31,8 @@ public struct ShadowCause: Equatable, Sendable {
     case modeRefused
     /// The sink shows frames from their first pixel on only.
     case partRefused
+    /// The sink shows buffers from their first byte on only.
+    case offset
     /// The sink refused a framebuffer for another reason.
     case frameRefused
     /// There is a cursor to be shown, and no plane for it.

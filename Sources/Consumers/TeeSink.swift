@@ -35,6 +35,12 @@ public final class TeeSink: ScanoutSink {
 
   public var outputs: [SinkOutput] { shown.outputs }
 
+  public func inquire(_ finished: @escaping () -> Void) -> Bool { shown.inquire(finished) }
+
+  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
+    shown.inquireEDID(of: scanout, finished)
+  }
+
   public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     try shown.prepare(frame, source: source, on: scanout)
     try offered.prepare(frame, source: source, on: scanout)

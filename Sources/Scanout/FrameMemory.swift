@@ -55,13 +55,21 @@ public final class MemfdShadow: ShadowMemory {
     width: UInt32, height: UInt32, format: FourCC
   ) throws(SinkError) -> Canvas {
     let layout = FrameLayout(width: width, height: height, format: format, stride: width * 4)
+    return Canvas(memory: try make(layout), layout: layout, area: layout.bounds)
+  }
+
+  /// Memory for an image of this layout, whole pages.
+  /// - Throws: `other` when the host has no memory left.
+  public static func make(_ layout: FrameLayout) throws(SinkError) -> MemfdShadow {
     do throws(Errno) {
       let memfd = try Memfd.create(
         name: "udmabridge-shadow", size: layout.pages, seals: [.shrink, .grow, .seal])
       let mapping = try memfd.withDescriptor { fd throws(Errno) in
         try Mapping(fd, offset: 0, length: Int(layout.pages), writable: true)
       }
-      return Canvas(memory: MemfdShadow(memfd, mapping), layout: layout, area: layout.bounds)
-    } catch { throw SinkError(.other, "no memory for a copy of \(width)x\(height) pixels: \(error)") }
+      return MemfdShadow(memfd, mapping)
+    } catch {
+      throw SinkError(.other, "no memory for a copy of \(layout.width)x\(layout.height) pixels: \(error)")
+    }
   }
 }

@@ -21,12 +21,12 @@ public struct SinkOutput: Equatable, Sendable {
 /// Why a sink will not show a frame: what it refused, why, and what to do about it.
 public struct SinkError: Error, Equatable, CustomStringConvertible {
   public enum Refusal: String, Sendable {
-    case noOutput, importing, format, stride, mode, part, disconnected, busy, other
+    case noOutput, importing, format, stride, mode, part, offset, disconnected, busy, other
 
     /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
     public var isMendedByCopying: Bool {
       switch self {
-      case .importing, .format, .stride, .mode, .part, .other: true
+      case .importing, .format, .stride, .mode, .part, .offset, .other: true
       case .noOutput, .disconnected, .busy: false
       }
     }
@@ -62,6 +62,18 @@ public protocol ScanoutSink: AnyObject {
   var outputs: [SinkOutput] { get }
   var observer: (any ScanoutObserver)? { get set }
 
+  /// There is somebody to show frames to. Where there is nobody, nothing is prepared and presented.
+  var isAttended: Bool { get }
+
+  /// Asks whoever shows the frames what there is to show them on: `outputs` is up to date, and the observer was told,
+  /// when `finished` is called.
+  /// - Returns: false if there is nobody to be asked, and `outputs` is all that is known. Else `finished` is called
+  ///   later, once; or never, when whoever was asked is gone.
+  func inquire(_ finished: @escaping () -> Void) -> Bool
+
+  /// Asks in the same way for the EDID that the guest is to see on a scanout; nil and nothing else if there is none.
+  func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool
+
   /// Takes the frame in, without showing it, and checks that `scanout` could show `source` of it.
   /// A frame that was prepared must be forgotten.
   func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError)
@@ -89,6 +101,15 @@ public protocol ScanoutSink: AnyObject {
 
   /// Lets go of the frame. One that is still in use is cut off: what shows it goes dark.
   func forget(_ frame: Frame)
+}
+
+extension ScanoutSink {
+  /// Most sinks are what shows the frames.
+  public var isAttended: Bool { true }
+  /// Most sinks know by themselves what they show frames on.
+  public func inquire(_ finished: @escaping () -> Void) -> Bool { false }
+  /// And have EDIDs made for their outputs.
+  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool { false }
 }
 
 /// Hears from a sink what became of each presentation: exactly one of these, for every sequence number.

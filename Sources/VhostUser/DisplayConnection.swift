@@ -7,7 +7,7 @@ public import SystemPackage
 /// finished before any other, as soon as there is room, and until then no other is taken.
 public final class DisplayConnection {
   /// So many replies may be outstanding.
-  static let maxOutstanding = 64
+  public static let maxOutstanding = 64
   /// So many replies are read in one turn of the loop.
   private static let repliesPerTurn = 16
 

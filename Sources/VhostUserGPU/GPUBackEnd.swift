@@ -14,6 +14,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   /// The connection that it serves.
   public weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
+  /// Takes each display socket, to show the frames there. Without it nothing is shown there.
+  public var onDisplaySocket: ((consuming UnixSocket) -> Void)?
 
   /// - Parameter loop: reads what QEMU's display sends.
   public init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
@@ -52,6 +54,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   // MARK: What the device says
 
   public func tell(_ news: DeviceNews) throws(LostNews) {
+    // QEMU tells the guest of its own screens.
+    if news == .configChanged, onDisplaySocket != nil { return }
     let request: BackendRequest =
       switch news {
       case .configChanged: .configChanged
@@ -100,9 +104,13 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   // MARK: QEMU's display
 
-  /// QEMU sends a new socket at every start, stop and reset. The frames go to a card of our own, so that
-  /// nothing is sent there, and what comes is thrown away.
+  /// QEMU sends a new socket at every start, stop and reset. Where the frames go elsewhere nothing is sent there, and
+  /// what comes is thrown away.
   public func displaySocket(_ socket: consuming UnixSocket) {
-    display = try? DisplayDrain(socket, loop: loop)
+    if let onDisplaySocket {
+      onDisplaySocket(socket)
+    } else {
+      display = try? DisplayDrain(socket, loop: loop)
+    }
   }
 }

@@ -25,8 +25,8 @@ extension GPUDevice {
   ) throws(VirtQueueError) -> Outcome {
     do throws(Mistake) {
       switch command {
-      case .getDisplayInfo: return .now(.displayInfo(displayInfo()))
-      case .getEDID(let scanout): return .now(.edid(try edid(scanout)))
+      case .getDisplayInfo: return answerDisplayInfo()
+      case .getEDID(let scanout): return try answerEDID(scanout)
       case .createResource(let id, let format, let width, let height):
         try create(id, format, width, height)
       case .unrefResource(let id): return try unref(id)
@@ -54,7 +54,7 @@ extension GPUDevice {
         try createBlob(id, blob, entries, memory)
       case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
         try setScanout(scanout, id, area, layout)
-      case .mapBlob(let id, let offset) where mapsHostMemory: return .whenMapped(try map(id, offset))
+      case .mapBlob(let id, let offset) where mapsHostMemory: return .whenDone(try map(id, offset))
       case .unmapBlob(let id) where mapsHostMemory: return .whenFree(nil, try unmap(id))
       case .createContext where has(Feature.virgl): try createContext(context)
       case .destroyContext where has(Feature.virgl): try destroyContext(context)
@@ -125,30 +125,6 @@ extension GPUDevice {
       throw Mistake(
         .invalidScanout, "invalidScanout", "there is no scanout \(scanout); \(outputs.count) are offered")
     }
-  }
-
-  // MARK: What the guest asks
-
-  /// Scanouts stand side by side, in the order of their numbers.
-  private func displayInfo() -> [Rectangle?] {
-    var left: UInt32 = 0
-    return outputs.map { output in
-      guard let mode = output.modes.first else { return nil }
-      let area = Rectangle(x: left, y: 0, width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay))
-      left += area.width
-      return area
-    }
-  }
-
-  /// A scanout that the front end has, but no output of ours, or none with a mode, has an empty EDID.
-  private func edid(_ scanout: ScanoutID) throws(Mistake) -> [UInt8] {
-    guard scanout.rawValue < UInt32(Self.maxScanouts) else {
-      throw Mistake(
-        .invalidScanout, "invalidScanout", "there is no scanout \(scanout); the limit is \(Self.maxScanouts)")
-    }
-    let index = Int(scanout.rawValue)
-    guard index < outputs.count, !outputs[index].modes.isEmpty else { return [] }
-    return EDID.make(outputs[index], serial: scanout.rawValue + 1)
   }
 
   // MARK: Resources

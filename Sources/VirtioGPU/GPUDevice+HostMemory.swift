@@ -93,7 +93,7 @@ extension GPUDevice {
           + "or not inside the region of \(hostRegion?.size ?? 0) bytes")
     }
     let (mapping, errand) = (
-      HostMapping(offset..<offset + offer.size), Errand(ifAbandoned: .error(.unspecified))
+      HostMapping(offset..<offset + offer.size), Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo)
     )
     resource.mapping = mapping
     mappings += 1

@@ -13,13 +13,67 @@ extension GPUDevice {
   public func config(offset: UInt32, size: UInt32) -> [UInt8] {
     var fields = [UInt8](repeating: 0, count: 20)
     for byte in 0..<4 { fields[byte] = UInt8(truncatingIfNeeded: eventsRead >> (8 * byte)) }
-    fields[8] = UInt8(max(1, outputs.count))
+    fields[8] = UInt8(scanoutCount)
     for byte in 0..<4 { fields[16 + byte] = UInt8(truncatingIfNeeded: Self.blobAlignment >> (8 * byte)) }
     return (0..<UInt64(size)).map { byte in
       let place = UInt64(offset) + byte
       return place < UInt64(fields.count) ? fields[Int(place)] : 0
     }
   }
+
+  // MARK: What the guest asks
+
+  /// Whoever shows the frames may know better, and is asked first.
+  func answerDisplayInfo() -> Outcome {
+    let own = Response.displayInfo(displayInfo())
+    let errand = Errand(ifAbandoned: own, timeout: Self.inquiryTimeout)
+    let isAsked = sink?.inquire { [weak self] in
+      guard let self else { return }
+      finish(errand, .displayInfo(displayInfo()))
+    }
+    return isAsked == true ? .whenDone(errand) : .now(own)
+  }
+
+  /// The same for an EDID.
+  func answerEDID(_ scanout: ScanoutID) throws(Mistake) -> Outcome {
+    let own = try edid(scanout)
+    let errand = Errand(ifAbandoned: .edid(own), timeout: Self.inquiryTimeout)
+    let isAsked = sink?.inquireEDID(of: scanout) { [weak self] bytes in
+      guard let self else { return }
+      // The outputs may be others by now.
+      finish(errand, .edid(bytes ?? (try? edid(scanout)) ?? own))
+    }
+    return isAsked == true ? .whenDone(errand) : .now(.edid(own))
+  }
+
+  private func finish(_ errand: Errand, _ response: Response) {
+    errand.response?.finish(response)
+    wake()
+  }
+
+  /// Scanouts stand side by side, in the order of their numbers.
+  private func displayInfo() -> [Rectangle?] {
+    var left: UInt32 = 0
+    return outputs.map { output in
+      guard let mode = output.modes.first else { return nil }
+      let area = Rectangle(x: left, y: 0, width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay))
+      left += area.width
+      return area
+    }
+  }
+
+  /// A scanout that the front end has, but no output of ours, or none with a mode, has an empty EDID.
+  private func edid(_ scanout: ScanoutID) throws(Mistake) -> [UInt8] {
+    guard scanout.rawValue < UInt32(Self.maxScanouts) else {
+      throw Mistake(
+        .invalidScanout, "invalidScanout", "there is no scanout \(scanout); the limit is \(Self.maxScanouts)")
+    }
+    let index = Int(scanout.rawValue)
+    guard index < outputs.count, !outputs[index].modes.isEmpty else { return [] }
+    return EDID.make(outputs[index], serial: scanout.rawValue + 1)
+  }
+
+  // MARK: What the driver writes
 
   /// The driver, or a front end that writes the whole space on its behalf, may write events_clear alone: the
   /// bits that are set there are cleared in events_read. The rest is ignored.

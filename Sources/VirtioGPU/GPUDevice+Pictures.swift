@@ -39,7 +39,7 @@ extension GPUDevice {
   /// Chooses a picture for a scanout, and makes it if it is the first time; nil if there is nobody
   /// to show it. What stood against lending may have passed since the last time.
   func picture(_ resource: Resource, _ view: View, _ index: Int) throws(Mistake) -> Picture? {
-    guard let sink, let buffer = resource.buffer else { return nil }
+    guard let sink, sink.isAttended, let buffer = resource.buffer else { return nil }
     lendAgain(resource, buffer)
     let scanout = scanouts[index].id
     let blends = blends(index) && backing != .lent
@@ -279,6 +279,7 @@ extension ShadowCause {
       case .stride: .strideRefused
       case .mode: .modeRefused
       case .part: .partRefused
+      case .offset: .offset
       case .other, .noOutput, .disconnected, .busy: .frameRefused
       }
     self.init(name, error.description)

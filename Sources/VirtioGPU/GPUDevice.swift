@@ -35,6 +35,8 @@ public final class GPUDevice {
   static let releaseTimeout: Int64 = 1_000_000_000
   /// The front end is not waited for any longer than this.
   static let errandTimeout: Int64 = 5_000_000_000
+  /// Nor whoever shows the frames, when the guest asks what there is to show them on.
+  static let inquiryTimeout: Int64 = 1_000_000_000
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
   /// Or as many as are taken in this time, in nanoseconds: a command may copy a large picture.
@@ -44,6 +46,8 @@ public final class GPUDevice {
   let sink: (any ScanoutSink)?
   /// What the guest is offered, by the scanout's number. Their count never changes.
   var outputs: [SinkOutput]
+  /// How many scanouts the guest is told of, where the front end does not say that itself.
+  let scanoutCount: Int
   /// Events that the driver has not cleared yet: events_read of the configuration space.
   var eventsRead: UInt32 = 0
   /// Hears what the device says without being asked.
@@ -97,18 +101,20 @@ public final class GPUDevice {
   /// - Parameters:
   ///   - sink: shows the frames; nil for none.
   ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
+  ///   - scanoutCount: how many of these the guest is told of by a front end that leaves that to us; nil for all.
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
   ///   - profile: which of the features that exclude each other are offered.
   ///   - hostMemory: the size of the region in which memory of the host is mapped, whole pages, and what of it the
   ///     guest may use there; nil for none.
   public init(
-    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput],
+    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], scanoutCount: Int? = nil,
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
     hostMemory: HostMemory? = nil, loop: EventLoop, logger: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
+    self.scanoutCount = max(1, scanoutCount ?? outputs.count)
     (self.loop, self.logger) = (loop, logger)
     (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
     hostRegion = hostMemory.map { SharedRegion(size: $0.size) }
@@ -243,8 +249,8 @@ public final class GPUDevice {
     case atFlip([(scanout: ScanoutID, sequence: UInt64)])
     /// When nobody uses the pages any more, and the front end has unmapped them.
     case whenFree(Release?, Errand?)
-    /// When the front end has mapped something.
-    case whenMapped(Errand)
+    /// When the front end has mapped something, or the sink has answered.
+    case whenDone(Errand)
   }
 
   private func answer(_ outcome: Outcome, _ header: ControlHeader, _ queue: GPUQueue, isControl: Bool) {
@@ -272,8 +278,8 @@ public final class GPUDevice {
         header, now, deadline ?? monotonicNanoseconds() + Self.errandTimeout, errand: errand)
       release?.hold(waiting)
       errand?.response = waiting
-    case .whenMapped(let errand):
-      errand.response = pend(header, .mapInfo, monotonicNanoseconds() + Self.errandTimeout, errand: errand)
+    case .whenDone(let errand):
+      errand.response = pend(header, errand.longest, monotonicNanoseconds() + errand.timeout, errand: errand)
     }
   }
 

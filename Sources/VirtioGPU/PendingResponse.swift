@@ -45,7 +45,7 @@ final class PendingResponse {
   }
 }
 
-/// Something that the front end was asked for on behalf of a command.
+/// Something that the front end, or the sink, was asked for on behalf of a command.
 final class Errand {
   /// The answer that waits for it.
   weak var response: PendingResponse?
@@ -53,6 +53,12 @@ final class Errand {
   var isAbandoned = false
   /// What is answered then: what was asked is undone, or is done some time.
   let ifAbandoned: Response
+  /// What the driver must leave room for: the longest answer.
+  let longest: Response
+  /// In nanoseconds: so long it is waited for.
+  let timeout: Int64
 
-  init(ifAbandoned: Response) { self.ifAbandoned = ifAbandoned }
+  init(ifAbandoned: Response, longest: Response? = nil, timeout: Int64 = GPUDevice.errandTimeout) {
+    (self.ifAbandoned, self.longest, self.timeout) = (ifAbandoned, longest ?? ifAbandoned, timeout)
+  }
 }

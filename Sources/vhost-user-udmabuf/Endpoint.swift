@@ -1,3 +1,4 @@
+import Consumers
 import Linux
 import Logging
 import SystemPackage
@@ -24,6 +25,7 @@ final class Endpoint {
   private let backEnd: GPUBackEnd
   private let address: Address
   private let known: KnownMemory
+  private let display: QEMUDisplaySink?
   private let loop: EventLoop
   private let logger: Logger
   /// Kept until the first message: who connects without a word is not QEMU.
@@ -36,11 +38,17 @@ final class Endpoint {
   /// The connection is over, with an error or without.
   var onEnd: ((any Error)?) -> Void = { _ in }
 
-  /// - Parameter known: shared by all devices of the guest.
-  init(_ device: GPUDevice, at address: Address, known: KnownMemory, loop: EventLoop, logger: Logger) {
-    (self.device, self.address, self.known) = (device, address, known)
+  /// - Parameters:
+  ///   - known: shared by all devices of the guest.
+  ///   - display: shows the device's frames on QEMU's own display.
+  init(
+    _ device: GPUDevice, at address: Address, known: KnownMemory, display: QEMUDisplaySink? = nil,
+    loop: EventLoop, logger: Logger
+  ) {
+    (self.device, self.address, self.known, self.display) = (device, address, known, display)
     (self.loop, self.logger) = (loop, logger)
     backEnd = GPUBackEnd(device, loop: loop, logger: logger)
+    if let display { backEnd.onDisplaySocket = { display.connect($0) } }
   }
 
   /// Serves the descriptor, or waits for a connection.
@@ -68,6 +76,7 @@ final class Endpoint {
   /// Forgets the connection, which is over, and all that its driver has left.
   func close() {
     session = nil
+    display?.abandon()
     device.reset()
   }
 

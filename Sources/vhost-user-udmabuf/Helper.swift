@@ -63,6 +63,13 @@ final class Helper {
       try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
     }
     var sink = try Self.join(cards, plan, options.resolution)
+    var display: QEMUDisplaySink?
+    if options.showsOnQEMU {
+      let qemu = try QEMUDisplaySink(
+        outputs: Self.onQEMU(options.resolution), asksForScreens: options.resolution.isEmpty,
+        udmabuf: try? udmabuf.get(), loop: loop, log: logger)
+      (display, sink) = (qemu, qemu)
+    }
     var offered: ControlSink?
     if options.control.control != nil {
       let control = try ControlSink(outputs: sink?.outputs ?? Self.offered(options.resolution), loop: loop)
@@ -70,14 +77,15 @@ final class Helper {
       offered = control
     }
     if sink == nil {
-      logger.notice("neither --kms nor --control was given: the guest's pages are lent, and shown nowhere")
+      logger.notice(
+        "--display off, and neither --kms nor --control: the guest's pages are lent, and shown nowhere")
     }
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
     let hostMemory = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger).hostMemory()
     let known = KnownMemory()
-    endpoints = try options.devices.map { [loop, logger, buffers, sink] device in
+    endpoints = try options.devices.map { [loop, logger, buffers, sink, display] device in
       // Of two devices, the one for display has the screens.
       let hasScreens = device.profile == .display || options.devices.count == 1
       let shown = hasScreens ? sink : nil
@@ -85,10 +93,14 @@ final class Helper {
         shown?.outputs
         ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
       let gpu = try GPUDevice(
-        buffers: buffers, sink: shown, outputs: outputs, backing: options.backing, cursor: options.cursor,
+        buffers: buffers, sink: shown, outputs: outputs,
+        scanoutCount: display == nil ? nil : max(1, options.resolution.count), backing: options.backing,
+        cursor: options.cursor,
         profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,
         logger: logger)
-      return Endpoint(gpu, at: device.address, known: known, loop: loop, logger: logger)
+      return Endpoint(
+        gpu, at: device.address, known: known, display: hasScreens ? display : nil, loop: loop, logger: logger
+      )
     }
     control = try offered.map { [loop, logger, buffers] sink in
       try Control(options.control, sink, loop: loop, logger: logger) {
@@ -219,6 +231,17 @@ final class Helper {
       output.hasCursor = true
       return output
     }
+  }
+
+  /// On QEMU's display: as many as were asked for, or as QEMU can have; it says which of them are to be used.
+  private static func onQEMU(_ resolutions: [Resolution]) -> [SinkOutput] {
+    var outputs = headless(resolutions)
+    if resolutions.isEmpty {
+      let missing = QEMUDisplaySink.maximumOutputs - outputs.count
+      outputs += (0..<missing).map { _ in SinkOutput(name: "", modes: []) }
+    }
+    for index in outputs.indices { outputs[index].name = index == 0 ? "QEMU" : "QEMU-\(index + 1)" }
+    return outputs
   }
 
   /// Without a card: outputs of any size, one for each that was asked for, and one at least.

@@ -45,9 +45,15 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it nothing is shown by this program.",
+      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it QEMU's own display shows them.",
       valueName: "card"))
   var kms: [String] = []
+
+  @Option(
+    help: ArgumentHelp(
+      "Show the guest's frames on QEMU's own display: qemu, or off. By default qemu, if neither --kms nor --control is given.",
+      valueName: "qemu|off"))
+  var display: DisplayChoice?
 
   @OptionGroup var control: ControlOptions
 
@@ -116,6 +122,11 @@ struct Options: ParsableArguments {
     if shareSocketPath != nil && shareFd != nil {
       throw ValidationError("give either --share-socket-path PATH or --share-fd NUMBER")
     }
+    if display == .qemu && !kms.isEmpty {
+      throw ValidationError(
+        "--display qemu and --kms exclude each other: the frames are paced either by QEMU's display or by the card; leave one out"
+      )
+    }
     if profile == .share && (shareSocketPath != nil || shareFd != nil) {
       throw ValidationError(
         "with a second device for sharing the first one is for display: leave --profile share out")
@@ -137,6 +148,8 @@ struct Options: ParsableArguments {
       throw ValidationError("--max-resources and --max-entries count from 1; 16777216 entries are the most")
     }
   }
+
+  var showsOnQEMU: Bool { (display ?? (kms.isEmpty && control.control == nil ? .qemu : .off)) == .qemu }
 
   /// The devices to serve, in the order of their options.
   var devices: [(profile: Profile, address: Endpoint.Address)] {
@@ -163,6 +176,7 @@ struct Options: ParsableArguments {
 extension BackingChoice: ExpressibleByArgument {}
 extension CursorChoice: ExpressibleByArgument {}
 extension Profile: ExpressibleByArgument {}
+enum DisplayChoice: String, ExpressibleByArgument, CaseIterable { case qemu, off }
 enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
 
 /// `1920x1080`.

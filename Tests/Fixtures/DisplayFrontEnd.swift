@@ -9,7 +9,7 @@ public final class DisplayFrontEnd {
   }
 
   /// A message as it came.
-  public struct Received: Equatable {
+  public struct Received: Equatable, Sendable {
     public let request: UInt32
     public let payload: [UInt8]
     /// Of the descriptor that came with it.
@@ -22,6 +22,8 @@ public final class DisplayFrontEnd {
 
   private var mine: End?
   private var bytes: [UInt8] = []
+  /// How many bytes have been read.
+  public private(set) var received = 0
   private var inode: UInt64?
   /// The last descriptor that came, for a look into its memory.
   public private(set) var mapping: Mapping?
@@ -64,6 +66,7 @@ public final class DisplayFrontEnd {
         let count = try mine?.socket.receive(
           into: &bytes, upTo: size - bytes.count, descriptors: &descriptors)
         guard let count, count > 0 else { return false }
+        received += count
       } catch {
         if error == .wouldBlock { return false }
         throw error

@@ -52,6 +52,8 @@ import Testing
       ["--socket-path", "/tmp/a", "--max-resources", "0"],
       ["--socket-path", "/tmp/a", "--log-level", "loud"],
       ["--socket-path", "/tmp/a", "--sandbox", "perhaps"],
+      ["--socket-path", "/tmp/a", "--display", "vnc"],
+      ["--socket-path", "/tmp/a", "--display", "qemu", "--kms", "auto"],
       ["--socket-path", "/tmp/a", "--control-mode", "660"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-mode", "999"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "nobody"],

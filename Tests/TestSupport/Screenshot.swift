@@ -1,8 +1,8 @@
 internal import Glibc
 internal import Linux
-internal import SystemPackage
+public import SystemPackage
 
-/// What is on the test host's screen, as the machine outside of it sees it.
+/// What is on a screen: that of the test host, as the machine outside of it sees it, or one that QEMU made a picture of.
 public struct Screenshot {
   /// In pixels.
   public let width, height: Int
@@ -15,7 +15,12 @@ public struct Screenshot {
     defer { _ = unsafe unlink(file) }
     let (status, output) = try run(repository.appending("qemu/screenshot"), ["--head", "\(head)", file])
     guard status == 0 else { throw TroubleInTest("no screenshot: \(output)") }
-    let fd = try FD.open(FilePath(file), writable: false)
+    return try Screenshot(FilePath(file))
+  }
+
+  /// Reads a PPM file of QEMU's.
+  public init(_ file: FilePath) throws {
+    let fd = try FD.open(file, writable: false)
     var bytes: [UInt8] = []
     while case let more = try fd.read(upTo: 1 << 20), !more.isEmpty { bytes += more }
     // P6, width, height, 255, each followed by one blank.
@@ -33,8 +38,10 @@ public struct Screenshot {
     guard bytes.count - start == stride * height else {
       throw TroubleInTest("\(bytes.count - start) bytes are no screenshot of \(width)x\(height)")
     }
-    if row == stride { return Screenshot(width: width, height: height, rgb: Array(bytes[start...])) }
-    let rgb = (0..<height).flatMap { bytes[(start + $0 * stride)..<(start + $0 * stride + row)] }
-    return Screenshot(width: width, height: height, rgb: rgb)
+    (self.width, self.height) = (width, height)
+    rgb =
+      row == stride
+      ? Array(bytes[start...])
+      : (0..<height).flatMap { bytes[(start + $0 * stride)..<(start + $0 * stride + row)] }
   }
 }

@@ -1,5 +1,6 @@
 import Buffers
 import Fixtures
+import Linux
 import Scanout
 import SystemPackage
 import Testing
@@ -168,5 +169,94 @@ import Testing
     try rig.ok(Request.flush(1))
     #expect(rig.screen.events.count == 1)
     try rig.expectBalance()
+  }
+
+  // MARK: A screen that somebody else knows
+
+  /// The guest's question waits for whoever shows the frames, and the loop for nobody.
+  @Test func theScreenIsAsked() throws {
+    let rig = try Rig()
+    rig.screen.inquirers = []
+    let (info, edid) = (rig.post(Request.displayInfo()), rig.post(Request.edid(1)))
+    #expect(rig.answer() == nil)
+    // Other commands do not wait.
+    try rig.ok(Request.create(1))
+
+    rig.screen.outputs[0] = Self.output("A", (1280, 800))
+    rig.device.outputsChanged()
+    for finished in rig.screen.inquirers ?? [] { finished() }
+    try rig.settle()
+    var answer = try #require(rig.answer())
+    #expect(answer.head == info && answer.type == ResponseType.displayInfo)
+    #expect(display(0, answer) == [0, 0, 1280, 800, 1] && display(1, answer) == [1280, 0, 640, 480, 1])
+
+    let bytes = [UInt8](repeating: 7, count: 1024)
+    let (scanout, finished) = try #require(rig.screen.edidInquirers.first)
+    #expect(scanout == ScanoutID(1))
+    finished(bytes)
+    try rig.settle()
+    answer = try #require(rig.answer())
+    #expect(answer.head == edid && answer.type == ResponseType.edid)
+    #expect(answer.bytes.value(at: 24) == UInt32(1024) && Array(answer.bytes[32...]) == bytes)
+  }
+
+  /// One that it has none for, or no answer to, gets what we make of the outputs.
+  @Test(arguments: [false, true]) func theScreenMayNotAnswer(isAnswered: Bool) throws {
+    let rig = try Rig()
+    let own = try rig.ask(Request.edid(1)).bytes
+    let ownInfo = try rig.ask(Request.displayInfo()).bytes
+    rig.screen.inquirers = []
+    rig.post(Request.edid(1))
+    rig.post(Request.displayInfo())
+    let start = monotonicNanoseconds()
+    if isAnswered {
+      rig.screen.edidInquirers[0].1(nil)
+      rig.screen.inquirers?[0]()
+    }
+    var answers: [[UInt8]] = []
+    try rig.turn {
+      while let answer = rig.answer() { answers.append(answer.bytes) }
+      return answers.count == 2
+    }
+    #expect(answers == [own, ownInfo])
+    #expect((monotonicNanoseconds() - start >= GPUDevice.inquiryTimeout) == !isAnswered)
+    if isAnswered { return }
+    // An answer that comes late is nobody's.
+    rig.screen.edidInquirers[0].1([1])
+    rig.screen.inquirers?[0]()
+    try rig.settle()
+    #expect(rig.answer() == nil)
+  }
+
+  @Test func aResetForgetsWhatWasAsked() throws {
+    let rig = try Rig()
+    rig.screen.inquirers = []
+    rig.post(Request.displayInfo())
+    rig.device.reset()
+    for finished in rig.screen.inquirers ?? [] { finished() }
+    try rig.settle()
+    #expect(rig.answer() == nil)
+  }
+
+  /// Frames that nobody looks at are not shown, and cost nothing.
+  @Test func nobodyLooks() throws {
+    let rig = try Rig(backing: .auto)
+    rig.screen.isAttended = false
+    try rig.ok(
+      Request.create(1), Request.attach(1, rig.pages(3)), Request.setScanout(0, 1), Request.flush(1))
+    #expect(rig.screen.prepareCount == 0 && rig.screen.presentCount == 0)
+    #expect(rig.buffers.statistics.flushes == 0 && rig.buffers.statistics.shadows.isEmpty)
+    rig.screen.isAttended = true
+    try rig.ok(Request.setScanout(0, 1), Request.flush(1))
+    #expect(rig.screen.presentCount == 1)
+  }
+
+  /// Of more scanouts than the guest is told of, the front end may know better.
+  @Test func theCountThatIsTold() throws {
+    let loop = try EventLoop()
+    let device = try GPUDevice(
+      buffers: BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: Quotas()), sink: nil,
+      outputs: Rig.outputs, scanoutCount: 1, loop: loop, logger: LogBook().logger)
+    #expect(device.config(offset: 8, size: 4) == [1, 0, 0, 0])
   }
 }

@@ -23,6 +23,11 @@ final class Screen: ScanoutSink {
   /// What canvases are made of; nil for what is asked for.
   var canvasFormat: FourCC?
   var canvasSize: (width: UInt32, height: UInt32)?
+  /// Who waits for what the screen is like; nil where the screen knows that itself.
+  var inquirers: [() -> Void]?
+  var edidInquirers: [(ScanoutID, ([UInt8]?) -> Void)] = []
+  /// There is somebody to look at it.
+  var isAttended = true
   private(set) var allocateCount = 0
   private(set) var cursors: [UInt32: (image: CursorImage, position: CursorPosition)] = [:]
   private(set) var events: [Event] = []
@@ -86,6 +91,16 @@ final class Screen: ScanoutSink {
       area: Rectangle(
         x: (mode.width - shownWidth) / 2, y: (mode.height - shownHeight) / 2, width: shownWidth,
         height: shownHeight))
+  }
+
+  func inquire(_ finished: @escaping () -> Void) -> Bool {
+    inquirers?.append(finished)
+    return inquirers != nil
+  }
+
+  func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
+    if inquirers != nil { edidInquirers.append((scanout, finished)) }
+    return inquirers != nil
   }
 
   func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {

@@ -1,0 +1,320 @@
+public import Linux
+public import Logging
+public import Scanout
+public import SystemPackage
+public import Udmabuf
+internal import VhostUser
+
+/// Shows frames in QEMU's own display, over the socket that QEMU hands to a vhost-user-gpu.
+///
+/// QEMU replaces the socket at each stop, cont and reset, and everything is told anew on the next one. What QEMU was
+/// told to show counts as in use until it has answered something that came after. Where QEMU gives no socket, there
+/// is nobody to show frames to.
+public final class QEMUDisplaySink: ScanoutSink {
+  /// After so many milliseconds without an answer QEMU is asked something that it answers always.
+  static let patience: UInt32 = 100
+  /// QEMU has so many consoles at most for one device.
+  public static let maximumOutputs = 16
+  /// The formats that QEMU's displays can show of a dma-buf.
+  static let formats: [FourCC] = [.xrgb8888, .argb8888, .xbgr8888, .abgr8888]
+
+  public weak var observer: (any ScanoutObserver)?
+  /// What QEMU has told of its display, or what was given at the start. Their count never changes.
+  public private(set) var outputs: [SinkOutput]
+
+  private let asksForScreens: Bool
+  private let udmabuf: UdmabufDevice?
+  private let loop: EventLoop
+  private let log: Logger
+  private var lanes: [QEMULane]
+  private var connection: DisplayConnection?
+  /// What QEMU can do; nil until it has said so on this socket.
+  private var features: DisplayFeatures?
+
+  private let wake: EventFD
+  private var token: EventLoop.Token?
+  private var timer: Timer?
+  /// It is asked what it answers always.
+  private var isBarrierOut = false
+  /// Frames that were taken back, to be told from the loop.
+  private var failures: [(sequence: UInt64, scanout: ScanoutID)] = []
+
+  /// Who waits for QEMU's answers, and what has not been asked for them yet.
+  private var inquirers: [() -> Void] = []
+  private var inquiry = Inquiry.none
+  private enum Inquiry { case none, wanted, asked }
+  /// QEMU has said on this socket which screens there are.
+  private var knowsScreens = false
+  private var edidInquirers: [(scanout: ScanoutID, finished: ([UInt8]?) -> Void, isAsked: Bool)] = []
+
+  /// - Parameters:
+  ///   - outputs: what is offered as long as QEMU has told nothing, one for each scanout.
+  ///   - asksForScreens: QEMU says which sizes its display prefers; else `outputs` stays as it is.
+  ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
+  public init(
+    outputs: [SinkOutput], asksForScreens: Bool, udmabuf: UdmabufDevice?, loop: EventLoop, log: Logger
+  ) throws(Errno) {
+    precondition(outputs.count <= Self.maximumOutputs, "QEMU has at most 16 consoles for a device")
+    self.outputs = outputs.map { output in
+      var output = output
+      output.hasCursor = true
+      return output
+    }
+    (self.asksForScreens, self.udmabuf, self.loop, self.log) = (asksForScreens, udmabuf, loop, log)
+    lanes = outputs.indices.map { QEMULane(UInt32($0)) }
+    wake = try EventFD()
+    token = try loop.add(wake.fd) { [unowned self] _ in
+      wake.drain()
+      tellFailures()
+    }
+    timer = try Timer(loop) { [unowned self] in askForAnything() }
+    for lane in lanes {
+      lane.queue.whenReplaced = { [unowned self, id = lane.id] in observer?.replaced($0, on: id) }
+    }
+  }
+
+  deinit { if let token { loop.remove(token, wake.fd) } }
+
+  // MARK: QEMU's socket
+
+  public var isAttended: Bool { connection != nil }
+
+  /// The socket is QEMU's from now on, in place of an earlier one.
+  public func connect(_ socket: consuming UnixSocket) {
+    disconnect()
+    do throws(Errno) {
+      connection = try DisplayConnection(
+        socket, loop: loop, onReady: { [weak self] in self?.proceed() },
+        onEnd: { [weak self] error in self?.ended(error) })
+    } catch { return log.warning("QEMU's display socket cannot be used: \(error)") }
+    // The first message on a socket finds room.
+    _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
+      if case .protocolFeatures(let features) = reply { self?.introduced(features) }
+    }
+  }
+
+  /// QEMU's side of the device is gone: nothing is shown there, and nobody can be told so.
+  public func abandon() {
+    disconnect()
+    for lane in lanes { lane.abandon() }
+  }
+
+  private func introduced(_ features: DisplayFeatures) {
+    self.features = features.intersection([.edid, .dmabuf2])
+    log.debug("QEMU's display", metadata: ["features": "\(features.rawValue)"])
+    // It still has the place that the question had.
+    _ = connection?.send(.setProtocolFeatures(self.features ?? []))
+    if asksForScreens, inquiry == .none { inquiry = .wanted }
+    proceed()
+  }
+
+  private func ended(_ error: DisplayError?) {
+    if let error {
+      log.warning("QEMU's display socket is given up until QEMU hands over another one: \(error)")
+    }
+    disconnect()
+  }
+
+  private func disconnect() {
+    connection = nil
+    (features, isBarrierOut, knowsScreens) = (nil, false, false)
+    timer?.disarm()
+    for lane in lanes { lane.forgetWhatWasTold() }
+    // The device answers for itself what QEMU has left unanswered.
+    (inquirers, edidInquirers, inquiry) = ([], [], .none)
+  }
+
+  // MARK: Frames
+
+  private func check(_ scanout: ScanoutID) throws(SinkError) {
+    guard scanout.rawValue < lanes.count else {
+      throw SinkError(.noOutput, "there is no scanout \(scanout); there are \(lanes.count)")
+    }
+  }
+
+  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+    try check(scanout)
+    let layout = frame.layout
+    guard case .lent = frame.memory else { return }
+    guard Self.formats.contains(layout.format) else {
+      throw SinkError(
+        .format,
+        "QEMU's display shows \(Self.formats.map(\.description).joined(separator: ", ")), not \(layout.format)"
+      )
+    }
+    guard layout.offset == 0, source.x == 0, source.y == 0 else {
+      throw SinkError(
+        .offset,
+        "QEMU's display shows a buffer from its first byte on only, and not \(source) of an image at byte "
+          + "\(layout.offset); a buffer for each scanout in the guest needs no copy")
+    }
+  }
+
+  /// A dma-buf if one can be made. QEMU takes pixels in one format only, and all its displays show that.
+  public func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas {
+    try check(scanout)
+    // Many cards want rows that begin at multiples of 256 bytes.
+    let stride = (width * 4 + 255) / 256 * 256
+    let layout = FrameLayout(width: width, height: height, format: .xrgb8888, stride: stride)
+    let memory = try MemfdShadow.make(layout)
+    if let udmabuf {
+      do throws(UdmabufError) {
+        let shared = try DMABufShadow(memory, udmabuf)
+        return Canvas(memory: shared, layout: layout, area: layout.bounds)
+      } catch { log.debug("a copy is sent in pixels: \(error)") }
+    }
+    return Canvas(memory: memory, layout: layout, area: layout.bounds)
+  }
+
+  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    _ = lanes[Int(scanout.rawValue)].queue.submit(.present(presentation))
+    proceed()
+  }
+
+  public func turnOff(_ scanout: ScanoutID) {
+    guard scanout.rawValue < lanes.count else { return }
+    _ = lanes[Int(scanout.rawValue)].queue.submit(.turnOff)
+    proceed()
+  }
+
+  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+    guard scanout.rawValue < lanes.count else { return }
+    lanes[Int(scanout.rawValue)].setCursor(image, at: position)
+    proceed()
+  }
+
+  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+    guard scanout.rawValue < lanes.count else { return }
+    lanes[Int(scanout.rawValue)].moveCursor(to: position)
+    proceed()
+  }
+
+  public func forget(_ frame: Frame) {
+    for lane in lanes {
+      let removal = lane.remove(frame)
+      for gone in [removal.inFlight, removal.waiting].compactMap(\.self) {
+        if failures.isEmpty { wake.signal() }
+        failures.append((gone.sequence, lane.id))
+      }
+    }
+    proceed()
+  }
+
+  private func tellFailures() {
+    let told = failures
+    failures = []
+    for (sequence, scanout) in told {
+      observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
+    }
+  }
+
+  // MARK: Telling QEMU
+
+  /// Says as much of what there is to say as there is room for.
+  private func proceed() {
+    guard let connection, let features else { return }
+    guard sendInquiries(connection) else { return }
+    for lane in lanes {
+      let hasRoom = lane.proceed(connection, features) { [weak self, weak lane] job in
+        guard let self, let lane else { return }
+        if let shown = lane.finish(job) {
+          observer?.presented(shown.sequence, frame: shown.frame, on: lane.id)
+        }
+        proceed()
+      }
+      guard hasRoom else { break }
+    }
+    armTimer()
+  }
+
+  private func armTimer() {
+    guard let timer, !timer.armed, let first = lanes.compactMap(\.waitingSince).min() else { return }
+    let waited = (monotonicNanoseconds() - first) / 1_000_000
+    // What has waited for longer has been asked about, and is looked at again later.
+    timer.arm(milliseconds: Self.patience - UInt32(max(0, waited)) % Self.patience)
+  }
+
+  /// QEMU reads nothing while its display has not drawn an update, and may never answer that one.
+  private func askForAnything() {
+    defer { armTimer() }
+    let now = monotonicNanoseconds()
+    guard let connection, !isBarrierOut,
+      lanes.contains(where: { now - ($0.waitingSince ?? now) >= Int64(Self.patience) * 1_000_000 })
+    else { return }
+    isBarrierOut = connection.ask(.getProtocolFeatures) { [weak self] _ in self?.isBarrierOut = false }
+  }
+
+  // MARK: What QEMU's display is like
+
+  public func inquire(_ finished: @escaping () -> Void) -> Bool {
+    guard asksForScreens, isAttended, inquirers.count < DisplayConnection.maxOutstanding else { return false }
+    inquirers.append(finished)
+    if inquiry == .none { inquiry = .wanted }
+    proceed()
+    return true
+  }
+
+  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
+    guard asksForScreens, isAttended, scanout.rawValue < outputs.count,
+      !knowsScreens || hasEDID(scanout),
+      edidInquirers.count < DisplayConnection.maxOutstanding
+    else { return false }
+    edidInquirers.append((scanout, finished, false))
+    proceed()
+    return true
+  }
+
+  /// QEMU does not answer for a screen that is not enabled.
+  private func hasEDID(_ scanout: ScanoutID) -> Bool {
+    features?.contains(.edid) == true && !outputs[Int(scanout.rawValue)].modes.isEmpty
+  }
+
+  /// - Returns: false if there is no room.
+  private func sendInquiries(_ connection: DisplayConnection) -> Bool {
+    if inquiry == .wanted {
+      let isSent = connection.ask(.getDisplayInfo) { [weak self] reply in
+        if case .displayInfo(let screens) = reply { self?.take(screens) }
+      }
+      guard isSent else { return false }
+      inquiry = .asked
+    }
+    while knowsScreens, let index = edidInquirers.firstIndex(where: { !$0.isAsked }) {
+      let (scanout, finished, _) = edidInquirers[index]
+      guard hasEDID(scanout) else {
+        edidInquirers.remove(at: index)
+        finished(nil)
+        continue
+      }
+      let isSent = connection.ask(.getEDID(scanout.rawValue)) { [weak self] reply in
+        guard let self, let first = edidInquirers.firstIndex(where: \.isAsked) else { return }
+        edidInquirers.remove(at: first)
+        if case .edid(let bytes) = reply, !bytes.isEmpty { finished(bytes) } else { finished(nil) }
+      }
+      guard isSent else { return false }
+      edidInquirers[index].isAsked = true
+    }
+    return true
+  }
+
+  private func take(_ screens: [DisplayScreen]) {
+    (inquiry, knowsScreens) = (.none, true)
+    let now = outputs.enumerated().map { index, before in
+      var output = before
+      let area = screens[index].area
+      let preferred = DisplayMode.reducedBlanking(width: area.width, height: area.height)
+      output.modes = screens[index].isEnabled ? [preferred].compactMap(\.self) : []
+      return output
+    }
+    if now != outputs {
+      outputs = now
+      observer?.outputsChanged()
+    }
+    let finished = inquirers
+    inquirers = []
+    for finished in finished { finished() }
+    // EDIDs wait for this.
+    proceed()
+  }
+}

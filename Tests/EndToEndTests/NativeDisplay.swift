@@ -1,0 +1,76 @@
+import Foundation
+import SystemPackage
+import TestSupport
+import Testing
+
+/// A real guest, emulated on this machine, whose pictures are on QEMU's own display. Without `/dev/udmabuf` they go there
+/// as pixels.
+@Suite(.serialized, .enabled(if: !TestHost.isActive, "runs on the machine itself"))
+struct NativeDisplayTests {
+  private func start(_ qemu: String) throws -> RunningGuest {
+    try RunningGuest(
+      memory: "256M", resolution: "800x600", kms: nil, helperOptions: ["--backing", "shadow"],
+      options: [
+        "--qemu", qemu, "--accel", "tcg", "--display", "none", "--helper",
+        builtPrograms.appending("vhost-user-udmabuf").string,
+      ])
+  }
+
+  private func screen(_ guest: RunningGuest) throws -> Screenshot {
+    let file = guest.directory.appending("screen.ppm")
+    try guest.monitor("screendump", ["filename": file.string])
+    return try Screenshot(file)
+  }
+
+  private func expect(
+    _ picture: Picture, on guest: RunningGuest, _ location: SourceLocation = #_sourceLocation
+  ) {
+    var difference: String? = "nothing was compared"
+    try? waitUntil("the picture is on QEMU's display", seconds: 20) {
+      difference = picture.firstDifference(in: try screen(guest))
+      return difference == nil
+    }
+    #expect(difference == nil, sourceLocation: location)
+  }
+
+  // QEMU 7.2 wants KVM for a vhost-user-gpu.
+  @Test(
+    "QEMU's screendump is the guest's picture, pixel by pixel, after stop, cont and system_reset too",
+    arguments: ["10.0", "11.1"])
+  func showsPixels(_ qemu: String) throws {
+    let guest = try start(qemu)
+    // The size that QEMU's display prefers, and its EDID.
+    #expect(try guest.shell("modetest -M virtio_gpu -c").contains("#0 800x600 "))
+    #expect(try guest.shell("grep -c 'QEMU Monitor' /sys/class/drm/card0-Virtual-1/edid") == "1\n")
+
+    #expect(try guest.shell("hold p draw pattern 800x600 XR24 5 hold") == "shown\n")
+    expect(.positions(800, 600, seed: 5), on: guest)
+    // A pixel, and what has changed of the picture.
+    #expect(try guest.shell("tell p poke 3 4 0x123456; tell p dirty 0 0 8 8") == "poked\ndirtied\n")
+    func pixel(_ screen: Screenshot, _ x: Int, _ y: Int) -> [UInt8] {
+      let first = (y * screen.width + x) * 3
+      return Array(screen.rgb[first..<first + 3])
+    }
+    try waitUntil("the pixel is on QEMU's display") { try pixel(screen(guest), 3, 4) == [0x12, 0x34, 0x56] }
+
+    try guest.monitor("stop")
+    #expect(try pixel(screen(guest), 3, 4) == [0x12, 0x34, 0x56])
+    try guest.monitor("cont")
+    #expect(try guest.shell("tell p poke 799 599 0xabcdef; tell p dirty 796 596 4 4") == "poked\ndirtied\n")
+    try waitUntil("the guest draws on after cont") {
+      let screen = try screen(guest)
+      return pixel(screen, 799, 599) == [0xab, 0xcd, 0xef] && pixel(screen, 3, 4) == [0x12, 0x34, 0x56]
+    }
+    let before = try guest.settledStatistics()
+    #expect(before.shadows["chosen", default: 0] > 0 && before.framesFailed == 0)
+    #expect(before.protocolErrors.isEmpty && before.releasedLate == 0)
+
+    try guest.monitor("set-action", ["reboot": "reset"])
+    try guest.monitor("system_reset")
+    #expect(try guest.shell("hold q draw pattern 640x480 XR24 9 hold", seconds: 240) == "shown\n")
+    expect(.positions(640, 480, seed: 9), on: guest)
+    let after = try guest.settledStatistics()
+    #expect(after.liveResources == 1 && after.protocolErrors.isEmpty && after.framesFailed == 0)
+    guest.end()
+  }
+}
