@@ -2,6 +2,8 @@
 # make test      the tests, native and in the test host
 # make bench     the figures
 # make man       the manual pages, in .build-man
+# make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
+# make uninstall removes exactly these
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make lint      the format, strictly
 # Each does all of its own set-up; a second run repeats nothing.
@@ -10,7 +12,7 @@ SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 SECONDS = 20
 PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
 
-.PHONY: all demo test test-native test-host bench man fuzz lint setup swift clean programs
+.PHONY: all install uninstall demo test test-native test-host bench man fuzz lint setup swift clean programs
 
 all: programs
 
@@ -48,6 +50,12 @@ bench: programs
 man: swift
 	swift package --scratch-path .build-man generate-manual --multi-page
 	@find .build-man/plugins -name '*.1'
+
+install: programs man
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install install
+
+uninstall:
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install uninstall
 
 fuzz: setup
 	Fuzz/run $(SECONDS)

@@ -89,7 +89,8 @@ final class Control {
       return number
     }
     let group = try options.controlGroup.map { try number($0, "--control-group") }
-    var (users, groups) = (Set([effectiveUser()]), Set(group.map { [$0] } ?? []))
+    // Root could become any of them.
+    var (users, groups) = (Set([effectiveUser(), 0]), Set(group.map { [$0] } ?? []))
     for allowed in options.controlAllow {
       switch allowed {
       case .user(let user): users.insert(user)

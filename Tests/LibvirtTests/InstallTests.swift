@@ -1,0 +1,64 @@
+import Foundation
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// What `make install` does with programs that are built.
+@Suite final class InstallTests {
+  private let directory: FilePath
+
+  init() throws { directory = try makeTemporaryDirectory() }
+  deinit { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+
+  private func install(_ verb: String, prefix: String) throws -> (status: Int32, output: String) {
+    try run(
+      "/usr/bin/env",
+      [
+        "DESTDIR=\(directory)/root", "PREFIX=\(prefix)", "BUILD=\(builtPrograms)",
+        repository.appending("packaging/install").string, verb,
+      ], withErrors: true)
+  }
+
+  private func files() -> [String] {
+    let all = FileManager.default.enumerator(atPath: directory.appending("root").string)
+    return (all?.allObjects as? [String] ?? []).sorted()
+  }
+
+  private func text(_ path: String) throws -> String {
+    try readText(directory.appending("root").appending(path))
+  }
+
+  @Test(
+    "what is installed leads to what is installed, and is removed to the last file",
+    arguments: ["/usr", "/opt/x"])
+  func roundTrip(_ prefix: String) throws {
+    let (status, output) = try install("install", prefix: prefix)
+    #expect(status == 0 && output.isEmpty, "\(output)")
+    let once = files()
+    #expect(try install("install", prefix: prefix).status == 0)
+    #expect(files() == once)
+
+    let descriptions = prefix == "/usr" ? "usr/share/qemu/vhost-user" : "etc/qemu/vhost-user"
+    let json = try JSONSerialization.jsonObject(
+      with: Data(text("\(descriptions)/30-udmabridge-gpu.json").utf8))
+    let binary = try #require((json as? [String: Any])?["binary"] as? String)
+    #expect(binary == "\(prefix)/bin/vhost-user-udmabuf")
+    let place = directory.appending("root").appending(String(binary.dropFirst()))
+    let (ended, capabilities) = try run(place, ["--print-capabilities"])
+    #expect(ended == 0 && capabilities.contains("\"gpu\""))
+    #expect(
+      linkTarget(directory.appending("root/etc/libvirt/hooks/qemu.d/udmabridge-libvirt-hook"))
+        == "\(prefix)/bin/udmabridge")
+    let unit = String(prefix.dropFirst()) + "/lib/systemd/system/udmabridge-present@.service"
+    #expect(try text(unit).contains("\nExecStart=\(prefix)/bin/udmabridge present "))
+
+    // Somebody else's.
+    try "x".write(
+      toFile: directory.appending("root/etc/udmabridge/web.conf").string, atomically: false, encoding: .utf8)
+    #expect(try install("uninstall", prefix: prefix).status == 0)
+    #expect(files() == ["etc", "etc/udmabridge", "etc/udmabridge/web.conf"])
+    let (again, why) = try install("uninstall", prefix: prefix)
+    #expect(again == 1 && why.contains("nothing is installed"))
+  }
+}
