@@ -20,7 +20,7 @@ private final class ControlRoom: ScanoutObserver {
     "io.udmabridge.Display.GetOutputs",
     "io.udmabridge.Display.GetFrame", "io.udmabridge.Display.GetCursor", "io.udmabridge.Display.Hold",
     "io.udmabridge.Display.Release", "io.udmabridge.Display.Watch", "io.udmabridge.Display.Statistics",
-    "io.udmabridge.Display.Nothing", "nothing",
+    "io.udmabridge.Display.Stream", "io.udmabridge.Display.Nothing", "nothing",
   ]
   private static let parameters = [
     "", #","parameters":{}"#, #","parameters":{"hold":true}"#,

@@ -19,9 +19,9 @@ public final class ControlSink: ScanoutSink {
   var statistics = ControlStatistics()
   private var lanes: [Lane]
   private var holds: [Hold] = []
-  private(set) var watchers: [Watcher] = []
+  private(set) var audience: [any Audience] = []
 
-  private let loop: EventLoop
+  let loop: EventLoop
   private let wake: EventFD
   private var token: EventLoop.Token?
   private var timer: Timer?
@@ -115,7 +115,7 @@ public final class ControlSink: ScanoutSink {
       report(.presented(presentation, scanout))
     }
     statistics.frames += 1
-    for watcher in watchers { watcher.changed(.picture, index) }
+    for listener in audience { listener.changed(.picture, index) }
     before?.frame.release()
   }
 
@@ -123,7 +123,7 @@ public final class ControlSink: ScanoutSink {
     let index = Int(scanout.rawValue)
     guard index < lanes.count, let before = lanes[index].shown.take() else { return }
     if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation, scanout)) }
-    for watcher in watchers { watcher.changed(.picture, index) }
+    for listener in audience { listener.changed(.picture, index) }
     before.frame.release()
   }
 
@@ -133,14 +133,14 @@ public final class ControlSink: ScanoutSink {
     var serial = lanes[index].cursor?.serial ?? 0
     if image != nil, image != lanes[index].cursor?.image { serial += 1 }
     lanes[index].cursor = Cursor(image: image, position: position, serial: serial)
-    for watcher in watchers { watcher.changed(.cursor, index) }
+    for listener in audience { listener.changed(.cursor, index) }
   }
 
   public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count else { return }
     lanes[index].cursor?.position = position
-    for watcher in watchers { watcher.changed(.cursor, index) }
+    for listener in audience { listener.changed(.cursor, index) }
   }
 
   public func forget(_ frame: Frame) {
@@ -151,7 +151,7 @@ public final class ControlSink: ScanoutSink {
       if let waiting = lanes[index].waiting.take() {
         report(.failed(waiting.presentation.sequence, ScanoutID(UInt32(index))))
       }
-      for watcher in watchers { watcher.changed(.picture, index) }
+      for listener in audience { listener.changed(.picture, index) }
     }
     let late = holds.filter { $0.frame === frame }
     if !late.isEmpty {
@@ -161,6 +161,7 @@ public final class ControlSink: ScanoutSink {
       for hold in late { hold.consumer.cutOff() }
     }
     for _ in 0..<letGo { frame.release() }
+    for listener in audience { listener.forget(frame) }
     settle()
   }
 
@@ -283,23 +284,23 @@ public final class ControlSink: ScanoutSink {
 
   var currentStatistics: ControlStatistics {
     var now = statistics
-    (now.holds, now.watchers) = (holds.count, watchers.count)
+    (now.holds, now.watchers) = (holds.count, audience.count)
     return now
   }
 
   // MARK: Watching
 
-  func add(_ watcher: Watcher) { watchers.append(watcher) }
+  func add(_ listener: any Audience) { audience.append(listener) }
 
-  func remove(_ watcher: Watcher) { watchers.removeAll { $0 === watcher } }
+  func remove(_ listener: any Audience) { audience.removeAll { $0 === listener } }
 
   private func tellOfOutputs() {
-    for watcher in watchers { watcher.changed(.outputs, 0) }
+    for listener in audience { listener.changed(.outputs, 0) }
   }
 
   /// Tells everybody who watches that there will be nothing more.
   public func end() {
-    for watcher in watchers { watcher.end() }
-    watchers = []
+    for listener in audience { listener.end() }
+    audience = []
   }
 }

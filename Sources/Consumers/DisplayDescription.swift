@@ -74,6 +74,14 @@ let displayDescription = """
     cursor: ?Cursor
   )
 
+  # Call it with "upgrade". After the reply this connection speaks the protocol of the display socket that QEMU hands to
+  # a vhost-user-gpu (docs/interop/vhost-user-gpu.rst of QEMU), in which the caller is the front end: it is sent
+  # DMABUF_SCANOUT2 or DMABUF_SCANOUT with a descriptor for each buffer, DMABUF_UPDATE for each picture, SCANOUT and UPDATE
+  # with pixels for a memfd, and the cursor. A buffer is held as by Hold until its DMABUF_UPDATE is answered, before which
+  # the next one does not come. A scanout whose image does not begin with its buffer, or whose pixels in a memfd are
+  # neither XR24 nor AR24, shows nothing.
+  method Stream() -> ()
+
   # What happened since the start: "device" as in the file of --stats, "control" about this socket.
   method Statistics() -> (
     device: object,

@@ -4,10 +4,10 @@ internal import SystemPackage
 internal import Udmabuf
 public import Varlink
 
-/// One connection's share in the pictures: what it holds, and whether it watches.
+/// One connection's share in the pictures: what it holds, and what it is told.
 final class Consumer {
   private weak var connection: VarlinkConnection?
-  var watcher: Watcher?
+  var listener: (any Audience)?
 
   init(_ connection: VarlinkConnection) { self.connection = connection }
 
@@ -19,6 +19,7 @@ final class Consumer {
 public final class DisplayInterface: VarlinkInterface {
   public let name = "io.udmabridge.Display"
   public let description = displayDescription
+  public let upgradedMethods = ["Stream"]
 
   private let sink: ControlSink
   /// The device's statistics, a JSON object.
@@ -73,6 +74,9 @@ public final class DisplayInterface: VarlinkInterface {
       _ = try call.parameters(EmptyObject.self)
       guard call.wantsMore else { throw .expectedMore }
       watch(connection)
+    case "Stream":
+      _ = try call.parameters(EmptyObject.self)
+      connection.upgrade(EmptyObject()) { [unowned self, unowned connection] in stream($0, connection) }
     case "Statistics":
       _ = try call.parameters(EmptyObject.self)
       connection.reply(StatisticsReply(device: statistics(), control: control))
@@ -125,10 +129,21 @@ public final class DisplayInterface: VarlinkInterface {
   private func watch(_ connection: VarlinkConnection) {
     let watcher = Watcher(sink, connection)
     let consumer = consumer(connection)
-    consumer.watcher = watcher
+    consumer.listener = watcher
     sink.add(watcher)
     connection.beginStream { [weak watcher] in watcher?.proceed() }
     watcher.proceed()
+  }
+
+  private func stream(_ socket: consuming UnixSocket, _ connection: VarlinkConnection) {
+    let consumer = consumer(connection)
+    do throws(Errno) {
+      let stream = try DisplayStream(sink, consumer, socket, loop: sink.loop) { [weak connection] in
+        connection?.close()
+      }
+      consumer.listener = stream
+      sink.add(stream)
+    } catch { connection.close() }
   }
 
   private struct StatisticsReply: JSONWritable {
@@ -158,7 +173,8 @@ public final class DisplayInterface: VarlinkInterface {
     consumers[id] = consumer
     connection.whenGone = { [unowned self] in
       guard let gone = consumers.removeValue(forKey: id) else { return }
-      if let watcher = gone.watcher { sink.remove(watcher) }
+      // Which knows its consumer.
+      if let listener = gone.listener.take() { sink.remove(listener) }
       sink.releaseAll(of: gone)
     }
     return consumer

@@ -56,6 +56,12 @@ final class QEMULane {
   /// When QEMU was told what it has not answered yet, in nanoseconds; nil if it owes no answer.
   var waitingSince: Int64? { if case .waiting(let since) = job?.state { since } else { nil } }
 
+  /// The buffer of which QEMU was told, or is about to be, and has not answered.
+  var unanswered: Frame? {
+    guard content == .buffer, case .present(let presentation) = job?.step else { return nil }
+    return presentation.frame
+  }
+
   // MARK: What is to be shown
 
   func setCursor(_ image: CursorImage?, at position: CursorPosition) {

@@ -1,11 +1,21 @@
 internal import Scanout
 internal import Varlink
 
+/// Hears of what a `ControlSink` offers.
+protocol Audience: AnyObject {
+  /// Something else is to be told, of the scanout of this number.
+  func changed(_ subject: AudienceSubject, _ index: Int)
+  /// The frame is the guest's again: it must not be used any more.
+  func forget(_ frame: Frame)
+  /// There will be nothing more.
+  func end()
+}
+
+enum AudienceSubject { case outputs, picture, cursor }
+
 /// A call of Watch. What it is to be told of and could not take yet is remembered, not kept: it hears of the newest
 /// state only, so that it costs the same however slow it is.
-final class Watcher {
-  enum Subject { case outputs, picture, cursor }
-
+final class Watcher: Audience {
   private struct Told {
     /// The last picture.
     var sequence: UInt64?
@@ -28,7 +38,7 @@ final class Watcher {
   }
 
   /// Tells it, now or when the connection has room.
-  func changed(_ subject: Subject, _ index: Int) {
+  func changed(_ subject: AudienceSubject, _ index: Int) {
     switch subject {
     case .outputs: outputsChanged = true
     case .picture: scanouts[index].picture = true
@@ -43,6 +53,9 @@ final class Watcher {
     guard let connection else { return }
     while connection.isOpen, connection.isReadyToSend, let event = next() { connection.stream(event) }
   }
+
+  /// It was told of the frame, and holds nothing.
+  func forget(_ frame: Frame) {}
 
   func end() {
     guard let connection, connection.isOpen else { return }

@@ -83,23 +83,31 @@ final class Rig: ScanoutObserver {
 
 /// Another process, as it were.
 final class Caller {
-  private let socket: UnixSocket
+  private var socket: UnixSocket?
   private unowned let rig: Rig
   private var input: [UInt8] = []
   private(set) var isClosed = false
   private(set) var descriptor: FD?
 
   init(_ socket: consuming UnixSocket, _ rig: Rig) {
-    self.socket = socket
+    self.socket = consume socket
     self.rig = rig
   }
 
   func takeDescriptor() -> FD? { descriptor.take() }
 
-  func send(_ method: String, _ parameters: String = "{}", more: Bool = false) throws {
-    let call =
-      #"{"method":"io.udmabridge.Display.\#(method)","parameters":\#(parameters)\#(more ? #","more":true"# : "")}"#
-    _ = unsafe try socket.send(Array((call + "\0").utf8).span.bytes)
+  /// The connection after an upgrade.
+  func takeSocket() throws -> UnixSocket {
+    guard let socket = socket.take() else { throw TroubleInTest("the socket is gone") }
+    return socket
+  }
+
+  func send(
+    _ method: String, _ parameters: String = "{}", more: Bool = false, upgrade: Bool = false
+  ) throws {
+    let flags = (more ? #","more":true"# : "") + (upgrade ? #","upgrade":true"# : "")
+    let call = #"{"method":"io.udmabridge.Display.\#(method)","parameters":\#(parameters)\#(flags)}"#
+    _ = unsafe try socket?.send(Array((call + "\0").utf8).span.bytes)
     try rig.settle()
   }
 
@@ -110,7 +118,8 @@ final class Caller {
     while !isClosed, left > 0 {
       var descriptors = ReceivedDescriptors()
       do throws(Errno) {
-        let count = try socket.receive(into: &input, upTo: min(left, 8192), descriptors: &descriptors)
+        let count =
+          try socket?.receive(into: &input, upTo: min(left, 8192), descriptors: &descriptors) ?? 0
         isClosed = count == 0
         left -= count
       } catch {

@@ -92,7 +92,7 @@ import Testing
     // The loop has not turned since.
     let frame = try rig.frame()
     for _ in 0..<3 { rig.present(frame) }
-    #expect(rig.sink.watchers.count == 1)
+    #expect(rig.sink.audience.count == 1)
     #expect(try stays.events().count == 4)
     rig.sink.end()
   }
@@ -105,7 +105,7 @@ import Testing
     for _ in 0..<10_000 { rig.present(frame) }
     do { _ = try watch() }
     rig.sink.end()
-    #expect(rig.sink.watchers.isEmpty)
+    #expect(rig.sink.audience.isEmpty)
     _ = try slow.events()
     #expect(slow.isClosed)
   }
@@ -114,7 +114,7 @@ import Testing
   func gone() throws {
     do { _ = try watch() }
     try rig.settle()
-    #expect(rig.sink.watchers.isEmpty && rig.server.connectionCount == 0)
+    #expect(rig.sink.audience.isEmpty && rig.server.connectionCount == 0)
     rig.present(try rig.frame())
   }
 }

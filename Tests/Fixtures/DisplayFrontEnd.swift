@@ -37,6 +37,9 @@ public final class DisplayFrontEnd {
     }
   }
 
+  /// Takes over an end that is connected.
+  public init(adopting socket: consuming UnixSocket) { mine = End(socket) }
+
   /// The next message; nil if there is no whole one.
   public func next() throws -> Received? {
     guard try fill(to: 12) else { return nil }

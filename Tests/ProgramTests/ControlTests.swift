@@ -70,7 +70,7 @@ import Testing
     #expect(
       try output.readToEnd() == """
         udmabridge vhost-user-udmabuf ['org.varlink.service', 'io.udmabridge.Display']
-        ['GetOutputs', 'GetFrame', 'GetCursor', 'Hold', 'Release', 'Watch', 'Statistics']
+        ['GetOutputs', 'GetFrame', 'GetCursor', 'Hold', 'Release', 'Watch', 'Stream', 'Statistics']
         [('headless', False)]
         io.udmabridge.Display.NoSuchScanout {'scanout': 7}
         io.udmabridge.Display.NoSuchBuffer {'buffer': 1}
@@ -171,6 +171,36 @@ import Testing
     let fields = status.split(separator: ")").last?.split(separator: " ") ?? []
     guard fields.count > 7, let count = Int(fields[7]) else { throw TroubleInTest(status) }
     return count
+  }
+
+  /// In the test host the guest's own pages, elsewhere their copy.
+  @Test("the example of a display gets every picture that is streamed, a caller that never answers none")
+  func streamed() throws {
+    let guest = try DrawingGuest(helper)
+    for id: UInt32 in 1...2 { try guest.create(id) }
+    let count = 8
+    let silent = try UnixSocket.connect(FilePath(socket))
+    let call = #"{"method":"io.udmabridge.Display.Stream","upgrade":true}"# + "\0"
+    unsafe try silent.fd.write(Array(call.utf8).span.bytes)
+    let (child, output) = try startReading(
+      "/usr/bin/python3", [repository.appending("examples/stream.py").string, socket, "\(count)"],
+      withErrors: true)
+    try waitUntil("both listen") { try statistics()["watchers"] == 2 }
+    var expected = ""
+    for frame in 1...UInt32(count) {
+      let hash = fnv1a(try guest.show((frame - 1) % 2 + 1, frame: frame))
+      expected += "64x48 \(TestHost.isActive ? "buffer" : "pixels"), fnv1a \(hash)\n"
+      try waitUntil("frame \(frame) was looked at") {
+        try statistics()["holds"] == 0 && Self.isAsleep([child])
+      }
+    }
+    #expect(try output.readToEnd() == expected)
+    #expect(child.wait() == 0)
+    try waitUntil("it is forgotten") { try statistics()["watchers"] == 1 }
+    // Each that was shown to it alone is the guest's.
+    try guest.turnOff()
+    for id: UInt32 in 1...2 { try guest.unref(id) }
+    #expect(helper.child.isRunning)
   }
 
   @Test("frames to several consumers touch no page of the helper that it has not touched before")

@@ -1,0 +1,104 @@
+internal import Linux
+internal import Scanout
+internal import SystemPackage
+internal import VhostUser
+
+/// A call of Stream: its connection speaks the protocol of QEMU's display socket from then on, and the caller is the
+/// front end.
+///
+/// It is told of the newest state only. What it was told of and has not answered is held for it, by the rules of Hold.
+final class DisplayStream: Audience {
+  private unowned let sink: ControlSink
+  private let consumer: Consumer
+  private var connection: DisplayConnection?
+  /// What the caller knows; nil until it has said so.
+  private var features: DisplayFeatures?
+  private let lanes: [QEMULane]
+  /// By scanout: what is held until the caller has answered.
+  private var held: [Frame?]
+
+  /// - Parameter whenOver: the caller has hung up, or said what it must not.
+  init(
+    _ sink: ControlSink, _ consumer: Consumer, _ socket: consuming UnixSocket, loop: EventLoop,
+    whenOver: @escaping () -> Void
+  ) throws(Errno) {
+    (self.sink, self.consumer) = (sink, consumer)
+    lanes = (0..<sink.scanoutCount).map { QEMULane(UInt32($0)) }
+    held = lanes.map { _ in nil }
+    connection = try DisplayConnection(
+      socket, loop: loop, onReady: { [weak self] in self?.proceed() }, onEnd: { _ in whenOver() })
+    // The first message finds room.
+    _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
+      if case .protocolFeatures(let features) = reply { self?.introduced(features) }
+    }
+  }
+
+  deinit { for lane in lanes { lane.abandon() } }
+
+  private func introduced(_ features: DisplayFeatures) {
+    // There are no EDIDs to ask for.
+    self.features = features.intersection(.dmabuf2)
+    _ = connection?.send(.setProtocolFeatures(self.features ?? []))
+    for index in lanes.indices {
+      if sink.shown(index) != nil { changed(.picture, index) }
+      if sink.cursor(index) != nil { changed(.cursor, index) }
+    }
+  }
+
+  // MARK: Audience
+
+  func changed(_ subject: AudienceSubject, _ index: Int) {
+    guard features != nil else { return }
+    switch subject {
+    case .outputs: return
+    case .picture:
+      let shown = sink.shown(index).flatMap { Self.canTell($0) ? $0 : nil }
+      _ = lanes[index].queue.submit(shown.map { .present($0) } ?? .turnOff)
+    case .cursor:
+      guard let cursor = sink.cursor(index) else { return }
+      lanes[index].setCursor(cursor.image, at: cursor.position)
+    }
+    proceed()
+  }
+
+  func forget(_ frame: Frame) {
+    for lane in lanes { _ = lane.remove(frame) }
+    proceed()
+  }
+
+  func end() { consumer.cutOff() }
+
+  // MARK: Telling the caller
+
+  /// The protocol has no word for where in a buffer an image begins, and one format of pixels.
+  private static func canTell(_ presentation: Presentation) -> Bool {
+    let (layout, source) = (presentation.frame.layout, presentation.source)
+    guard layout.offset == 0, source.x == 0, source.y == 0 else { return false }
+    if case .shadow(let memory) = presentation.frame.memory, !memory.isDMABuf {
+      return layout.format == .xrgb8888 || layout.format == .argb8888
+    }
+    return true
+  }
+
+  private func proceed() {
+    guard let connection, let features else { return }
+    for (index, lane) in lanes.enumerated() {
+      let hasRoom = lane.proceed(connection, features) { [weak self, weak lane] job in
+        guard let self, let lane else { return }
+        _ = lane.finish(job)
+        hold(nil, index)
+        proceed()
+      }
+      hold(lane.unanswered, index)
+      guard hasRoom else { break }
+    }
+  }
+
+  /// Holds what the caller reads now, and nothing else on this scanout.
+  private func hold(_ frame: Frame?, _ index: Int) {
+    let before = held[index]
+    guard before !== frame else { return }
+    held[index] = frame.flatMap { sink.hold($0, for: consumer) ? $0 : nil }
+    if let before { _ = sink.release(Int(before.id), by: consumer) }
+  }
+}
