@@ -1,5 +1,6 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
 # make test      the tests, native and in the test host
+# make check     the format, the fuzz targets, the native tests, and the most important ones in the test host
 # make bench     the figures
 # make man       the manual pages, in .build-man
 # make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
@@ -12,7 +13,7 @@ SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 SECONDS = 20
 PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
 
-.PHONY: all install uninstall demo test test-native test-host bench man fuzz lint setup swift clean programs
+.PHONY: all install uninstall demo check test test-native test-host bench man fuzz lint setup swift clean programs
 
 all: programs
 
@@ -41,6 +42,10 @@ test-host: programs
 	@qemu/setup --all
 	swift build --build-tests
 	qemu/test-host
+
+# What must hold before each change: in less than half an hour on two processors.
+check: lint fuzz test-native programs
+	qemu/test-host --quick
 
 bench: programs
 	$(SWIFT_BUILD) --product bench
