@@ -1,0 +1,187 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+
+/// Domains of a real libvirtd: in the test host under KVM with the card, elsewhere emulated and without one.
+@Suite(
+  .serialized,
+  .enabled(if: LibvirtHost.isPossible, "needs root, libvirtd, and what qemu/setup --all fetches"))
+final class LibvirtDomains {
+  private let host: LibvirtHost
+
+  init() throws {
+    if TestHost.isActive {
+      try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
+    }
+    host = try LibvirtHost()
+  }
+
+  /// Options of a domain that is to be shown where there is a card.
+  private let shown = "--option resolution=1024x768" + (TestHost.isActive ? " --option kms=auto" : "")
+
+  /// modetest shows its pattern in the guest, and that is what is shown.
+  private func expectPicture(_ name: String) throws {
+    let target = try host.guest(
+      name,
+      #"modetest -M virtio_gpu -c -p | awk "/^Connectors/{getline;getline;c=\$1} /^CRTCs/{getline;getline;print c\"@\"\$1}""#
+    ).filter { !$0.isNewline }
+    try host.guest(name, "hold m modetest -M virtio_gpu -s \(target):1024x768@XR24")
+    let picture = Picture.smpte(1024, 768)
+    var difference: String? = "nothing was compared"
+    try? waitUntil("the picture is there", seconds: 30) {
+      difference = try picture.firstDifference(inRGB: snapshot(name))
+      return difference == nil
+    }
+    #expect(difference == nil, "snapshot")
+    if TestHost.isActive {
+      try? waitUntil("the picture is on the screen", seconds: 20) {
+        difference = picture.firstDifference(in: try Screenshot.take())
+        return difference == nil
+      }
+      #expect(difference == nil, "screenshot")
+      let framebuffer = try #require(try ShownFramebuffer.current(), "the screen is dark")
+      #expect(try framebuffer.dmabuf.exporter() == "udmabuf")
+      #expect(picture.firstDifference(inXRGB: try framebuffer.bytes(), stride: framebuffer.stride) == nil)
+      let statistics = try host.run("udmabridge stats --domain \(name)")
+      #expect(statistics.contains(/device\.bytesCopied +0\n/), "\(statistics)")
+    }
+    try host.guest(name, "drop m; true")
+  }
+
+  /// The pixels of a domain's picture, red, green and blue.
+  private func snapshot(_ name: String) throws -> [UInt8] {
+    try host.run(
+      """
+      udmabridge snapshot --domain \(name) picture.png && \(repository)/Tests/ToolTests/png picture.png | python3 -c '
+      import sys, ast
+      width, height, rows = sys.stdin.read().split(" ", 2)
+      open("picture.raw", "wb").write(b"".join(bytes(v for i, v in enumerate(row) if i % 4 < 3) for row in ast.literal_eval(rows)))'
+      """)
+    let file = host.directory.appending("picture.raw")
+    return [UInt8](try Data(contentsOf: URL(fileURLWithPath: file.string)))
+  }
+
+  @Test("a plain domain: enabled, shown, through a restart of libvirtd and a reset, and nothing is left")
+  func life() throws {
+    try host.define("plain")
+    let before = try host.definition("plain")
+    let difference = try host.run("udmabridge libvirt enable plain \(shown)")
+    #expect(difference.contains("+     <source type=\"memfd\"/>"), "\(difference)")
+    let enabled = try host.definition("plain")
+    #expect(try host.run("udmabridge libvirt enable plain") == "domain plain needs no change\n")
+    #expect(try host.definition("plain") == enabled)
+    let (status, report) = try host.attempt("udmabridge libvirt check plain")
+    #expect(status == (TestHost.isActive ? 0 : 1), "\(report)")
+    for name in ["memory", "access", "video", "parameters", "graphics", "back end", "hook"] {
+      #expect(report.contains("ok       \(name) "), "\(report)")
+    }
+
+    try host.run("virsh start plain")
+    #expect(host.helpers().count == 1)
+    try expectPicture("plain")
+    let helpers = host.helpers()
+    // A running domain is never touched, and its definition may be changed.
+    #expect(try host.run("udmabridge libvirt disable plain").contains("from its next start on"))
+    try host.run("udmabridge libvirt enable plain \(shown)")
+    try host.restart()
+    #expect(try host.run("virsh domstate plain").hasPrefix("running"))
+    #expect(host.helpers() == helpers)
+    try expectPicture("plain")
+    try host.run("virsh reset plain")
+    try expectPicture("plain")
+    #expect(host.helpers() == helpers)
+
+    try host.run("virsh destroy plain")
+    try waitUntil("the helper has ended") { host.helpers().isEmpty }
+    #expect(try host.run("ls /run/udmabridge") == "")
+    try host.run("udmabridge libvirt disable plain")
+    #expect(try host.definition("plain") == before)
+    try host.run("virsh undefine plain")
+    let (again, why) = try host.attempt("udmabridge stats --domain plain")
+    #expect(again == 1 && why.contains("does not run"), "\(why)")
+  }
+
+  @Test("the hook refuses what could not work with the reason, and no other domain")
+  func refused() throws {
+    try host.define("plain")
+    try host.run("virsh start plain")
+    try host.run("virsh destroy plain")
+    // Without memory that can be shared.
+    try host.define("private")
+    try host.run("udmabridge libvirt enable private")
+    try host.run("virsh dumpxml private | grep -v \"<source type='memfd'\" | virsh define /dev/stdin")
+    let memory = try host.attempt("virsh start private")
+    #expect(memory.status != 0 && memory.output.contains("not of a memfd"), "\(memory.output)")
+    // With VNC: refused by enable, and by the hook where somebody added it later.
+    try host.define("vnc", devices: "<graphics type='vnc' port='-1'/>")
+    let enable = try host.attempt("udmabridge libvirt enable vnc")
+    #expect(enable.status == 1 && enable.output.contains("--remove-graphics"), "\(enable.output)")
+    let before = try host.definition("vnc")
+    try host.run("udmabridge libvirt enable vnc --remove-graphics")
+    try host.run("virsh start vnc; virsh destroy vnc")
+    try host.run(
+      "virsh dumpxml vnc | sed \"s|</devices>|<graphics type='vnc' port='-1'/></devices>|\" | virsh define /dev/stdin"
+    )
+    let vnc = try host.attempt("virsh start vnc")
+    #expect(vnc.status != 0 && vnc.output.contains("graphics of type vnc"), "\(vnc.output)")
+    #expect(vnc.output.contains("hook"), "\(vnc.output)")
+    try host.run("virsh undefine vnc; virsh define vnc.xml; udmabridge libvirt enable vnc --remove-graphics")
+    try host.run("udmabridge libvirt disable vnc")
+    #expect(
+      try host.definition("vnc").filter { !$0.contains("uuid") } == before.filter { !$0.contains("uuid") })
+    // A copy.
+    try host.run(
+      "virsh dumpxml private | sed 's|<name>private|<name>copy|; /<uuid>/d' | virsh define /dev/stdin")
+    let copy = try host.attempt("virsh start copy")
+    #expect(copy.status != 0 && copy.output.contains("called private"), "\(copy.output)")
+    #expect(try host.run("ls /run/udmabridge") == "")
+  }
+
+  @Test("what the helper has to say is in the system's log, and names the domain")
+  func log() throws {
+    try """
+    import os, socket
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    os.makedirs("/run/systemd/journal", exist_ok=True)
+    server.bind("/run/systemd/journal/dev-log")
+    with open("system.log", "wb", buffering=0) as file:
+        while (message := server.recv(65536)) != b"end": file.write(message.rstrip(b"\\n") + b"\\n")
+    """.write(
+      toFile: host.directory.appending("log.py").string, atomically: false, encoding: .utf8)
+    try host.run("setsid python3 log.py </dev/null >/dev/null 2>&1 & sleep 1")
+    try host.define("plain")
+    try host.run("udmabridge libvirt enable plain --option log-level=info")
+    try host.run("virsh start plain")
+    let system = host.directory.appending("system.log")
+    try waitUntil("the log is there") {
+      (try? readText(system).contains("the guest's frames are offered")) ?? false
+    }
+    let lines = try readText(system).split(separator: "\n")
+    #expect(
+      lines.contains {
+        $0.hasPrefix(
+          "<30>vhost-user-udmabuf: info: domain plain: the guest's frames are offered on /run/udmabridge/plain/control"
+        )
+      }, "\(lines)")
+    // One that cannot start says why there, where libvirt says nothing.
+    try host.run("virsh destroy plain; udmabridge libvirt enable plain --option kms=/dev/null")
+    #expect(try host.attempt("virsh start plain").status != 0)
+    try waitUntil("the reason is there") { try readText(system).contains("/dev/null") }
+    try host.run(
+      "python3 -c \"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'end', '/run/systemd/journal/dev-log')\""
+    )
+  }
+}
+
+extension Picture {
+  /// Against an image in memory, bytes red, green and blue.
+  fileprivate func firstDifference(inRGB bytes: [UInt8]) -> String? {
+    firstDifference(in: bytes, stride: width * 3, bytesPerPixel: 3) { value in
+      (UInt8(value >> 16 & 0xff), UInt8(value >> 8 & 0xff), UInt8(value & 0xff))
+    }
+  }
+}

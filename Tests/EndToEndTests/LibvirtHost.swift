@@ -1,0 +1,151 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// A libvirtd of its own, as `qemu/libvirtd` runs it, with what `make install` makes.
+final class LibvirtHost {
+  /// For files that both sides see.
+  let directory: FilePath
+  private let child: Child
+  private let inside: Int32
+
+  /// Outside the test host, domains are emulated by the QEMU that `qemu/setup` fetched.
+  static let emulator: FilePath =
+    TestHost.isActive ? "/usr/bin/qemu-system-x86_64" : cache.appending("qemu/10.0/qemu-system-x86_64")
+
+  private static let cache: FilePath = {
+    let variables = ProcessInfo.processInfo.environment
+    let path =
+      variables["UDMABRIDGE_CACHE"] ?? variables["XDG_CACHE_HOME"].map { $0 + "/udmabridge" }
+      ?? NSHomeDirectory() + "/.cache/udmabridge"
+    return FilePath(path)
+  }()
+
+  /// The guest's kernel and its initial file system, beside each other.
+  private static let image: String? = {
+    let (status, output) =
+      (try? TestSupport.run(repository.appending("qemu/guest/build"), ["--where"])) ?? (1, "")
+    let path = output.trimmingCharacters(in: .newlines)
+    return status == 0 && FileManager.default.fileExists(atPath: path + "/initrd") ? path : nil
+  }()
+
+  /// Root, libvirtd, and what `qemu/setup --all` fetches.
+  static let isPossible =
+    geteuid() == 0 && image != nil
+    && ["/usr/sbin/libvirtd", "/usr/bin/virsh", emulator.string].allSatisfy {
+      FileManager.default.isExecutableFile(atPath: $0)
+    }
+
+  /// - Parameter user: who runs QEMU.
+  init(user: String = "root") throws {
+    let directory = try makeTemporaryDirectory()
+    self.directory = directory
+    let build = TestHost.isActive ? repository.appending(".build/release") : builtPrograms
+    let script = """
+      echo $$ >\(directory)/pid.new; mv \(directory)/pid.new \(directory)/pid
+      while [ ! -e \(directory)/end ] && kill -0 \(getpid()) 2>/dev/null; do sleep 0.1; done
+      """
+    let child = try Child(
+      "/bin/sh",
+      [
+        "-c", "BUILD=\(build) exec \"$@\" >\(directory)/log 2>&1", "sh",
+        repository.appending("qemu/libvirtd").string, "--user", user, "--", "/bin/sh", "-c", script,
+      ])
+    self.child = child
+    var number: Int32?
+    try waitUntil("libvirtd is there", seconds: 240) {
+      number = (try? readText(directory.appending("pid"))).flatMap { Int32($0.filter(\.isNumber)) }
+      return number != nil || !child.isRunning
+    }
+    guard let number else { throw TroubleInTest((try? readText(directory.appending("log"))) ?? "no log") }
+    inside = number
+  }
+
+  deinit {
+    _ = try? FD.create(directory.appending("end"))
+    child.wait()
+    _ = try? FileManager.default.removeItem(atPath: directory.string)
+  }
+
+  /// Runs a line of the shell beside libvirtd.
+  /// - Returns: the exit status, and standard output and error together.
+  @discardableResult
+  func attempt(_ line: String) throws -> (status: Int32, output: String) {
+    let setting = "export LIBVIRT_DEFAULT_URI=qemu:///system PATH=/usr/local/bin:$PATH; cd \(directory); "
+    return try TestSupport.run(
+      "/usr/bin/nsenter", ["--mount=/proc/\(inside)/ns/mnt", "/bin/bash", "-c", setting + line],
+      withErrors: true)
+  }
+
+  /// The same, which must end well.
+  @discardableResult
+  func run(_ line: String) throws -> String {
+    let (status, output) = try attempt(line)
+    guard status == 0 else {
+      let logs = try attempt("tail -n 20 /var/log/libvirt/qemu/*.log /var/log/libvirt/libvirtd.log").output
+      throw TroubleInTest("status \(status) of «\(line)»: \(output)\n\(logs)")
+    }
+    return output
+  }
+
+  /// Restarts libvirtd.
+  func restart() throws { try run("\(repository)/qemu/libvirtd --restart") }
+
+  /// Defines a domain with the tests' guest.
+  /// - Parameter devices: beside its first screen and the channel of its shell.
+  func define(_ name: String, devices: String = "") throws {
+    guard let image = Self.image else { throw TroubleInTest("no guest image") }
+    let type = TestHost.isActive ? "kvm" : "qemu"
+    let text = """
+      <domain type='\(type)'>
+        <name>\(name)</name>
+        <memory unit='MiB'>512</memory>
+        <vcpu>1</vcpu>
+        <os>
+          <type arch='x86_64' machine='q35'>hvm</type>
+          <kernel>\(image)/vmlinuz</kernel>
+          <initrd>\(image)/initrd</initrd>
+          <cmdline>console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on drm_kms_helper.fbdev_emulation=0 drm_client_lib.active=</cmdline>
+        </os>
+        <features><acpi/></features>
+        <cpu mode='\(TestHost.isActive ? "host-passthrough" : "maximum")'/>
+        <devices>
+          <emulator>\(Self.emulator)</emulator>
+          <controller type='usb' model='none'/>
+          <channel type='unix'>
+            <source mode='bind' path='/run/\(name).shell'/>
+            <target type='virtio' name='shell'/>
+          </channel>
+          \(devices)
+          <video><model type='vga' vram='16384'/></video>
+          <memballoon model='none'/>
+        </devices>
+      </domain>
+      """
+    try text.write(
+      toFile: directory.appending("\(name).xml").string, atomically: false, encoding: .utf8)
+    try run("virsh -q define --validate \(name).xml")
+  }
+
+  /// A domain's definition, in an order of lines that does not depend on libvirt's of controllers.
+  func definition(_ name: String) throws -> [Substring] {
+    try run("virsh dumpxml --inactive \(name)").split(separator: "\n").sorted()
+  }
+
+  /// Runs a command in a domain's guest.
+  @discardableResult
+  func guest(_ name: String, _ command: String) throws -> String {
+    try run("\(repository)/qemu/in-guest --timeout 240 /run/\(name).shell '\(command)'")
+  }
+
+  /// The helpers that run for domains.
+  func helpers() -> [Int32] {
+    processNumbers().filter { pid in
+      guard let process = try? RunningProcess(pid), let words = try? process.arguments() else { return false }
+      return words.first == "/usr/local/bin/vhost-user-udmabuf"
+    }
+  }
+}
