@@ -9,9 +9,9 @@ import Udmabuf
 ///
 /// The peer is QEMU's own `vhost-user-gpu`, in C, without virgl; the same front end drives both by turns, with
 /// pages that are all apart. It keeps an image of its own for each resource, into which a transfer copies,
-/// and shows that image: as a udmabuf where there is `/dev/udmabuf`, else by writing its pixels to the
-/// display socket. The helper lends the guest's pages, and has no card here: what showing them costs is in
-/// neither figure.
+/// and shows that image on the display socket: as a udmabuf where there is `/dev/udmabuf`, else by writing its
+/// pixels. The helper lends the guest's pages and shows them on such a socket too, behind which there is nothing: what
+/// drawing them costs is in neither figure.
 func benchFrames() throws {
   guard let peer = unsafe getenv("UDMABRIDGE_PEER").map({ unsafe FilePath(platformString: $0) }) else {
     print()
@@ -63,7 +63,6 @@ private final class Match {
     try compare("\(name), create to unref", 7) { try $0.live(.apart) }
     try compare("\(name), create to unref, one piece", 7) { try $0.live(.onePiece) }
     try compare("\(name), flip", 21) { try $0.flip() }
-    try theirs.card.waitForFrames(theirs.flips)
   }
 
   private func compare(_ what: String, _ count: Int, _ body: (Screen) throws -> Void) throws {
@@ -159,6 +158,7 @@ private final class Screen {
   func flip() throws {
     try card.run(flipping[flips % 2])
     (flips, frames) = (flips + 1, frames + 1)
+    try card.waitForFrames(flips)
   }
 
   /// What it was asked to transfer, in bytes.
