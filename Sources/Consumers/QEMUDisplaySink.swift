@@ -11,8 +11,6 @@ internal import VhostUser
 /// told to show counts as in use until it has answered something that came after. Where QEMU gives no socket, there
 /// is nobody to show frames to.
 public final class QEMUDisplaySink: ScanoutSink {
-  /// After so many milliseconds without an answer QEMU is asked something that it answers always.
-  static let patience: UInt32 = 100
   /// QEMU has so many consoles at most for one device.
   public static let maximumOutputs = 16
   /// The formats that QEMU's displays can show of a dma-buf.
@@ -23,6 +21,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   public private(set) var outputs: [SinkOutput]
 
   private let asksForScreens: Bool
+  private let patience: UInt32
   private let udmabuf: UdmabufDevice?
   private let loop: EventLoop
   private let log: Logger
@@ -51,8 +50,10 @@ public final class QEMUDisplaySink: ScanoutSink {
   ///   - outputs: what is offered as long as QEMU has told nothing, one for each scanout.
   ///   - asksForScreens: QEMU says which sizes its display prefers; else `outputs` stays as it is.
   ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
+  ///   - patience: after so many milliseconds without an answer QEMU is asked what it answers always.
   public init(
-    outputs: [SinkOutput], asksForScreens: Bool, udmabuf: UdmabufDevice?, loop: EventLoop, log: Logger
+    outputs: [SinkOutput], asksForScreens: Bool, udmabuf: UdmabufDevice?, patience: UInt32 = 100,
+    loop: EventLoop, log: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maximumOutputs, "QEMU has at most 16 consoles for a device")
     self.outputs = outputs.map { output in
@@ -60,7 +61,8 @@ public final class QEMUDisplaySink: ScanoutSink {
       output.hasCursor = true
       return output
     }
-    (self.asksForScreens, self.udmabuf, self.loop, self.log) = (asksForScreens, udmabuf, loop, log)
+    (self.asksForScreens, self.patience) = (asksForScreens, patience)
+    (self.udmabuf, self.loop, self.log) = (udmabuf, loop, log)
     lanes = outputs.indices.map { QEMULane(UInt32($0)) }
     wake = try EventFD()
     token = try loop.add(wake.fd) { [unowned self] _ in
@@ -233,7 +235,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     guard let timer, !timer.armed, let first = lanes.compactMap(\.waitingSince).min() else { return }
     let waited = (monotonicNanoseconds() - first) / 1_000_000
     // What has waited for longer has been asked about, and is looked at again later.
-    timer.arm(milliseconds: Self.patience - UInt32(max(0, waited)) % Self.patience)
+    timer.arm(milliseconds: patience - UInt32(max(0, waited)) % patience)
   }
 
   /// QEMU reads nothing while its display has not drawn an update, and may never answer that one.
@@ -241,7 +243,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     defer { armTimer() }
     let now = monotonicNanoseconds()
     guard let connection, !isBarrierOut,
-      lanes.contains(where: { now - ($0.waitingSince ?? now) >= Int64(Self.patience) * 1_000_000 })
+      lanes.contains(where: { now - ($0.waitingSince ?? now) >= Int64(patience) * 1_000_000 })
     else { return }
     isBarrierOut = connection.ask(.getProtocolFeatures) { [weak self] _ in self?.isBarrierOut = false }
   }

@@ -20,12 +20,13 @@ final class QEMURig: ScanoutObserver {
   private var lastFrame: UInt64 = 0
   private var sequences: [UInt32: UInt64] = [:]
 
-  init(scanouts: Int = 2, asks: Bool = true) throws {
+  /// - Parameter patience: in milliseconds; longer than any test takes, so that none depends on how busy the machine is.
+  init(scanouts: Int = 2, asks: Bool = true, patience: UInt32 = 3_600_000) throws {
     loop = try EventLoop()
     let mode = DisplayMode.reducedBlanking(width: 1920, height: 1080)!
     sink = try QEMUDisplaySink(
       outputs: (0..<scanouts).map { SinkOutput(name: "out-\($0)", modes: $0 == 0 ? [mode] : []) },
-      asksForScreens: asks, udmabuf: nil, loop: loop,
+      asksForScreens: asks, udmabuf: nil, patience: patience, loop: loop,
       log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     sink.observer = self
   }
