@@ -116,7 +116,8 @@ let package = Package(
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
-    tests("EndToEndTests", ["Linux", "Udmabuf", "CDRM", "TestSupport", "vhost-user-udmabuf", system]),
+    tests(
+      "EndToEndTests", ["Linux", "Udmabuf", "CDRM", "CPNG", "TestSupport", "vhost-user-udmabuf", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),

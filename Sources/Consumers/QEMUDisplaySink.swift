@@ -177,7 +177,10 @@ public final class QEMUDisplaySink: ScanoutSink {
 
   public func turnOff(_ scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
-    _ = lanes[Int(scanout.rawValue)].queue.submit(.turnOff)
+    let lane = lanes[Int(scanout.rawValue)]
+    // QEMU is told on its next socket. The guest is stopped or reset until then, and nobody can be waited for.
+    if !isAttended { return lane.queue.removeAll() }
+    _ = lane.queue.submit(.turnOff)
     proceed()
   }
 

@@ -246,12 +246,15 @@ import Testing
     try rig.reply(10)
     rig.frontEnd.hangUp()
     try rig.settle()
+    rig.present(try rig.lent())
     rig.sink.turnOff(ScanoutID(0))
-    #expect(frame.uses == 1)
+    #expect(frame.uses == 0, "nobody can be waited for")
+    #expect(rig.takeReports().last == "replaced 2")
     try rig.introduce()
     #expect(try rig.messages() == [QEMURig.noBuffer(), QEMURig.size(0, 0), QEMURig.barrier])
     try rig.reply(1)
-    #expect(frame.uses == 0)
+    rig.present(frame)
+    #expect(try rig.messages() == [rig.announcement(frame), rig.update(0, 0, 64, 48)])
   }
 
   @Test("nothing is in use when QEMU's device is gone")

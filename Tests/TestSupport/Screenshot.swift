@@ -9,6 +9,10 @@ public struct Screenshot {
   /// Three bytes for each pixel.
   public let rgb: [UInt8]
 
+  public init(width: Int, height: Int, rgb: [UInt8]) {
+    (self.width, self.height, self.rgb) = (width, height, rgb)
+  }
+
   /// - Parameter head: of a card that has several screens.
   public static func take(head: Int = 0) throws -> Screenshot {
     let file = "/tmp/screen-\(monotonicNanoseconds()).ppm"

@@ -1,0 +1,207 @@
+import CPNG
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+extension EndToEnd {
+  /// QEMU's own displays, whose OpenGL is Mesa's on the processor: the guest's pages are what they show.
+  @Suite
+  final class Displays {
+    private static let (width, height) = (800, 600)
+    private static let mode = "800x600"
+    private let directory: FilePath
+    /// Pictures that the listener may see, by the names of their files.
+    private var pictures: FilePath { directory.appending("pictures") }
+
+    init() throws {
+      directory = try makeTemporaryDirectory()
+      try FileManager.default.createDirectory(atPath: pictures.string, withIntermediateDirectories: false)
+    }
+
+    deinit { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+
+    private func guest(_ display: String) throws -> RunningGuest {
+      try RunningGuest(resolution: Self.mode, kms: nil, options: ["--display", display])
+    }
+
+    /// - Parameter pixel: one that has another value.
+    private func picture(_ seed: UInt32, pixel: (x: Int, y: Int, value: UInt32)? = nil) -> Picture {
+      let plain = Picture.positions(Self.width, Self.height, seed: seed)
+      guard let pixel else { return plain }
+      return Picture(width: Self.width, height: Self.height) { y in
+        var row = plain.row(y)
+        if y == pixel.y { row[pixel.x] = pixel.value }
+        return row
+      }
+    }
+
+    /// What is the same under every display: lent, not copied, and every flush accounted for.
+    private func expectLent(_ guest: RunningGuest) throws {
+      let all = try guest.settledStatistics()
+      #expect(all.bytesCopied == 0 && all.shadows.isEmpty && all.buffersLent > 0)
+      #expect(all.framesFailed == 0 && all.releasedLate == 0 && all.protocolErrors.isEmpty, "\(all)")
+    }
+
+    private func expectFree(_ guest: RunningGuest) throws {
+      try waitUntil("the guest's buffers are free") { try guest.statistics().liveDMABufs == 0 }
+    }
+
+    private func end(_ guest: RunningGuest) throws {
+      guest.end()
+      try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
+    }
+
+    /// Stop, cont and reset, with a look at the display after each.
+    private func stopContReset(
+      _ guest: RunningGuest, _ expect: (Picture, String) throws -> Void
+    ) throws {
+      #expect(try guest.shell("hold p draw pattern \(Self.mode) XR24 5 hold") == "shown\n")
+      try expect(picture(5), "the first picture")
+      let poked = picture(5, pixel: (3, 4, 0x123456))
+      #expect(try guest.shell("tell p poke 3 4 0x123456; tell p dirty 0 0 8 8") == "poked\ndirtied\n")
+      try expect(poked, "a pixel")
+
+      try guest.monitor("stop")
+      try guest.monitor("cont")
+      let after = picture(5, pixel: (3, 4, 0xabcdef))
+      #expect(try guest.shell("tell p poke 3 4 0xabcdef; tell p dirty 0 0 8 8") == "poked\ndirtied\n")
+      try expect(after, "a pixel after stop and cont")
+
+      try guest.monitor("set-action", ["reboot": "reset"])
+      try guest.monitor("system_reset")
+      #expect(try guest.shell("hold q draw pattern \(Self.mode) XR24 9 hold", seconds: 240) == "shown\n")
+      try expect(picture(9), "a picture after system_reset")
+      try expectLent(guest)
+      #expect(try guest.statistics().liveResources == 1)
+      try guest.shell("tell q quit; drop q; true")
+      try expectFree(guest)
+    }
+
+    // MARK: D-Bus
+
+    private struct Seen: Equatable {
+      let size, format, picture, kind, exporter: String
+    }
+
+    /// What the listener has seen.
+    private func seen() -> [Seen] {
+      ((try? readText(directory.appending("seen"))) ?? "").split(separator: "\n").compactMap { line in
+        let words = line.split(separator: " ").map(String.init)
+        return words.count == 5
+          ? Seen(size: words[0], format: words[1], picture: words[2], kind: words[3], exporter: words[4])
+          : nil
+      }
+    }
+
+    /// Gives the listener a picture to recognise.
+    private func write(_ picture: Picture, _ name: String) throws {
+      var bytes: [UInt8] = []
+      for y in 0..<picture.height {
+        for pixel in picture.row(y) {
+          bytes += [UInt8(pixel & 0xff), UInt8(pixel >> 8 & 0xff), UInt8(pixel >> 16 & 0xff), 0]
+        }
+      }
+      // It is there as a whole or not at all.
+      let file = directory.appending(name)
+      unsafe try FD.create(file).write(bytes.span.bytes)
+      try FileManager.default.moveItem(atPath: file.string, toPath: pictures.appending(name).string)
+    }
+
+    private func startListener(_ guest: RunningGuest) throws -> Child {
+      let cache =
+        ProcessInfo.processInfo.environment["UDMABRIDGE_CACHE"] ?? "\(NSHomeDirectory())/.cache/udmabridge"
+      let listener = try Child(
+        "/bin/sh",
+        [
+          "-c", "exec \"$@\" >\(directory.appending("seen")) 2>&1", "sh", "\(cache)/venv/bin/python3",
+          repository.appending("qemu/lib/display-listener").string, guest.directory.appending("qmp").string,
+          pictures.string,
+        ])
+      try waitUntil("it listens") {
+        (try? readText(self.directory.appending("seen")))?.contains("listening") ?? false
+      }
+      return listener
+    }
+
+    @Test("on D-Bus: a listener has the very pages, every frame of them; stop, cont and system_reset")
+    func dbus() throws {
+      let guest = try guest("dbus")
+      let listener = try startListener(guest)
+      for seed: UInt32 in [1, 2] { try write(picture(seed), "flip-\(seed)") }
+      var number = 0
+      try stopContReset(guest) { picture, what in
+        number += 1
+        try write(picture, "still-\(number)")
+        let wanted = Seen(
+          size: Self.mode, format: "XR24", picture: "still-\(number)", kind: "dma-buf", exporter: "udmabuf")
+        // It may have been seen before its file was there: a change of nothing brings it again.
+        try waitUntil(what, seconds: 30) {
+          try guest.shell("tell \(number == 4 ? "q" : "p") dirty 700 500 1 1")
+          return seen().last == wanted
+        }
+      }
+
+      let before = seen().count
+      let output = try guest.shell("draw flips \(Self.mode) 60")
+      #expect(output.hasPrefix("flips"), "\(output)")
+      try expectFree(guest)
+      let flips = seen().dropFirst(before)
+      #expect(flips.count > 10)
+      #expect(flips.allSatisfy { $0.kind == "dma-buf" && $0.exporter == "udmabuf" })
+      #expect(Set(flips.map(\.picture)) == ["flip-1", "flip-2"], "each is one of the two as a whole")
+      try expectLent(guest)
+      try end(guest)
+      listener.wait()
+    }
+
+    // MARK: A window
+
+    /// What is on the screen of the compositor.
+    private func window(_ guest: RunningGuest) throws -> Screenshot {
+      let wayland = guest.directory.appending("wayland")
+      let (status, output) = try run(
+        "/bin/sh",
+        [
+          "-c",
+          "cd \(directory) && rm -f wayland-screenshot-*.png && XDG_RUNTIME_DIR=\(wayland) WAYLAND_DISPLAY=display "
+            + "\(repository.appending("qemu/lib/with-displays")) weston-screenshooter",
+        ], withErrors: true)
+      guard status == 0,
+        let name = directoryEntries(directory).first(where: { $0.hasPrefix("wayland-screenshot-") })
+      else { throw TroubleInTest("no screenshot: \(output)") }
+      return try readPNG(directory.appending(name))
+    }
+
+    private func readPNG(_ file: FilePath) throws -> Screenshot {
+      var image = unsafe png_image()
+      unsafe image.version = UInt32(PNG_IMAGE_VERSION)
+      guard unsafe png_image_begin_read_from_file(&image, file.string) != 0 else {
+        throw TroubleInTest("\(file) is no PNG")
+      }
+      unsafe image.format = PNG_FORMAT_FLAG_COLOR
+      let (width, height) = unsafe (Int(image.width), Int(image.height))
+      var rgb = [UInt8](repeating: 0, count: width * height * 3)
+      guard unsafe png_image_finish_read(&image, nil, &rgb, 0, nil) != 0 else {
+        throw TroubleInTest("\(file) cannot be read")
+      }
+      return Screenshot(width: width, height: height, rgb: rgb)
+    }
+
+    @Test("in a window that fills the screen: equal pixel by pixel; stop, cont and system_reset")
+    func gtk() throws {
+      let guest = try guest("gtk")
+      try stopContReset(guest) { picture, what in
+        var difference: String? = "nothing was compared"
+        try? waitUntil(what, seconds: 60) {
+          difference = picture.firstDifference(in: try window(guest))
+          return difference == nil
+        }
+        #expect(difference == nil, "\(what)")
+      }
+      try end(guest)
+    }
+  }
+}
