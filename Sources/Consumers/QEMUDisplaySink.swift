@@ -35,8 +35,16 @@ public final class QEMUDisplaySink: ScanoutSink {
   private var timer: Timer?
   /// It is asked what it answers always.
   private var isBarrierOut = false
-  /// Frames that were taken back, to be told from the loop.
-  private var failures: [(sequence: UInt64, scanout: ScanoutID)] = []
+  /// What the observer is told from the loop.
+  private var reports: [Report] = []
+  private enum Report {
+    /// Nobody can see it.
+    case unseen(Presentation, ScanoutID)
+    /// The frame was taken back.
+    case failed(UInt64, ScanoutID)
+  }
+  /// QEMU has handed over a socket once.
+  private var hadSocket = false
 
   /// Who waits for QEMU's answers, and what has not been asked for them yet.
   private var inquirers: [() -> Void] = []
@@ -67,7 +75,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     wake = try EventFD()
     token = try loop.add(wake.fd) { [unowned self] _ in
       wake.drain()
-      tellFailures()
+      tellReports()
     }
     timer = try Timer(loop) { [unowned self] in askForAnything() }
     for lane in lanes {
@@ -84,6 +92,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   /// The socket is QEMU's from now on, in place of an earlier one.
   public func connect(_ socket: consuming UnixSocket) {
     disconnect()
+    hadSocket = true
     do throws(Errno) {
       connection = try DisplayConnection(
         socket, loop: loop, onReady: { [weak self] in self?.proceed() },
@@ -171,6 +180,8 @@ public final class QEMUDisplaySink: ScanoutSink {
   }
 
   public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    // Beside another sink frames come all the same, and must not wait for QEMU.
+    if !hadSocket { return report(.unseen(presentation, scanout)) }
     _ = lanes[Int(scanout.rawValue)].queue.submit(.present(presentation))
     proceed()
   }
@@ -200,18 +211,27 @@ public final class QEMUDisplaySink: ScanoutSink {
     for lane in lanes {
       let removal = lane.remove(frame)
       for gone in [removal.inFlight, removal.waiting].compactMap(\.self) {
-        if failures.isEmpty { wake.signal() }
-        failures.append((gone.sequence, lane.id))
+        report(.failed(gone.sequence, lane.id))
       }
     }
     proceed()
   }
 
-  private func tellFailures() {
-    let told = failures
-    failures = []
-    for (sequence, scanout) in told {
-      observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
+  private func report(_ report: Report) {
+    if reports.isEmpty { wake.signal() }
+    reports.append(report)
+  }
+
+  private func tellReports() {
+    let told = reports
+    reports = []
+    for report in told {
+      switch report {
+      case .unseen(let presentation, let scanout):
+        observer?.presented(presentation.sequence, frame: presentation.frame, on: scanout)
+      case .failed(let sequence, let scanout):
+        observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
+      }
     }
   }
 

@@ -273,6 +273,21 @@ import Testing
     #expect(try rig.messages() == [])
   }
 
+  @Test("where QEMU hands over no socket frames wait for nobody, and are not held")
+  func isNotThere() throws {
+    let rig = try QEMURig()
+    let frame = try rig.lent()
+    rig.present(frame)
+    rig.present(frame)
+    #expect(frame.uses == 0)
+    #expect(rig.takeReports() == [], "it is told from the loop")
+    try rig.settle()
+    #expect(rig.takeReports() == ["presented 1 of 1 on 0", "presented 2 of 1 on 0"])
+    rig.sink.turnOff(ScanoutID(0))
+    try rig.introduce()
+    #expect(try rig.messages() == [])
+  }
+
   @Test("a socket on which nonsense comes is given up, and the next one serves")
   func givesUp() throws {
     let rig = try QEMURig()

@@ -45,8 +45,14 @@ extension EndToEnd {
       #expect(all.framesFailed == 0 && all.releasedLate == 0 && all.protocolErrors.isEmpty, "\(all)")
     }
 
+    /// QEMU and whatever draws for it have let go of the guest's pages. Mesa makes small udmabufs of its own.
     private func expectFree(_ guest: RunningGuest) throws {
-      try waitUntil("the guest's buffers are free") { try guest.statistics().liveDMABufs == 0 }
+      let size = "\((Self.width * Self.height * 4 + 4095) / 4096 * 4096)"
+      let padded = String(repeating: "0", count: 8 - size.count) + size
+      try waitUntil("the guest's buffers are free") {
+        let alive = try readText("/sys/kernel/debug/dma_buf/bufinfo").split(separator: "\n")
+        return try guest.statistics().liveDMABufs == 0 && !alive.contains { $0.hasPrefix(padded) }
+      }
     }
 
     private func end(_ guest: RunningGuest) throws {
@@ -145,11 +151,12 @@ extension EndToEnd {
       }
 
       let before = seen().count
-      let output = try guest.shell("draw flips \(Self.mode) 60")
+      // Its driver waits for nobody: of what it draws the listener sees as much as it can read.
+      let output = try guest.shell("draw flip \(Self.mode) 15")
       #expect(output.hasPrefix("flips"), "\(output)")
       try expectFree(guest)
       let flips = seen().dropFirst(before)
-      #expect(flips.count > 10)
+      #expect(flips.count > 8)
       #expect(flips.allSatisfy { $0.kind == "dma-buf" && $0.exporter == "udmabuf" })
       #expect(Set(flips.map(\.picture)) == ["flip-1", "flip-2"], "each is one of the two as a whole")
       try expectLent(guest)
