@@ -21,7 +21,11 @@ public final class Child {
     unsafe posix_spawn_file_actions_init(&actions)
     defer { unsafe posix_spawn_file_actions_destroy(&actions) }
     unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-    for (theirs, ours) in descriptors { unsafe posix_spawn_file_actions_adddup2(&actions, ours, theirs) }
+    // Out of the way of the numbers that they get, any of which may be another one's here.
+    let above = (descriptors.keys.max() ?? 0) + 1
+    let copies = descriptors.mapValues { fcntl($0, F_DUPFD_CLOEXEC, above) }
+    defer { for copy in copies.values { close(copy) } }
+    for (theirs, ours) in copies { unsafe posix_spawn_file_actions_adddup2(&actions, ours, theirs) }
     // The threads that run tests block signals, and would hand that on.
     var attributes = posix_spawnattr_t()
     unsafe posix_spawnattr_init(&attributes)
