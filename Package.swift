@@ -56,7 +56,7 @@ let package = Package(
     .systemLibrary(name: "CXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
     .target(name: "CLibvirt", linkerSettings: [.linkedLibrary("dl")]),
     module("Domains", ["Linux", system]),
-    module("Libvirt", ["CXML2", "CLibvirt", "Linux", "Domains", system]),
+    module("Libvirt", ["CXML2", "CLibvirt", "Linux", "Domains", "QEMU", system]),
     .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     .executableTarget(
       name: "udmabridge",

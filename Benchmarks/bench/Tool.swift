@@ -10,6 +10,7 @@ func benchTool() throws {
   try measureCreate()
   try measureInspect()
   try measurePlan()
+  try measureHook()
 }
 
 private func built(_ name: String) -> FilePath {
@@ -123,5 +124,31 @@ private func measurePlan() throws {
         "peak \(short(memory)) KiB, \(fixed(memory * 1024 / Double(count), 0)) bytes an entry"
           + (count == 1_000_000 ? "  " + verdict(pairs.ours.median, 1000, "ms") : ""))
     }
+  }
+}
+
+/// What each of libvirt's domains pays for the hook that does not ask for anything.
+private func measureHook() throws {
+  let disk =
+    "    <disk type='file'><source file='/var/lib/disk.qcow2'/><target dev='vda' bus='virtio'/></disk>\n"
+  let text = Array(
+    "<domain type='kvm'>\n  <name>web</name>\n  <devices>\n\(String(repeating: disk, count: 60))  </devices>\n</domain>\n"
+      .utf8)
+  let memfd = try Memfd.create(name: "definition", size: UInt64(text.count))
+  let mapping = try memfd.withDescriptor { try Mapping($0, offset: 0, length: text.count, writable: true) }
+  mapping.store(unsafe text.span.bytes, at: 0)
+  let line = "exec \"$@\" </proc/self/fd/3"
+  try memfd.withDescriptor { fd in
+    var (pairs, number) = (Pairs(), 0)
+    try pairs.measure(
+      200,
+      {
+        number += 1
+        let words = [tool.string, "libvirt-hook", "web-\(number)", "prepare", "begin", "-"]
+        return try milliseconds("/bin/sh", ["-c", line, "sh"] + words, input: fd)
+      }, { try milliseconds("/bin/sh", ["-c", line, "sh", "/bin/true"], input: fd) })
+    row(
+      "hook, 200 domains that ask for nothing", pairs.ours.median, "ms", peer: "/bin/true",
+      pairs.theirs.median, ratio: pairs.ratio, verdict(pairs.ours.median, 10, "ms"))
   }
 }

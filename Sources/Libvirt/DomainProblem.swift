@@ -99,7 +99,7 @@ extension DomainXML {
   }
 
   private var videoProblems: [DomainProblem] {
-    guard let video else { return [.video(nil)] }
+    guard let video = ownVideo ?? video else { return [.video(nil)] }
     guard video.child("driver")?["name"] == "vhostuser", video.child("model")?["type"] == "virtio" else {
       return [.video(video.child("model")?["type"] ?? "of no type")]
     }

@@ -87,6 +87,10 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
   case connection(String, String)
   case domain(String, String)
   case transient(String)
+  /// QEMU's answer to a command.
+  case monitor(String, String)
+  /// Its helper cannot be replaced.
+  case noRecovery(String, String)
 
   public var description: String {
     switch self {
@@ -102,6 +106,8 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
       "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients), or use --stdin"
     case .connection(let uri, let why): "no connection to libvirt at \(uri): \(why)"
     case .domain(let name, let why): "domain \(name): \(why)"
+    case .monitor(let name, let why): "domain \(name), QEMU's monitor: \(why)"
+    case .noRecovery(let name, let why): "domain \(name): \(why)"
     case .transient(let name):
       "domain \(name) has no persistent definition: change what it is made from, with --stdin"
     }

@@ -25,7 +25,7 @@ extension DomainXML {
       throw .secret("graphics of type \(Self.kind(of: secret))")
     }
     // A string that cannot be read is written anew.
-    let known = (try? reference())?.options ?? []
+    let known = (try? reference())?.options ?? defaultOptions
     let reference = DomainReference(domain: name, options: options ?? known)
     do throws(XMLError) {
       let record = try makeRecord()
@@ -33,6 +33,14 @@ extension DomainXML {
       try enableVideo(reference, record)
       try enableGraphics(closed, record)
     } catch { throw .xml(error) }
+  }
+
+  /// Who has a window of QEMU's wants to see the guest there.
+  private var defaultOptions: [DomainOption] {
+    let hasWindow = (root.child("devices")?.children("graphics") ?? []).contains { graphics in
+      ["spice", "sdl", "dbus"].contains(graphics["type"]) && graphics.child("gl")?["enable"] == "yes"
+    }
+    return hasWindow ? [try? DomainOption("display", "qemu")].compactMap(\.self) : []
   }
 
   private func makeRecord() throws(XMLError) -> XMLElement {
@@ -70,14 +78,11 @@ extension DomainXML {
 
   private func enableVideo(_ reference: DomainReference, _ record: XMLElement) throws(XMLError) {
     let new = try document.make("<video><driver name='vhostuser'/><model type='virtio'/></video>")
-    let old = video
-    if let old, old.child("driver")?["name"] == "vhostuser",
-      let acceleration = old.descendant("model", "acceleration"),
-      acceleration["rendernode"].map(DomainReference.isMeant) == true
-    {
-      acceleration["rendernode"] = "\(reference)"
+    if let ownVideo {
+      ownVideo.descendant("model", "acceleration")?["rendernode"] = "\(reference)"
       return
     }
+    let old = video
     guard let model = new.child("model") else { preconditionFailure("it is there") }
     model["heads"] = old?.child("model")?["heads"] ?? "1"
     model["primary"] = old?.child("model")?["primary"]

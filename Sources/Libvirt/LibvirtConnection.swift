@@ -50,6 +50,23 @@ internal import Glibc
   /// Its definition stays when it ends.
   public var isPersistent: Bool { unsafe clv_is_persistent(domain) == 1 }
 
+  /// As it runs.
+  public func running() throws(LibvirtError) -> DomainXML {
+    guard let text = unsafe clv_xml(domain, 0) else { throw .domain(name, lastError()) }
+    defer { unsafe free(text) }
+    return try DomainXML(unsafe String(cString: text))
+  }
+
+  /// Asks QEMU through libvirt, which marks the domain as tainted: it may not know what becomes of it then.
+  /// - Parameter human: a command of the human monitor, not JSON.
+  func ask(_ command: String, human: Bool) throws(LibvirtError) -> String {
+    var answer: UnsafeMutablePointer<CChar>?
+    let result = unsafe clv_monitor(domain, command, &answer, human ? CLV_MONITOR_HMP : 0)
+    guard result == 0, let text = unsafe answer else { throw .domain(name, lastError()) }
+    defer { unsafe free(text) }
+    return unsafe String(cString: text)
+  }
+
   /// How it is defined, or, of a transient one, what runs. Passwords are there where the connection may read them.
   public func definition() throws(LibvirtError) -> DomainXML {
     // A connection that may only read is refused the passwords, and all with them.

@@ -2,9 +2,17 @@ internal import FoundationEssentials
 internal import Linux
 public import SystemPackage
 
+/// What is asked of a running QEMU.
+public protocol QEMUMonitor {
+  /// Runs a command of the human monitor, and returns what it prints.
+  func monitor(_ command: String) throws(QEMUError) -> String
+  /// QEMU's version, such as `10.0.2`.
+  func version() throws(QEMUError) -> String
+}
+
 /// A connection to QEMU's monitor, in the QEMU Machine Protocol: one JSON object in a line, asked and answered by
 /// turns. Events that come in between are passed over.
-public final class QMPClient {
+public final class QMPClient: QEMUMonitor {
   private let socket: UnixSocket
   private let path: FilePath
   private var received: [UInt8] = []

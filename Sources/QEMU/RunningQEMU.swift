@@ -7,7 +7,7 @@ public final class RunningQEMU {
   /// QEMU itself.
   public let process: RunningProcess
   /// Nil if only the process is known.
-  public let monitor: QMPClient?
+  public let monitor: (any QEMUMonitor)?
   /// Where the monitor is; nil without one.
   public let monitorPath: FilePath?
 
@@ -16,6 +16,13 @@ public final class RunningQEMU {
   public init(monitor path: FilePath, pid: Int32? = nil) throws(QEMUError) {
     let monitor = try QMPClient(path)
     guard let pid = pid ?? monitor.peer else { throw .noProcess(path) }
+    do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
+    (self.monitor, monitorPath) = (monitor, path)
+  }
+
+  /// Through somebody who has its monitor.
+  /// - Parameter path: what errors call the monitor.
+  public init(monitor: any QEMUMonitor, named path: FilePath, pid: Int32) throws(QEMUError) {
     do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
     (self.monitor, monitorPath) = (monitor, path)
   }
@@ -66,7 +73,7 @@ public final class RunningQEMU {
   }
 
   /// Nil if the view was not true any more.
-  private func attempt(_ view: FlatView, _ monitor: QMPClient) throws(QEMUError) -> GuestLayout? {
+  private func attempt(_ view: FlatView, _ monitor: any QEMUMonitor) throws(QEMUError) -> GuestLayout? {
     var places: [UInt64] = []
     for range in view.ranges {
       guard let place = try hostAddress(range.address, monitor) else { return nil }
@@ -115,7 +122,7 @@ public final class RunningQEMU {
   }
 
   /// Where QEMU has the memory of a guest-physical address; nil if that is no memory.
-  private func hostAddress(_ address: GuestAddress, _ monitor: QMPClient) throws(QEMUError) -> UInt64? {
+  private func hostAddress(_ address: GuestAddress, _ monitor: any QEMUMonitor) throws(QEMUError) -> UInt64? {
     // Host virtual address for 0x0 (pc.ram) is 0x7f1587fff000
     let answer = try monitor.monitor("gpa2hva \(address)").filter { !$0.isNewline }
     guard answer.hasPrefix("Host virtual address") else { return nil }

@@ -16,6 +16,9 @@ final class LibvirtHost {
   static let emulator: FilePath =
     TestHost.isActive ? "/usr/bin/qemu-system-x86_64" : cache.appending("qemu/10.0/qemu-system-x86_64")
 
+  /// QEMU 11.1, as `qemu/setup` fetches it.
+  static var newest: FilePath { cache.appending("qemu/11.1/qemu-system-x86_64") }
+
   private static let cache: FilePath = {
     let variables = ProcessInfo.processInfo.environment
     let path =
@@ -75,9 +78,14 @@ final class LibvirtHost {
   @discardableResult
   func attempt(_ line: String) throws -> (status: Int32, output: String) {
     let setting = "export LIBVIRT_DEFAULT_URI=qemu:///system PATH=/usr/local/bin:$PATH; cd \(directory); "
-    return try TestSupport.run(
+    let (status, output) = try TestSupport.run(
       "/usr/bin/nsenter", ["--mount=/proc/\(inside)/ns/mnt", "/bin/bash", "-c", setting + line],
       withErrors: true)
+    // What virsh has to say where there is no polkit.
+    let lines = output.split(separator: "\n", omittingEmptySubsequences: false)
+    return (
+      status, lines.filter { !$0.hasPrefix("Authorization not available") }.joined(separator: "\n")
+    )
   }
 
   /// The same, which must end well.
@@ -96,7 +104,7 @@ final class LibvirtHost {
 
   /// Defines a domain with the tests' guest.
   /// - Parameter devices: beside its first screen and the channel of its shell.
-  func define(_ name: String, devices: String = "") throws {
+  func define(_ name: String, devices: String = "", emulator: FilePath = emulator) throws {
     guard let image = Self.image else { throw TroubleInTest("no guest image") }
     let type = TestHost.isActive ? "kvm" : "qemu"
     let text = """
@@ -113,7 +121,7 @@ final class LibvirtHost {
         <features><acpi/></features>
         <cpu mode='\(TestHost.isActive ? "host-passthrough" : "maximum")'/>
         <devices>
-          <emulator>\(Self.emulator)</emulator>
+          <emulator>\(emulator)</emulator>
           <controller type='usb' model='none'/>
           <channel type='unix'>
             <source mode='bind' path='/run/\(name).shell'/>
@@ -143,8 +151,11 @@ final class LibvirtHost {
 
   /// The helpers that run for domains.
   func helpers() -> [Int32] {
-    processNumbers().filter { pid in
-      guard let process = try? RunningProcess(pid), let words = try? process.arguments() else { return false }
+    let own = linkTarget(FilePath("/proc/\(inside)/ns/mnt"))
+    return processNumbers().filter { pid in
+      guard linkTarget(FilePath("/proc/\(pid)/ns/mnt")) == own, let process = try? RunningProcess(pid),
+        let words = try? process.arguments()
+      else { return false }
       return words.first == "/usr/local/bin/vhost-user-udmabuf"
     }
   }

@@ -23,7 +23,7 @@ struct RAM: ParsableCommand {
   @OptionGroup var output: OutputOptions
 
   func validate() throws {
-    if !guest.isGiven { throw ValidationError("which guest? --qmp SOCKET or --guest PID") }
+    if !guest.isGiven { throw ValidationError("which guest? --qmp SOCKET, --guest PID or --domain NAME") }
     if layout, output.json { throw ValidationError("either --layout or --json") }
   }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Guest
+import Libvirt
 import Linux
 import QEMU
 import SystemPackage
@@ -75,9 +76,27 @@ struct GuestOptions: ParsableArguments {
       valueName: "pid"))
   var guest: Int32?
 
-  var isGiven: Bool { qmp != nil || guest != nil }
+  @Option(
+    help: ArgumentHelp(
+      "A guest's memory: a running domain of libvirt, which marks it as tainted because its monitor is used.",
+      valueName: "name"))
+  var domain: String?
+
+  @OptionGroup var connection: ConnectOption
+
+  var isGiven: Bool { qmp != nil || guest != nil || domain != nil }
+
+  func validate() throws {
+    if domain != nil, qmp != nil || guest != nil {
+      throw ValidationError("--domain stands alone, without --qmp and --guest")
+    }
+  }
 
   func open() throws -> RunningQEMU {
+    if let domain {
+      printError("udmabridge: domain \(domain) becomes tainted (custom-monitor) by this")
+      return try connection.open().domain(domain).qemu()
+    }
     if let qmp { return try RunningQEMU(monitor: FilePath(qmp), pid: guest) }
     return try RunningQEMU(pid: guest ?? 0)
   }
@@ -97,7 +116,7 @@ struct MemoryOptions: ParsableArguments {
   func validate() throws {
     if file.isGiven == guest.isGiven {
       throw ValidationError(
-        "say which memory: --fd N, --path PATH, --pid PID --fd N, --qmp SOCKET or --guest PID")
+        "say which memory: --fd N, --path PATH, --pid PID --fd N, --qmp SOCKET, --guest PID or --domain NAME")
     }
     if guest.isGiven, ranges.isEmpty {
       throw ValidationError("which ranges of the guest's memory? ADDRESS:LENGTH")

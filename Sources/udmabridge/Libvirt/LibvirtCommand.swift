@@ -10,7 +10,7 @@ struct LibvirtCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "libvirt",
     abstract: "Prepare domains of libvirt for lending their memory, and look after them.",
-    subcommands: [LibvirtCheck.self, LibvirtEnable.self, LibvirtDisable.self])
+    subcommands: [LibvirtCheck.self, LibvirtEnable.self, LibvirtDisable.self, LibvirtRecover.self])
 }
 
 /// Which libvirtd.

@@ -86,7 +86,8 @@ struct LibvirtEnable: ParsableCommand {
   func run() throws {
     let chosen = try options.map { try DomainOption($0) }
     try change.perform { domain in
-      try domain.enable(options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics)
+      try domain.enable(
+        options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics)
     }
   }
 }

@@ -1,0 +1,78 @@
+internal import FoundationEssentials
+internal import Linux
+public import QEMU
+internal import SystemPackage
+
+extension LibvirtDomain: QEMUMonitor {
+  public func monitor(_ command: String) throws(QEMUError) -> String {
+    do throws(LibvirtError) { return try ask(command, human: true) } catch {
+      throw .monitor(monitorName, "\(error)")
+    }
+  }
+
+  public func version() throws(QEMUError) -> String {
+    // 10.0.2Debian 1:10.0.2+ds-2
+    String(try monitor("info version").prefix { $0.isNumber || $0 == "." })
+  }
+
+  private var monitorName: FilePath { FilePath("of domain \(name)") }
+
+  /// The QEMU that runs it.
+  public func qemu() throws -> RunningQEMU {
+    guard isActive else { throw LibvirtError.domain(name, "it does not run") }
+    // libvirtd's own; a name has no slash.
+    let file = FilePath("/run/libvirt/qemu").appending(name + ".pid")
+    guard let text = try? readText(file), let pid = Int32(text.filter { !$0.isWhitespace }) else {
+      throw LibvirtError.domain(
+        name, "\(file) does not say which process it is: run as root, on the domain's host")
+    }
+    return try RunningQEMU(monitor: self, named: monitorName, pid: pid)
+  }
+
+  /// Executes a QMP command.
+  func execute(_ command: String, _ arguments: [String: JSONValue] = [:]) throws(LibvirtError) -> Data {
+    let request: JSONValue = .object(["execute": .text(command), "arguments": .object(arguments)])
+    guard let json = try? JSONEncoder().encode(request) else { preconditionFailure("it can be encoded") }
+    let answer = Data(try ask(String(decoding: json, as: UTF8.self), human: false).utf8)
+    if let failure = try? JSONDecoder().decode(Failure.self, from: answer) {
+      throw .monitor(name, "\(command): \(failure.error.desc)")
+    }
+    return answer
+  }
+
+  /// What is in an object of QEMU's: the name and the type of each.
+  func members(_ path: String) throws(LibvirtError) -> [(name: String, type: String)] {
+    let answer = try execute("qom-list", ["path": .text(path)])
+    guard let result = try? JSONDecoder().decode(Members.self, from: answer) else {
+      throw .monitor(name, "qom-list: the answer cannot be understood")
+    }
+    return result.return.map { ($0.name, $0.type) }
+  }
+
+  private struct Failure: Decodable {
+    struct Reason: Decodable { let desc: String }
+    let error: Reason
+  }
+  private struct Members: Decodable {
+    struct Member: Decodable { let name, type: String }
+    let `return`: [Member]
+  }
+}
+
+/// What QMP's arguments are made of.
+indirect enum JSONValue: Encodable {
+  case text(String)
+  case number(Int)
+  case truth(Bool)
+  case object([String: JSONValue])
+
+  func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    switch self {
+    case .text(let text): try container.encode(text)
+    case .number(let number): try container.encode(number)
+    case .truth(let truth): try container.encode(truth)
+    case .object(let members): try container.encode(members)
+    }
+  }
+}
