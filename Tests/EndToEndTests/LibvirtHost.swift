@@ -59,7 +59,7 @@ final class LibvirtHost {
       ])
     self.child = child
     var number: Int32?
-    try waitUntil("libvirtd is there", seconds: 240) {
+    try waitUntil("libvirtd is there", seconds: 600) {
       number = (try? readText(directory.appending("pid"))).flatMap { Int32($0.filter(\.isNumber)) }
       return number != nil || !child.isRunning
     }
@@ -91,6 +91,8 @@ final class LibvirtHost {
   /// The same, which must end well.
   @discardableResult
   func run(_ line: String) throws -> String {
+    // There a test takes minutes, and who says nothing for long is given up.
+    if TestHost.isActive { printError("+ \(line)") }
     let (status, output) = try attempt(line)
     guard status == 0 else {
       let logs = try attempt("tail -n 20 /var/log/libvirt/qemu/*.log /var/log/libvirt/libvirtd.log").output

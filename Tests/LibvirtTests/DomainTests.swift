@@ -144,6 +144,21 @@ import Testing
     #expect(try domain.reference()?.options.map(\.name) == ["cursor"])
   }
 
+  @Test("a domain with a window of QEMU's is shown there, unless it says where")
+  func window() throws {
+    var definition = Definition()
+    definition.devices += "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
+    let domain = try DomainXML(definition.text)
+    try domain.enable()
+    #expect(try domain.reference()?.options == [DomainOption("display", "qemu")])
+    let chosen = try DomainXML(definition.text)
+    try chosen.enable(options: [DomainOption("kms", "auto")])
+    #expect(try chosen.reference()?.options.map(\.name) == ["kms"])
+    let plain = try DomainXML(Definition().text)
+    try plain.enable()
+    #expect(try plain.reference()?.options == [])
+  }
+
   @Test("a device that was made by hand is left, without the back end")
   func byHand() throws {
     let domain = try DomainXML(DomainCase.ready.text)
