@@ -138,8 +138,8 @@ import Testing
       #expect(try second.fail("Release", #"{"buffer":1}"#) == "NoSuchBuffer 1")
       #expect(one.uses == 2)
     }
-    try rig.settle()
-    #expect(one.uses == 0 && two.uses == 1)
+    try rig.waitUntil("their end is known") { one.uses == 0 }
+    #expect(two.uses == 1)
     #expect(try rig.connect().fail("Hold", #"{"buffer":1}"#) == "NoSuchBuffer 1")
   }
 
@@ -212,7 +212,7 @@ import Testing
     #expect(one.uses == 0)
     try rig.settle()
     #expect(rig.reports == ["presented 1 of 1", "presented 2 of 2"])
-    #expect(try holding.messages().isEmpty && holding.isClosed)
+    try rig.waitUntil("it is cut off") { try holding.messages().isEmpty && holding.isClosed }
     #expect(try statistics(other).cutOff == 2)
     rig.sink.forget(two)
     #expect(two.uses == 0)

@@ -54,6 +54,15 @@ final class Rig: ScanoutObserver {
     Issue.record("the loop does not come to rest")
   }
 
+  /// Waits for what follows the end of a connection: a process that another test starts just then has its socket open
+  /// for a moment longer.
+  func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
+    try TestSupport.waitUntil(what) {
+      try settle()
+      return try condition()
+    }
+  }
+
   /// A frame of memory of its own, each pixel its number.
   func frame(_ width: UInt32 = 64, _ height: UInt32 = 48) throws -> Frame {
     lastFrame += 1

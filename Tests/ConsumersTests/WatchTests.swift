@@ -106,15 +106,17 @@ import Testing
     do { _ = try watch() }
     rig.sink.end()
     #expect(rig.sink.audience.isEmpty)
-    _ = try slow.events()
-    #expect(slow.isClosed)
+    try rig.waitUntil("it is cut off") {
+      _ = try slow.events()
+      return slow.isClosed
+    }
   }
 
   @Test("who goes is forgotten")
   func gone() throws {
     do { _ = try watch() }
-    try rig.settle()
-    #expect(rig.sink.audience.isEmpty && rig.server.connectionCount == 0)
+    try rig.waitUntil("its end is known") { rig.sink.audience.isEmpty }
+    #expect(rig.server.connectionCount == 0)
     rig.present(try rig.frame())
   }
 }
