@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
@@ -194,9 +195,14 @@ static int unix_connect(const char *path, size_t length, int type) {
   int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return -1;
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+  // Whoever listens and accepts nobody would be waited for as long as its queue is full.
+  struct timeval patience = {.tv_sec = 5}, none = {0};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
     return fd;
-  int saved = errno;
+  }
+  int saved = errno == EAGAIN ? ETIMEDOUT : errno;
   close(fd);
   errno = saved;
   return -1;

@@ -48,6 +48,7 @@ public struct UnixSocket: ~Copyable, Sendable {
   }
 
   /// Connects to the listener at `path`.
+  /// - Throws: `timedOut` when so many wait already that there is no place in its queue for five seconds.
   public static func connect(_ path: FilePath) throws(Errno) -> UnixSocket {
     unsafe try at(path, cl_unix_connect)
   }

@@ -29,7 +29,10 @@ public final class QMPClient: QEMUMonitor {
   public init(_ path: FilePath, milliseconds: Int64 = 5000) throws(QEMUError) {
     self.path = path
     patience = milliseconds * 1_000_000
-    do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .noMonitor(path, error) }
+    do throws(Errno) { socket = try UnixSocket.connect(path) } catch {
+      // Others wait there already, or have waited: a place in its queue is free when QEMU looks at it.
+      throw error == .timedOut ? .busy(path) : .noMonitor(path, error)
+    }
     guard let greeting = try line(), Self.decode(Greeting.self, greeting) != nil else { throw .busy(path) }
     let _: Nothing = try execute("qmp_capabilities")
   }

@@ -35,8 +35,12 @@ import Testing
 
   @Test("the text has the same checks")
   func text() throws {
+    // Other tests start and end guests meanwhile: what counts is there before and after.
+    let before = Set(try report().checks.map(\.name))
     let (_, output) = try run(builtPrograms.appending("udmabridge"), ["doctor"])
-    for check in try report().checks { #expect(output.contains(check.name)) }
+    let names = before.intersection(try report().checks.map(\.name))
+    #expect(names.count >= 7)
+    for name in names { #expect(output.contains(name)) }
   }
 
   @Test("a host with everything is found to have it", .testHost)

@@ -335,4 +335,17 @@ import Testing
     #expect(throws: Errno.fileNameTooLong) { _ = try UnixSocket.listen(long).fd.status() }
     remove(path)
   }
+
+  @Test("who listens and accepts nobody is not waited for for ever")
+  func fullQueue() throws {
+    let path = FilePath("/tmp/udmabridge-test-\(monotonicNanoseconds())")
+    let listener = try UnixSocket.listen(path)
+    #expect(throws: Errno.timedOut) {
+      // Those that are gone keep their places until they are accepted.
+      for _ in 0..<100 { _ = try UnixSocket.connect(path).fd.status() }
+    }
+    _ = try listener.accept()
+    _ = try UnixSocket.connect(path).fd.status()
+    remove(path)
+  }
 }
