@@ -53,6 +53,9 @@ import Testing
     let unit = String(prefix.dropFirst()) + "/lib/systemd/system/udmabridge-present@.service"
     #expect(try text(unit).contains("\nExecStart=\(prefix)/bin/udmabridge present "))
 
+    let definition = String(prefix.dropFirst()) + "/share/varlink/io.udmabridge.Display.varlink"
+    #expect(try text(definition) == readText(repository.appending("docs/io.udmabridge.Display.varlink")))
+
     // Somebody else's.
     try "x".write(
       toFile: directory.appending("root/etc/udmabridge/web.conf").string, atomically: false, encoding: .utf8)
