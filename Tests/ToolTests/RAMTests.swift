@@ -72,6 +72,7 @@ struct RAMTests {
         }
       }
       mapping.store(UInt64(marked.count) << 48 | 1, at: mapping.length - 8)
+      mapping.store(UInt64(marked.count) << 48 | 2, at: 4096)
     }
   }
 
@@ -85,7 +86,6 @@ struct RAMTests {
         "object-add", ["qom-type": "memory-backend-memfd", "id": "later", "size": 512 << 20, "share": true])
       try guest.monitor.execute("device_add", ["driver": "pc-dimm", "id": "d", "memdev": "later"])
     }
-    try guest.monitor.execute("stop")
     try mark(guest.pid)
     let length = Self.length
     for address in machine.places {

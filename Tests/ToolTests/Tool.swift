@@ -52,13 +52,14 @@ final class BareQEMU {
     return all.filter { FileManager.default.isExecutableFile(atPath: $0.value) }.mapValues { FilePath($0) }
   }()
 
-  /// QEMU serves one client at a time on each monitor: there is one for the tool, and one for the test.
+  /// QEMU serves one client at a time on each monitor: there is one for the tool, and one for the test. The guest's
+  /// processor never runs: while firmware sets up SMM, for one, RAM shows through where the VGA card is otherwise.
   init(_ program: FilePath, _ options: [String]) throws {
     directory = try makeTemporaryDirectory()
     child = try Child(
       program,
       [
-        "-accel", TestHost.isActive ? "kvm" : "tcg", "-nodefaults", "-display", "none", "-qmp",
+        "-accel", TestHost.isActive ? "kvm" : "tcg", "-nodefaults", "-S", "-display", "none", "-qmp",
         "unix:\(directory)/qmp,server=on,wait=off", "-qmp",
         "unix:\(directory)/own,server=on,wait=off",
       ] + options)
