@@ -1,4 +1,5 @@
 import Linux
+import Logging
 import SystemPackage
 import TestSupport
 import Testing
@@ -69,5 +70,34 @@ import Testing
     #expect(card.calls == ["allocate", "prepare 1", "present 5", "cursor", "move", "off", "forget 1"])
     card.refuses = true
     #expect(throws: SinkError.self) { try tee.prepare(frame, source: frame.layout.bounds, on: scanout) }
+  }
+
+  @Test("QEMU that hands over no socket is not waited for, nor who holds a picture; all is offered")
+  func withoutQEMU() throws {
+    let rig = try Rig()
+    let qemu = try QEMUDisplaySink(
+      outputs: rig.sink.outputs, asksForScreens: true, udmabuf: nil, loop: rig.loop,
+      log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    let tee = TeeSink(qemu, rig.sink)
+    tee.observer = rig
+    rig.sink.observer = nil
+    // Or nothing would be offered either.
+    #expect(tee.isAttended && !qemu.isAttended)
+    let (caller, scanout) = (try rig.connect(), ScanoutID(0))
+    let frames = try (0..<3).map { _ in try rig.frame() }
+    for (index, frame) in frames.enumerated() {
+      let whole = frame.layout.bounds
+      try tee.prepare(frame, source: whole, on: scanout)
+      tee.present(
+        Presentation(frame: frame, source: whole, damage: whole, sequence: UInt64(index + 1)), on: scanout)
+      try rig.settle()
+      #expect(rig.reports.last == "presented \(index + 1) of \(index + 1)")
+      let told = try caller.ask("GetFrame", #"{"hold":true}"#, as: DisplayFrameReply.self)
+      #expect(told.frame.sequence == index + 1)
+    }
+    #expect(rig.reports.count == 3)
+    #expect(frames.map(\.uses) == [1, 1, 2], "nobody but who holds them, and the last one is shown")
+    tee.turnOff(scanout)
+    #expect(frames.map(\.uses) == [1, 1, 1])
   }
 }

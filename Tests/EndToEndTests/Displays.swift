@@ -1,4 +1,3 @@
-import CPNG
 import Foundation
 import Glibc
 import Linux
@@ -23,8 +22,8 @@ extension EndToEnd {
 
     deinit { _ = try? FileManager.default.removeItem(atPath: directory.string) }
 
-    private func guest(_ display: String) throws -> RunningGuest {
-      try RunningGuest(resolution: Self.mode, kms: nil, options: ["--display", display])
+    private func guest(_ display: String, _ mode: String = Displays.mode) throws -> RunningGuest {
+      try RunningGuest(resolution: mode, kms: nil, options: ["--display", display])
     }
 
     /// - Parameter pixel: one that has another value.
@@ -47,11 +46,17 @@ extension EndToEnd {
 
     /// QEMU and whatever draws for it have let go of the guest's pages. Mesa makes small udmabufs of its own.
     private func expectFree(_ guest: RunningGuest) throws {
-      let size = "\((Self.width * Self.height * 4 + 4095) / 4096 * 4096)"
-      let padded = String(repeating: "0", count: 8 - size.count) + size
       try waitUntil("the guest's buffers are free") {
-        let alive = try readText("/sys/kernel/debug/dma_buf/bufinfo").split(separator: "\n")
-        return try guest.statistics().liveDMABufs == 0 && !alive.contains { $0.hasPrefix(padded) }
+        try guest.statistics().liveDMABufs == 0 && !isPinned(Self.width, Self.height)
+      }
+    }
+
+    /// There is a dma-buf of a picture of this size.
+    private func isPinned(_ width: Int, _ height: Int) throws -> Bool {
+      let size = "\((width * height * 4 + 4095) / 4096 * 4096)"
+      let padded = String(repeating: "0", count: 8 - size.count) + size
+      return try readText("/sys/kernel/debug/dma_buf/bufinfo").split(separator: "\n").contains {
+        $0.hasPrefix(padded)
       }
     }
 
@@ -105,9 +110,10 @@ extension EndToEnd {
     /// Gives the listener a picture to recognise.
     private func write(_ picture: Picture, _ name: String) throws {
       var bytes: [UInt8] = []
+      bytes.reserveCapacity(picture.width * picture.height * 4)
       for y in 0..<picture.height {
         for pixel in picture.row(y) {
-          bytes += [UInt8(pixel & 0xff), UInt8(pixel >> 8 & 0xff), UInt8(pixel >> 16 & 0xff), 0]
+          for shift in [0, 8, 16, 24] as [UInt32] { bytes.append(UInt8(truncatingIfNeeded: pixel >> shift)) }
         }
       }
       // It is there as a whole or not at all.
@@ -117,12 +123,11 @@ extension EndToEnd {
     }
 
     private func startListener(_ guest: RunningGuest) throws -> Child {
-      let cache =
-        ProcessInfo.processInfo.environment["UDMABRIDGE_CACHE"] ?? "\(NSHomeDirectory())/.cache/udmabridge"
       let listener = try Child(
         "/bin/sh",
         [
-          "-c", "exec \"$@\" >\(directory.appending("seen")) 2>&1", "sh", "\(cache)/venv/bin/python3",
+          "-c", "exec \"$@\" >\(directory.appending("seen")) 2>&1", "sh",
+          testCache.appending("venv/bin/python3").string,
           repository.appending("qemu/lib/display-listener").string, guest.directory.appending("qmp").string,
           pictures.string,
         ])
@@ -172,47 +177,11 @@ extension EndToEnd {
 
     // MARK: A window
 
-    /// What is on the screen of the compositor.
-    private func window(_ guest: RunningGuest) throws -> Screenshot {
-      let wayland = guest.directory.appending("wayland")
-      let (status, output) = try run(
-        "/bin/sh",
-        [
-          "-c",
-          "cd \(directory) && rm -f wayland-screenshot-*.png && XDG_RUNTIME_DIR=\(wayland) WAYLAND_DISPLAY=display "
-            + "\(repository.appending("qemu/lib/with-displays")) weston-screenshooter",
-        ], withErrors: true)
-      guard status == 0,
-        let name = directoryEntries(directory).first(where: { $0.hasPrefix("wayland-screenshot-") })
-      else { throw TroubleInTest("no screenshot: \(output)") }
-      return try readPNG(directory.appending(name))
-    }
-
-    private func readPNG(_ file: FilePath) throws -> Screenshot {
-      var image = unsafe png_image()
-      unsafe image.version = UInt32(PNG_IMAGE_VERSION)
-      guard unsafe png_image_begin_read_from_file(&image, file.string) != 0 else {
-        throw TroubleInTest("\(file) is no PNG")
-      }
-      unsafe image.format = PNG_FORMAT_FLAG_COLOR
-      let (width, height) = unsafe (Int(image.width), Int(image.height))
-      var rgb = [UInt8](repeating: 0, count: width * height * 3)
-      guard unsafe png_image_finish_read(&image, nil, &rgb, 0, nil) != 0 else {
-        throw TroubleInTest("\(file) cannot be read")
-      }
-      return Screenshot(width: width, height: height, rgb: rgb)
-    }
-
     @Test("in a window that fills the screen: equal pixel by pixel; stop, cont and system_reset")
     func gtk() throws {
       let guest = try guest("gtk")
       try stopContReset(guest) { picture, what in
-        var difference: String? = "nothing was compared"
-        try? waitUntil(what, seconds: 60) {
-          difference = picture.firstDifference(in: try window(guest))
-          return difference == nil
-        }
-        #expect(difference == nil, "\(what)")
+        #expect(guest.differenceInWindow(picture) == nil, "\(what)")
       }
       try end(guest)
     }

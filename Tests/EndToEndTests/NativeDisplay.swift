@@ -7,13 +7,13 @@ import Testing
 /// as pixels.
 @Suite(.serialized, .enabled(if: !TestHost.isActive, "runs on the machine itself"))
 struct NativeDisplayTests {
-  private func start(_ qemu: String) throws -> RunningGuest {
+  private func start(_ qemu: String? = nil, display: String) throws -> RunningGuest {
     try RunningGuest(
       memory: "256M", resolution: "800x600", kms: nil, helperOptions: ["--backing", "shadow"],
       options: [
-        "--qemu", qemu, "--accel", "tcg", "--display", "none", "--helper",
-        builtPrograms.appending("vhost-user-udmabuf").string,
-      ])
+        "--accel", "tcg", "--display", display,
+        "--helper", builtPrograms.appending("vhost-user-udmabuf").string,
+      ] + (qemu.map { ["--qemu", $0] } ?? []))
   }
 
   private func screen(_ guest: RunningGuest) throws -> Screenshot {
@@ -38,7 +38,7 @@ struct NativeDisplayTests {
     "QEMU's screendump is the guest's picture, pixel by pixel, after stop, cont and system_reset too",
     arguments: ["10.0", "11.1"])
   func showsPixels(_ qemu: String) throws {
-    let guest = try start(qemu)
+    let guest = try start(qemu, display: "none")
     // The size that QEMU's display prefers, and its EDID.
     #expect(try guest.shell("modetest -M virtio_gpu -c").contains("#0 800x600 "))
     #expect(try guest.shell("grep -c 'QEMU Monitor' /sys/class/drm/card0-Virtual-1/edid") == "1\n")
@@ -72,5 +72,36 @@ struct NativeDisplayTests {
     let after = try guest.settledStatistics()
     #expect(after.liveResources == 1 && after.protocolErrors.isEmpty && after.framesFailed == 0)
     guest.end()
+  }
+
+  private static let hasDisplays = FileManager.default.fileExists(
+    atPath: testCache.appending("displays/usr/.done-1").string)
+
+  @Test(
+    "QEMU's window is the guest's picture, pixel by pixel, after another mode too, under a cursor; then one is killed",
+    .enabled(if: hasDisplays, "qemu/setup --displays"), arguments: EndToEnd.Killed.allCases)
+  func window(_ first: EndToEnd.Killed) throws {
+    let guest = try start(display: "gtk")
+    #expect(try guest.shell("hold p draw pattern 800x600 XR24 5 hold") == "shown\n")
+    #expect(guest.differenceInWindow(.positions(800, 600, seed: 5)) == nil)
+    #expect(try guest.shell("tell p show 640x480 6; tell p show 800x600 7") == "shown\nshown\n")
+    #expect(guest.differenceInWindow(.positions(800, 600, seed: 7)) == nil)
+    let before = try guest.settledStatistics()
+    // QEMU draws it, where the pointer is; here there is none.
+    #expect(try guest.shell("tell p cursor 100 50; tell p move 300 200") == "cursor\nmoved\n")
+    #expect(try guest.shell("tell p poke 3 4 0x123456; tell p dirty 0 0 8 8") == "poked\ndirtied\n")
+    let poked = Picture(width: 800, height: 600) { y in
+      var row = Picture.positions(800, 600, seed: 7).row(y)
+      if y == 4 { row[3] = 0x123456 }
+      return row
+    }
+    #expect(guest.differenceInWindow(poked) == nil)
+    let after = try guest.settledStatistics()
+    #expect(after.flushes == before.flushes + 1, "the cursor is in no picture")
+    #expect(after.framesFailed == 0 && after.protocolErrors.isEmpty && after.releasedLate == 0)
+
+    try guest.expectEnd(killing: first) {
+      #expect(guest.differenceInWindow(poked) == nil, "the last picture stays")
+    }
   }
 }

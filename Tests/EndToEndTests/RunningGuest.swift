@@ -64,6 +64,13 @@ final class RunningGuest {
   /// Waits for `run-guest`, which ends when both have ended.
   func waitForEnd() { process.wait() }
 
+  /// Stops `run-guest` meanwhile, which else ends what is left when one of its processes is gone.
+  func whileNobodyLooks(_ body: () throws -> Void) rethrows {
+    process.signal(SIGSTOP)
+    defer { process.signal(SIGCONT) }
+    try body()
+  }
+
   // MARK: The guest
 
   private func access(_ path: FilePath) -> Bool { FileManager.default.fileExists(atPath: path.string) }

@@ -25,12 +25,8 @@ import Testing
 
   /// The Python in which `qemu/setup` has installed the module `varlink`.
   private static let python: FilePath? = {
-    let environment = ProcessInfo.processInfo.environment
-    let cache =
-      environment["UDMABRIDGE_CACHE"]
-      ?? (environment["XDG_CACHE_HOME"] ?? "\(environment["HOME"] ?? "")/.cache") + "/udmabridge"
-    let python = FilePath("\(cache)/venv/bin/python3")
-    return FileManager.default.fileExists(atPath: "\(cache)/venv/.varlink-1") ? python : nil
+    let isThere = FileManager.default.fileExists(atPath: testCache.appending("venv/.varlink-1").string)
+    return isThere ? testCache.appending("venv/bin/python3") : nil
   }()
 
   @Test(

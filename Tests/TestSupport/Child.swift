@@ -137,6 +137,13 @@ public func waitUntil(_ what: String, seconds: Double = 60, _ condition: () thro
 public let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
   .removingLastComponent()
 
+/// What `qemu/setup` fetches is there.
+public let testCache: FilePath = {
+  func variable(_ name: String) -> String? { unsafe getenv(name).map { unsafe String(cString: $0) } }
+  let folder = variable("XDG_CACHE_HOME") ?? (variable("HOME") ?? "") + "/.cache"
+  return FilePath(variable("UDMABRIDGE_CACHE") ?? folder + "/udmabridge")
+}()
+
 /// The folder of the programs that were built with these tests.
 public let builtPrograms: FilePath = {
   let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""

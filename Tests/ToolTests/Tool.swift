@@ -40,14 +40,10 @@ final class BareQEMU {
 
   /// Installed, or fetched by qemu/setup.
   static let programs: [String: FilePath] = {
-    let cache =
-      ProcessInfo.processInfo.environment["UDMABRIDGE_CACHE"]
-      ?? ProcessInfo.processInfo.environment["XDG_CACHE_HOME"].map { $0 + "/udmabridge" }
-      ?? NSHomeDirectory() + "/.cache/udmabridge"
     var all = ["installed": "/usr/bin/qemu-system-x86_64"]
     // There each start takes many times as long: the others are tried outside.
     for version in TestHost.isActive ? [] : ["10.0", "11.1"] {
-      all[version] = "\(cache)/qemu/\(version)/qemu-system-x86_64"
+      all[version] = testCache.appending("qemu/\(version)/qemu-system-x86_64").string
     }
     return all.filter { FileManager.default.isExecutableFile(atPath: $0.value) }.mapValues { FilePath($0) }
   }()

@@ -16,7 +16,7 @@ void usage(void) {
     fputs("usage: draw [-o OUTPUT] [-c CARD] COMMAND\n"
           "  pattern WxH XR24|AR24 SEED [hold]  show a pattern; hold: then `poke X Y VALUE`,\n"
           "                                     `peek X Y`, `dirty X Y W H`, `cursor X Y`, `move X Y`,\n"
-          "                                     `nocursor`, `quit` on standard input\n"
+          "                                     `nocursor`, `show WxH SEED`, `quit` on standard input\n"
           "  flip WxH SECONDS                   flip between seeds 1 and 2 for that long\n"
           "  flips WxH COUNT                    flip that often\n"
           "  pace WxH SECONDS                   flip for that long, and say how often in a second\n"
@@ -57,13 +57,14 @@ static void show_cursor(const Card *card, int x, int y) {
 static void pattern(uint32_t width, uint32_t height, uint32_t format, uint32_t seed, int hold) {
     Card card = find_output();
     Buffer buffer = make_buffer(card.fd, width, height, format);
-    fill(&buffer, seed, format == DRM_FORMAT_XRGB8888 ? 0xffffffu : ~0u);
+    const uint32_t mask = format == DRM_FORMAT_XRGB8888 ? 0xffffffu : ~0u;
+    fill(&buffer, seed, mask);
     show(&card, &buffer);
     dirty(&card, &buffer, 0, 0, width, height);
     puts("shown");
     char line[256];
     while (hold && fgets(line, sizeof line, stdin)) {
-        uint32_t x, y, w, h;
+        uint32_t x, y, w, h, other;
         int cursor_x, cursor_y;
         char value[16];
         if (!strncmp(line, "quit", 4)) break;
@@ -81,6 +82,15 @@ static void pattern(uint32_t width, uint32_t height, uint32_t format, uint32_t s
         } else if (sscanf(line, "move %d %d", &cursor_x, &cursor_y) == 2) {
             if (drmModeMoveCursor(card.fd, card.crtc, cursor_x, cursor_y)) fail("drmModeMoveCursor");
             puts("moved");
+        } else if (sscanf(line, "show %ux%u %u", &w, &h, &other) == 3) {
+            // Another mode, without a dark screen in between.
+            Buffer next = make_buffer(card.fd, w, h, format);
+            fill(&next, other, mask);
+            show(&card, &next);
+            dirty(&card, &next, 0, 0, w, h);
+            destroy_buffer(card.fd, &buffer);
+            buffer = next;
+            puts("shown");
         } else if (!strncmp(line, "nocursor", 8)) {
             if (drmModeSetCursor(card.fd, card.crtc, 0, 0, 0)) fail("drmModeSetCursor");
             puts("no cursor");
