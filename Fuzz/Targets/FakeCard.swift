@@ -29,8 +29,7 @@ final class FakeCard: ScanoutSink {
   var mood = Mood()
 
   private let loop: EventLoop
-  private let wake: EventFD
-  private var token: EventLoop.Token?
+  private var working: Deferred?
   private let lanes: [PresentationQueue]
   private var prepared: [(frame: UInt64, source: Rectangle, scanout: UInt32)] = []
   private var forgotten: Set<UInt64> = []
@@ -45,11 +44,7 @@ final class FakeCard: ScanoutSink {
     lanes = outputs.map { _ in PresentationQueue() }
     sequences = outputs.map { _ in 0 }
     unreported = outputs.map { _ in [] }
-    wake = try EventFD()
-    token = try loop.add(wake.fd) { [unowned self] _ in
-      wake.drain()
-      work()
-    }
+    working = Deferred(loop) { [unowned self] in work() }
     for (index, lane) in lanes.enumerated() {
       lane.whenReplaced = { [unowned self] in
         noteReport($0, index)
@@ -57,8 +52,6 @@ final class FakeCard: ScanoutSink {
       }
     }
   }
-
-  deinit { if let token { loop.remove(token, wake.fd) } }
 
   // MARK: What the device asks
 
@@ -94,12 +87,12 @@ final class FakeCard: ScanoutSink {
     expect(!damage.isEmpty && damage.intersection(source) == damage, "damage \(damage) of \(source)")
     sequences[index] = presentation.sequence
     unreported[index].insert(presentation.sequence)
-    if lanes[index].submit(.present(presentation)) { wake.signal() }
+    if lanes[index].submit(.present(presentation)) { working?.schedule() }
   }
 
   func turnOff(_ scanout: ScanoutID) {
     check(scanout)
-    if lanes[Int(scanout.rawValue)].submit(.turnOff) { wake.signal() }
+    if lanes[Int(scanout.rawValue)].submit(.turnOff) { working?.schedule() }
   }
 
   func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
@@ -122,7 +115,7 @@ final class FakeCard: ScanoutSink {
       }
     }
     expect(frame.uses == 0, "a frame is used after it was forgotten")
-    wake.signal()
+    working?.schedule()
   }
 
   private func check(_ scanout: ScanoutID) {
@@ -147,12 +140,12 @@ final class FakeCard: ScanoutSink {
 
   private func finish(_ advance: () -> Bool) -> Bool {
     _ = advance()
-    wake.signal()
+    working?.schedule()
     return true
   }
 
   /// Goes on with what waited, after a change of mood.
-  func wakeUp() { wake.signal() }
+  func wakeUp() { working?.schedule() }
 
   func plugged() { observer?.outputsChanged() }
 

@@ -22,8 +22,7 @@ public final class ControlSink: ScanoutSink {
   private(set) var audience: [any Audience] = []
 
   let loop: EventLoop
-  private let wake: EventFD
-  private var token: EventLoop.Token?
+  private var telling: Deferred?
   private var timer: Timer?
   /// What the observer is told of at the next turn of the loop.
   private var reports: [Report] = []
@@ -68,15 +67,9 @@ public final class ControlSink: ScanoutSink {
   public init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
     (self.outputs, self.loop) = (outputs, loop)
     lanes = outputs.map { _ in Lane() }
-    wake = try EventFD()
-    token = try loop.add(wake.fd) { [unowned self] _ in
-      wake.drain()
-      tellReports()
-    }
+    telling = Deferred(loop) { [unowned self] in tellReports() }
     timer = try Timer(loop) { [unowned self] in endPatience() }
   }
-
-  deinit { if let token { loop.remove(token, wake.fd) } }
 
   private func check(_ scanout: ScanoutID) throws(SinkError) {
     guard scanout.rawValue < lanes.count else {
@@ -168,7 +161,7 @@ public final class ControlSink: ScanoutSink {
   // MARK: What the observer is told
 
   private func report(_ report: Report) {
-    if reports.isEmpty { wake.signal() }
+    telling?.schedule()
     reports.append(report)
   }
 

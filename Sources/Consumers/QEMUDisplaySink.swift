@@ -30,8 +30,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   /// What QEMU can do; nil until it has said so on this socket.
   private var features: DisplayFeatures?
 
-  private let wake: EventFD
-  private var token: EventLoop.Token?
+  private var telling: Deferred?
   private var timer: Timer?
   /// It is asked what it answers always.
   private var isBarrierOut = false
@@ -72,18 +71,12 @@ public final class QEMUDisplaySink: ScanoutSink {
     (self.asksForScreens, self.patience) = (asksForScreens, patience)
     (self.udmabuf, self.loop, self.log) = (udmabuf, loop, log)
     lanes = outputs.indices.map { QEMULane(UInt32($0)) }
-    wake = try EventFD()
-    token = try loop.add(wake.fd) { [unowned self] _ in
-      wake.drain()
-      tellReports()
-    }
+    telling = Deferred(loop) { [unowned self] in tellReports() }
     timer = try Timer(loop) { [unowned self] in askForAnything() }
     for lane in lanes {
       lane.queue.whenReplaced = { [unowned self, id = lane.id] in observer?.replaced($0, on: id) }
     }
   }
-
-  deinit { if let token { loop.remove(token, wake.fd) } }
 
   // MARK: QEMU's socket
 
@@ -218,7 +211,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   }
 
   private func report(_ report: Report) {
-    if reports.isEmpty { wake.signal() }
+    telling?.schedule()
     reports.append(report)
   }
 

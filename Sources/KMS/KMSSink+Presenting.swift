@@ -119,30 +119,29 @@ extension KMSSink {
   func settleSoon(_ lane: Lane, _ outcome: Result<Void, SinkError>) {
     lane.awaited = nil
     lane.outcome = outcome
-    wake.signal()
+    settling?.schedule()
   }
 
   func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
     // Whoever gave the card up does not turn the loop for it any more.
     if isClosed { return observer?.failed(sequence, on: scanout, error) ?? () }
     reports.append((scanout, sequence, error))
-    wake.signal()
+    settling?.schedule()
   }
 
   func tellOutputsSoon() {
     outputsHaveNews = true
-    wake.signal()
+    settling?.schedule()
   }
 
   /// If the error says that the card is gone, it is given up from the event loop.
   func noteLoss(_ error: Errno) {
     guard error == .operationNotSupportedByDevice, cardToken != nil, loss == nil else { return }
     loss = error
-    wake.signal()
+    settling?.schedule()
   }
 
   func settleAll() {
-    wake.drain()
     if let loss = loss.take() { disconnect(loss) }
     deliverReports()
     settleOutcomes()

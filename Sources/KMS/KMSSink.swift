@@ -24,10 +24,10 @@ public final class KMSSink: ScanoutSink {
   let lanes: [Lane]
   let loop: EventLoop
   let log: Logger
-  let wake: EventFD
   /// Nil when the card is gone or was given up.
   var cardToken: EventLoop.Token?
-  private var wakeToken: EventLoop.Token?
+  /// What the observer is told of, and what the card has done. Nil when the card was given up by `close`.
+  private(set) var settling: Deferred?
   /// A loop with nothing in it but the card, for the rare case in which its flip must be waited for.
   let waiting: EventLoop
   private var waitingToken: EventLoop.Token?
@@ -67,16 +67,15 @@ public final class KMSSink: ScanoutSink {
     outputs = zip(lanes, verdicts).map { Self.offer($0, $1) }
     lentSizes = udmabuf == nil ? nil : verdicts.map(\.lent)
     do throws(Errno) {
-      wake = try EventFD()
       waiting = try EventLoop()
       cardToken = try card.file.withFD { card throws(Errno) in
         try loop.add(card) { [unowned self] in cardIsReady($0) }
       }
-      wakeToken = try loop.add(wake.fd) { [unowned self] _ in settleAll() }
+      settling = Deferred(loop) { [unowned self] in settleAll() }
       waitingToken = try card.file.withFD { card throws(Errno) in
         try waiting.add(card) { [unowned self] _ in
           takeEvents()
-          wake.signal()
+          settling?.schedule()
         }
       }
       retry = try Timer(loop) { [unowned self] in retryBusy() }
@@ -122,8 +121,7 @@ public final class KMSSink: ScanoutSink {
   /// Puts back what the screens showed before, lets go of all frames, and gives the card up. Waits for the
   /// card. Nothing happens the second time.
   public func close() {
-    guard let token = wakeToken.take() else { return }
-    loop.remove(token, wake.fd)
+    guard settling.take() != nil else { return }
     stopWatching()
     deliverReports()
     for lane in lanes { lane.output.restore() }
@@ -142,7 +140,7 @@ public final class KMSSink: ScanoutSink {
     (retry, turnOffRetry) = (nil, nil)
   }
 
-  var isClosed: Bool { wakeToken == nil }
+  var isClosed: Bool { settling == nil }
 
   /// The lane of a scanout, as long as the card is there.
   func lane(_ scanout: ScanoutID) -> Lane? {

@@ -14,6 +14,9 @@ public struct Readiness: OptionSet, Sendable {
   /// The peer is gone, or the descriptor is broken. Always reported.
   public static let hangup = Readiness(rawValue: CL_EPOLLHUP)
 
+  /// Each piece of news is reported once, whether it is read or not. The corresponding C constant is `EPOLLET`.
+  public static let once = Readiness(rawValue: CL_EPOLLET)
+
   /// The kernel has two bits for what is `hangup` here.
   init(events: UInt32) {
     self.init(rawValue: events)
@@ -21,7 +24,8 @@ public struct Readiness: OptionSet, Sendable {
   }
 }
 
-/// One thread's loop over descriptors (epoll, level-triggered). A handler runs to completion; none may block.
+/// One thread's loop over descriptors (epoll, level-triggered unless `Readiness.once` is asked for). A handler runs to
+/// completion; none may block.
 @safe public final class EventLoop {
   public typealias Handler = (Readiness) -> Void
 
@@ -43,6 +47,8 @@ public struct Readiness: OptionSet, Sendable {
   private var slots: [Slot] = []
   private var free: [UInt32] = []
   private let events: UnsafeMutablePointer<cl_epoll_event>
+  /// What is to run at the end of this turn, and what runs at the end of it.
+  private var (scheduled, due): ([Deferred.Entry], [Deferred.Entry]) = ([], [])
   private var running = false
 
   /// A loop without sources. The corresponding C function is `epoll_create1`.
@@ -92,12 +98,16 @@ public struct Readiness: OptionSet, Sendable {
     free.append(token.slot)
   }
 
-  /// Handles what is ready, waiting for at most `milliseconds` (-1: as long as it takes).
-  /// - Returns: how many events were handled.
+  fileprivate func schedule(_ entry: Deferred.Entry) { scheduled.append(entry) }
+
+  /// Handles what is ready, waiting for at most `milliseconds` (-1: as long as it takes), and then what is deferred.
+  /// - Returns: how many handlers had their turn.
   @discardableResult
   public func turn(milliseconds: Int32 = -1) throws(Errno) -> Int {
     let count = try epoll.withRaw { epoll throws(Errno) in
-      try retrying { unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), milliseconds) }
+      try retrying {
+        unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), scheduled.isEmpty ? milliseconds : 0)
+      }
     }
     for index in 0..<Int(count) {
       let event = unsafe events[index]
@@ -105,7 +115,12 @@ public struct Readiness: OptionSet, Sendable {
       guard slots[slot].generation == UInt32(truncatingIfNeeded: event.token >> 32) else { continue }
       slots[slot].handler?(Readiness(events: event.events))
     }
-    return Int(count)
+    // What these defer has to wait until the descriptors have had another turn. Both arrays keep their room.
+    swap(&scheduled, &due)
+    for entry in due { entry.run() }
+    let all = Int(count) + due.count
+    due.removeAll(keepingCapacity: true)
+    return all
   }
 
   /// Turns until `stop` is called.
@@ -116,4 +131,37 @@ public struct Readiness: OptionSet, Sendable {
 
   /// Ends `run` after the current turn.
   public func stop() { running = false }
+}
+
+/// A handler that runs at the end of the loop's turn, once, however often it was scheduled: for what must not be done in
+/// the middle of something else.
+public final class Deferred {
+  private let loop: EventLoop
+  private let entry: Entry
+
+  fileprivate final class Entry {
+    var handler: (() -> Void)?
+    var isScheduled = false
+
+    func run() {
+      isScheduled = false
+      handler?()
+    }
+  }
+
+  /// `handler` does not run any more when this object is gone.
+  public init(_ loop: EventLoop, _ handler: @escaping () -> Void) {
+    self.loop = loop
+    entry = Entry()
+    entry.handler = handler
+  }
+
+  deinit { entry.handler = nil }
+
+  /// What is scheduled by a deferred handler runs in the next turn, which does not wait then.
+  public func schedule() {
+    if entry.isScheduled { return }
+    entry.isScheduled = true
+    loop.schedule(entry)
+  }
 }

@@ -62,12 +62,16 @@ public struct JSONWriter {
   }
 
   private mutating func key(_ name: StaticString) {
-    separate()
-    bytes.append(UInt8(ascii: "\""))
-    // A name of ours, that needs no escapes.
-    unsafe bytes.append(contentsOf: UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount))
-    bytes.append(UInt8(ascii: "\""))
-    bytes.append(UInt8(ascii: ":"))
+    let (count, needsComma) = (name.utf8CodeUnitCount, needsComma)
+    bytes.append(addingCapacity: count + 4) { output in
+      if needsComma { output.append(UInt8(ascii: ",")) }
+      output.append(UInt8(ascii: "\""))
+      // A name of ours, that needs no escapes.
+      for index in 0..<count { output.append(unsafe name.utf8Start[index]) }
+      output.append(UInt8(ascii: "\""))
+      output.append(UInt8(ascii: ":"))
+    }
+    self.needsComma = false
   }
 
   private mutating func enclosed(
@@ -82,22 +86,43 @@ public struct JSONWriter {
 
   fileprivate mutating func append(_ text: String) { bytes.append(contentsOf: text.utf8) }
 
+  fileprivate mutating func append(_ number: Int) {
+    // 2^63 has 19 digits.
+    var digits = InlineArray<20, UInt8>(repeating: 0)
+    var (rest, start) = (number.magnitude, 20)
+    repeat {
+      start -= 1
+      digits[start] = UInt8(ascii: "0") + UInt8(rest % 10)
+      rest /= 10
+    } while rest > 0
+    if number < 0 {
+      start -= 1
+      digits[start] = UInt8(ascii: "-")
+    }
+    bytes.append(addingCapacity: 20 - start) { output in
+      for index in start..<20 { output.append(digits[index]) }
+    }
+  }
+
   fileprivate mutating func append(quoted text: String) {
     let digits: StaticString = "0123456789abcdef"
-    bytes.append(UInt8(ascii: "\""))
-    for byte in text.utf8 {
-      switch byte {
-      case UInt8(ascii: "\""), UInt8(ascii: "\\"):
-        bytes.append(UInt8(ascii: "\\"))
-        bytes.append(byte)
-      case 0..<0x20:
-        append("\\u00")
-        bytes.append(unsafe digits.utf8Start[Int(byte >> 4)])
-        bytes.append(unsafe digits.utf8Start[Int(byte & 15)])
-      default: bytes.append(byte)
+    // An escape has six characters.
+    bytes.append(addingCapacity: 6 * text.utf8.count + 2) { output in
+      output.append(UInt8(ascii: "\""))
+      for byte in text.utf8 {
+        switch byte {
+        case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+          output.append(UInt8(ascii: "\\"))
+          output.append(byte)
+        case 0..<0x20:
+          for byte in "\\u00".utf8 { output.append(byte) }
+          output.append(unsafe digits.utf8Start[Int(byte >> 4)])
+          output.append(unsafe digits.utf8Start[Int(byte & 15)])
+        default: output.append(byte)
+        }
       }
+      output.append(UInt8(ascii: "\""))
     }
-    bytes.append(UInt8(ascii: "\""))
   }
 }
 
@@ -106,7 +131,7 @@ extension Bool: JSONWritable {
 }
 
 extension Int: JSONWritable {
-  public func write(to json: inout JSONWriter) { json.append(String(self)) }
+  public func write(to json: inout JSONWriter) { json.append(self) }
 }
 
 extension String: JSONWritable {

@@ -85,8 +85,7 @@ public final class GPUDevice {
   var contexts: Set<UInt32> = []
 
   private let loop: EventLoop
-  private let again: EventFD
-  private var againToken: EventLoop.Token?
+  private var later: Deferred?
   private var timer: Timer?
   private var control: GPUQueue?
   private var cursor: GPUQueue?
@@ -121,9 +120,7 @@ public final class GPUDevice {
     offers = Dictionary(uniqueKeysWithValues: (hostMemory?.offers ?? []).map { ($0.id, $0) })
     mistakes = MistakeLog(buffers, logger)
     scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
-    again = try EventFD()
-    againToken = try loop.add(again.fd) { [unowned self] _ in
-      again.drain()
+    later = Deferred(loop) { [unowned self] in
       finishReleases()
       finishShadows()
       settle()
@@ -134,8 +131,6 @@ public final class GPUDevice {
     timer = try Timer(loop) { [unowned self] in expire() }
     sink?.observer = self
   }
-
-  deinit { if let againToken { loop.remove(againToken, again.fd) } }
 
   // MARK: The device's life
 
@@ -200,7 +195,7 @@ public final class GPUDevice {
         budget -= 1
         if budget == 0 || monotonicNanoseconds() >= end {
           if isControl { controlHasMore = true } else { cursorHasMore = true }
-          again.signal()
+          later?.schedule()
           queue.notify()
           return
         }
@@ -368,7 +363,7 @@ public final class GPUDevice {
 
   /// Lets the release of idle pages, and what waits for it, be done from the loop, when nobody is in the
   /// middle of something.
-  func wake() { again.signal() }
+  func wake() { later?.schedule() }
 
   func armTimer() {
     // An answer that is ready waits for its turn behind another; no timer brings that.

@@ -213,6 +213,55 @@ import Testing
     loop.remove(token, event.fd)
   }
 
+  @Test func newsThatIsReportedOnceIsNotRead() throws {
+    let loop = try EventLoop()
+    let event = try EventFD()
+    var calls = 0
+    let token = try loop.add(event.fd, [.readable, .once]) { _ in calls += 1 }
+    for expected in 1...3 {
+      event.signal()
+      #expect(try loop.turn(milliseconds: 0) == 1)
+      #expect(try loop.turn(milliseconds: 0) == 0)
+      #expect(calls == expected)
+    }
+    loop.remove(token, event.fd)
+  }
+
+  @Test func deferredHandlersRunAtTheEndOfTheTurnAndOnce() throws {
+    let loop = try EventLoop()
+    let event = try EventFD()
+    var order: [String] = []
+    var again = 2
+    var deferred: Deferred?
+    deferred = Deferred(loop) {
+      order.append("deferred")
+      again -= 1
+      if again > 0 { deferred?.schedule() }
+    }
+    let token = try loop.add(event.fd, [.readable, .once]) { _ in
+      deferred?.schedule()
+      deferred?.schedule()
+      order.append("event")
+    }
+    event.signal()
+    #expect(try loop.turn(milliseconds: 0) == 2)
+    #expect(order == ["event", "deferred"])
+    // What a deferred handler defers comes after the descriptors of the next turn, which does not wait for them.
+    event.signal()
+    #expect(try loop.turn(milliseconds: -1) == 2)
+    #expect(order == ["event", "deferred", "event", "deferred"])
+    #expect(try loop.turn(milliseconds: 0) == 0)
+    loop.remove(token, event.fd)
+  }
+
+  @Test func aDeferredHandlerThatIsGoneDoesNotRun() throws {
+    let loop = try EventLoop()
+    var deferred: Deferred? = Deferred(loop) { Issue.record("it was gone") }
+    deferred?.schedule()
+    deferred = nil
+    try loop.turn(milliseconds: -1)
+  }
+
   @Test func refusesADescriptorTwice() throws {
     let loop = try EventLoop()
     let event = try EventFD()

@@ -38,8 +38,7 @@ final class Screen: ScanoutSink {
   private(set) var reportCount = 0
 
   private let loop: EventLoop
-  private let wake: EventFD
-  private var token: EventLoop.Token?
+  private var reporting: Deferred?
   private let lanes: [PresentationQueue]
   private var prepared: [(frame: UInt64, source: Rectangle, scanout: UInt32)] = []
   private var sequences: [UInt64]
@@ -49,11 +48,7 @@ final class Screen: ScanoutSink {
     (self.outputs, self.loop) = (outputs, loop)
     lanes = outputs.map { _ in PresentationQueue() }
     sequences = outputs.map { _ in 0 }
-    wake = try EventFD()
-    token = try loop.add(wake.fd) { [unowned self] _ in
-      wake.drain()
-      report()
-    }
+    reporting = Deferred(loop) { [unowned self] in report() }
     for (index, lane) in lanes.enumerated() {
       lane.whenReplaced = { [unowned self] in
         reportCount += 1
@@ -61,8 +56,6 @@ final class Screen: ScanoutSink {
       }
     }
   }
-
-  deinit { if let token { loop.remove(token, wake.fd) } }
 
   // MARK: What the device asks
 
@@ -158,7 +151,7 @@ final class Screen: ScanoutSink {
 
   private func fail(_ sequence: UInt64, _ index: Int, _ error: SinkError) {
     reports.append((UInt32(index), sequence, error))
-    wake.signal()
+    reporting?.schedule()
   }
 
   private func report() {

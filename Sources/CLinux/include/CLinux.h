@@ -24,6 +24,7 @@ static const uint32_t CL_EPOLLOUT = 0x4;
 static const uint32_t CL_EPOLLERR = 0x8;
 static const uint32_t CL_EPOLLHUP = 0x10;
 static const uint32_t CL_EPOLLRDHUP = 0x2000;
+static const uint32_t CL_EPOLLET = 0x80000000;
 
 static const uint64_t CL_DMA_BUF_SYNC_READ = 1;
 static const uint64_t CL_DMA_BUF_SYNC_WRITE = 2;
