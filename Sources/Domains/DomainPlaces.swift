@@ -12,7 +12,7 @@ public struct DomainPlaces: Equatable, Sendable {
   /// - Parameter root: the directory in which the host's files are.
   public init(_ domain: String, root: FilePath = "/") {
     self.root = root
-    var encoded = PercentText.encode(domain, alsoSlashes: true)
+    var encoded = PercentText.encode(domain)
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
     if encoded.utf8.count > Self.longest {
       let hash = domain.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) {
@@ -34,6 +34,10 @@ public struct DomainPlaces: Equatable, Sendable {
 
   /// The domain's own directory while it runs; its helper may write there.
   public var directory: FilePath { runtime.appending(fileName) }
+  /// What a string leads to, which libvirt takes for the path of a device.
+  public func device(_ reference: String) -> FilePath {
+    root.appending(reference.drop { $0 == "/" }.description)
+  }
   /// The helper's control socket.
   public var control: FilePath { directory.appending("control") }
   /// Options for the helper, a line `OPTION = VALUE` for each.

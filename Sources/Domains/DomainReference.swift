@@ -1,14 +1,17 @@
 /// The one string that libvirt hands to a back end of a domain's video, `<acceleration rendernode='...'/>`: which
 /// domain it is, and what the helper is to do for it.
 ///
-/// It is written `/udmabridge/NAME` or `/udmabridge/NAME?OPTION=VALUE;OPTION=VALUE`: libvirt's schema wants a path.
+/// It is written `/run/udmabridge/NAME?OPTION=VALUE;OPTION=VALUE`. libvirt takes it for the path of a device, and lets the
+/// domain's cgroup use that; the hook makes it a link to `/dev/udmabuf`.
 public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   /// The domain's name.
   public let domain: String
   /// Options of `vhost-user-udmabuf`, in order; one may be there more than once.
   public let options: [DomainOption]
 
-  private static let prefix = "/udmabridge/"
+  private static let prefix = "/run/udmabridge/"
+  /// The rest is the name of one file.
+  private static let longest = 255
 
   /// - Parameter options: those of the string, which is checked by reading it back.
   public init(domain: String, options: [DomainOption] = []) {
@@ -20,13 +23,16 @@ public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
 
   /// Reads what libvirt passes.
   public init(_ text: String) throws(DomainError) {
-    guard Self.isMeant(by: text), text.utf8.count <= 4096 else { throw .noReference(text) }
-    let parts = text.dropFirst(Self.prefix.count).split(
-      separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
-    guard let name = PercentText.decode(parts[0]), !name.isEmpty else { throw .noReference(text) }
+    guard Self.isMeant(by: text) else { throw .noReference(text) }
+    guard text.utf8.count - Self.prefix.utf8.count <= Self.longest else { throw .tooLong(text) }
+    let file = text.dropFirst(Self.prefix.count)
+    let parts = file.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+    guard parts.count == 2, !file.contains("/"), let name = PercentText.decode(parts[0]), !name.isEmpty else {
+      throw .noReference(text)
+    }
     domain = name
     var read: [DomainOption] = []
-    for word in parts.count == 2 ? parts[1].split(separator: ";") : [] {
+    for word in parts[1].split(separator: ";") {
       let sides = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       guard let key = PercentText.decode(sides[0]), sides.count == 2,
         let value = PercentText.decode(sides[1])
@@ -39,8 +45,7 @@ public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   /// As libvirt is to pass it.
   public var description: String {
     let words = options.map { "\($0.name)=\(PercentText.encode($0.value))" }
-    return Self.prefix + PercentText.encode(domain)
-      + (words.isEmpty ? "" : "?" + words.joined(separator: ";"))
+    return Self.prefix + PercentText.encode(domain) + "?" + words.joined(separator: ";")
   }
 }
 
@@ -81,6 +86,7 @@ public struct DomainOption: Equatable, Sendable {
 /// What is wrong with what a domain asks for.
 public enum DomainError: Error, Equatable, CustomStringConvertible {
   case noReference(String)
+  case tooLong(String)
   case noOption(String)
   case unknownOption(String)
   /// A domain's file cannot be read.
@@ -91,7 +97,11 @@ public enum DomainError: Error, Equatable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .noReference(let text):
-      "«\(text.prefix(200))» is no name of a domain: write /udmabridge/NAME or /udmabridge/NAME?OPTION=VALUE;..."
+      "«\(text.prefix(200))» is no name of a domain: write /run/udmabridge/NAME? or "
+        + "/run/udmabridge/NAME?OPTION=VALUE;..., with %2F for each / in a value"
+    case .tooLong(let text):
+      "«\(text.prefix(60))...» has \(text.utf8.count) bytes, and may have 271: give the domain's options in "
+        + "/etc/udmabridge/NAME.conf instead"
     case .noOption(let text): "«\(text.prefix(200))» is no option: write NAME=VALUE"
     case .unknownOption(let name):
       "there is no option \(name.prefix(100)) for a domain; there are \(DomainOption.names.joined(separator: ", "))"
@@ -108,13 +118,13 @@ enum PercentText {
     case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
       UInt8(ascii: "0")...UInt8(ascii: "9"):
       true
-    default: "._-+@:,/".utf8.contains(byte)
+    default: "._-+@:,".utf8.contains(byte)
     }
   }
 
-  static func encode(_ text: String, alsoSlashes: Bool = false) -> String {
+  static func encode(_ text: String) -> String {
     text.utf8.reduce(into: "") { result, byte in
-      if isPlain(byte), !alsoSlashes || byte != UInt8(ascii: "/") {
+      if isPlain(byte) {
         result.unicodeScalars.append(Unicode.Scalar(byte))
       } else {
         let digits = String(byte, radix: 16, uppercase: true)

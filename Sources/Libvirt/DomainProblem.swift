@@ -64,7 +64,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
       "<memoryBacking><access mode='shared'/></memoryBacking>; udmabridge libvirt enable does that"
     case .cellAccess: "give the cell memAccess='shared', or leave memAccess out"
     case .video, .acceleration, .otherDomain:
-      "<driver name='vhostuser'/>, <model type='virtio'>, and in that <acceleration rendernode='/udmabridge/NAME'/>; "
+      "<driver name='vhostuser'/>, <model type='virtio'>, and in that <acceleration rendernode='/run/udmabridge/NAME?'/>; "
         + "udmabridge libvirt enable does that"
     case .reference: "udmabridge libvirt enable --option NAME=VALUE writes it anew"
     case .graphics(let type):

@@ -25,7 +25,7 @@ public struct DomainXML {
     return name.isEmpty ? nil : name
   }
 
-  /// The user and the group that libvirt starts QEMU as, where it has said so: in what it hands to hooks.
+  /// The user and the group that libvirt starts QEMU as, where the domain has its own.
   public var owner: (user: UInt32, group: UInt32)? {
     let label = root.children("seclabel").first { $0["model"] == "dac" }?.child("label")?.text
     let numbers = label?.split(separator: ":").map { UInt32($0.drop { $0 == "+" }) }
@@ -64,9 +64,12 @@ public struct DomainXML {
     }
   }
 
+  /// The string that libvirt hands to its helper; nil if it is not ours.
+  var referenceText: String? { ownVideo?.descendant("model", "acceleration")?["rendernode"] }
+
   /// What the domain asks of its helper; nil if it is not ours.
   public func reference() throws(LibvirtError) -> DomainReference? {
-    guard let text = ownVideo?.descendant("model", "acceleration")?["rendernode"] else { return nil }
+    guard let text = referenceText else { return nil }
     do throws(DomainError) { return try DomainReference(text) } catch { throw .reference(error) }
   }
 }

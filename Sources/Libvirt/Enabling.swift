@@ -27,6 +27,7 @@ extension DomainXML {
     // A string that cannot be read is written anew.
     let known = (try? reference())?.options ?? defaultOptions
     let reference = DomainReference(domain: name, options: options ?? known)
+    do throws(DomainError) { _ = try DomainReference("\(reference)") } catch { throw .reference(error) }
     do throws(XMLError) {
       let record = try makeRecord()
       try enableMemory(record)

@@ -40,7 +40,7 @@ public struct Hook {
       guard hasPlace(name) else { return Outcome() }
       return Outcome(messages: present(name, "stop"))
     case "release":
-      removeDirectory(DomainPlaces(name, root: root).directory)
+      removePlaces(name)
       return Outcome()
     case "reconnect":
       // Another status would end the running domain.
@@ -73,7 +73,7 @@ public struct Hook {
       if !problems.isEmpty { throw LibvirtError.refused(problems) }
       let places = DomainPlaces(name, root: root)
       _ = try reference.allOptions(file: places.options)
-      return Outcome(messages: makeDirectory(places, domain))
+      return Outcome(messages: makeDirectory(places, domain) + makeDevice(places, domain))
     } catch {
       return Outcome(status: 1, messages: ["udmabridge: domain \(name): \(Self.line(error))"])
     }
@@ -84,9 +84,38 @@ public struct Hook {
     do throws(Errno) {
       try Linux.makeDirectory(places.runtime, mode: 0o755)
       try Linux.makeDirectory(places.directory, mode: 0o755)
-      if let owner = domain.owner { try setOwner(places.directory, user: owner.user, group: owner.group) }
+      // The definition says so only where the domain has a user of its own.
+      let account = HostFiles(root: root).account()
+      if let owner = domain.owner ?? account.map({ ($0.user, $0.group) }) {
+        try setOwner(places.directory, user: owner.user, group: owner.group)
+      }
       return []
     } catch { return ["udmabridge: \(places.directory) cannot be made: \(error)"] }
+  }
+
+  /// Makes of the domain's string what libvirt takes it for: a device that the domain's cgroup is to allow. Without one
+  /// there it starts no domain of which it guards the devices.
+  private func makeDevice(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
+    guard let text = domain.referenceText else { return [] }
+    let device = places.device(text)
+    do throws(Errno) {
+      removeFile(device)
+      let target = root.appending("dev/udmabuf")
+      // One that may be used anyhow, where there is none of ours.
+      try makeLink(device, to: (try? FileAccess(of: target)) == nil ? "/dev/null" : "/dev/udmabuf")
+      return []
+    } catch { return ["udmabridge: \(device) cannot be made: \(error)"] }
+  }
+
+  private func removePlaces(_ name: String) {
+    let places = DomainPlaces(name, root: root)
+    removeDirectory(places.directory)
+    for entry in directoryEntries(places.runtime) {
+      guard let reference = try? DomainReference("/run/udmabridge/" + entry), reference.domain == name else {
+        continue
+      }
+      removeFile(places.runtime.appending(entry))
+    }
   }
 
   /// A presenter beside the domain, which is systemd's to look after.

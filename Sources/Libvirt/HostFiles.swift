@@ -70,18 +70,19 @@ public struct HostFiles {
   public func account() -> Account? {
     let names = setting("user").map { [$0.first ?? ""] } ?? ["libvirt-qemu", "qemu", "root"]
     for name in names {
-      guard var account = Self.account(name) else { continue }
-      if let group = setting("group")?.first, let number = Self.number(group) ?? groupNumber(of: group) {
-        account = Account(name: account.name, user: account.user, groups: account.groups.union([number]))
+      guard let account = Self.account(name) else { continue }
+      guard let group = setting("group")?.first, let number = Self.number(group) ?? groupNumber(of: group)
+      else {
+        return account
       }
-      return account
+      return Account(name: account.name, user: account.user, group: number, groups: account.groups)
     }
     return nil
   }
 
   private static func account(_ name: String) -> Account? {
     guard let number = number(name) else { return Account(name) }
-    return Account(name: name, user: number, groups: [])
+    return Account(name: name, user: number, group: number)
   }
 
   /// `+0`, or `0`.

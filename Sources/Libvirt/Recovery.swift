@@ -28,7 +28,7 @@ public struct Recovery {
     let name = domain.name
     guard domain.isActive else { throw .noRecovery(name, "it does not run: start it") }
     let running = try domain.running()
-    guard let text = running.ownVideo?.descendant("model", "acceleration")?["rendernode"] else {
+    guard let text = running.referenceText else {
       throw .noRecovery(name, "it runs without vhost-user-udmabuf")
     }
     if let pid = Self.helper(of: text) {
@@ -49,7 +49,7 @@ public struct Recovery {
     reference = text
     places = DomainPlaces(name)
     let account = files.account()
-    owner = running.owner ?? (account?.user ?? geteuid(), account?.groups.first ?? getegid())
+    owner = running.owner ?? (account?.user ?? geteuid(), account?.group ?? getegid())
   }
 
   /// The helper that runs with this string, if one does.

@@ -8,6 +8,15 @@ public func makeDirectory(_ path: FilePath, mode: UInt32) throws(Errno) {
   } catch { if error != .fileExists { throw error } }
 }
 
+/// Makes a symbolic link. The corresponding C function is `symlink`.
+public func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
+  _ = try retrying {
+    unsafe path.withPlatformString { link in
+      unsafe target.withPlatformString { target in unsafe symlink(target, link) }
+    }
+  }
+}
+
 /// Gives a file to a user and a group; of a link, the link itself. The corresponding C function is `lchown`.
 public func setOwner(_ path: FilePath, user: UInt32, group: UInt32) throws(Errno) {
   _ = try retrying { unsafe path.withPlatformString { unsafe lchown($0, user, group) } }

@@ -33,7 +33,9 @@ public struct Account: Equatable, Sendable {
   public let name: String
   /// Its number.
   public let user: UInt32
-  /// Its own group and all others.
+  /// The number of its own group.
+  public let group: UInt32
+  /// That one and all others.
   public let groups: Set<UInt32>
 
   /// The account that is called so; nil if there is none. The corresponding C functions are `getpwnam` and `getgrouplist`.
@@ -43,13 +45,13 @@ public struct Account: Equatable, Sendable {
     var groups = [gid_t](repeating: 0, count: 1024)
     var count = CInt(groups.count)
     let found = unsafe getgrouplist(name, group, &groups, &count)
-    (self.name, self.user) = (name, user)
+    (self.name, self.user, self.group) = (name, user, group)
     self.groups = found < 0 ? [group] : Set(groups.prefix(Int(count)))
   }
 
   /// One that may be known by its numbers alone.
-  public init(name: String, user: UInt32, groups: Set<UInt32>) {
-    (self.name, self.user, self.groups) = (name, user, groups)
+  public init(name: String, user: UInt32, group: UInt32, groups: Set<UInt32> = []) {
+    (self.name, self.user, self.group, self.groups) = (name, user, group, groups.union([group]))
   }
 }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Domains
+import Glibc
 import Linux
 import SystemPackage
 
@@ -7,7 +8,7 @@ import SystemPackage
 struct LibvirtOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "What libvirt passes of a domain's <acceleration rendernode='...'/>. /udmabridge/NAME?OPTION=VALUE;... says which domain this is, and adds these options and those of /etc/udmabridge/NAME.conf to the command line; anything else has no meaning here.",
+      "What libvirt passes of a domain's <acceleration rendernode='...'/>. /run/udmabridge/NAME?OPTION=VALUE;... says which domain this is, and adds these options and those of /etc/udmabridge/NAME.conf to the command line; anything else has no meaning here.",
       valueName: "string"))
   var renderNode: String?
 
@@ -40,12 +41,17 @@ extension Options {
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
       let places = DomainPlaces(reference.domain)
-      if (try? FileAccess(of: places.directory)) != nil {
+      let me = Account(name: "me", user: geteuid(), group: getegid())
+      let access = try? FileAccess(of: places.directory)
+      if access?.allowsWriting(me) == true {
         words.append("--control=\(places.control)")
       } else {
         words.removeAll { $0.hasPrefix("--control-") }
         note =
-          "there is no \(places.directory), which the hook makes: the frames are not offered to other processes"
+          (access == nil
+            ? "there is no \(places.directory), which the hook makes"
+            : "user \(geteuid()) may not write in \(places.directory), which the hook should have given to it")
+          + ": the frames are not offered to other processes"
       }
     }
     do {

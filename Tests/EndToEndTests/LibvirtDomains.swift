@@ -10,70 +10,21 @@ import Udmabuf
 @Suite(
   .serialized,
   .enabled(if: LibvirtHost.isPossible, "needs root, libvirtd, and what qemu/setup --all fetches"))
-final class LibvirtDomains {
-  private let host: LibvirtHost
-
+struct LibvirtDomains {
   init() throws {
     if TestHost.isActive {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
     }
-    host = try LibvirtHost()
   }
 
   /// Options of a domain that is to be shown where there is a card.
   private let shown = "--option resolution=1024x768" + (TestHost.isActive ? " --option kms=auto" : "")
 
-  /// modetest shows its pattern in the guest, and that is what is shown.
-  /// - Parameter card: which of the guest's.
-  private func expectPicture(_ name: String, card: Int = 0) throws {
-    let place = try host.guest(name, "basename $(readlink -f /sys/class/drm/card\(card)/device)").filter {
-      !$0.isNewline
-    }
-    let modetest = "modetest -M virtio_gpu -D pci:\(place)"
-    let target = try host.guest(
-      name,
-      modetest
-        + #" -c -p | awk "/^Connectors/{getline;getline;c=\$1} /^CRTCs/{getline;getline;print c\"@\"\$1}""#
-    ).filter { !$0.isNewline }
-    try host.guest(name, "hold m \(modetest) -s \(target):1024x768@XR24")
-    let picture = Picture.smpte(1024, 768)
-    var difference: String? = "nothing was compared"
-    if TestHost.isActive {
-      try? waitUntil("the picture is on the screen", seconds: 20) {
-        difference = picture.firstDifference(in: try Screenshot.take())
-        return difference == nil
-      }
-      #expect(difference == nil, "screenshot")
-      let framebuffer = try #require(try ShownFramebuffer.current(), "the screen is dark")
-      #expect(try framebuffer.dmabuf.exporter() == "udmabuf")
-      #expect(picture.firstDifference(inXRGB: try framebuffer.bytes(), stride: framebuffer.stride) == nil)
-      let statistics = try host.run("udmabridge stats --domain \(name)")
-      #expect(statistics.contains(/device\.bytesCopied +0\n/), "\(statistics)")
-    } else {
-      try? waitUntil("the picture is there", seconds: 30) {
-        difference = try picture.firstDifference(inRGB: snapshot(name))
-        return difference == nil
-      }
-      #expect(difference == nil, "snapshot")
-    }
-    try host.guest(name, "drop m; true")
-  }
-
-  /// The pixels of a domain's picture, red, green and blue.
-  private func snapshot(_ name: String) throws -> [UInt8] {
-    try host.run(
-      """
-      udmabridge snapshot --domain \(name) picture.png && \(repository)/Tests/ToolTests/png picture.png | python3 -c '
-      import sys, ast
-      width, height, rows = sys.stdin.read().split(" ", 2)
-      open("picture.raw", "wb").write(b"".join(bytes(v for i, v in enumerate(row) if i % 4 < 3) for row in ast.literal_eval(rows)))'
-      """)
-    let file = host.directory.appending("picture.raw")
-    return [UInt8](try Data(contentsOf: URL(fileURLWithPath: file.string)))
-  }
-
-  @Test("a plain domain: enabled, shown, through a restart of libvirtd and a reset, and nothing is left")
-  func life() throws {
+  @Test(
+    "a plain domain: enabled, shown, through a restart of libvirtd and a reset, and nothing is left; never saved",
+    arguments: [12, 13])
+  func life(debian: Int) throws {
+    let host = try LibvirtHost(debian: debian)
     try host.define("plain")
     let before = try host.definition("plain")
     let difference = try host.run("udmabridge libvirt enable plain \(shown)")
@@ -89,7 +40,7 @@ final class LibvirtDomains {
 
     try host.run("virsh start plain")
     #expect(host.helpers().count == 1)
-    try expectPicture("plain")
+    try host.expectPicture("plain")
     let helpers = host.helpers()
     // A running domain is never touched, and its definition may be changed.
     #expect(try host.run("udmabridge libvirt disable plain").contains("from its next start on"))
@@ -97,9 +48,13 @@ final class LibvirtDomains {
     try host.restart()
     #expect(try host.run("virsh domstate plain").hasPrefix("running"))
     #expect(host.helpers() == helpers)
-    try expectPicture("plain")
+    try host.expectPicture("plain")
+    for attempt in ["save plain /var/saved", "managedsave plain", "migrate plain qemu:///system"] {
+      let (status, why) = try host.attempt("virsh \(attempt)")
+      #expect(status != 0 && why.contains("lacks VHOST_USER_PROTOCOL_F_LOG_SHMFD"), "\(why)")
+    }
     try host.run("virsh reset plain")
-    try expectPicture("plain")
+    try host.expectPicture("plain")
     #expect(host.helpers() == helpers)
 
     try host.run("virsh destroy plain")
@@ -114,6 +69,7 @@ final class LibvirtDomains {
 
   @Test("the hook refuses what could not work with the reason, and no other domain")
   func refused() throws {
+    let host = try LibvirtHost()
     try host.define("plain")
     try host.run("virsh start plain")
     try host.run("virsh destroy plain")
@@ -150,12 +106,13 @@ final class LibvirtDomains {
 
   @Test("a killed helper: the guest goes on, gets another card, and yet another; older QEMUs are told of")
   func recover() throws {
+    let host = try LibvirtHost()
     try host.define("plain", emulator: LibvirtHost.newest)
     try host.run("udmabridge libvirt enable plain \(shown)")
     let (idle, why) = try host.attempt("udmabridge libvirt recover plain")
     #expect(idle == 1 && why.contains("does not run"), "\(why)")
     try host.run("virsh start plain")
-    try expectPicture("plain")
+    try host.expectPicture("plain")
     let (running, reason) = try host.attempt("udmabridge libvirt recover plain")
     #expect(running == 1 && reason.contains("process \(host.helpers().first ?? 0), runs"), "\(reason)")
     for _ in 0..<2 {
@@ -168,7 +125,7 @@ final class LibvirtDomains {
       try waitUntil("the guest has it") {
         try host.guest("plain", "ls /sys/class/drm").contains("card1-")
       }
-      try expectPicture("plain", card: 1)
+      try host.expectPicture("plain", card: 1)
     }
     let log = try host.run("cat /var/log/libvirt/qemu/plain.log")
     #expect(log.contains("is tainted: custom-monitor"))
@@ -187,6 +144,7 @@ final class LibvirtDomains {
 
   @Test("a domain's memory by its name: what QEMU says is there, and what the firmware wrote")
   func memory() throws {
+    let host = try LibvirtHost()
     try host.define("plain")
     let (idle, why) = try host.attempt("udmabridge ram --domain plain")
     #expect(idle == 1 && why.contains("does not run"), "\(why)")
@@ -214,6 +172,7 @@ final class LibvirtDomains {
 
   @Test("what the helper has to say is in the system's log, and names the domain")
   func log() throws {
+    let host = try LibvirtHost()
     try """
     import os, socket
     server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -245,6 +204,57 @@ final class LibvirtDomains {
     try host.run(
       "python3 -c \"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'end', '/run/systemd/journal/dev-log')\""
     )
+  }
+}
+
+extension LibvirtHost {
+  /// modetest shows its pattern in the guest, and that is what is shown.
+  /// - Parameter card: which of the guest's.
+  func expectPicture(_ name: String, card: Int = 0) throws {
+    let place = try guest(name, "basename $(readlink -f /sys/class/drm/card\(card)/device)").filter {
+      !$0.isNewline
+    }
+    let modetest = "modetest -M virtio_gpu -D pci:\(place)"
+    let target = try guest(
+      name,
+      modetest
+        + #" -c -p | awk "/^Connectors/{getline;getline;c=\$1} /^CRTCs/{getline;getline;print c\"@\"\$1}""#
+    ).filter { !$0.isNewline }
+    try guest(name, "hold m \(modetest) -s \(target):1024x768@XR24")
+    let picture = Picture.smpte(1024, 768)
+    var difference: String? = "nothing was compared"
+    if TestHost.isActive {
+      try? waitUntil("the picture is on the screen", seconds: 20) {
+        difference = picture.firstDifference(in: try Screenshot.take())
+        return difference == nil
+      }
+      #expect(difference == nil, "screenshot")
+      let framebuffer = try #require(try ShownFramebuffer.current(), "the screen is dark")
+      #expect(try framebuffer.dmabuf.exporter() == "udmabuf")
+      #expect(picture.firstDifference(inXRGB: try framebuffer.bytes(), stride: framebuffer.stride) == nil)
+      let statistics = try run("udmabridge stats --domain \(name)")
+      #expect(statistics.contains(/device\.bytesCopied +0\n/), "\(statistics)")
+    } else {
+      try? waitUntil("the picture is there", seconds: 30) {
+        difference = try picture.firstDifference(inRGB: snapshot(name))
+        return difference == nil
+      }
+      #expect(difference == nil, "snapshot")
+    }
+    try guest(name, "drop m; true")
+  }
+
+  /// The pixels of a domain's picture, red, green and blue.
+  private func snapshot(_ name: String) throws -> [UInt8] {
+    try run(
+      """
+      udmabridge snapshot --domain \(name) picture.png && \(repository)/Tests/ToolTests/png picture.png | python3 -c '
+      import sys, ast
+      width, height, rows = sys.stdin.read().split(" ", 2)
+      open("picture.raw", "wb").write(b"".join(bytes(v for i, v in enumerate(row) if i % 4 < 3) for row in ast.literal_eval(rows)))'
+      """)
+    let file = directory.appending("picture.raw")
+    return [UInt8](try Data(contentsOf: URL(fileURLWithPath: file.string)))
   }
 }
 

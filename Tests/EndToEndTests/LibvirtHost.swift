@@ -9,17 +9,19 @@ import Testing
 final class LibvirtHost {
   /// For files that both sides see.
   let directory: FilePath
+  /// The guest's kernel and its initial file system, where QEMU may read them.
+  private let image: String
+  /// The QEMU of domains that do not ask for another one.
+  private let emulator: FilePath
   private let child: Child
   private let inside: Int32
 
-  /// Outside the test host, domains are emulated by the QEMU that `qemu/setup` fetched.
-  static let emulator: FilePath =
-    TestHost.isActive ? "/usr/bin/qemu-system-x86_64" : cache.appending("qemu/10.0/qemu-system-x86_64")
+  private static let installed: FilePath = "/usr/bin/qemu-system-x86_64"
 
   /// QEMU 11.1, as `qemu/setup` fetches it.
   static var newest: FilePath { cache.appending("qemu/11.1/qemu-system-x86_64") }
 
-  private static let cache: FilePath = {
+  static let cache: FilePath = {
     let variables = ProcessInfo.processInfo.environment
     let path =
       variables["UDMABRIDGE_CACHE"] ?? variables["XDG_CACHE_HOME"].map { $0 + "/udmabridge" }
@@ -38,12 +40,21 @@ final class LibvirtHost {
   /// Root, libvirtd, and what `qemu/setup --all` fetches.
   static let isPossible =
     geteuid() == 0 && image != nil
-    && ["/usr/sbin/libvirtd", "/usr/bin/virsh", emulator.string].allSatisfy {
-      FileManager.default.isExecutableFile(atPath: $0)
-    }
+    && ["/usr/sbin/libvirtd", "/usr/bin/virsh", newest.string, "\(cache)/debian-13/usr/sbin/libvirtd"]
+      .allSatisfy {
+        FileManager.default.isExecutableFile(atPath: $0)
+      }
 
-  /// - Parameter user: who runs QEMU.
-  init(user: String = "root") throws {
+  /// - Parameters:
+  ///   - debian: the release whose libvirtd and QEMU it is; elsewhere than in the test host, domains of 12 are emulated by
+  ///     the QEMU that `qemu/setup` fetched.
+  ///   - user: who runs QEMU.
+  init(debian: Int = 12, user: String = "root") throws {
+    guard let image = Self.image else { throw TroubleInTest("no guest image") }
+    emulator =
+      TestHost.isActive || debian != 12
+      ? Self.installed : Self.cache.appending("qemu/10.0/qemu-system-x86_64")
+    self.image = user == "root" ? image : "/var/guest"
     let directory = try makeTemporaryDirectory()
     self.directory = directory
     let build = TestHost.isActive ? repository.appending(".build/release") : builtPrograms
@@ -55,8 +66,8 @@ final class LibvirtHost {
       "/bin/sh",
       [
         "-c", "BUILD=\(build) exec \"$@\" >\(directory)/log 2>&1", "sh",
-        repository.appending("qemu/libvirtd").string, "--user", user, "--", "/bin/sh", "-c", script,
-      ])
+        repository.appending("qemu/libvirtd").string, "--user", user,
+      ] + (debian == 12 ? [] : ["--debian-\(debian)"]) + ["--", "/bin/sh", "-c", script])
     self.child = child
     var number: Int32?
     try waitUntil("libvirtd is there", seconds: 600) {
@@ -65,6 +76,7 @@ final class LibvirtHost {
     }
     guard let number else { throw TroubleInTest((try? readText(directory.appending("log"))) ?? "no log") }
     inside = number
+    if user != "root" { try run("mkdir -m 755 /var/guest; cp \(image)/* /var/guest/") }
   }
 
   deinit {
@@ -106,8 +118,7 @@ final class LibvirtHost {
 
   /// Defines a domain with the tests' guest.
   /// - Parameter devices: beside its first screen and the channel of its shell.
-  func define(_ name: String, devices: String = "", emulator: FilePath = emulator) throws {
-    guard let image = Self.image else { throw TroubleInTest("no guest image") }
+  func define(_ name: String, devices: String = "", emulator: FilePath? = nil) throws {
     let type = TestHost.isActive ? "kvm" : "qemu"
     let text = """
       <domain type='\(type)'>
@@ -123,7 +134,7 @@ final class LibvirtHost {
         <features><acpi/></features>
         <cpu mode='\(TestHost.isActive ? "host-passthrough" : "maximum")'/>
         <devices>
-          <emulator>\(emulator)</emulator>
+          <emulator>\(emulator ?? self.emulator)</emulator>
           <controller type='usb' model='none'/>
           <channel type='unix'>
             <source mode='bind' path='/run/\(name).shell'/>

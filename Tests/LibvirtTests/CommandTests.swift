@@ -29,7 +29,7 @@ import Testing
       udmabridge libvirt enable --stdin <enabled | cmp - enabled &&
       udmabridge libvirt disable --stdin <plain | cmp - plain &&
       udmabridge libvirt disable --stdin <enabled >disabled &&
-      grep -c '/udmabridge/web?backing=lent' enabled && grep -c '<!-- kept -->' enabled disabled &&
+      grep -c '/run/udmabridge/web?backing=lent' enabled && grep -c '<!-- kept -->' enabled disabled &&
       grep -c vhostuser disabled
       """)
     #expect(status == 1 && output == "1\nenabled:1\ndisabled:1\n0\n", "\(output)")
@@ -104,7 +104,7 @@ import Testing
     #expect(try define("{}") == (0, String(text.dropLast())))
     let (status, output) = try define(
       #"{"metadata": {"annotations": {"udmabridge": "kms=auto;cursor=off"}}}"#)
-    #expect(status == 0 && output.contains("/udmabridge/web?kms=auto;cursor=off"), "\(output)")
+    #expect(status == 0 && output.contains("/run/udmabridge/web?kms=auto;cursor=off"), "\(output)")
     #expect(try define("no JSON").status == 1)
     #expect(try define(#"{"metadata": {"annotations": {"udmabridge": "fd=3"}}}"#).status == 1)
     var vnc = Definition()

@@ -15,7 +15,7 @@ struct DomainCase: Sendable, CustomTestStringConvertible {
   }
 
   static let ready: Definition = Definition(
-    backing: Definition.shared, devices: Definition.own("/udmabridge/web"))
+    backing: Definition.shared, devices: Definition.own("/run/udmabridge/web?"))
   private static func changed(_ change: (inout Definition) -> Void) -> Definition {
     var definition = ready
     change(&definition)
@@ -53,7 +53,7 @@ struct DomainCase: Sendable, CustomTestStringConvertible {
       }, [.acceleration]),
     DomainCase("a clone", changed { $0.name = "copy" }, [.otherDomain("web", own: "copy")]),
     DomainCase(
-      "an option that there is not", changed { $0.devices = Definition.own("/udmabridge/web?fd=3") },
+      "an option that there is not", changed { $0.devices = Definition.own("/run/udmabridge/web?fd=3") },
       [.reference("\(DomainError.unknownOption("fd"))")]),
     DomainCase("VNC", graphics("<graphics type='vnc' port='-1'/>"), [.graphics("vnc")]),
     DomainCase("SPICE", graphics("<graphics type='spice'/>"), [.graphics("spice without GL")]),

@@ -1,5 +1,6 @@
 import Domains
 import Foundation
+import Glibc
 import Linux
 import Synchronization
 import SystemPackage
@@ -18,6 +19,16 @@ import Testing
     root = try makeTemporaryDirectory()
     try FileManager.default.createDirectory(
       atPath: root.appending("run").string, withIntermediateDirectories: true)
+    try run(asUser: geteuid())
+  }
+
+  /// Says who runs QEMU.
+  private func run(asUser user: UInt32) throws {
+    let file = root.appending("etc/libvirt/qemu.conf")
+    try FileManager.default.createDirectory(
+      atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
+    try "user = \"+\(user)\"\ngroup = \"+\(getegid())\"\n".write(
+      toFile: file.string, atomically: false, encoding: .utf8)
   }
   deinit { _ = try? FileManager.default.removeItem(atPath: root.string) }
 
@@ -29,13 +40,19 @@ import Testing
     FileManager.default.fileExists(atPath: DomainPlaces(name, root: root).directory.string)
   }
 
+  /// Where the string of a domain leads to.
+  private func device(_ name: String) -> String? {
+    linkTarget(root.appending("run/udmabridge").appending(name))
+  }
+
   private static let ready = Definition(
-    backing: Definition.shared, devices: Definition.own("/udmabridge/web"))
+    backing: Definition.shared, devices: Definition.own("/run/udmabridge/web?"))
 
   @Test("a domain that is ours has a directory from prepare to release")
   func life() throws {
     #expect(run("prepare", Self.ready.text) == Hook.Outcome())
     #expect(hasDirectory())
+    #expect(device("web?") == "/dev/null", "there is no /dev/udmabuf")
     let control = DomainPlaces("web", root: root).control
     _ = try FD.create(control)
     for operation in ["start", "started", "stopped"] {
@@ -43,7 +60,7 @@ import Testing
       #expect(hasDirectory())
     }
     #expect(run("release", Self.ready.text) == Hook.Outcome())
-    #expect(!hasDirectory())
+    #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
     #expect(run("release", Self.ready.text) == Hook.Outcome())
   }
 
@@ -67,21 +84,22 @@ import Testing
   @Test(
     "a start that could not work is refused with the reason and the remedy, in one line",
     arguments: [
-      ("private memory", Definition(devices: Definition.own("/udmabridge/web")), "memfd"),
+      ("private memory", Definition(devices: Definition.own("/run/udmabridge/web?")), "memfd"),
       (
         "VNC",
         Definition(
-          backing: Definition.shared, devices: Definition.own("/udmabridge/web") + "<graphics type='vnc'/>"),
+          backing: Definition.shared,
+          devices: Definition.own("/run/udmabridge/web?") + "<graphics type='vnc'/>"),
         "graphics of type vnc"
       ),
       (
         "a clone",
-        Definition(name: "copy", backing: Definition.shared, devices: Definition.own("/udmabridge/web")),
+        Definition(name: "copy", backing: Definition.shared, devices: Definition.own("/run/udmabridge/web?")),
         "called web"
       ),
       (
         "an option that there is not",
-        Definition(backing: Definition.shared, devices: Definition.own("/udmabridge/web?fd=3")),
+        Definition(backing: Definition.shared, devices: Definition.own("/run/udmabridge/web?fd=3")),
         "no option fd"
       ),
     ])
@@ -108,6 +126,32 @@ import Testing
     #expect(outcome.status == 1 && outcome.messages[0].contains("line 2"), "\(outcome)")
   }
 
+  @Test("the directory belongs to the domain's own user, or to who runs QEMU", .enabled(if: geteuid() == 0))
+  func owner() throws {
+    let directory = DomainPlaces("web", root: root).directory
+    try run(asUser: 4242)
+    #expect(run("prepare", Self.ready.text) == Hook.Outcome())
+    #expect(try FileAccess(of: directory).user == 4242)
+    let label = "<seclabel type='static' model='dac'><label>+4243:+4244</label></seclabel></domain>"
+    let own = Self.ready.text.replacingOccurrences(of: "</domain>", with: label)
+    #expect(run("prepare", own) == Hook.Outcome())
+    let access = try FileAccess(of: directory)
+    #expect((access.user, access.group) == (4243, 4244))
+  }
+
+  @Test("what libvirt takes for a device is udmabuf's, and another domain's stays")
+  func device() throws {
+    try FileManager.default.createDirectory(
+      atPath: root.appending("dev/udmabuf").string, withIntermediateDirectories: true)
+    let other = Definition(
+      name: "web2", backing: Definition.shared, devices: Definition.own("/run/udmabridge/web2?kms=auto"))
+    #expect(run("prepare", other.text, name: "web2") == Hook.Outcome())
+    #expect(run("prepare", Self.ready.text) == Hook.Outcome())
+    #expect(device("web?") == "/dev/udmabuf" && device("web2?kms=auto") == "/dev/udmabuf")
+    #expect(run("release", "") == Hook.Outcome())
+    #expect(device("web?") == nil && device("web2?kms=auto") == "/dev/udmabuf")
+  }
+
   @Test("a definition that cannot be read stops no domain")
   func unreadable() {
     for operation in ["prepare", "reconnect"] {
@@ -119,7 +163,7 @@ import Testing
   @Test(
     "names are only names",
     arguments: [
-      "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 255),
+      "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 254),
     ])
   func names(_ name: String) throws {
     // What no XML can hold, no domain is called.
@@ -131,9 +175,13 @@ import Testing
       name: name, backing: Definition.shared,
       devices: Definition.own("\(DomainReference(domain: name))"))
     #expect(run("prepare", definition.text, name: name) == Hook.Outcome())
-    #expect(directoryEntries(root) == ["run"])
+    #expect(Set(directoryEntries(root)) == ["etc", "run"])
     #expect(directoryEntries(root.appending("run")) == ["udmabridge"])
-    #expect(directoryEntries(root.appending("run/udmabridge")) == [DomainPlaces(name).fileName])
+    let string = DomainReference(domain: name).description.dropFirst("/run/udmabridge/".count)
+    #expect(
+      Set(directoryEntries(root.appending("run/udmabridge"))) == [
+        DomainPlaces(name).fileName, String(string),
+      ])
     #expect(run("release", "", name: name) == Hook.Outcome())
     #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
   }
@@ -219,7 +267,7 @@ import Testing
 
   @Test("under the name of its link it is the hook, and a refusal is one line on standard error")
   func link() throws {
-    var definition = Definition(devices: Definition.own("/udmabridge/web"))
+    var definition = Definition(devices: Definition.own("/run/udmabridge/web?"))
     definition.name = "web"
     try write("xml", definition.text)
     let (status, output) = try shell(

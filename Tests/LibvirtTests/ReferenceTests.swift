@@ -1,5 +1,6 @@
 import Domains
 import Foundation
+import Libvirt
 import SystemPackage
 import TestSupport
 import Testing
@@ -9,7 +10,7 @@ import Testing
   @Test(
     "what is written is read",
     arguments: [
-      "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 255),
+      "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 100),
     ])
   func round(_ name: String) throws {
     let options = [
@@ -19,15 +20,17 @@ import Testing
     for reference in [DomainReference(domain: name), DomainReference(domain: name, options: options)] {
       let text = "\(reference)"
       #expect(try DomainReference(text) == reference)
-      // libvirt's schema wants a path; XML and shells leave the rest alone.
-      #expect(text.hasPrefix("/udmabridge/") && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f })
+      // libvirt wants the path of a file, whose name it is; XML and shells leave the rest alone.
+      #expect(
+        text.hasPrefix("/run/udmabridge/") && text.filter { $0 == "/" }.count == 3
+          && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f })
       #expect(!text.contains { "<>&'\" ".contains($0) })
     }
   }
 
   @Test("one that people write is read too")
   func byHand() throws {
-    let reference = try DomainReference("/udmabridge/web?kms=/dev/dri/card0:DP-1;cursor=off;")
+    let reference = try DomainReference("/run/udmabridge/web?kms=%2fdev%2Fdri%2Fcard0:DP-1;cursor=off;")
     #expect(reference.domain == "web")
     #expect(reference.options.map(\.argument) == ["--kms=/dev/dri/card0:DP-1", "--cursor=off"])
   }
@@ -35,14 +38,25 @@ import Testing
   @Test(
     "what is none is refused",
     arguments: [
-      "", "/dev/dri/renderD128", "/udmabridge/", "/udmabridge/?kms=auto", "/udmabridge/a%2",
-      "/udmabridge/%ff",
-      "/udmabridge/a?kms", "/udmabridge/a?kms=", "/udmabridge/a?kms=%0a", "/udmabridge/a?fd=3",
-      "/udmabridge/a?socket-path=/x", "/udmabridge/a?--kms=auto",
-      "/udmabridge/" + String(repeating: "a", count: 5000),
+      "", "/dev/dri/renderD128", "/run/udmabridge/", "/run/udmabridge/?kms=auto", "/run/udmabridge/a%2?",
+      "/run/udmabridge/%ff?", "/run/udmabridge/a", "/run/udmabridge/a?kms=/dev/dri/card0",
+      "/run/udmabridge/../a?", "/run/udmabridge/a/?",
+      "/run/udmabridge/a?kms", "/run/udmabridge/a?kms=", "/run/udmabridge/a?kms=%0a",
+      "/run/udmabridge/a?fd=3",
+      "/run/udmabridge/a?socket-path=/x", "/run/udmabridge/a?--kms=auto",
+      "/run/udmabridge/" + String(repeating: "a", count: 255) + "?",
     ])
   func refused(_ text: String) {
     #expect(throws: DomainError.self) { try DomainReference(text) }
+  }
+
+  @Test("one that is too long for a file's name is told where options can be instead")
+  func tooLong() throws {
+    let domain = try DomainXML(Definition().text)
+    let options = try (0..<9).map { _ in try DomainOption("stats", "/" + String(repeating: "x", count: 30)) }
+    #expect {
+      try domain.enable(options: options)
+    } throws: { "\($0)".contains("has 379 bytes, and may have 271") && "\($0)".contains(".conf") }
   }
 
   @Test(
@@ -72,7 +86,7 @@ import Testing
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
     let path = directory.appending("web.conf")
-    let reference = try DomainReference("/udmabridge/web?kms=auto")
+    let reference = try DomainReference("/run/udmabridge/web?kms=auto")
     #expect(try reference.allOptions(file: path).map(\.argument) == ["--kms=auto"], "there is no such file")
     try "# a comment\n\n kms = /dev/dri/card1 \nresolution=800x600\r\nresolution =1024x768".write(
       toFile: path.string, atomically: false, encoding: .utf8)

@@ -33,7 +33,7 @@ import Testing
   func domain() throws {
     let control = directory.appending("control")
     let reference =
-      "/udmabridge/my%20web?control=\(control);control-mode=666;resolution=800x600;log-level=info"
+      "/run/udmabridge/my%20web?control=\(control.string.replacingOccurrences(of: "/", with: "%2F"));control-mode=666;resolution=800x600;log-level=info"
     let (status, output) = try start(["--virgl", "--render-node=\(reference)"]) { connection, _ in
       try greet(connection)
       #expect(try FileAccess(of: control).mode & 0o777 == 0o666)
@@ -52,7 +52,7 @@ import Testing
   @Test("without the hook's directory it serves the guest all the same, and says why nobody else sees it")
   func noDirectory() throws {
     let name = "no-such-domain-\(UInt32.random(in: 0...(.max)))"
-    let (status, output) = try start(["--render-node=/udmabridge/\(name)"]) { connection, _ in
+    let (status, output) = try start(["--render-node=/run/udmabridge/\(name)?"]) { connection, _ in
       try greet(connection)
     }
     #expect(status == 0)
@@ -70,8 +70,9 @@ import Testing
   @Test(
     "a string that is wrong ends it, with the reason in one line",
     arguments: [
-      ("/udmabridge/", "no name"), ("/udmabridge/a?fd=3", "no option fd"),
-      ("/udmabridge/a?backing=never", "backing"), ("/udmabridge/a?kms=nonsense", "nonsense"),
+      ("/run/udmabridge/", "no name"), ("/run/udmabridge/a?kms=/dev/dri/card0", "%2F"),
+      ("/run/udmabridge/a?fd=3", "no option fd"),
+      ("/run/udmabridge/a?backing=never", "backing"), ("/run/udmabridge/a?kms=nonsense", "nonsense"),
     ])
   func wrong(_ reference: String, _ reason: String) throws {
     let (status, output) = try start(["--render-node=\(reference)"]) { _, child in child.wait() }

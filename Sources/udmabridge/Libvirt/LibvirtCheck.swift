@@ -69,9 +69,8 @@ struct HostCheck {
   func add(to report: inout Report) {
     checkFile(&report)
     checkBackEnd(&report)
-    let devices = [UdmabufDevice.path] + cards
-    for device in devices { checkRights(&report, device) }
-    checkCgroup(&report, devices)
+    for device in [UdmabufDevice.path] + cards { checkRights(&report, device) }
+    checkCgroup(&report)
     checkHolders(&report)
     if files.isUnknownToAppArmor("vhost-user-udmabuf") {
       report.limited(
@@ -84,7 +83,8 @@ struct HostCheck {
     } else {
       report.limited(
         "hook",
-        "libvirt has no hook of udmabridge: nobody makes the directory of the domain's control socket",
+        "libvirt has no hook of udmabridge: nobody makes the directory of the domain's control socket, nor what its string "
+          + "is the path of, without which libvirt starts no domain whose devices a cgroup guards",
         remedy: "make install, and restart libvirtd if it had no hooks before")
     }
   }
@@ -98,6 +98,14 @@ struct HostCheck {
   private var cards: [FilePath] {
     options.filter { $0.name == "kms" && $0.value.hasPrefix("/") }.map {
       FilePath(String($0.value.prefix { $0 != ":" }))
+    }
+  }
+
+  /// Those of which the helper is to find one.
+  private var choice: [FilePath] {
+    guard options.contains(where: { $0.name == "kms" && $0.value == "auto" }) else { return [] }
+    return directoryEntries("/dev/dri").filter { $0.hasPrefix("card") }.sorted().map {
+      FilePath("/dev/dri").appending($0)
     }
   }
 
@@ -160,12 +168,15 @@ struct HostCheck {
     }
   }
 
-  private func checkCgroup(_ report: inout Report, _ devices: [FilePath]) {
-    guard let allowed = files.allowedDevices() else {
+  private func checkCgroup(_ report: inout Report) {
+    guard var allowed = files.allowedDevices() else {
       return report.ok("cgroup", "qemu.conf: devices are not guarded")
     }
-    let missing = devices.map(\.string).filter { !allowed.contains($0) }
-    if missing.isEmpty { return report.ok("cgroup", "cgroup_device_acl in qemu.conf allows the devices") }
+    // The domain's string leads there.
+    if files.hasHook { allowed.append(UdmabufDevice.path.string) }
+    var missing = ([UdmabufDevice.path] + cards).map(\.string).filter { !allowed.contains($0) }
+    if !choice.contains(where: { allowed.contains($0.string) }) { missing += choice.map(\.string) }
+    if missing.isEmpty { return report.ok("cgroup", "allows the devices") }
     report.failed(
       "cgroup", "cgroup_device_acl in qemu.conf does not name \(missing.joined(separator: " and "))",
       remedy:
