@@ -39,37 +39,41 @@ enum Response: Equatable {
 
   /// Appends the response to a command with this header, whose fence it repeats (5.7.6.7).
   func encode(_ command: ControlHeader, into bytes: inout [UInt8]) {
-    append(type, to: &bytes)
-    append(command.flags & ControlHeader.fenceFlag, to: &bytes)
-    append(command.isFenced ? command.fenceID : 0, to: &bytes)
-    append(command.contextID, to: &bytes)
-    append(UInt32(0), to: &bytes)
-    switch self {
-    case .ok, .error: break
-    case .displayInfo(let scanouts):
-      let end = bytes.count + Self.scanoutsInDisplayInfo * 24
-      for scanout in scanouts.prefix(Self.scanoutsInDisplayInfo) {
-        let area = scanout ?? Rectangle(x: 0, y: 0, width: 0, height: 0)
-        append(area.x, to: &bytes)
-        append(area.y, to: &bytes)
-        append(area.width, to: &bytes)
-        append(area.height, to: &bytes)
-        append(UInt64(scanout == nil ? 0 : 1), to: &bytes)  // enabled, flags
+    bytes.append(addingCapacity: size) { output in
+      output.put(type)
+      output.put(command.flags & ControlHeader.fenceFlag)
+      output.put(command.isFenced ? command.fenceID : 0)
+      output.put(command.contextID)
+      output.put(UInt32(0))
+      switch self {
+      case .ok, .error: break
+      case .displayInfo(let scanouts):
+        for scanout in scanouts.prefix(Self.scanoutsInDisplayInfo) {
+          let area = scanout ?? Rectangle(x: 0, y: 0, width: 0, height: 0)
+          output.put(area.x)
+          output.put(area.y)
+          output.put(area.width)
+          output.put(area.height)
+          output.put(UInt64(scanout == nil ? 0 : 1))  // enabled, flags
+        }
+      case .edid(let edid):
+        precondition(edid.count <= Self.edidSpace, "an EDID has at most 8 blocks")
+        output.put(UInt32(edid.count))
+        output.put(UInt32(0))
+        for byte in edid { output.append(byte) }
+      case .resourceUUID(let uuid): for byte in uuid.bytes { output.append(byte) }
+      case .mapInfo: output.put(UInt64(1))  // VIRTIO_GPU_MAP_CACHE_CACHED, padding
       }
-      bytes.append(contentsOf: repeatElement(0, count: end - bytes.count))
-    case .edid(let edid):
-      precondition(edid.count <= Self.edidSpace, "an EDID has at most 8 blocks")
-      append(UInt32(edid.count), to: &bytes)
-      append(UInt32(0), to: &bytes)
-      bytes += edid
-      bytes += repeatElement(0, count: Self.edidSpace - edid.count)
-    case .resourceUUID(let uuid): bytes += uuid.bytes
-    case .mapInfo: append(UInt64(1), to: &bytes)  // VIRTIO_GPU_MAP_CACHE_CACHED, padding
+      output.append(repeating: 0, count: output.freeCapacity)
     }
   }
+}
 
-  private func append(_ value: some FixedWidthInteger & BitwiseCopyable, to bytes: inout [UInt8]) {
-    unsafe withUnsafeBytes(of: value.littleEndian) { unsafe bytes.append(contentsOf: $0) }
+extension OutputSpan<UInt8> {
+  fileprivate mutating func put(_ number: some FixedWidthInteger) {
+    for shift in stride(from: 0, to: number.bitWidth, by: 8) {
+      append(UInt8(truncatingIfNeeded: number >> shift))
+    }
   }
 }
 
