@@ -62,7 +62,7 @@ let package = Package(
       name: "udmabridge",
       dependencies: [
         "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers",
-        "Domains", "Libvirt", "CPNG",
+        "Sandbox", "Domains", "Libvirt", "CPNG",
         system, log,
         arguments,
       ],

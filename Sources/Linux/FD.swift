@@ -53,7 +53,20 @@ public struct FD: ~Copyable, Sendable {
   public static func standardError<Result>(
     _ body: (borrowing FD) throws(Errno) -> Result
   ) throws(Errno) -> Result {
-    let fd = FD(adopting: 2)
+    try lend(2, body)
+  }
+
+  /// Lends standard output, which stays open.
+  public static func standardOutput<Result>(
+    _ body: (borrowing FD) throws(Errno) -> Result
+  ) throws(Errno) -> Result {
+    try lend(1, body)
+  }
+
+  private static func lend<Result>(
+    _ number: CInt, _ body: (borrowing FD) throws(Errno) -> Result
+  ) throws(Errno) -> Result {
+    let fd = FD(adopting: number)
     do throws(Errno) {
       let result = try body(fd)
       _ = fd.relinquish()

@@ -16,9 +16,14 @@ public func readText(_ path: FilePath, upTo limit: Int = 1 << 20) throws(Errno) 
 /// Writes a line to standard error, in one call where the system lets it. A standard error that is closed
 /// or full of trouble is not ours to report.
 public func printError(_ line: String) {
-  var bytes = Array(line.utf8)
-  bytes.append(0x0a)
+  let bytes = Array(line.utf8) + [0x0a]
   _ = try? FD.standardError { fd throws(Errno) in unsafe try fd.write(bytes.span.bytes) }
+}
+
+/// Writes a line to standard output, past the C library, which asks of a new standard output whether it is a terminal.
+public func printLine(_ line: String) throws(Errno) {
+  let bytes = Array(line.utf8) + [0x0a]
+  try FD.standardOutput { fd throws(Errno) in unsafe try fd.write(bytes.span.bytes) }
 }
 
 /// The path without links in it; as it is, if there is no such file. The corresponding C function is `realpath`.

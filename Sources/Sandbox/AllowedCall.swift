@@ -61,8 +61,8 @@ struct AllowedCall: Sendable {
     AllowedCall("clock_gettime", for: "the time, where the vDSO cannot tell it"),
     AllowedCall("close", for: "what is not needed any more"),
 
-    AllowedCall("recvmsg", for: "QEMU's messages, with descriptors"),
-    AllowedCall("sendmsg", for: "answers to QEMU, with descriptors"),
+    AllowedCall("recvmsg", for: "messages, with descriptors"),
+    AllowedCall("sendmsg", for: "answers and calls, with descriptors"),
     AllowedCall(
       "fcntl",
       onlyIf: [

@@ -53,9 +53,13 @@ final class DrawingGuest {
 
   /// Makes a buffer of XR24 pixels with this number.
   func create(_ id: UInt32) throws {
-    let pages = (0..<width * height * 4 / Int(systemPageSize)).map { _ in ram.allocate(Int(systemPageSize)) }
-      .sorted(by: >)
-    self.pages[id] = pages
+    let count = width * height * 4 / Int(systemPageSize)
+    // Those of an earlier one of this number are free.
+    var pages = self.pages[id] ?? []
+    if pages.count != count {
+      pages = (0..<count).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
+      self.pages[id] = pages
+    }
     try command(0x101, words(id, 2, UInt32(width), UInt32(height)))
     try command(
       0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })

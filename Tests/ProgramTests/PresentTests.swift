@@ -55,10 +55,13 @@ class PresentStage {
       directory: directory)
   }
 
-  func start(on cards: [String] = ["auto"]) throws -> (child: Child, output: PipeEnd) {
-    try startReading(
-      builtPrograms.appending("udmabridge"),
-      ["present", "--control", control.string] + cards.flatMap { ["--kms", $0] }, withErrors: true)
+  func start(
+    on cards: [String] = ["auto"], _ options: [String] = [], inShell script: String? = nil
+  ) throws -> (child: Child, output: PipeEnd) {
+    let program = builtPrograms.appending("udmabridge")
+    let words = ["present", "--control", control.string] + cards.flatMap { ["--kms", $0] } + options
+    guard let script else { return try startReading(program, words, withErrors: true) }
+    return try startReading("/bin/sh", ["-c", script, "sh", program.string] + words, withErrors: true)
   }
 
   /// The first place where the screen differs from a picture whose upper left pixel stands there.
@@ -215,6 +218,49 @@ class PresentStage {
     child.signal(SIGTERM)
     #expect(child.wait() == 0)
     #expect(try output.readToEnd().hasSuffix(" 0 bytes copied\n"))
+  }
+}
+
+extension PresentTests {
+  @Test("it locks itself in, unless it is told not to", arguments: ["on", "off"])
+  func sandbox(_ choice: String) throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    // Of such an output the C library would ask whether it is a terminal.
+    let (child, errors) = try start(
+      ["--json", "--sandbox", choice], inShell: "exec \"$@\" >/dev/null")
+    try expectShown(guest, frame: 1)
+    let status = try readText(FilePath("/proc/\(child.pid)/status")).split(separator: "\n").map(String.init)
+    #expect(status.contains("Seccomp:\t\(choice == "on" ? 2 : 0)"))
+    #expect(status.contains("NoNewPrivs:\t\(choice == "on" ? 1 : 0)"))
+    #expect(status.contains("CapEff:\t0000000000000000") == (choice == "on"))
+    try guest.show(1, frame: 2)
+    try expectShown(guest, frame: 2)
+    child.signal(SIGTERM)
+    #expect(child.wait() == 0)
+    #expect(try errors.readToEnd() == "")
+  }
+
+  @Test("what it holds is taken back again and again: it has four connections in reserve, and ends without")
+  func reserve() throws {
+    let guest = try DrawingGuest(helper, width: 1024, height: 768)
+    try guest.create(1)
+    try guest.show(1, frame: 1)
+    let (child, output) = try start()
+    for turn: UInt32 in 1...5 {
+      try expectShown(guest, frame: turn)
+      child.signal(SIGSTOP)
+      let (held, next) = (2 - turn % 2, 1 + turn % 2)
+      try guest.create(next)
+      try guest.show(next, frame: turn + 1)
+      try guest.unref(held)
+      child.signal(SIGCONT)
+    }
+    let text = try output.readToEnd()
+    #expect(child.wait() == 1)
+    #expect(text.contains("taken back once too often") && text.contains("--sandbox off"), "\(text)")
+    #expect(try holds() == 0)
   }
 }
 

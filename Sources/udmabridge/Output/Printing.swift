@@ -1,6 +1,6 @@
 import ArgumentParser
 import FoundationEssentials
-import Glibc
+import Linux
 
 /// What every command that tells something has.
 struct OutputOptions: ParsableArguments {
@@ -9,8 +9,7 @@ struct OutputOptions: ParsableArguments {
 
   /// Prints a value as the user wants it, and makes sure that it is on its way.
   func print(_ value: some Encodable, _ text: @autoclosure () -> String) throws {
-    Swift.print(json ? try jsonText(value) : text())
-    fflush(nil)
+    try printLine(json ? try jsonText(value) : text())
   }
 }
 

@@ -22,15 +22,12 @@ final class DisplayCaller {
   private let whenClosed: (VarlinkClientError) -> Void
 
   init(
-    _ path: FilePath, loop: EventLoop, whenClosed: @escaping (VarlinkClientError) -> Void
-  ) throws(VarlinkClientError) {
-    client = try VarlinkClient(path)
-    (self.loop, self.whenClosed) = (loop, whenClosed)
-    do throws(Errno) {
-      token = try client.withDescriptor { fd throws(Errno) in
-        try loop.add(fd) { [unowned self] _ in receive() }
-      }
-    } catch { throw .transport(error) }
+    _ client: VarlinkClient, loop: EventLoop, whenClosed: @escaping (VarlinkClientError) -> Void
+  ) throws(Errno) {
+    (self.client, self.loop, self.whenClosed) = (client, loop, whenClosed)
+    token = try client.withDescriptor { fd throws(Errno) in
+      try loop.add(fd) { [unowned self] _ in receive() }
+    }
   }
 
   deinit { stop() }

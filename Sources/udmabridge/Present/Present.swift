@@ -4,6 +4,7 @@ import Glibc
 import KMS
 import Linux
 import Logging
+import Sandbox
 import Scanout
 import SystemPackage
 import Udmabuf
@@ -32,17 +33,30 @@ struct Present: ParsableCommand {
   @Flag(help: "Show no cursor.")
   var noCursor = false
 
+  @Option(help: "Whether it locks itself in: only the system calls that showing needs are allowed.")
+  var sandbox = Confinement.on
+
   @OptionGroup var output: OutputOptions
+
+  enum Confinement: String, ExpressibleByArgument, CaseIterable { case on, off }
+  /// Connections in place of those that the helper closes, since none can be made in the sandbox.
+  private static let reserve = 4
 
   func validate() throws {
     if kms.isEmpty { throw ValidationError("where to show it: --kms CARD, or --kms auto") }
   }
 
   func run() throws {
+    let presenter = try present()
+    if let failure = presenter.failure { throw failure }
+    try output.print(presenter.counts, presenter.counts.text)
+  }
+
+  /// Until it ends; the screens are as they were then.
+  private func present() throws -> Presenter {
     let plan = try KMSPlan(kms.map { try KMSTarget($0) })
     // Who is not there cannot be shown: before anything happens to the screens.
-    let display = try socket.connect()
-    let count = try display.call("GetOutputs").decode(DisplayOutputs.self).outputs.count
+    let watching = try VarlinkClient(socket.path())
     let loop = try EventLoop()
     let signals = try SignalFD([SIGTERM, SIGINT])
     try ignoreWriteSignals()
@@ -56,21 +70,17 @@ struct Present: ParsableCommand {
     let sink: any ScanoutSink =
       cards.count == 1
       ? cards[0] : SinkGroup(cards, routes: plan.routes(outputs: cards.map(\.outputs.count)))
-    if sink.outputs.count < count {
-      printError(
-        "udmabridge: the guest has \(counted(count, "scanout")), and the first \(sink.outputs.count) are shown; "
-          + "name more connectors for the rest")
-    }
     let presenter = try Presenter(
-      socket.path(), sink, scanouts: min(count, sink.outputs.count), showsCursor: !noCursor,
+      watching, socket.path(), sink, reserve: sandbox == .on ? Self.reserve : nil, showsCursor: !noCursor,
       udmabuf: udmabuf, loop: loop, output: output)
+    defer { presenter.stop() }
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }
+    // All is open, and nothing that the helper sent has been read.
+    if sandbox == .on { try Sandbox(program: "udmabridge").enter(.serving) }
+    try presenter.start()
     try loop.run()
-    presenter.stop()
-    for card in cards { card.close() }
-    if let failure = presenter.failure { throw failure }
-    try output.print(presenter.counts, presenter.counts.text)
+    return presenter
   }
 }
 

@@ -40,16 +40,16 @@ final class PresentedScanout {
   /// Since its image was asked for.
   private var hasCursorMoved = false
 
-  init(_ index: Int, _ presenter: Presenter) throws {
+  init(_ index: Int, _ presenter: Presenter, _ client: VarlinkClient) throws {
     (self.index, self.presenter) = (index, presenter)
     scanout = ScanoutID(UInt32(index))
     sweeping = try Timer(presenter.loop) { [unowned self] in sweep() }
     reconnecting = try Timer(presenter.loop) { [unowned self] in reconnect() }
-    try connect()
+    try use(client)
   }
 
-  private func connect() throws(VarlinkClientError) {
-    caller = try DisplayCaller(presenter.path, loop: presenter.loop) { [unowned self] _ in disconnected() }
+  private func use(_ client: VarlinkClient) throws(Errno) {
+    caller = try DisplayCaller(client, loop: presenter.loop) { [unowned self] _ in disconnected() }
   }
 
   func stop() {
@@ -72,8 +72,9 @@ final class PresentedScanout {
   }
 
   private func reconnect() {
-    // Whether it has ended is told on the other connection.
-    do throws(VarlinkClientError) { try connect() } catch { return }
+    // Whether the helper has ended is told on the other connection.
+    guard let client = presenter.connectAgain() else { return }
+    do throws(Errno) { try use(client) } catch { return presenter.end(error) }
     ask()
   }
 

@@ -9,7 +9,8 @@ import Varlink
 final class Presenter: ScanoutObserver {
   let sink: any ScanoutSink
   let loop: EventLoop
-  let path: FilePath
+  private let path: FilePath
+  private var reserve: [VarlinkClient]?
   let udmabuf: UdmabufDevice?
   let showsCursor: Bool
   private let output: OutputOptions
@@ -22,20 +23,41 @@ final class Presenter: ScanoutObserver {
   /// Why it ended, if not because it should.
   private(set) var failure: (any Error)?
 
-  /// - Parameter scanouts: so many of both sides' are joined, from the first on.
+  /// Connects, and calls nothing yet.
+  /// - Parameters:
+  ///   - watching: a connection.
+  ///   - reserve: so many connections are made in advance, and no other ones later; nil: when they are needed.
   init(
-    _ path: FilePath, _ sink: any ScanoutSink, scanouts: Int, showsCursor: Bool, udmabuf: UdmabufDevice?,
-    loop: EventLoop, output: OutputOptions
+    _ watching: VarlinkClient, _ path: FilePath, _ sink: any ScanoutSink, reserve: Int?, showsCursor: Bool,
+    udmabuf: UdmabufDevice?, loop: EventLoop, output: OutputOptions
   ) throws {
-    (self.path, self.sink, self.loop, self.udmabuf) = (path, sink, loop, udmabuf)
+    (self.watching, self.path, self.sink, self.loop, self.udmabuf) = (watching, path, sink, loop, udmabuf)
     (self.showsCursor, self.output) = (showsCursor, output)
-    watching = try VarlinkClient(path)
-    self.scanouts = try (0..<scanouts).map { try PresentedScanout($0, self) }
+    self.reserve = try reserve.map { try (0..<$0).map { _ in try VarlinkClient(path) } }
+    scanouts = try sink.outputs.indices.map { try PresentedScanout($0, self, VarlinkClient(path)) }
     token = try watching.withDescriptor { fd throws(Errno) in
       try loop.add(fd) { [unowned self] _ in receive() }
     }
     sink.observer = self
-    try watching.callMore("io.udmabridge.Display.Watch")
+  }
+
+  func start() throws { try watching.callMore("io.udmabridge.Display.Watch") }
+
+  /// A connection in place of one that the helper has closed; nil if there is none now, or no more.
+  func connectAgain() -> VarlinkClient? {
+    guard let left = reserve?.count else { return try? VarlinkClient(path) }
+    if left == 0 {
+      end(
+        ControlError(
+          "the helper has taken back once too often what was held for too long: in the sandbox no connection can be made; "
+            + "start it again, or with --sandbox off"))
+    }
+    return reserve?.popLast()
+  }
+
+  func end(_ error: any Error) {
+    failure = failure ?? error
+    loop.stop()
   }
 
   deinit { stop() }
@@ -60,10 +82,7 @@ final class Presenter: ScanoutObserver {
         if event.event == .end || !reply.continues { return loop.stop() }
         take(event)
       }
-    } catch {
-      failure = failure ?? error
-      loop.stop()
-    }
+    } catch { end(error) }
   }
 
   private func take(_ event: DisplayEvent) {
@@ -76,7 +95,18 @@ final class Presenter: ScanoutObserver {
     case .off: scanout.turnOff()
     case .cursor:
       if showsCursor, let cursor = event.cursor { scanout.moveCursor(cursor) }
-    case .outputs, .end: break
+    case .outputs: expect(event.outputs ?? [])
+    case .end: break
+    }
+  }
+
+  private func expect(_ outputs: [DisplayOutput]) {
+    // QEMU can have more than it uses.
+    let count = (outputs.lastIndex { !$0.modes.isEmpty } ?? -1) + 1
+    if count > scanouts.count {
+      complain(
+        "the guest has \(counted(count, "scanout")), and the first \(scanouts.count) are shown; name more connectors for the rest"
+      )
     }
   }
 
@@ -88,9 +118,7 @@ final class Presenter: ScanoutObserver {
 
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     counts.failed += 1
-    guard error.refusal == .disconnected else { return complain("\(error)") }
-    failure = failure ?? error
-    loop.stop()
+    if error.refusal == .disconnected { end(error) } else { complain("\(error)") }
   }
 
   func outputsChanged() { for scanout in scanouts { scanout.outputChanged() } }
