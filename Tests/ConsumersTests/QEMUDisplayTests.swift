@@ -14,8 +14,7 @@ import Testing
 
   @Test("a lent frame is announced once, and each change of it told")
   func lends() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.lent()
     rig.present(frame)
     #expect(try rig.messages() == [rig.announcement(frame), rig.update(0, 0, 64, 48)])
@@ -38,8 +37,7 @@ import Testing
 
   @Test("an old QEMU gets DMABUF_SCANOUT", arguments: [0, 1] as [UInt64])
   func lendsWithoutAModifier(_ features: UInt64) throws {
-    let rig = try QEMURig()
-    try rig.introduce(features)
+    let rig = try QEMURig.attended(features)
     let frame = try rig.lent()
     rig.present(frame)
     #expect(try rig.messages() == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48)])
@@ -47,8 +45,7 @@ import Testing
 
   @Test("what QEMU knows and we do not is not asked for")
   func choosesFeatures() throws {
-    let rig = try QEMURig()
-    try rig.introduce(0xffff_ffff_ffff_fffc)
+    let rig = try QEMURig.attended(0xffff_ffff_ffff_fffc)
     let frame = try rig.lent()
     rig.present(frame)
     #expect(try rig.messages().first?.request == 9)
@@ -56,12 +53,9 @@ import Testing
 
   @Test("a frame is in use until QEMU has shown another one, or nothing")
   func holds() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
-    rig.present(first)
-    _ = try rig.messages()
-    try rig.reply(10)
+    try rig.show(first)
     #expect(first.uses == 1)
     rig.present(second)
     #expect(try rig.messages() == [rig.announcement(second), rig.update(0, 0, 64, 48)])
@@ -81,8 +75,7 @@ import Testing
 
   @Test("the upper left part of an image is an image of its own")
   func showsAPart() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let layout = FrameLayout(width: 64, height: 48, format: .argb8888, stride: 256)
     let part = Rectangle(x: 0, y: 0, width: 32, height: 20)
     let frame = try rig.lent(layout, source: part)
@@ -120,8 +113,7 @@ import Testing
 
   @Test("pixels come after their size, and are shown when QEMU has read them")
   func sendsPixels() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.copied(100, 30)
     rig.present(frame)
     let whole = Rectangle(x: 0, y: 0, width: 100, height: 30)
@@ -141,8 +133,7 @@ import Testing
 
   @Test("a large picture goes in parts, as QEMU reads them")
   func sendsPixelsInParts() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.copied(1000, 700)
     rig.present(frame)
     let messages = try rig.messages()
@@ -163,12 +154,9 @@ import Testing
     "between pixels and buffers QEMU is told to leave the buffer, on a new socket too",
     arguments: [false, true])
   func changesTheKind(isNewSocket: Bool) throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (lent, copied) = (try rig.lent(), try rig.copied())
-    rig.present(lent)
-    _ = try rig.messages()
-    try rig.reply(10)
+    try rig.show(lent)
     if isNewSocket {
       rig.frontEnd.hangUp()
       try rig.settle()
@@ -193,8 +181,7 @@ import Testing
 
   @Test("everything is told anew on the next socket", arguments: [false, true])
   func tellsAnew(isLent: Bool) throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = isLent ? try rig.lent() : try rig.copied()
     let image = CursorImage(pixels: [UInt8](repeating: 9, count: 64 * 64 * 4), hotX: 1, hotY: 2)
     rig.present(frame)
@@ -217,8 +204,7 @@ import Testing
 
   @Test("what QEMU did not answer before a stop is shown after it")
   func showsAfterAStop() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
     rig.present(first)
     let told = try rig.messages()
@@ -238,12 +224,9 @@ import Testing
 
   @Test("a scanout that went dark between two sockets is told so")
   func turnsOffBetweenSockets() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.lent()
-    rig.present(frame)
-    _ = try rig.messages()
-    try rig.reply(10)
+    try rig.show(frame)
     rig.frontEnd.hangUp()
     try rig.settle()
     rig.present(try rig.lent())
@@ -259,12 +242,9 @@ import Testing
 
   @Test("nothing is in use when QEMU's device is gone")
   func isAbandoned() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
-    rig.present(first)
-    _ = try rig.messages()
-    try rig.reply(10)
+    try rig.show(first)
     rig.present(second)
     rig.sink.abandon()
     #expect(first.uses == 0 && second.uses == 0 && !rig.sink.isAttended)
@@ -290,8 +270,7 @@ import Testing
 
   @Test("a socket on which nonsense comes is given up, and the next one serves")
   func givesUp() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.lent()
     rig.present(frame)
     let told = try rig.messages()
@@ -307,8 +286,7 @@ import Testing
 
   @Test("an update that QEMU never answers ends with the answer to a question after it")
   func asksAfterwards() throws {
-    let rig = try QEMURig(patience: 500)
-    try rig.introduce()
+    let rig = try QEMURig.attended(patience: 500)
     let frame = try rig.lent()
     let start = monotonicNanoseconds()
     rig.present(frame)
@@ -329,8 +307,7 @@ import Testing
 
   @Test("a QEMU that does not read gets the newest state when it does")
   func coalesces() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let frame = try rig.copied(800, 600)
     let other = try rig.lent()
     for step in 0..<200 {
@@ -357,12 +334,9 @@ import Testing
 
   @Test("a frame that is taken back is not shown any more")
   func isCutOff() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
-    rig.present(first)
-    _ = try rig.messages()
-    try rig.reply(10)
+    try rig.show(first)
     _ = rig.takeReports()
     rig.present(second)
     _ = try rig.messages()
@@ -391,8 +365,7 @@ import Testing
 
   @Test("scanouts are told apart")
   func showsOnSeveral() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
     rig.present(first)
     rig.present(second, on: 1)
@@ -410,8 +383,7 @@ import Testing
   // MARK: The cursor
 
   @Test func tellsOfTheCursor() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let pixels = (0..<64 * 64 * 4).map { UInt8(truncatingIfNeeded: $0) }
     let image = CursorImage(pixels: pixels, hotX: 3, hotY: 4)
     // There is none yet.
@@ -476,8 +448,7 @@ import Testing
 
   @Test("nobody is called when QEMU goes away")
   func losesQuestions() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     var heard = 0
     #expect(rig.sink.inquire { heard += 1 })
     #expect(rig.sink.inquireEDID(of: ScanoutID(0)) { _ in heard += 1 })
@@ -490,8 +461,7 @@ import Testing
 
   @Test("a QEMU without EDIDs is not asked for them")
   func asksForNoEDID() throws {
-    let rig = try QEMURig()
-    try rig.introduce(2)
+    let rig = try QEMURig.attended(2)
     #expect(!rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
   }
 
@@ -509,8 +479,7 @@ import Testing
 
   @Test("questions are bounded")
   func boundsQuestions() throws {
-    let rig = try QEMURig()
-    try rig.introduce()
+    let rig = try QEMURig.attended()
     let bound = 64
     for count in 0..<bound + 10 {
       #expect(rig.sink.inquire {} == (count < bound))

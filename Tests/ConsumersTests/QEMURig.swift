@@ -31,6 +31,15 @@ final class QEMURig: ScanoutObserver {
     sink.observer = self
   }
 
+  /// One with a socket, on which QEMU has said what it can do and has.
+  static func attended(
+    _ features: UInt64 = both, scanouts: Int = 2, patience: UInt32 = 3_600_000
+  ) throws -> QEMURig {
+    let rig = try QEMURig(scanouts: scanouts, patience: patience)
+    try rig.introduce(features)
+    return rig
+  }
+
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
     reports.append("presented \(sequence) of \(frame.id) on \(scanout)")
   }
@@ -126,6 +135,13 @@ final class QEMURig: ScanoutObserver {
       Presentation(
         frame: frame, source: source, damage: damage ?? source, sequence: sequences[scanout]!),
       on: ScanoutID(scanout))
+  }
+
+  /// Presents a buffer, of which QEMU says that it has shown it.
+  func show(_ frame: Frame) throws {
+    present(frame)
+    _ = try messages()
+    try reply(10)
   }
 
   // MARK: What is expected
