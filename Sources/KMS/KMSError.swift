@@ -36,6 +36,8 @@ extension KMSError: CustomStringConvertible {
         + (found.isEmpty ? "; there is no card at all" : ": " + found.joined(separator: "; "))
     case .cannotOpen(let card, .permissionDenied):
       "\(card) may not be opened by this user; the group that owns it (`video` on most systems) may"
+    case .cannotOpen(let card, .notPermitted):
+      "\(card) may not be opened in this cgroup; where libvirt has made it, name the card in cgroup_device_acl of qemu.conf"
     case .cannotOpen(let card, let errno):
       "\(card) cannot be opened: \(errno)"
     case .noModeSetting(let card):

@@ -94,15 +94,29 @@ public struct HostFiles {
     return setting("cgroup_device_acl") ?? []
   }
 
-  /// AppArmor guards libvirtd by a profile, and does not know this program.
-  public func isUnknownToAppArmor(_ program: String) -> Bool {
+  /// AppArmor guards libvirtd by a profile that does not let it start this program.
+  public func isRefusedByAppArmor(_ program: FilePath) -> Bool {
     guard (try? readText(place("/sys/module/apparmor/parameters/enabled")))?.hasPrefix("Y") == true else {
+      return false
+    }
+    // The kernel's list of profiles, and whether they are enforced, is for root.
+    let loaded = try? readText(place("/sys/kernel/security/apparmor/profiles"))
+    if let loaded, !loaded.split(separator: "\n").contains(where: { $0.hasSuffix("libvirtd (enforce)") }) {
       return false
     }
     let texts = ["usr.sbin.libvirtd", "local/usr.sbin.libvirtd"].compactMap {
       try? readText(place("/etc/apparmor.d/\($0)"))
     }
-    return !texts.isEmpty && !texts.contains { $0.contains(program) }
+    // In these directories it may start all programs.
+    let isUsual = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].contains(program.removingLastComponent().string)
+    return !texts.isEmpty && !isUsual && !texts.contains { $0.contains(program.string) }
+  }
+
+  /// The program that the hook is a link to.
+  public var hookProgram: FilePath? {
+    let directory = place("/etc/libvirt/hooks/qemu.d")
+    let name = directoryEntries(directory).first { $0.contains("udmabridge") }
+    return name.flatMap { linkTarget(directory.appending($0)) }.map { FilePath($0) }
   }
 
   /// The hook is where libvirtd looks for it.

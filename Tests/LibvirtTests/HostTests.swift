@@ -64,16 +64,27 @@ import Testing
     #expect(files.allowedDevices() == [])
   }
 
-  @Test("AppArmor and the hook")
+  @Test(
+    "AppArmor's profile of libvirtd, which lets it start programs of /usr/bin and those that it names; the hook"
+  )
   func others() throws {
     let files = HostFiles(root: root)
-    #expect(!files.isUnknownToAppArmor("vhost-user-udmabuf") && !files.hasHook)
+    let program: FilePath = "/usr/local/bin/vhost-user-udmabuf"
+    #expect(!files.isRefusedByAppArmor(program) && !files.hasHook && files.hookProgram == nil)
     try write("sys/module/apparmor/parameters/enabled", "Y\n")
-    try write("etc/apparmor.d/usr.sbin.libvirtd", "profile libvirtd { }")
-    #expect(files.isUnknownToAppArmor("vhost-user-udmabuf"))
-    try write("etc/apparmor.d/local/usr.sbin.libvirtd", "/usr/local/libexec/vhost-user-udmabuf PUx,")
-    #expect(!files.isUnknownToAppArmor("vhost-user-udmabuf"))
-    try write("etc/libvirt/hooks/qemu.d/udmabridge", "")
-    #expect(files.hasHook)
+    #expect(!files.isRefusedByAppArmor(program), "there is no profile")
+    try write("etc/apparmor.d/usr.sbin.libvirtd", "profile libvirtd { /usr/bin/* PUx, }")
+    #expect(files.isRefusedByAppArmor(program) && !files.isRefusedByAppArmor("/usr/bin/vhost-user-udmabuf"))
+    try write("sys/kernel/security/apparmor/profiles", "dnsmasq (enforce)\nlibvirtd (complain)\n")
+    #expect(!files.isRefusedByAppArmor(program))
+    try write("sys/kernel/security/apparmor/profiles", "libvirtd (enforce)\n")
+    #expect(files.isRefusedByAppArmor(program))
+    try write("etc/apparmor.d/local/usr.sbin.libvirtd", "\(program) PUx,")
+    #expect(!files.isRefusedByAppArmor(program))
+    try write("etc/libvirt/hooks/qemu.d/README", "")
+    let link = root.appending("etc/libvirt/hooks/qemu.d/udmabridge-libvirt-hook")
+    try FileManager.default.createSymbolicLink(
+      atPath: link.string, withDestinationPath: "/usr/local/bin/udmabridge")
+    #expect(files.hasHook && files.hookProgram == "/usr/local/bin/udmabridge")
   }
 }

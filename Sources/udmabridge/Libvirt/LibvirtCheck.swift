@@ -72,12 +72,7 @@ struct HostCheck {
     for device in [UdmabufDevice.path] + cards { checkRights(&report, device) }
     checkCgroup(&report)
     checkHolders(&report)
-    if files.isUnknownToAppArmor("vhost-user-udmabuf") {
-      report.limited(
-        "AppArmor", "libvirtd's profile does not name vhost-user-udmabuf",
-        remedy: "if it is refused (the kernel's log says so): add its path and PUx to "
-          + "/etc/apparmor.d/local/usr.sbin.libvirtd, and load that profile anew")
-    }
+    checkAppArmor(&report)
     if files.hasHook {
       report.ok("hook", "installed")
     } else {
@@ -182,6 +177,20 @@ struct HostCheck {
       remedy:
         "name them beside the default ones (qemu.conf lists these in a comment), and restart libvirtd: in the "
         + "domain's cgroup opening them is refused (EPERM)")
+  }
+
+  /// libvirtd starts the helper and the hook.
+  private func checkAppArmor(_ report: inout Report) {
+    let helper = files.descriptions().first { $0.type == "gpu" }?.binary.map { FilePath($0) }
+    let refused = [helper, files.hookProgram].compactMap(\.self).filter(files.isRefusedByAppArmor)
+    if refused.isEmpty { return }
+    let lines = refused.map { "\($0) PUx," }.joined(separator: " ")
+    report.failed(
+      "AppArmor",
+      "libvirtd's profile does not let it start \(refused.map(\.string).joined(separator: " and "))",
+      remedy:
+        "make install PREFIX=/usr; or add «\(lines)» to /etc/apparmor.d/local/usr.sbin.libvirtd, and as root: "
+        + "apparmor_parser -r /etc/apparmor.d/usr.sbin.libvirtd")
   }
 
   /// Who has a card open may be DRM master.
