@@ -97,7 +97,7 @@ extension GPUDevice: ScanoutObserver {
   public func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
     if isFlush(sequence, scanout) { buffers.statistics.framesShown += 1 }
     if let buffer = buffersByFrame[frame.id] { buffers.countShown(buffer) }
-    reached(sequence, on: scanout)
+    ended(sequence, scanout)
   }
 
   public func replaced(_ sequence: UInt64, on scanout: ScanoutID) {
@@ -108,7 +108,13 @@ extension GPUDevice: ScanoutObserver {
   public func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     if isFlush(sequence, scanout) { buffers.statistics.framesFailed += 1 }
     mistakes.report(error.refusal.rawValue, "scanout \(scanout) could not show a frame: \(error)")
-    reached(sequence, on: scanout)
+    ended(sequence, scanout)
+  }
+
+  private func ended(_ sequence: UInt64, _ scanout: ScanoutID) {
+    // Of a scanout that was turned off it was the last: what waited behind it gave way to nothing.
+    let isLast = scanouts[Int(scanout.rawValue)].last == nil
+    reached(isLast ? .max : sequence, on: scanout)
   }
 
   private func isFlush(_ sequence: UInt64, _ scanout: ScanoutID) -> Bool {

@@ -149,15 +149,11 @@ import Udmabuf
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.flush(1, fence: 2))
     try rig.ok(Request.setScanout(0, 0))
+    #expect(fences(rig) == [], "2 does not overtake 1")
+    rig.screen.flip()
+    #expect(fences(rig) == [1, 2])
     rig.screen.flipAll()
-    #expect(fences(rig).first == 1 && rig.screen.shown() == nil)
-    var rest: [UInt64] = []
-    rig.post(Request.displayInfo(fence: 3))
-    try rig.turn {
-      rest += fences(rig)
-      return rest.last == 3
-    }
-    #expect(rest.suffix(2) == [2, 3] || rest == [3])
+    #expect(rig.screen.shown() == nil)
     #expect(rig.buffers.statistics.framesShown == 1 && rig.buffers.statistics.framesCoalesced == 1)
     try rig.expectBalance()
   }
