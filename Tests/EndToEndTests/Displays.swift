@@ -4,6 +4,7 @@ import Linux
 import SystemPackage
 import TestSupport
 import Testing
+import Udmabuf
 
 extension EndToEnd {
   /// QEMU's own displays, whose OpenGL is Mesa's on the processor: the guest's pages are what they show.
@@ -37,10 +38,10 @@ extension EndToEnd {
       }
     }
 
-    /// What is the same under every display: lent, not copied, and every flush accounted for.
-    private func expectLent(_ guest: RunningGuest) throws {
+    /// What is the same under every display: lent, not copied but for cursors, and every flush accounted for.
+    private func expectLent(_ guest: RunningGuest, cursors: UInt64 = 0) throws {
       let all = try guest.settledStatistics()
-      #expect(all.bytesCopied == 0 && all.shadows.isEmpty && all.buffersLent > 0)
+      #expect(all.bytesCopied == cursors * 64 * 64 * 4 && all.shadows.isEmpty && all.buffersLent > 0)
       #expect(all.framesFailed == 0 && all.releasedLate == 0 && all.protocolErrors.isEmpty, "\(all)")
     }
 
@@ -122,6 +123,13 @@ extension EndToEnd {
       try FileManager.default.moveItem(atPath: file.string, toPath: pictures.appending(name).string)
     }
 
+    /// What the listener was told of the cursor last.
+    private func seenOfCursor(_ kind: String) -> String? {
+      ((try? readText(directory.appending("seen"))) ?? "").split(separator: "\n").last {
+        $0.hasPrefix("\(kind) ")
+      }.map(String.init)
+    }
+
     private func startListener(_ guest: RunningGuest) throws -> Child {
       let listener = try Child(
         "/bin/sh",
@@ -184,6 +192,75 @@ extension EndToEnd {
         #expect(guest.differenceInWindow(picture) == nil, "\(what)")
       }
       try end(guest)
+    }
+
+    // MARK: What a display has to bear
+
+    enum Display: String, CaseIterable, Sendable { case gtk, dbus }
+
+    @Test(
+      "1920x1080, another mode while it is shown, a cursor; then one is killed: nothing is pinned, and the helper ends as it should",
+      arguments: Display.allCases, Killed.allCases)
+    func killed(_ display: Display, _ first: Killed) throws {
+      try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
+      let guest = try guest(display.rawValue, "1920x1080")
+      let listener = display == .dbus ? try startListener(guest) : nil
+      func show(_ command: String, _ width: Int, _ height: Int, seed: UInt32) throws {
+        let (picture, name) = (Picture.positions(width, height, seed: seed), "seed-\(seed)")
+        if display == .dbus { try write(picture, name) }
+        #expect(try guest.shell(command) == "shown\n")
+        if display == .dbus {
+          let wanted = Seen(
+            size: "\(width)x\(height)", format: "XR24", picture: name, kind: "dma-buf", exporter: "udmabuf")
+          try waitUntil("\(width)x\(height) on D-Bus", seconds: 30) { seen().last == wanted }
+        } else if (width, height) == (1920, 1080) {
+          // Of other sizes the window makes as much as fills it.
+          #expect(guest.differenceInWindow(picture) == nil, "\(width)x\(height) in the window")
+        }
+      }
+      try show("hold p draw pattern 1920x1080 XR24 1 hold", 1920, 1080, seed: 1)
+      // Not 640x480, of which QEMU has a picture of its own.
+      try show("tell p show 1024x768 2", 1024, 768, seed: 2)
+      try show("tell p show 1920x1080 3", 1920, 1080, seed: 3)
+      try waitUntil("those before are free") { try !isPinned(1024, 768) }
+      try expectLent(guest)
+      if display == .dbus { try cursor(guest) }
+
+      try guest.expectEnd(killing: first) {
+        let isShown = try isPinned(1920, 1080)
+        #expect(isShown, "QEMU has its descriptor until it ends")
+        if display == .gtk {
+          #expect(guest.differenceInWindow(.positions(1920, 1080, seed: 3)) == nil, "the last picture")
+        }
+      }
+      listener?.wait()
+      try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
+    }
+
+    /// The cursor's image as it is, and its place; nothing of it in the picture.
+    private func cursor(_ guest: RunningGuest) throws {
+      let image = Picture(width: 64, height: 64) { y in
+        (0..<64).map { x in
+          x < 16 ? 0xffff_0000 : x < 32 ? 0x8000_8000 : y % 4 != 0 ? 0 : 0xff00_00ff
+        }
+      }
+      try write(image, "cursor")
+      func expect(_ image: String?, _ pointer: String, _ what: String) throws {
+        try waitUntil(what, seconds: 20) {
+          (image == nil || seenOfCursor("cursor") == image) && seenOfCursor("pointer") == pointer
+        }
+      }
+      let wanted = "cursor 64x64 0,0 cursor"
+      #expect(try guest.shell("tell p cursor 100 50") == "cursor\n")
+      try expect(wanted, "pointer 100,50 1", "the cursor")
+      #expect(try guest.shell("tell p move 1900 1060") == "moved\n")
+      try expect(nil, "pointer 1900,1060 1", "the cursor moved")
+      #expect(try guest.shell("tell p nocursor") == "no cursor\n")
+      try waitUntil("the cursor is hidden", seconds: 20) { seenOfCursor("pointer")?.hasSuffix(" 0") == true }
+      #expect(try guest.shell("tell p cursor 7 8; tell p dirty 0 0 64 64") == "cursor\ndirtied\n")
+      try expect(wanted, "pointer 7,8 1", "the cursor is shown again")
+      #expect(seen().last?.picture == "seed-3")
+      try expectLent(guest, cursors: 2)
     }
   }
 }
