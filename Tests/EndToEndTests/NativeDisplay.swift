@@ -7,11 +7,13 @@ import Testing
 /// as pixels.
 @Suite(.serialized, .enabled(if: !TestHost.isActive, "runs on the machine itself"))
 struct NativeDisplayTests {
-  private func start(_ qemu: String? = nil, display: String) throws -> RunningGuest {
+  private func start(
+    _ qemu: String? = nil, display: String, kernel: String = "6.12"
+  ) throws -> RunningGuest {
     try RunningGuest(
       memory: "256M", resolution: "800x600", kms: nil, helperOptions: ["--backing", "shadow"],
       options: [
-        "--accel", "tcg", "--display", display,
+        "--accel", "tcg", "--display", display, "--kernel", kernel,
         "--helper", builtPrograms.appending("vhost-user-udmabuf").string,
       ] + (qemu.map { ["--qemu", $0] } ?? []))
   }
@@ -71,6 +73,38 @@ struct NativeDisplayTests {
     expect(.positions(640, 480, seed: 9), on: guest)
     let after = try guest.settledStatistics()
     #expect(after.liveResources == 1 && after.protocolErrors.isEmpty && after.framesFailed == 0)
+    guest.end()
+  }
+
+  /// The drivers of later kernels say each time that all has changed.
+  private static let kernelThatTells = "6.1"
+  private static let hasKernelThatTells: Bool = {
+    let build = repository.appending("qemu/guest/build")
+    let (status, output) = (try? run(build, ["--kernel", kernelThatTells, "--where"])) ?? (1, "")
+    let image = output.trimmingCharacters(in: .newlines)
+    return status == 0 && FileManager.default.fileExists(atPath: image + "/initrd")
+  }()
+
+  @Test(
+    "what the guest says has changed is copied and shown, and nothing else",
+    .enabled(if: hasKernelThatTells, "qemu/setup --all"), arguments: ["10.0", "11.1"])
+  func showsDamage(_ qemu: String) throws {
+    let guest = try start(qemu, display: "none", kernel: Self.kernelThatTells)
+    #expect(try guest.shell("hold p draw pattern 800x600 XR24 5 hold") == "shown\n")
+    let picture = Picture.positions(800, 600, seed: 5)
+    expect(picture, on: guest)
+    let before = try guest.settledStatistics()
+    let pokes = [(3, 4), (300, 4), (798, 599)].map { "tell p poke \($0.0) \($0.1) 0x123456;" }
+    try guest.shell(pokes.joined() + "tell p dirty 0 0 8 8; tell p dirty 797 597 3 3")
+    let changed = Picture(width: 800, height: 600) { y in
+      var row = picture.row(y)
+      if y == 4 { row[3] = 0x123456 }
+      if y == 599 { row[798] = 0x123456 }
+      return row
+    }
+    expect(changed, on: guest)
+    let copied = try guest.settledStatistics().bytesCopied - before.bytesCopied
+    #expect(copied == (8 * 8 + 3 * 3) * 4)
     guest.end()
   }
 
