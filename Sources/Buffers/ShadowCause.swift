@@ -25,6 +25,8 @@ public struct ShadowCause: Equatable, Sendable {
     case udmabuf
     /// The sink does not take the dma-buf in.
     case importRefused
+    /// The kernel would give the sink's device a copy of the dma-buf, and write it back over it.
+    case bounced
     case formatRefused
     case strideRefused
     /// The sink has no mode of the picture's size.

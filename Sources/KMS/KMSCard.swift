@@ -31,6 +31,8 @@ public final class KMSCard {
   /// By which the kernel's announcements name it.
   let number: DeviceNumber?
   let file: DRMFile
+  /// The card would be given copies of the memory of others, which must not happen: see `tryImport`.
+  private(set) var bounces = false
 
   /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, as seen on Linux
   /// 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
@@ -215,8 +217,36 @@ public final class KMSCard {
     } catch { throw refusal(of: layout, error) }
   }
 
+  /// Finds out whether the card is given the memory of others itself.
+  ///
+  /// For a device that cannot address it all the kernel may map a copy instead (swiotlb), and write that back when
+  /// the device lets go of it, over what is there by then: a guest would find an old picture in memory that it has
+  /// used for something else since.
+  func tryImport(_ udmabuf: UdmabufDevice) {
+    let (page, pages) = (4096, 64)
+    guard let memfd = try? Memfd.create(name: "udmabridge-trial", size: UInt64(pages * page), seals: .shrink),
+      let mapping = try? memfd.withDescriptor({ fd throws(Errno) in
+        try Mapping(fd, offset: 0, length: pages * page, writable: true)
+      }),
+      let dmabuf = try? udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: UInt64(pages * page)))
+    else { return }
+    let (old, new) = (UInt64(0x6f6c64), UInt64(0x6e6577))
+    for index in 0..<pages { mapping.store(old, at: index * page) }
+    guard let handle = try? importHandle(dmabuf) else { return }
+    for index in 0..<pages { mapping.store(new, at: index * page) }
+    closeHandle(handle)
+    bounces = (0..<pages).contains { mapping.load(UInt64.self, at: $0 * page) != new }
+  }
+
   /// The card's handle for a dma-buf, which the caller closes: the same one for each import of it.
   func importHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
+    if bounces {
+      throw SinkError(
+        .bouncing,
+        "the device of \(name) (\(driver)) cannot address all of this host's memory: the kernel would give it a "
+          + "copy, and later write that back over the guest's memory; use an IOMMU, another card, or a newer kernel"
+      )
+    }
     var handle: UInt32 = 0
     do throws(Errno) {
       try dmabuf.withDescriptor { dmabuf throws(Errno) in

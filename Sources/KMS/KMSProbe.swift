@@ -74,6 +74,7 @@ public struct KMSProbe: Sendable {
       let missing = Verdict.untested("no memfd of \(layout.pages) bytes")
       return (missing, missing, missing)
     }
+    card.tryImport(udmabuf)
     do throws(UdmabufError) {
       let dmabuf = try udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: layout.pages))
       do throws(SinkError) {
@@ -88,7 +89,8 @@ public struct KMSProbe: Sendable {
         return (.yes, .yes, test(card, pipe, id, layout))
       } catch {
         let refused = Verdict.no(error.description)
-        return error.refusal == .importing ? (refused, later, later) : (.yes, refused, later)
+        return [.importing, .bouncing].contains(error.refusal)
+          ? (refused, later, later) : (.yes, refused, later)
       }
     } catch {
       let missing = Verdict.untested(error.description)

@@ -62,6 +62,7 @@ public final class KMSSink: ScanoutSink {
       lanes.append(Lane(index, try KMSOutput(pipe, of: card)))
     }
     (self.card, self.lanes, self.loop, self.log) = (card, lanes, loop, log)
+    if let udmabuf { card.tryImport(udmabuf) }
     let trial = ModeTrial(card, udmabuf)
     let verdicts = lanes.map { trial.run($0.output) }
     outputs = zip(lanes, verdicts).map { Self.offer($0, $1) }

@@ -21,12 +21,12 @@ public struct SinkOutput: Equatable, Sendable {
 /// Why a sink will not show a frame: what it refused, why, and what to do about it.
 public struct SinkError: Error, Equatable, CustomStringConvertible {
   public enum Refusal: String, Sendable {
-    case noOutput, importing, format, stride, mode, part, offset, disconnected, busy, other
+    case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
     /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
     public var isMendedByCopying: Bool {
       switch self {
-      case .importing, .format, .stride, .mode, .part, .offset, .other: true
+      case .importing, .bouncing, .format, .stride, .mode, .part, .offset, .other: true
       case .noOutput, .disconnected, .busy: false
       }
     }

@@ -275,6 +275,7 @@ extension ShadowCause {
     let name: Name =
       switch error.refusal {
       case .importing: .importRefused
+      case .bouncing: .bounced
       case .format: .formatRefused
       case .stride: .strideRefused
       case .mode: .modeRefused
