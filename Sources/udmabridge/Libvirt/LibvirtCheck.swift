@@ -176,7 +176,8 @@ struct HostCheck {
       "cgroup", "cgroup_device_acl in qemu.conf does not name \(missing.joined(separator: " and "))",
       remedy:
         "name them beside the default ones (qemu.conf lists these in a comment), and restart libvirtd: in the "
-        + "domain's cgroup opening them is refused (EPERM)")
+        + "domain's cgroup opening them is refused (EPERM), and libvirt may put the helper there before it opens them"
+    )
   }
 
   /// libvirtd starts the helper and the hook.
