@@ -275,14 +275,16 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     for _ in 0..<2 { #expect(connection.ask(.getProtocolFeatures) { _ in }) }
-    let event = try EventFD()
-    let number = event.fd.withRaw { $0 }
-    let free = try EventFD().fd.withRaw { $0 }
+    let passed = try Memfd.create(name: "takes-no-descriptors", size: 4096)
+    let number = passed.withDescriptor { $0.withRaw { $0 } }
     for count in [1, 12] {
       try link.frontEnd.send(numbers(1, 4, 8, 0, 0), descriptors: [CInt](repeating: number, count: count))
       try link.settle()
     }
-    #expect(try EventFD().fd.withRaw { $0 } == free, "what came is closed")
+    let open = directoryEntries("/proc/self/fd").filter {
+      linkTarget(FilePath("/proc/self/fd/\($0)"))?.contains("takes-no-descriptors") ?? false
+    }
+    #expect(open == ["\(number)"], "what came is closed")
     #expect(connection.isOpen)
   }
 
