@@ -13,7 +13,7 @@ final class FakeCard: ScanoutSink {
     var isFull = false
     /// Its copies are wider than the picture, have rows that are longer, and the picture stands inside.
     var isRoomy = false
-    /// Presentations wait until `flip`; otherwise they are on the screen in the next turn of the loop.
+    /// Presentations wait until `flip`; otherwise they are on the screen when the loop has its turn.
     var isSlow = false
     /// Presentations fail.
     var fails = false
@@ -28,7 +28,6 @@ final class FakeCard: ScanoutSink {
   weak var observer: (any ScanoutObserver)?
   var mood = Mood()
 
-  private let loop: EventLoop
   private var working: Deferred?
   private let lanes: [PresentationQueue]
   private var prepared: [(frame: UInt64, source: Rectangle, scanout: UInt32)] = []
@@ -40,7 +39,7 @@ final class FakeCard: ScanoutSink {
   private var reports: [(scanout: Int, report: Report)] = []
 
   init(_ outputs: [SinkOutput], _ loop: EventLoop) throws {
-    (self.outputs, self.loop) = (outputs, loop)
+    self.outputs = outputs
     lanes = outputs.map { _ in PresentationQueue() }
     sequences = outputs.map { _ in 0 }
     unreported = outputs.map { _ in [] }

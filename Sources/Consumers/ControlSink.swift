@@ -24,7 +24,7 @@ public final class ControlSink: ScanoutSink {
   let loop: EventLoop
   private var telling: Deferred?
   private var timer: Timer?
-  /// What the observer is told of at the next turn of the loop.
+  /// What the observer is told of from the loop.
   private var reports: [Report] = []
   private var reportsTold: [Report] = []
 

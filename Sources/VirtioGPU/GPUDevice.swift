@@ -84,7 +84,6 @@ public final class GPUDevice {
   /// The 3D contexts that the guest has. Nothing is in them.
   var contexts: Set<UInt32> = []
 
-  private let loop: EventLoop
   private var later: Deferred?
   private var timer: Timer?
   private var control: GPUQueue?
@@ -114,7 +113,7 @@ public final class GPUDevice {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     self.scanoutCount = max(1, scanoutCount ?? outputs.count)
-    (self.loop, self.logger) = (loop, logger)
+    self.logger = logger
     (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
     hostRegion = hostMemory.map { SharedRegion(size: $0.size) }
     offers = Dictionary(uniqueKeysWithValues: (hostMemory?.offers ?? []).map { ($0.id, $0) })

@@ -37,7 +37,6 @@ final class Screen: ScanoutSink {
   private(set) var presentCount = 0
   private(set) var reportCount = 0
 
-  private let loop: EventLoop
   private var reporting: Deferred?
   private let lanes: [PresentationQueue]
   private var prepared: [(frame: UInt64, source: Rectangle, scanout: UInt32)] = []
@@ -45,7 +44,7 @@ final class Screen: ScanoutSink {
   private var reports: [(scanout: UInt32, sequence: UInt64, error: SinkError)] = []
 
   init(_ outputs: [SinkOutput], _ loop: EventLoop) throws {
-    (self.outputs, self.loop) = (outputs, loop)
+    self.outputs = outputs
     lanes = outputs.map { _ in PresentationQueue() }
     sequences = outputs.map { _ in 0 }
     reporting = Deferred(loop) { [unowned self] in report() }
