@@ -33,6 +33,8 @@ public final class KMSCard {
   let file: DRMFile
   /// The card would be given copies of the memory of others, which must not happen: see `tryImport`.
   private(set) var bounces = false
+  /// What `tryImport` could not do yet, as while udmabuf's size limit is 0.
+  private var importTrial: UdmabufDevice?
 
   /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, as seen on Linux
   /// 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
@@ -222,7 +224,10 @@ public final class KMSCard {
   /// For a device that cannot address it all the kernel may map a copy instead (swiotlb), and write that back when
   /// the device lets go of it, over what is there by then: a guest would find an old picture in memory that it has
   /// used for something else since.
+  ///
+  /// Where that cannot be found out yet, it is with the first import that can.
   func tryImport(_ udmabuf: UdmabufDevice) {
+    importTrial = udmabuf
     let (page, pages) = (4096, 64)
     guard let memfd = try? Memfd.create(name: "udmabridge-trial", size: UInt64(pages * page), seals: .shrink),
       let mapping = try? memfd.withDescriptor({ fd throws(Errno) in
@@ -232,7 +237,8 @@ public final class KMSCard {
     else { return }
     let (old, new) = (UInt64(0x6f6c64), UInt64(0x6e6577))
     for index in 0..<pages { mapping.store(old, at: index * page) }
-    guard let handle = try? importHandle(dmabuf) else { return }
+    importTrial = nil
+    guard let handle = try? primeHandle(dmabuf) else { return }
     for index in 0..<pages { mapping.store(new, at: index * page) }
     closeHandle(handle)
     bounces = (0..<pages).contains { mapping.load(UInt64.self, at: $0 * page) != new }
@@ -240,6 +246,7 @@ public final class KMSCard {
 
   /// The card's handle for a dma-buf, which the caller closes: the same one for each import of it.
   func importHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
+    if let importTrial { tryImport(importTrial) }
     if bounces {
       throw SinkError(
         .bouncing,
@@ -247,6 +254,10 @@ public final class KMSCard {
           + "copy, and later write that back over the guest's memory; use an IOMMU, another card, or a newer kernel"
       )
     }
+    return try primeHandle(dmabuf)
+  }
+
+  private func primeHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
     var handle: UInt32 = 0
     do throws(Errno) {
       try dmabuf.withDescriptor { dmabuf throws(Errno) in

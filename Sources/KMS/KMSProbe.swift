@@ -89,7 +89,7 @@ public struct KMSProbe: Sendable {
         return (.yes, .yes, test(card, pipe, id, layout))
       } catch {
         let refused = Verdict.no(error.description)
-        return [.importing, .bouncing].contains(error.refusal)
+        return error.refusal.concernsAllMemory
           ? (refused, later, later) : (.yes, refused, later)
       }
     } catch {

@@ -74,7 +74,7 @@ final class ModeTrial {
       } catch {
         verdict.refusals.append("\(size) cannot be shown without copying: \(error.description)")
         // That is not a matter of size.
-        if [.importing, .bouncing].contains(error.refusal) { break }
+        if error.refusal.concernsAllMemory { break }
       }
     }
     return lent

@@ -23,6 +23,9 @@ public struct SinkError: Error, Equatable, CustomStringConvertible {
   public enum Refusal: String, Sendable {
     case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
+    /// The card takes no memory of others, whatever the layout.
+    public var concernsAllMemory: Bool { self == .importing || self == .bouncing }
+
     /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
     public var isMendedByCopying: Bool {
       switch self {

@@ -12,8 +12,8 @@ public enum TestHost {
 
   private static let limitLock = Mutex(())
 
-  /// Runs `body` while udmabuf has these limits, and no other test changes them. Nobody sets them below the
-  /// driver's own 1024 items and 64 MiB, so small buffers can be made at any time.
+  /// Runs `body` while udmabuf has these limits, and no other test changes them. But for a moment nobody
+  /// sets them below the driver's own 1024 items and 64 MiB, so small buffers can be made.
   public static func withUdmabufLimits<Result>(
     items: UInt64 = 1024, megabytes: UInt64 = 64, _ body: () throws -> Result
   ) throws -> Result {
