@@ -11,12 +11,14 @@ final class RunningGuest {
   let directory: FilePath
   private let process: Child
 
-  var helperLog: String { (try? readText(directory.appending("helper.log"))) ?? "" }
+  var helperLog: String { log("helper.log") }
+
+  private func log(_ name: String) -> String { (try? readText(directory.appending(name), upTo: 1 << 28)) ?? "" }
 
   /// The ends of all logs, for whoever has to find out what went wrong.
   var lastWords: String {
     ["console.log", "qemu.log", "helper.log"].map { name in
-      let lines = ((try? readText(directory.appending(name))) ?? "").split(separator: "\n").suffix(25)
+      let lines = log(name).split(separator: "\n").suffix(25)
       return "--- \(name)\n" + lines.joined(separator: "\n")
     }.joined(separator: "\n")
   }
