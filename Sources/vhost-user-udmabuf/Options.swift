@@ -45,7 +45,7 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it QEMU's own display shows them.",
+      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it and --control, QEMU's own display shows them.",
       valueName: "card"))
   var kms: [String] = []
 
