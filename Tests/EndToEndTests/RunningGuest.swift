@@ -13,7 +13,9 @@ final class RunningGuest {
 
   var helperLog: String { log("helper.log") }
 
-  private func log(_ name: String) -> String { (try? readText(directory.appending(name), upTo: 1 << 28)) ?? "" }
+  private func log(_ name: String) -> String {
+    (try? readText(directory.appending(name), upTo: 1 << 28)) ?? ""
+  }
 
   /// The ends of all logs, for whoever has to find out what went wrong.
   var lastWords: String {
