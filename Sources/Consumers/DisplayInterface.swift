@@ -72,7 +72,8 @@ public final class DisplayInterface: VarlinkInterface {
       connection.reply(EmptyObject())
     case "Watch":
       _ = try call.parameters(EmptyObject.self)
-      guard call.wantsMore else { throw .expectedMore }
+      // Who wants no reply cannot be told of anything.
+      guard call.wantsMore, !call.isOneway else { throw .expectedMore }
       watch(connection)
     case "Stream":
       _ = try call.parameters(EmptyObject.self)

@@ -251,7 +251,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     guard let timer, !timer.armed, let first = lanes.compactMap(\.waitingSince).min() else { return }
     let waited = (monotonicNanoseconds() - first) / 1_000_000
     // What has waited for longer has been asked about, and is looked at again later.
-    timer.arm(milliseconds: patience - UInt32(max(0, waited)) % patience)
+    timer.arm(milliseconds: patience - UInt32(max(0, waited) % Int64(patience)))
   }
 
   /// QEMU reads nothing while its display has not drawn an update, and may never answer that one.

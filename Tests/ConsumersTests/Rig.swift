@@ -112,9 +112,11 @@ final class Caller {
   }
 
   func send(
-    _ method: String, _ parameters: String = "{}", more: Bool = false, upgrade: Bool = false
+    _ method: String, _ parameters: String = "{}", more: Bool = false, upgrade: Bool = false,
+    oneway: Bool = false
   ) throws {
-    let flags = (more ? #","more":true"# : "") + (upgrade ? #","upgrade":true"# : "")
+    let flags = [("more", more), ("oneway", oneway), ("upgrade", upgrade)].filter(\.1)
+      .map { #","\#($0.0)":true"# }.joined()
     let call = #"{"method":"io.udmabridge.Display.\#(method)","parameters":\#(parameters)\#(flags)}"#
     _ = unsafe try socket?.send(Array((call + "\0").utf8).span.bytes)
     try rig.settle()

@@ -33,6 +33,15 @@ import Testing
     }
   }
 
+  @Test("who wants no reply is told of nothing, and costs nothing")
+  func oneway() throws {
+    let caller = try rig.connect()
+    for _ in 0..<3 { try caller.send("Watch", more: true, oneway: true) }
+    #expect(rig.sink.statistics.watchers == 0)
+    rig.present(try rig.frame())
+    #expect(try caller.events().isEmpty)
+  }
+
   @Test("what there is, then each change, then the end")
   func changes() throws {
     let (one, two) = (try rig.frame(), try rig.frame())
