@@ -29,6 +29,10 @@ public final class Vring {
 
   var isStarted: Bool { running != nil }
 
+  /// It runs, is enabled, and its memory is there. A device that has left chains in it takes them when it is told of a
+  /// kick after that.
+  public var mayWork: Bool { isStarted && !isAdrift && kick?.isWatched ?? false }
+
   /// The ring's queue. There is a new one after each start; there is none before the first.
   public var queue: VirtQueue {
     guard let queue = running ?? last else { preconditionFailure("the ring has never been started") }
@@ -150,6 +154,8 @@ final class KickSource {
   }
 
   deinit { pause() }
+
+  var isWatched: Bool { token != nil }
 
   /// `kicked` is told whether the descriptor still works.
   /// - Returns: false if it is being watched already.

@@ -38,7 +38,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   public func memoryChanged(_ memory: GuestMemory) {}
 
   public func started(_ vring: Vring, index: Int, fresh: Bool) {
-    device.start(GPUQueue(queue: vring.queue) { vring.notify() }, index: index, fresh: fresh)
+    let queue = GPUQueue(queue: vring.queue, mayWork: { vring.mayWork }, notify: { vring.notify() })
+    device.start(queue, index: index, fresh: fresh)
   }
 
   public func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }

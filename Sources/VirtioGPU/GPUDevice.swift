@@ -10,9 +10,13 @@ public import Virtio
 /// A running virtqueue, and how to tell the driver that something was completed in it.
 public struct GPUQueue {
   public let queue: VirtQueue
+  /// It is enabled and its memory is there; nothing is taken from it otherwise.
+  public let mayWork: () -> Bool
   public let notify: () -> Void
 
-  public init(queue: VirtQueue, notify: @escaping () -> Void) { (self.queue, self.notify) = (queue, notify) }
+  public init(
+    queue: VirtQueue, mayWork: @escaping () -> Bool = { true }, notify: @escaping () -> Void
+  ) { (self.queue, self.mayWork, self.notify) = (queue, mayWork, notify) }
 }
 
 /// The device side of virtio-gpu (virtio 1.3, 5.7): takes commands from its queues, lends the guest's pages
@@ -123,7 +127,7 @@ public final class GPUDevice {
       finishReleases()
       finishShadows()
       settle()
-      // Only where it was left off: a queue may be disabled, and nobody kicked it then.
+      // Only where it was left off: nobody kicked the other one.
       if controlHasMore { process(control, isControl: true) }
       if cursorHasMore { process(cursor, isControl: false) }
     }
@@ -185,7 +189,7 @@ public final class GPUDevice {
 
   private func process(_ queue: GPUQueue?, isControl: Bool) {
     if isControl { controlHasMore = false } else { cursorHasMore = false }
-    guard let queue, whenDrained == nil || !isControl else { return }
+    guard let queue, queue.mayWork(), whenDrained == nil || !isControl else { return }
     queue.queue.suspendKicks()
     var budget = Self.commandsPerTurn
     let end = monotonicNanoseconds() + Self.timePerTurn

@@ -57,6 +57,23 @@ import Testing
     #expect(rig.answer()?.type == ResponseType.ok && rig.device.resources.count == 2)
   }
 
+  /// A queue that was left off, for the sake of others, may be disabled before its turn comes again.
+  @Test func aQueueThatMayNotWork() throws {
+    let rig = try Rig(queueSize: 1024)
+    for id in 1...600 { rig.control.send(Request.create(UInt32(id), 1, 1), answer: 24) }
+    rig.device.kicked(0)
+    let count = rig.device.resources.count
+    try #require(count > 0 && count < 600, "it was left off")
+    rig.mayWork = false
+    try rig.settle()
+    rig.device.kicked(0)
+    #expect(rig.device.resources.count == count)
+    rig.mayWork = true
+    rig.device.kicked(0)
+    try rig.settle()
+    #expect(rig.device.resources.count == 600)
+  }
+
   @Test func aFreshControlQueueDropsAll() throws {
     let rig = try Rig(
       quotas: {

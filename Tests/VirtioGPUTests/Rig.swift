@@ -41,6 +41,8 @@ final class Rig {
   /// How often each queue's driver was told that something is completed.
   private(set) var notified = [0, 0]
   private var nextQueue: [VirtQueue?] = [nil, nil]
+  /// The queues are enabled.
+  var mayWork = true
 
   init(
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
@@ -76,7 +78,9 @@ final class Rig {
       used: queue.usedWindow, memory: ram.memory, eventIndex: queue.eventIndex, start: queue.seenUsed)
     nextQueue[index] = device
     self.device.start(
-      GPUQueue(queue: device) { [unowned self] in if device.shouldNotify() { notified[index] += 1 } },
+      GPUQueue(queue: device, mayWork: { [unowned self] in mayWork }) { [unowned self] in
+        if device.shouldNotify() { notified[index] += 1 }
+      },
       index: index, fresh: fresh)
   }
 
