@@ -126,7 +126,7 @@ extension GPUDevice {
     } else {
       takeAway(mapping, resource)
     }
-    errand.response?.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
+    errand.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
     wake()
   }
 

@@ -108,7 +108,7 @@ final class HostMapping {
   func waitUntilGone(_ errand: Errand, failure: Response) { errands.append((errand, failure)) }
 
   func isGone(_ isDone: Bool) {
-    for (errand, failure) in errands { errand.response?.finish(isDone ? .ok : failure) }
+    for (errand, failure) in errands { errand.finish(isDone ? .ok : failure) }
     errands = []
   }
 

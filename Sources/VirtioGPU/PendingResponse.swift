@@ -48,7 +48,9 @@ final class PendingResponse {
 /// Something that the front end, or the sink, was asked for on behalf of a command.
 final class Errand {
   /// The answer that waits for it.
-  weak var response: PendingResponse?
+  weak var response: PendingResponse? { didSet { if let result { response?.finish(result) } } }
+  /// What came of it, which may be before anything waits: a channel breaks when it is written to.
+  private var result: Response?
   /// Nobody waits for it any more.
   var isAbandoned = false
   /// What is answered then: what was asked is undone, or is done some time.
@@ -60,5 +62,10 @@ final class Errand {
 
   init(ifAbandoned: Response, longest: Response? = nil, timeout: Int64 = GPUDevice.errandTimeout) {
     (self.ifAbandoned, self.longest, self.timeout) = (ifAbandoned, longest ?? ifAbandoned, timeout)
+  }
+
+  func finish(_ result: Response) {
+    self.result = result
+    response?.finish(result)
   }
 }

@@ -305,6 +305,16 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
+  /// It breaks just when it is asked to take something away.
+  @Test(arguments: [true, false]) func theChannelIsGone(unref: Bool) throws {
+    try ok(create(1))
+    try map(1, at: 0)
+    machine.channel.hangUp()
+    try machine.post(unref ? Request.unref(1) : Request.unmapBlob(1))
+    try machine.link.settle()
+    #expect(machine.answer()?.type == (unref ? ResponseType.ok : ResponseType.unspecified) && free == whole)
+  }
+
   /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
   @Test func theSocketIsFull() throws {
     try ok(create(1), create(2))
