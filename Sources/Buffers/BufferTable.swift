@@ -64,7 +64,7 @@ extension LendError: CustomStringConvertible {
       "\(UdmabufDevice.path) cannot be opened (\(errno)); the kernel needs CONFIG_UDMABUF"
     case .descriptors(let limit):
       "this process may have \(limit) descriptors open (RLIMIT_NOFILE), of which \(Quotas.reservedDescriptors) are kept "
-        + "for QEMU and each lent buffer takes one; raise the hard limit before it is started (ulimit -Hn, or "
+        + "for QEMU and each buffer takes one; raise the hard limit before it is started (ulimit -Hn, or "
         + "LimitNOFILE= of a service)"
     case .quota(let quota, let needed, let limit):
       "\(needed) would exceed this guest's quota of \(limit) \(quota.words); "
@@ -233,8 +233,9 @@ public final class BufferTable {
         if error == .kernel(.tooManyOpenFiles) { throw .descriptors(limit: quotas.descriptors) }
         throw LendError(error)
       }
-      let last = quotas.descriptors - Quotas.reservedDescriptors
-      guard dmabuf.withDescriptor({ $0.isBelow(last) }) else { throw .descriptors(limit: quotas.descriptors) }
+      guard dmabuf.withDescriptor({ $0.isBelow(quotas.ownDescriptors) }) else {
+        throw .descriptors(limit: quotas.descriptors)
+      }
       return dmabuf
     }
   }

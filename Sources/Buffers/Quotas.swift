@@ -11,10 +11,14 @@ public struct Quotas: Equatable, Sendable {
   /// Bytes of memory that copies of the guest's pictures take at once.
   public var shadowBytes: UInt64 = 1024 << 20
 
-  /// Descriptors that this process may have open (`RLIMIT_NOFILE`). Each lent buffer takes one.
+  /// Descriptors that this process may have open (`RLIMIT_NOFILE`). Each lent buffer takes one, and a copy
+  /// that is not the card's one or two.
   public var descriptors = Int.max
 
-  /// Of `descriptors`, those that lent buffers leave free: QEMU sends some with its messages at any time, and what
+  /// Those that buffers and copies may take.
+  public var ownDescriptors: Int { descriptors - Self.reservedDescriptors }
+
+  /// Of `descriptors`, those that buffers leave free: QEMU sends some with its messages at any time, and what
   /// does not fit then would end the connection.
   public static let reservedDescriptors = 32
 

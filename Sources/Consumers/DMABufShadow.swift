@@ -15,6 +15,8 @@ final class DMABufShadow: ShadowMemory {
     try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
   }
 
+  func isBelow(_ bound: Int) -> Bool { memory.isBelow(bound) && dmabuf.withDescriptor { $0.isBelow(bound) } }
+
   /// - Throws: what the kernel says against a dma-buf of that memory.
   init(_ memory: MemfdShadow, _ device: UdmabufDevice) throws(UdmabufError) {
     let range = MemfdRange(memfd: memory.memfd, offset: 0, length: UInt64(memory.mapping.length))

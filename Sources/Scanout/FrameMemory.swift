@@ -20,6 +20,9 @@ public protocol ShadowMemory: AnyObject {
 
   /// A descriptor of the memory for another process, which the caller owns.
   func descriptor() throws(Errno) -> FD
+
+  /// All descriptors that it holds have numbers below `bound`.
+  func isBelow(_ bound: Int) -> Bool
 }
 
 /// Where a copy of a picture goes: memory of a sink that it can show on one scanout, and how it lies there.
@@ -46,6 +49,8 @@ public final class MemfdShadow: ShadowMemory {
   public func descriptor() throws(Errno) -> FD {
     try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
   }
+
+  public func isBelow(_ bound: Int) -> Bool { memfd.withDescriptor { $0.isBelow(bound) } }
 
   private init(_ memfd: Memfd, _ mapping: Mapping) { (self.memfd, self.mapping) = (memfd, mapping) }
 

@@ -38,6 +38,9 @@ public final class VarlinkServer {
   /// Is told why a connection was refused.
   public var whenRefused: ((String) -> Void)?
 
+  /// Of connections at once, where nothing else is said.
+  public static let connectionLimit = 32
+
   private let socket: UnixSocket
   private let loop: EventLoop
   private let admits: (PeerCredentials) -> Bool
@@ -50,8 +53,8 @@ public final class VarlinkServer {
   ///   - socket: listens.
   ///   - admits: who may call.
   public init(
-    _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface], limit: Int = 32,
-    loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
+    _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
+    limit: Int = connectionLimit, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
     self.socket = socket
     (self.loop, self.limit, self.admits) = (loop, limit, admits)

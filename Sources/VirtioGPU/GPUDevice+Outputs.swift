@@ -47,7 +47,7 @@ extension GPUDevice {
   }
 
   private func finish(_ errand: Errand, _ response: Response) {
-    errand.response?.finish(response)
+    errand.finish(response)
     wake()
   }
 
@@ -114,11 +114,13 @@ extension GPUDevice {
   /// of the change.
   private func showAgain(_ index: Int) {
     if outputs[index].hasCursor, let cursor = scanouts[index].cursor { setCursor(index, cursor) }
-    guard scanouts[index].last != nil, let binding = scanouts[index].binding else { return }
+    // Where there was nobody to show it, it may have been flushed.
+    guard let binding = scanouts[index].binding, scanouts[index].last != nil || binding.picture == nil
+    else { return }
     do throws(Mistake) {
-      guard let picture = try picture(binding.resource, binding.view, index) else { return }
+      let picture = try picture(binding.resource, binding.view, index)
       bind(index, binding.resource, binding.view, picture)
-      present(index, damage: binding.view.source, ownInitiative: true)
+      if picture != nil { present(index, damage: binding.view.source, ownInitiative: true) }
     } catch { mistakes.report(error.kind, error.message) }
   }
 }

@@ -28,7 +28,8 @@ extension GPUDevice {
     let isKnown = resource.pictures.contains { $0.picture.frame === frame }
     if isKnown || frame.uses > 0 || isBound(.lent(frame)) { return }
     _ = resource.removeFrames { $0 === frame }
-    buffersByFrame[frame.id] = nil
+    // It may have taken it with another part, or for another screen.
+    forget(frame)
   }
 
   private func newFrameID() -> UInt64 {
@@ -37,7 +38,7 @@ extension GPUDevice {
   }
 
   /// Chooses a picture for a scanout, and makes it if it is the first time; nil if there is nobody
-  /// to show it. What stood against lending may have passed since the last time.
+  /// to show it, no screen or another master of the card: a later flush looks again. What stood against lending may have passed since the last time.
   func picture(_ resource: Resource, _ view: View, _ index: Int) throws(Mistake) -> Picture? {
     guard let sink, sink.isAttended, let buffer = resource.buffer else { return nil }
     lendAgain(resource, buffer)
@@ -69,16 +70,20 @@ extension GPUDevice {
         return .lent(lent)
       } catch {
         discard(lent, of: resource)
-        guard backing == .auto, error.refusal.isMendedByCopying else {
-          throw refusal(error, resource, view, scanout)
+        guard error.refusal.isMendedByCopying else {
+          report(refusal(error, resource, view, scanout))
+          return nil
         }
+        guard backing == .auto else { throw refusal(error, resource, view, scanout) }
         cause = ShadowCause(error)
       }
     } else {
       preconditionFailure("a buffer is lent, or there is a cause why not")
     }
-    return .shadow(try shadow(resource, view, index, cause))
+    return try shadow(resource, view, index, cause).map { .shadow($0) }
   }
+
+  private func report(_ mistake: Mistake) { mistakes.report(mistake.kind, mistake.message) }
 
   /// Tries once more what a limit of the kernel stood against: root may have raised it. No more often than once
   /// a second, since the limit is read for it.
@@ -130,21 +135,26 @@ extension GPUDevice {
   }
 
   /// Makes a copy's place; it is filled when it is presented.
+  /// - Returns: nil if there is nobody to show it.
   private func shadow(
     _ resource: Resource, _ view: View, _ index: Int, _ cause: ShadowCause
-  ) throws(Mistake) -> Shadow {
+  ) throws(Mistake) -> Shadow? {
     guard let sink else { preconditionFailure("copies are made for a sink") }
     let (scanout, source) = (scanouts[index].id, view.source)
     let bytes = UInt64(source.width) * UInt64(source.height) * 4
     do throws(LendError) { try admitShadow(bytes) } catch { throw refusal(error, resource.id) }
+    defer { buffers.dismissShadow(bytes) }
     let shadow: Shadow
     do throws(SinkError) {
-      defer { buffers.dismissShadow(bytes) }
-      let format = view.layout.format
-      let canvas = try sink.allocate(width: source.width, height: source.height, format: format, on: scanout)
+      let canvas = try allocate(view, on: scanout, of: sink)
       shadow = Shadow(canvas, of: view, frameID: newFrameID(), cause: cause)
       try sink.prepare(shadow.frame, source: canvas.layout.bounds, on: scanout)
-    } catch { throw refusal(error, resource, view, scanout) }
+    } catch {
+      let refusal = refusal(error, resource, view, scanout)
+      if error.refusal.isMendedByCopying { throw refusal }
+      report(refusal)
+      return nil
+    }
     // The canvas may be larger than what was asked for; that it is there already is no reason to refuse it.
     buffers.statistics.shadowBytes += shadow.size
     buffers.statistics.shadows[cause.name.rawValue, default: 0] += 1
@@ -159,9 +169,26 @@ extension GPUDevice {
   /// Copies that no scanout shows are given up before another one is refused.
   private func admitShadow(_ bytes: UInt64) throws(LendError) {
     do throws(LendError) { try buffers.admitShadow(bytes) } catch {
-      for resource in resources.values { drop(resource.forgetPictures { !isBound($0) }) }
+      giveUpWhatIsNotBound()
       try buffers.admitShadow(bytes)
     }
+  }
+
+  private func giveUpWhatIsNotBound() {
+    for resource in resources.values { drop(resource.forgetPictures { !isBound($0) }) }
+  }
+
+  /// The same for a copy's descriptors, of which some are kept for others.
+  private func allocate(
+    _ view: View, on scanout: ScanoutID, of sink: any ScanoutSink
+  ) throws(SinkError) -> Canvas {
+    for isLast in [false, true] {
+      let canvas = try sink.allocate(
+        width: view.source.width, height: view.source.height, format: view.layout.format, on: scanout)
+      if canvas.memory.isBelow(buffers.quotas.ownDescriptors) { return canvas }
+      if !isLast { giveUpWhatIsNotBound() }
+    }
+    throw SinkError(.other, LendError.descriptors(limit: buffers.quotas.descriptors).description)
   }
 
   private func isBound(_ picture: Picture) -> Bool {
@@ -212,21 +239,22 @@ extension GPUDevice {
       else { continue }
       let wasShown = scanouts[index].last === frame
       do throws(Mistake) {
-        bind(index, resource, binding.view, .shadow(try shadow(resource, binding.view, index, cause)))
-        if wasShown { present(index, damage: binding.view.source, ownInitiative: true) }
-      } catch { mistakes.report(error.kind, error.message) }
+        let copy = try shadow(resource, binding.view, index, cause)
+        bind(index, resource, binding.view, copy.map { .shadow($0) })
+        if wasShown, copy != nil { present(index, damage: binding.view.source, ownInitiative: true) }
+      } catch { report(error) }
     }
   }
 
   /// Shows it as it must be shown now, when that has changed without a SET_SCANOUT.
   func rebind(_ index: Int) {
-    guard let binding = scanouts[index].binding, binding.picture != nil,
+    guard let binding = scanouts[index].binding,
       // What was detached stays as it was last copied.
       binding.resource.buffer != nil
     else { return }
     do throws(Mistake) {
       bind(index, binding.resource, binding.view, try picture(binding.resource, binding.view, index))
-    } catch { mistakes.report(error.kind, error.message) }
+    } catch { report(error) }
   }
 
   // MARK: Odd transfers

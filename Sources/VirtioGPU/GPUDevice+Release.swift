@@ -43,10 +43,10 @@ extension GPUDevice {
         turnOff(index)
       } else if let last = scanouts[index].last, resource.frames.contains(where: { $0 === last }) {
         // Another resource was chosen and not flushed yet: it takes the place now, so that no gap is seen.
-        if let binding = scanouts[index].binding {
+        if let binding = scanouts[index].binding, binding.picture != nil {
           present(index, damage: binding.view.source, ownInitiative: true)
         } else {
-          turnOff(index)
+          darken(index)
         }
       }
     }

@@ -36,6 +36,11 @@ extension GPUDevice: ScanoutObserver {
   func turnOff(_ index: Int) {
     scanouts[index].binding = nil
     finishShadows()
+    darken(index)
+  }
+
+  /// What SET_SCANOUT chose comes with its next flush.
+  func darken(_ index: Int) {
     guard scanouts[index].last != nil else { return }
     scanouts[index].last = nil
     sink?.turnOff(scanouts[index].id)
@@ -59,8 +64,13 @@ extension GPUDevice: ScanoutObserver {
       guard let binding = scanouts[index].binding, binding.resource === resource else { continue }
       let layout = binding.view.layout
       let damage = area.clipped(width: layout.width, height: layout.height).intersection(binding.view.source)
-      if damage.isEmpty || binding.picture == nil { continue }
-      if case .shadow(let shadow) = binding.picture, isOutdated(shadow, resource, index) { rebind(index) }
+      if damage.isEmpty { continue }
+      switch binding.picture {
+      case nil: rebind(index)
+      case .shadow(let shadow): if isOutdated(shadow, resource, index) { rebind(index) }
+      case .lent: break
+      }
+      if scanouts[index].binding?.picture == nil { continue }
       buffers.statistics.flushes += 1
       flips.append((scanouts[index].id, present(index, damage: damage)))
     }

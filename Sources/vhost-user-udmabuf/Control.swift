@@ -67,8 +67,9 @@ enum Allowed: ExpressibleByArgument {
 
 /// The control socket of one helper.
 final class Control {
-  /// Descriptors that it may need: its connections, its sources, and one that is being passed.
-  static let descriptors = 40
+  /// Descriptors that it may need: its connections, each with another one as the stream that it became, its sources,
+  /// and one that is being passed.
+  static let descriptors = 2 * VarlinkServer.connectionLimit + 8
 
   private let path: FilePath
   private let sink: ControlSink

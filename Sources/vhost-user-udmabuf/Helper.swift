@@ -37,8 +37,8 @@ final class Helper {
   init(_ options: Options, _ logger: Logger) throws {
     (self.options, self.logger) = (options, logger)
     var quotas = options.quotas
-    quotas.descriptors = try Self.descriptorLimit()
-    if options.control.control != nil { quotas.descriptors -= Control.descriptors }
+    let others = options.control.control == nil ? 0 : Control.descriptors
+    quotas.descriptors = try Self.descriptorLimit(others) - others
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try ignoreWriteSignals()
@@ -114,11 +114,11 @@ final class Helper {
   /// What this process needs itself, and half of it to lend.
   private static let fewestDescriptors = 2 * Quotas.reservedDescriptors
 
-  private static func descriptorLimit() throws -> Int {
-    let limit = try raiseDescriptorLimit()
-    guard limit >= fewestDescriptors else {
+  private static func descriptorLimit(_ others: Int) throws -> Int {
+    let (limit, fewest) = (try raiseDescriptorLimit(), UInt64(fewestDescriptors + others))
+    guard limit >= fewest else {
       throw StartError(
-        "\(limit) open descriptors (RLIMIT_NOFILE) are too few, \(fewestDescriptors) are the least: raise the hard limit "
+        "\(limit) open descriptors (RLIMIT_NOFILE) are too few, \(fewest) are the least: raise the hard limit "
           + "(ulimit -Hn, or LimitNOFILE= of a service)")
     }
     return Int(clamping: limit)

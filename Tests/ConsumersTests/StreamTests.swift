@@ -45,6 +45,7 @@ import Testing
     var mapping: Mapping { memory.mapping }
     var isDMABuf: Bool { true }
     func descriptor() throws(Errno) -> FD { try memory.descriptor() }
+    func isBelow(_ bound: Int) -> Bool { memory.isBelow(bound) }
   }
 
   private func buffer() throws -> (frame: Frame, inode: UInt64) {

@@ -251,6 +251,55 @@ import Testing
     #expect(rig.screen.presentCount == 1)
   }
 
+  /// Whoever looked goes away while a buffer is shown and another one is chosen: the first can be given up, and the second
+  /// is seen as soon as somebody looks again.
+  @Test(arguments: [true, false]) func nobodyLooksAnyMore(isFlushed: Bool) throws {
+    let rig = try Rig(backing: .auto)
+    try rig.ok(
+      Request.create(1), Request.attach(1, rig.pages(3)), Request.create(2), Request.attach(2, rig.pages(3)),
+      Request.setScanout(0, 1), Request.flush(1))
+    rig.screen.flipAll()
+    rig.screen.isAttended = false
+    try rig.ok(Request.flush(1), Request.setScanout(0, 2))
+    if isFlushed { try rig.ok(Request.flush(2)) }
+    let head = rig.post(Request.unref(1))
+    rig.screen.flipAll()
+    try rig.settle()
+    #expect(rig.answer()?.head == head)
+    let count = rig.screen.presentCount
+    rig.screen.isAttended = true
+    try rig.ok(Request.flush(2))
+    #expect(rig.screen.presentCount == count + 1, "without another SET_SCANOUT")
+    try rig.expectBalance()
+  }
+
+  /// No screen, or another master of the card: that is no mistake of the guest's, which would not choose the buffer again.
+  @Test(arguments: [SinkError.Refusal.noOutput, .disconnected, .busy], [true, false])
+  func theScreenIsAway(_ refusal: SinkError.Refusal, comesBack: Bool) throws {
+    let rig = try Rig(backing: .auto)
+    try rig.ok(
+      Request.create(1), Request.attach(1, rig.pages(3)), Request.create(2), Request.attach(2, rig.pages(3)),
+      Request.setScanout(0, 1), Request.flush(1))
+    rig.screen.flipAll()
+    let first = try #require(rig.screen.shown())
+    rig.screen.refusal = SinkError(refusal, "it is away")
+    try rig.ok(Request.setScanout(0, 2), Request.flush(2))
+    #expect(rig.screen.shown() === first && rig.screen.presentCount == 1)
+    #expect(rig.errors[refusal.rawValue] == 2 && rig.log.warnings.count == 1)
+    #expect(rig.log.warnings[0].contains("scanout 0") && rig.log.warnings[0].contains("it is away"))
+
+    rig.screen.refusal = nil
+    if comesBack {
+      rig.screen.outputs[0].name = "again"
+      rig.device.outputsChanged()
+    } else {
+      try rig.ok(Request.flush(2))
+    }
+    rig.screen.flipAll()
+    #expect(rig.screen.presentCount == 2 && rig.screen.shown() !== first)
+    try rig.expectBalance()
+  }
+
   /// Of more scanouts than the guest is told of, the front end may know better.
   @Test func theCountThatIsTold() throws {
     let loop = try EventLoop()

@@ -56,6 +56,33 @@ private struct Image {
   private let page = UInt32(systemPageSize)
   private let whole = Rectangle(0, 0, 64, 48)
 
+  /// A copy takes descriptors too, and leaves as many free as a lent buffer does.
+  @Test func descriptorsAreKept() throws {
+    var quotas = Quotas()
+    quotas.descriptors = Quotas.reservedDescriptors + 1
+    let rig = try rig(quotas: quotas)
+    try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)))
+    #expect(try rig.ask(Request.setScanout(0, 1)).type == ResponseType.unspecified)
+    #expect(rig.log.warnings[0].contains("RLIMIT_NOFILE") && rig.buffers.statistics.shadowBytes == 0)
+  }
+
+  /// Those of copies that nothing shows are given up first. Not beside other tests, which take descriptors meanwhile.
+  @Test(.testHost) func descriptorsComeBack() throws {
+    // Nothing that a rig keeps open is above.
+    let spare = try rig()
+    let next = try Memfd.create(name: "next", size: 1).withDescriptor { $0.withRaw { Int($0) } }
+    var quotas = Quotas()
+    quotas.descriptors = 2 * next + 4 + Quotas.reservedDescriptors
+    let rig = try rig(quotas: quotas)
+    try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)))
+    for count in 0..<UInt32(2 * next) {
+      let part = Rectangle(count % 40, count / 40, 20, 20)
+      try rig.ok(Request.setScanout(0, 1, part), Request.flush(1))
+      rig.screen.flipAll()
+    }
+    #expect(rig.errors.isEmpty && spare.errors.isEmpty)
+  }
+
   private func rig(_ backing: BackingChoice = .auto, quotas: Quotas = Quotas()) throws -> Rig {
     try Rig(quotas: quotas, backing: backing)
   }
