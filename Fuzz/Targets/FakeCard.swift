@@ -17,6 +17,8 @@ final class FakeCard: ScanoutSink {
     var isSlow = false
     /// Presentations fail.
     var fails = false
+    /// There is somebody to look at it.
+    var isAttended = true
   }
 
   private enum Report {
@@ -24,7 +26,8 @@ final class FakeCard: ScanoutSink {
     case failed(UInt64, SinkError)
   }
 
-  let outputs: [SinkOutput]
+  private(set) var outputs: [SinkOutput]
+  private let screens: [SinkOutput]
   weak var observer: (any ScanoutObserver)?
   var mood = Mood()
 
@@ -39,7 +42,7 @@ final class FakeCard: ScanoutSink {
   private var reports: [(scanout: Int, report: Report)] = []
 
   init(_ outputs: [SinkOutput], _ loop: EventLoop) throws {
-    self.outputs = outputs
+    (self.outputs, screens) = (outputs, outputs)
     lanes = outputs.map { _ in PresentationQueue() }
     sequences = outputs.map { _ in 0 }
     unreported = outputs.map { _ in [] }
@@ -51,6 +54,8 @@ final class FakeCard: ScanoutSink {
       }
     }
   }
+
+  var isAttended: Bool { mood.isAttended }
 
   // MARK: What the device asks
 
@@ -146,7 +151,12 @@ final class FakeCard: ScanoutSink {
   /// Goes on with what waited, after a change of mood.
   func wakeUp() { working?.schedule() }
 
-  func plugged() { observer?.outputsChanged() }
+  /// The screen is pulled, or comes back under another name.
+  func plug(_ index: Int) {
+    outputs[index].name += "'"
+    outputs[index].modes = outputs[index].modes.isEmpty ? screens[index].modes : []
+    observer?.outputsChanged()
+  }
 
   private func work() {
     if !mood.isSlow { for index in lanes.indices { flip(index) } }

@@ -111,7 +111,7 @@ private final class Program {
       machine.replaceDriver()
     case .pause: try machine.pause()
     case .memory: machine.changeMemory(bytes[1])
-    case .outputs: machine.card.plugged()
+    case .outputs: machine.card.plug(Int(bytes[1] & 1))
     case .paint:
       let pixels = [UInt8](repeating: bytes[2], count: 64 + Int(bytes[3]))
       machine.ram.write(pixels, at: UInt64(bytes[1] & 0x3f) << 10 | (bytes[4] & 1 == 0 ? 0 : 1 << 32))
@@ -210,6 +210,7 @@ private final class Program {
     machine.card.mood.fails = bytes[1] & 6 == 6
     machine.card.mood.isFull = bytes[1] & 0x18 == 0x18
     machine.card.mood.isRoomy = bytes[1] & 0x20 != 0
+    machine.card.mood.isAttended = bytes[1] & 0xc0 != 0xc0
     let refusals: [SinkError.Refusal] = [
       .noOutput, .importing, .format, .stride, .mode, .part, .offset, .disconnected, .busy, .other,
     ]

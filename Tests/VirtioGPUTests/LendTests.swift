@@ -231,8 +231,10 @@ import Virtio
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flip()
     rig.screen.refusal = SinkError(refusal, "it has its reasons")
-    let state = rig.state
+    var state = rig.state
     #expect(try rig.ask(Request.setScanout(0, 2)).type == ResponseType.unspecified)
+    // It is told to forget what it did not take.
+    state.screen[2] += 1
     #expect(rig.state == state && rig.errors == [refusal.rawValue: 1])
     #expect(rig.log.warnings.count == 1 && rig.log.warnings[0].contains("it has its reasons"))
     #expect(rig.log.warnings[0].contains("scanout 0") && rig.log.warnings[0].contains("resource 2"))
