@@ -127,7 +127,7 @@ extension GPUDevice {
       takeAway(mapping, resource)
     }
     errand.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
-    wake()
+    heardFromFrontEnd()
   }
 
   func unmap(_ id: ResourceID) throws(Mistake) -> Errand {
@@ -170,7 +170,7 @@ extension GPUDevice {
     hostRegion?.release(mapping.range)
     mappings -= 1
     mapping.isGone(isDone)
-    wake()
+    heardFromFrontEnd()
   }
 
   // MARK: Contexts

@@ -379,6 +379,13 @@ public final class GPUDevice {
     timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
   }
 
+  /// The front end has answered something: what it was asked for after that has waited for it too.
+  func heardFromFrontEnd() {
+    let now = monotonicNanoseconds()
+    for response in pending { response.waitLonger(now) }
+    wake()
+  }
+
   private func expire() {
     let now = monotonicNanoseconds()
     for response in pending where response.deadline <= now { response.waitNoLonger() }

@@ -9,7 +9,7 @@ final class PendingResponse {
   let header: ControlHeader
   private(set) var response: Response
   /// In nanoseconds of the monotonic clock; then it is answered whatever it waits for.
-  let deadline: Int64
+  private(set) var deadline: Int64
   /// Presentations that it waits for.
   private var flips: [(scanout: ScanoutID, sequence: UInt64)]
   /// Pages that it waits for.
@@ -35,6 +35,11 @@ final class PendingResponse {
   /// The errand is done, and this is what is answered.
   func finish(_ response: Response) {
     if errand.take() != nil { self.response = response }
+  }
+
+  /// The front end works on what it was asked for, one thing after the other.
+  func waitLonger(_ now: Int64) {
+    if let errand { deadline = max(deadline, now + errand.timeout) }
   }
 
   func waitNoLonger() {
