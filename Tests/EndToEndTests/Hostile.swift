@@ -56,8 +56,11 @@ extension EndToEnd {
         #expect(during.shown > before.shown * 0.5, "\(words)")
         #expect(during.flips > before.flips * 0.5, "\(words)")
         print(
-          "\(words)\nhelper: \(start.ownMemory >> 10) KiB, then \(end.ownMemory >> 10) KiB; \(busy) of a CPU;",
-          "neighbour: \(before), then \(during)")
+          """
+          \(words)
+          helper: \(start.ownMemory >> 10) KiB, then \(end.ownMemory >> 10) KiB; \((busy * 100).rounded() / 100) of a CPU;
+          neighbour: \(before), then \(during)
+          """)
 
         // What the guest broke leaves nothing that keeps the helper busy.
         let idle = try Usage(of: helper)
@@ -86,7 +89,9 @@ extension EndToEnd {
     struct FrameRate: CustomStringConvertible {
       /// Of the guest's page flips, and of the frames that reached the card.
       let flips, shown: Double
-      var description: String { "\(flips) flips and \(shown) frames shown per second" }
+      var description: String {
+        "\(Int(flips.rounded())) flips and \((shown * 10).rounded() / 10) frames shown per second"
+      }
     }
 
     private func frameRate(of guest: RunningGuest) throws -> FrameRate {
