@@ -152,9 +152,10 @@ func listenOn(_ path: FilePath) throws -> UnixSocket {
     if UnixSocket.isStale(path) { removeFile(path) }
     return try UnixSocket.listen(path)
   } catch {
+    guard error == .addressInUse else { throw StartError("cannot listen on \(path): \(error)") }
     throw StartError(
-      error == .addressInUse
-        ? "\(path) is in use by another process; choose another path for the socket or end that process"
-        : "cannot listen on \(path): \(error)")
+      (try? FileStatus(at: path))?.isSocket == false
+        ? "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
+        : "\(path) is in use by another process; choose another path for the socket or end that process")
   }
 }

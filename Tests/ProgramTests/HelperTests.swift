@@ -99,6 +99,30 @@ import Testing
     #expect(json(second.stats)?["flushes"] as? Int == 0)
   }
 
+  @Test("a file, or a link to one, is not taken for a socket that was left", arguments: [false, true])
+  func noSocket(_ isLink: Bool) throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let (file, path) = (directory.appending("disk.img"), directory.appending("socket"))
+    try "precious".write(toFile: file.string, atomically: false, encoding: .utf8)
+    if isLink {
+      try FileManager.default.createSymbolicLink(atPath: path.string, withDestinationPath: file.string)
+    } else {
+      try FileManager.default.linkItem(atPath: file.string, toPath: path.string)
+    }
+    let other = directory.appending("other").string
+    for arguments in [
+      ["--socket-path", path.string], ["--socket-path", other, "--control", path.string],
+    ] {
+      // One that listens would not end.
+      let (status, output) = try run(
+        "/usr/bin/timeout", ["20", program.string] + arguments, withErrors: true)
+      #expect(status == 1)
+      #expect(output.contains("\(path) is a file and no socket"), "\(output)")
+      #expect(try readText(path) == "precious")
+    }
+  }
+
   @Test("who connects and says nothing is nobody: it listens on, until a front end has spoken")
   func probes() throws {
     let helper = try Listening(program)
