@@ -111,7 +111,8 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "QEMU", "TestSupport", "udmabridge", "lend-pages", "peer", system,
+        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "Consumers", "TestSupport", "udmabridge",
+        "lend-pages", "peer", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),

@@ -32,6 +32,8 @@ final class PresentedScanout {
   /// The picture that the sink was handed last, and its number at the helper; nil when it is dark.
   private var last: (buffer: PresentedBuffer, frame: DisplayFrame)?
   private var sequence: UInt64 = 0
+  /// A newer picture than `last` was refused, and is to be asked for when there is another screen.
+  private var wasRefused = false
   private var saidOf: String?
 
   private var cursor: DisplayCursor?
@@ -88,8 +90,7 @@ final class PresentedScanout {
   }
 
   func turnOff() {
-    news = nil
-    last = nil
+    (news, last, wasRefused) = (nil, nil, false)
     presenter.sink.turnOff(scanout)
     sweepSoon()
   }
@@ -182,7 +183,7 @@ final class PresentedScanout {
     do throws(SinkError) {
       let (shown, part, new, why) = try picture(buffer, source, changed, isNew: !isSame)
       sequence += 1
-      (buffer.lastUse, last) = (monotonicNanoseconds(), (buffer, frame))
+      (buffer.lastUse, last, wasRefused) = (monotonicNanoseconds(), (buffer, frame), false)
       presenter.sink.present(
         Presentation(frame: shown, source: part, damage: new, sequence: sequence), on: scanout)
       let what = "\(layout) \(why ?? "")"
@@ -191,6 +192,7 @@ final class PresentedScanout {
         presenter.say(layout, on: index, copied: why)
       }
     } catch {
+      wasRefused = true
       presenter.counts.failed += 1
       presenter.complain("scanout \(index) cannot show \(layout): \(error)")
     }
@@ -287,13 +289,15 @@ final class PresentedScanout {
       buffer.prepared = nil
       if let copy = buffer.takeCopy() { presenter.sink.forget(copy.frame) }
     }
+    // An idle guest does not say again what it shows.
+    if wasRefused, !isAsking { ask() }
     applyCursor()
     redraw()
   }
 
-  /// Shows the same picture anew.
+  /// Shows the same picture anew, unless another one is on its way.
   private func redraw() {
-    guard news == nil, let last else { return }
+    guard news == nil, !isAsking, let last else { return }
     news = (last.frame, Rectangle(x: 0, y: 0, width: 0, height: 0))
     proceed()
   }

@@ -1,0 +1,135 @@
+import Consumers
+import Foundation
+import Linux
+import Scanout
+import SystemPackage
+import TestSupport
+import Testing
+import Varlink
+
+@testable import udmabridge
+
+/// A screen that can be pulled. It takes copies alone, and remembers the first pixel of what it shows.
+private final class PulledScreen: ScanoutSink {
+  let outputs: [SinkOutput]
+  weak var observer: (any ScanoutObserver)?
+  private var isPlugged = false
+  private(set) var pixel: UInt32?
+
+  init(_ output: SinkOutput) { outputs = [output] }
+
+  func plug(_ isPlugged: Bool) {
+    (self.isPlugged, pixel) = (isPlugged, nil)
+    observer?.outputsChanged()
+  }
+
+  private func check() throws(SinkError) {
+    if !isPlugged { throw SinkError(.noOutput, "it has no screen now") }
+  }
+
+  func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+    try check()
+    if case .lent = frame.memory { throw SinkError(.importing, "it imports nothing") }
+  }
+
+  func allocate(
+    width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
+  ) throws(SinkError) -> Canvas {
+    try check()
+    return try MemfdShadow.canvas(width: width, height: height, format: format)
+  }
+
+  func present(_ presentation: Presentation, on scanout: ScanoutID) {
+    if case .shadow(let memory) = presentation.frame.memory {
+      pixel = memory.mapping.load(UInt32.self, at: 0)
+    }
+  }
+
+  func turnOff(_ scanout: ScanoutID) { pixel = nil }
+  func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {}
+  func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {}
+  func forget(_ frame: Frame) {}
+}
+
+/// What `present` shows of what a helper offers, all of it in this process.
+@Suite final class PresentedScanoutTests {
+  private let directory: FilePath
+  private let loop: EventLoop
+  private let guest: ControlSink
+  private let server: VarlinkServer
+  private let screen: PulledScreen
+  private let presenter: Presenter
+  private var frames: [Frame] = []
+
+  init() throws {
+    directory = try makeTemporaryDirectory()
+    loop = try EventLoop()
+    let output = SinkOutput(name: "Virtual-1", modes: [.reducedBlanking(width: 640, height: 480)!])
+    guest = try ControlSink(outputs: [output], loop: loop)
+    let interface = DisplayInterface(guest) { Array("{}".utf8) }
+    let path = directory.appending("control")
+    server = try VarlinkServer(
+      UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
+      interfaces: [interface], loop: loop
+    ) { _ in true }
+    interface.server = server
+    screen = PulledScreen(output)
+    var options = OutputOptions()
+    options.json = true
+    presenter = try Presenter(
+      VarlinkClient(path), path, screen, reserve: nil, showsCursor: true, udmabuf: nil, loop: loop,
+      output: options)
+    try presenter.start()
+    try settle()
+  }
+
+  deinit {
+    presenter.stop()
+    _ = try? FileManager.default.removeItem(atPath: directory.string)
+  }
+
+  private func settle() throws {
+    for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    Issue.record("the loop does not come to rest")
+  }
+
+  /// The guest shows a buffer that it has not shown before.
+  private func show(_ pixel: UInt32) throws {
+    let canvas = try guest.allocate(width: 64, height: 48, format: .xrgb8888, on: ScanoutID(0))
+    canvas.memory.mapping.store(pixel, at: 0)
+    let frame = Frame(
+      id: UInt64(frames.count + 1), memory: .shadow(canvas.memory), layout: canvas.layout)
+    try guest.prepare(frame, source: frame.layout.bounds, on: ScanoutID(0))
+    frames.append(frame)
+    guest.present(
+      Presentation(
+        frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: frame.id),
+      on: ScanoutID(0))
+    try settle()
+  }
+
+  private func plug(_ isPlugged: Bool) throws {
+    screen.plug(isPlugged)
+    try settle()
+  }
+
+  @Test("a screen that is plugged in shows what an idle guest has shown while there was none")
+  func plugged() throws {
+    try show(0x11)
+    #expect(screen.pixel == nil)
+    try plug(true)
+    #expect(screen.pixel == 0x11)
+    // Once more, now that there is an old picture to be mistaken for it.
+    try plug(false)
+    try show(0x22)
+    try plug(true)
+    #expect(screen.pixel == 0x22)
+    // A guest that shows nothing any more is not asked for it.
+    try plug(false)
+    try show(0x33)
+    guest.turnOff(ScanoutID(0))
+    try settle()
+    try plug(true)
+    #expect(screen.pixel == nil)
+  }
+}
