@@ -96,10 +96,13 @@ public struct GuestLayout: Sendable {
     for part in parts {
       if let before = result.last, before.backing == part.backing,
         before.length == part.address.rawValue - before.address.rawValue,
-        before.offset + before.length == part.offset
+        // Offsets in memory without a file, and lengths, are what a monitor says.
+        case (let end, let isPastEnd) = before.offset.addingReportingOverflow(before.length), !isPastEnd,
+        end == part.offset,
+        case (let length, let isTooLong) = before.length.addingReportingOverflow(part.length), !isTooLong
       {
         result[result.count - 1] = LayoutPart(
-          address: before.address, length: before.length + part.length,
+          address: before.address, length: length,
           isReadOnly: before.isReadOnly && part.isReadOnly, backing: part.backing, offset: before.offset)
       } else {
         result.append(part)

@@ -176,4 +176,27 @@ import Testing
   func missing() {
     #expect(throws: QEMUError.self) { try FlatView("FlatView #0\n AS \"I/O\", root: io\n") }
   }
+
+  @Test(
+    "parts whose numbers cannot be are not joined",
+    arguments: [
+      [
+        "0000000000000000-0000000000000fff (prio 0, ram): mem @ffffffffffffffff",
+        "0000000000001000-0000000000001fff (prio 0, ram): mem @0000000000000fff",
+      ],
+      [
+        "0000000000000000-7fffffffffffffff (prio 0, ram): mem",
+        "8000000000000000-ffffffffffffffff (prio 0, ram): mem @8000000000000000",
+      ],
+    ])
+  func impossible(_ lines: [String]) throws {
+    let view = try FlatView(
+      "FlatView #0\n AS \"cpu-memory-0\", root: system\n  \(lines.joined(separator: "\n  "))\n")
+    let layout = GuestLayout(
+      backings: [GuestBacking(name: "mem", kind: .anonymous)],
+      parts: view.ranges.map {
+        LayoutPart(address: $0.address, length: $0.length, backing: 0, offset: $0.offset)
+      }, source: .monitor)
+    #expect(layout.joined == layout.parts)
+  }
 }
