@@ -124,6 +124,25 @@ import Testing
     #expect(facts["size"] as? Int == 16384)
   }
 
+  @Test("ranges that have more bytes together than can be counted", arguments: ["plan", "create"])
+  func tooManyBytes(_ command: String) throws {
+    let directory = try makeTemporaryDirectory()
+    defer { try? FileManager.default.removeItem(atPath: directory.string) }
+    // 2^64 bytes, and a page less.
+    let most = String(repeating: "4G:64T\n", count: (1 << 18) - 1)
+    for (rest, isTooMuch) in [("4G:64T", true), ("4G:67108860M 4G:4092K", false)] {
+      try (most + rest).write(toFile: "\(directory)/list", atomically: false, encoding: .utf8)
+      let line =
+        command == "plan"
+        ? "udmabridge plan --machine q35 --memory 65T @\(directory)/list"
+        : "udmabridge memfd --size 65T -- udmabridge create --fd {} --hold @\(directory)/list"
+      let (status, output) = try Tool.shell(line)
+      #expect(output.contains("more than 18446744073709551615 bytes together") == isTooMuch, "\(output)")
+      // Lists that long are made into no dma-buf.
+      #expect(status == (isTooMuch || command == "create" ? 1 : 0), "\(output)")
+    }
+  }
+
   @Test("layouts that are none are told with their line")
   func malformed() throws {
     for line in ["0:4K", "0 mem", "0:4K mem zork", "0:0 mem", "4K mem 0", "0:4K mem 0 unsealed extra"] {

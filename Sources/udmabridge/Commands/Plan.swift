@@ -76,6 +76,7 @@ struct Plan: ParsableCommand {
   func run() throws {
     let layout = try readLayout()
     let entries = try RangeList.read(ranges)
+    _ = try entries.size()
     let memory = try layout.memory()
     var limits = UdmabufLimits.current()
     if let listLimit { limits.items = listLimit }
@@ -133,8 +134,8 @@ struct PlanFacts: Encodable {
   ) {
     (self.entries, itemCount) = (entries, joined.count)
     size = joined.reduce(0) { $0 + $1.length }
-    pages = (size + systemPageSize - 1) / systemPageSize
-    neededLimits = Limits(listLimit: UInt64(joined.count), sizeLimitMb: (size + (1 << 20) - 1) >> 20)
+    pages = Self.count(of: systemPageSize, in: size)
+    neededLimits = Limits(listLimit: UInt64(joined.count), sizeLimitMb: Self.count(of: 1 << 20, in: size))
     self.limits = Limits(listLimit: limits.items, sizeLimitMb: limits.bytes >> 20)
     let cause = Self.cause(joined, size, needed, limits)
     backing = cause == nil ? .lent : .shadow
@@ -147,6 +148,11 @@ struct PlanFacts: Encodable {
         Item(memory: names[ObjectIdentifier($0.memfd)] ?? "?", offset: $0.offset, length: $0.length)
       }
     }
+  }
+
+  /// How many units a size takes, the last one perhaps in part.
+  private static func count(of unit: UInt64, in size: UInt64) -> UInt64 {
+    size / unit + (size % unit == 0 ? 0 : 1)
   }
 
   /// As the helper decides it (`BufferTable.take`).

@@ -112,3 +112,20 @@ enum RangeList {
     return parser.ranges
   }
 }
+
+extension [GuestRange] {
+  /// Of all of them together, in bytes.
+  func size() throws -> UInt64 {
+    var size: UInt64 = 0
+    for (index, range) in enumerated() {
+      let (sum, overflow) = size.addingReportingOverflow(range.length)
+      if overflow {
+        throw Trouble(
+          "the ranges have more than \(UInt64.max) bytes together, from \(range.address):\(hex(range.length)) (\(index + 1) of "
+            + "\(count)) on; name fewer at a time")
+      }
+      size = sum
+    }
+    return size
+  }
+}

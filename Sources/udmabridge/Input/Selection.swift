@@ -18,9 +18,9 @@ struct Selection {
 
   init(_ dmabuf: DMABuf) { (content, entries, size) = (.dmabuf(dmabuf), 1, dmabuf.size) }
 
-  private init(_ ranges: [MemfdRange], entries: Int) {
-    (content, self.entries) = (.ranges(ranges), entries)
-    size = ranges.reduce(0) { $0 + $1.length }
+  /// - Parameter wanted: what `ranges` were before neighbours were joined.
+  private init(_ ranges: [MemfdRange], of wanted: [GuestRange]) throws {
+    (content, entries, size) = (.ranges(ranges), wanted.count, try wanted.size())
   }
 
   /// Ranges of a file; all of it if there are none.
@@ -42,16 +42,18 @@ struct Selection {
         joined.append(MemfdRange(memfd: memfd, offset: entry.address.rawValue, length: entry.length))
       }
     }
-    self.init(joined, entries: entries.count)
+    try self.init(joined, of: entries)
   }
 
   /// Ranges of a guest's physical memory.
   init(_ wanted: [GuestRange], of layout: GuestLayout, whole: Bool) throws {
     for (index, entry) in wanted.enumerated() { try Self.check(entry, index, wanted.count, whole: whole) }
     let memory = try layout.memory()
-    do throws(GuestMemoryError) { self.init(try memory.resolve(wanted), entries: wanted.count) } catch {
+    let joined: [MemfdRange]
+    do throws(GuestMemoryError) { joined = try memory.resolve(wanted) } catch {
       throw Self.trouble(error, wanted, layout)
     }
+    try self.init(joined, of: wanted)
   }
 
   private static func trouble(_ error: GuestMemoryError, _ wanted: [GuestRange], _ layout: GuestLayout)
