@@ -254,4 +254,14 @@ import Testing
     #expect(status == 1)
     #expect(output.contains("needs 16384 bytes, and the memory has 4096"))
   }
+
+  @Test("of a large memory only the image is read")
+  func smallImage() throws {
+    let (status, output) = try Tool.shell(
+      "udmabridge memfd --size 512M --seal shrink -- bash -c 'udmabridge dump --fd {} --as png --size 64x64 --output /dev/null && stat -L -c %b /proc/self/fd/{}'"
+    )
+    #expect(status == 0, "\(output)")
+    // Blocks of 512 bytes: the pages of 16 KiB, which reading allocated.
+    #expect(Int(output.dropLast()) ?? .max <= 32, "\(output)")
+  }
 }

@@ -101,12 +101,12 @@ struct Dump: ParsableCommand {
       throw Trouble(
         "\(layout.format) cannot be written as PNG: formats of 32 bits can, such as XR24 and AB24")
     }
-    guard layout.modifier == 0 else {
+    guard layout.modifier == 0, let end = layout.end else {
       throw Trouble("only linear images can be written as PNG, with --modifier 0")
     }
     var bytes: [UInt8] = []
-    bytes.reserveCapacity(Int(selection.size))
-    try selection.forEachPiece { bytes += $0 }
+    bytes.reserveCapacity(Int(end))
+    try selection.forEachPiece(upTo: end) { bytes += $0 }
     var pixels: [UInt8] = []
     let (row, rowStride) = (Int(layout.width) * 4, Int(layout.stride))
     pixels.reserveCapacity(row * Int(layout.height))

@@ -126,28 +126,35 @@ struct Selection {
     return Trouble("\(error) (item \(item) is \(ranges[item]))")
   }
 
-  /// Copies all of it out, in order, in pieces that each are a copy.
-  func forEachPiece(_ body: ([UInt8]) throws -> Void) throws {
+  /// Copies it out, in order, in pieces that each are a copy.
+  /// - Parameter limit: of so many bytes nothing behind them is touched.
+  func forEachPiece(upTo limit: UInt64 = .max, _ body: ([UInt8]) throws -> Void) throws {
     switch content {
     case .dmabuf(let dmabuf):
       try dmabuf.beginCPUAccess(.read)
       defer { try? dmabuf.endCPUAccess(.read) }
-      try Self.pieces(of: dmabuf.map(), body)
+      try Self.pieces(of: dmabuf.map(), upTo: Int(clamping: limit), body)
     case .ranges(let ranges):
-      for range in ranges {
-        guard let length = Int(exactly: range.length) else { throw Errno.fileTooLarge }
+      var left = limit
+      for range in ranges where left > 0 {
+        // To read where a memfd is empty allocates its pages.
+        let part = min(range.length, left)
+        left -= part
+        guard let length = Int(exactly: part) else { throw Errno.fileTooLarge }
         let mapping = try range.memfd.withDescriptor { fd throws(Errno) in
           try Mapping(fd, offset: range.offset, length: length, writable: false)
         }
-        try Self.pieces(of: mapping, body)
+        try Self.pieces(of: mapping, upTo: length, body)
       }
     }
   }
 
-  private static func pieces(of mapping: Mapping, _ body: ([UInt8]) throws -> Void) throws {
-    let most = 1 << 20
-    for start in stride(from: 0, to: mapping.length, by: most) {
-      try body(mapping.bytes(at: start, count: min(most, mapping.length - start)))
+  private static func pieces(
+    of mapping: Mapping, upTo limit: Int, _ body: ([UInt8]) throws -> Void
+  ) throws {
+    let (most, end) = (1 << 20, min(mapping.length, limit))
+    for start in stride(from: 0, to: end, by: most) {
+      try body(mapping.bytes(at: start, count: min(most, end - start)))
     }
   }
 }
