@@ -88,13 +88,13 @@ struct List: ParsableCommand {
       let devices = (buffer.devices ?? []).map { "device \($0)" }
       let holders = buffer.users.map(\.text) + devices
       table.rows.append([
-        buffer.size.map(bytes) ?? "?", "\(buffer.inode)", buffer.exporter ?? "?", buffer.name ?? "-",
+        buffer.size.map(bytes) ?? "?", "\(buffer.inode)", buffer.exporter ?? "?",
+        buffer.name.map(printable) ?? "-",
         holders.isEmpty ? "the kernel" : holders.joined(separator: "; "),
       ])
     }
-    let total = live.buffers.reduce(0) { $0 + ($1.size ?? 0) }
     var lines = live.buffers.isEmpty ? "" : table.text + "\n"
-    lines += "\(counted(live.buffers.count, "dma-buf")), \(bytes(total))"
+    lines += "\(counted(live.buffers.count, "dma-buf")), \(bytes(LiveBuffer.size(of: live.buffers)))"
     if live.unreadableProcesses > 0 {
       lines +=
         "; \(counted(live.unreadableProcesses, "process", "processes")) could not be looked into (run as root to see all)"

@@ -201,7 +201,7 @@ struct HostCheck {
         guard let process = try? RunningProcess(pid),
           (try? process.openFiles())?.contains(where: { $0.target == card.string }) == true
         else { return nil }
-        return "\((try? process.name()) ?? "?") (\(pid))"
+        return "\((try? process.name()).map(printable) ?? "?") (\(pid))"
       }
       if holders.isEmpty { continue }
       report.limited(

@@ -81,11 +81,11 @@ struct FileFacts: Encodable {
     func add(_ name: String, _ value: String?) { if let value { lines.append((name, value)) } }
     add("size", "\(size) bytes" + (size >= 1024 ? " (\(bytes(size)))" : ""))
     add("inode", "\(inode)")
-    add("link", target)
+    add("link", target.map(printable))
     add("seals", seals.map { $0.isEmpty ? "none" : $0.joined(separator: ", ") })
     add("pages", pageSize.map { bytes($0) + (isHuge == true ? ", huge" : "") })
     add("exporter", exporter)
-    if kind == .dmabuf { add("name", name ?? "none") }
+    if kind == .dmabuf { add("name", name.map(printable) ?? "none") }
     add("udmabuf", usable.map { $0 ? "can use it" : "cannot use it: \(reason ?? "")" })
     for user in users ?? [] { add("user", user.text) }
     if let unreadableProcesses, unreadableProcesses > 0 {

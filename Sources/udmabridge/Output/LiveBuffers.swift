@@ -13,7 +13,7 @@ struct BufferUser: Encodable, Equatable {
   var text: String {
     let open = descriptors.isEmpty ? nil : "fd " + descriptors.map(String.init).joined(separator: ", ")
     let mapped = mappings == 0 ? nil : counted(mappings, "mapping")
-    return "\(program) (\(pid)): " + [open, mapped].compactMap(\.self).joined(separator: ", ")
+    return "\(printable(program)) (\(pid)): " + [open, mapped].compactMap(\.self).joined(separator: ", ")
   }
 }
 
@@ -29,6 +29,36 @@ struct LiveBuffer: Encodable, Equatable {
   var devices: [String]?
   /// How many references the kernel counts, by debugfs.
   var references: UInt64?
+
+  /// Takes what fdinfo says: lines of a key, a colon and a tab. The name is the last, and is whatever somebody with the
+  /// dma-buf has called it, lines of other keys too.
+  mutating func take(fdinfo text: String) {
+    let label = "\nname:\t"
+    var lines = text[...]
+    if let start = text.firstRange(of: label) {
+      lines = text[..<start.lowerBound]
+      var name = text[start.upperBound...].unicodeScalars
+      if name.last == "\n" { name.removeLast() }
+      self.name = String(name)
+    }
+    for line in lines.split(separator: "\n") {
+      let parts = line.split(separator: "\t", maxSplits: 1)
+      guard parts.count == 2 else { continue }
+      switch parts[0] {
+      case "size:": size = UInt64(parts[1])
+      case "exp_name:": exporter = String(parts[1])
+      default: break
+      }
+    }
+  }
+
+  /// Of all of them, in bytes; the largest number where that is more: a driver may say any size.
+  static func size(of buffers: [LiveBuffer]) -> UInt64 {
+    buffers.reduce(0) { sum, buffer in
+      let (more, overflow) = sum.addingReportingOverflow(buffer.size ?? 0)
+      return overflow ? .max : more
+    }
+  }
 }
 
 /// All dma-bufs that can be seen: what processes have open or mapped, and what debugfs lists.
@@ -75,7 +105,7 @@ struct LiveBuffers: Encodable, Equatable {
       else { continue }
       user(status.inode) { $0.descriptors.append(file.number) }
       if found[status.inode]?.exporter == nil, let text = try? process.text("fdinfo/\(file.number)") {
-        note(text, status.inode, &found)
+        found[status.inode, default: LiveBuffer(inode: status.inode)].take(fdinfo: text)
       }
     }
     for mapping in try process.mappings() where mapping.path.hasPrefix("/dmabuf:") {
@@ -83,22 +113,6 @@ struct LiveBuffers: Encodable, Equatable {
     }
     guard process.isRunning else { throw .ended(process.pid) }
     for (inode, user) in users { found[inode, default: LiveBuffer(inode: inode)].users.append(user) }
-  }
-
-  /// Takes what fdinfo says: lines of a key, a colon and a tab.
-  private static func note(_ text: String, _ inode: UInt64, _ found: inout [UInt64: LiveBuffer]) {
-    var buffer = found[inode] ?? LiveBuffer(inode: inode)
-    for line in text.split(separator: "\n") {
-      let parts = line.split(separator: "\t", maxSplits: 1)
-      guard parts.count == 2 else { continue }
-      switch parts[0] {
-      case "size:": buffer.size = UInt64(parts[1])
-      case "exp_name:": buffer.exporter = String(parts[1])
-      case "name:": buffer.name = String(parts[1])
-      default: break
-      }
-    }
-    found[inode] = buffer
   }
 
   mutating func keep(_ isWanted: (LiveBuffer) -> Bool) { buffers.removeAll { !isWanted($0) } }
@@ -115,22 +129,28 @@ struct KernelBuffers {
     self.init(text)
   }
 
-  /// Size, flags, mode, count, exporter, inode and name, between tabs; then the attached devices, one in a line.
+  /// Size, flags, mode, count, exporter, inode and name, between tabs; then its fences, and under a heading the attached
+  /// devices, one in a line.
   init(_ text: String) {
     var buffers: [LiveBuffer] = []
-    for line in text.split(separator: "\n") {
+    var isInDevices = false
+    for line in text.utf8.split(separator: UInt8(ascii: "\n")).map({ Substring($0) }) {
       let fields = line.split(separator: "\t", omittingEmptySubsequences: false)
-      if fields.count >= 6, let size = UInt64(fields[0]), let count = UInt64(fields[3]),
-        let inode = UInt64(fields[5])
+      // The kernel fills numbers up to eight digits. A name, of 31 bytes, has no room for such a line.
+      if fields.count >= 6, [0, 1, 2, 3, 5].allSatisfy({ fields[$0].utf8.count >= 8 }),
+        let size = UInt64(fields[0]), let count = UInt64(fields[3]), let inode = UInt64(fields[5])
       {
         let name = fields.count > 6 && fields[6] != "<none>" ? String(fields[6]) : nil
         buffers.append(
           LiveBuffer(
             inode: inode, size: size, exporter: String(fields[4]), name: name, devices: [], references: count)
         )
-      } else if fields.count == 2, fields[0].isEmpty, !fields[1].hasPrefix("Attached Devices"),
-        !buffers.isEmpty
-      {
+        isInDevices = false
+      } else if line.hasPrefix("\tAttached Devices"), !buffers.isEmpty {
+        // A name may have had such a heading in it: the last one is the kernel's.
+        buffers[buffers.count - 1].devices = []
+        isInDevices = true
+      } else if isInDevices, fields.count == 2, fields[0].isEmpty {
         buffers[buffers.count - 1].devices?.append(String(fields[1]))
       }
     }

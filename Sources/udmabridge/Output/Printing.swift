@@ -30,6 +30,17 @@ func bytes(_ count: UInt64) -> String {
   return count & (1 << shift - 1) == 0 ? "\(count >> shift) \(unit)" : "\(tenths / 10).\(tenths % 10) \(unit)"
 }
 
+/// A name that somebody else has chosen: what does not print is escaped, so that it is one line and moves no cursor.
+func printable(_ name: String) -> String {
+  name.unicodeScalars.map { scalar in
+    switch scalar.properties.generalCategory {
+    case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned:
+      "\\u{\(String(scalar.value, radix: 16))}"
+    default: scalar == "\\" ? "\\\\" : String(scalar)
+    }
+  }.joined()
+}
+
 /// `1 page`, `2 pages`.
 func counted(_ count: some BinaryInteger, _ one: String, _ many: String? = nil) -> String {
   "\(count) \(count == 1 ? one : many ?? one + "s")"
