@@ -8,6 +8,8 @@ public enum QEMUError: Error, CustomStringConvertible {
   /// Nobody greets on the monitor.
   case busy(FilePath)
   case monitor(FilePath, String)
+  /// The first monitors of a command line do not lead to its process, and more are not tried.
+  case tooManyMonitors(Int32, count: Int, tried: Int)
   /// The process behind a monitor cannot be told.
   case noProcess(FilePath)
   case process(ProcessError)
@@ -32,6 +34,9 @@ public enum QEMUError: Error, CustomStringConvertible {
     case .busy(let path):
       "nobody greets on \(path): it is no QMP monitor, or QEMU serves another client there, which it does one at a "
         + "time; end that client, or start QEMU with a second -qmp"
+    case .tooManyMonitors(let pid, let count, let tried):
+      "the command line of process \(pid) names \(count) monitors, and the first \(tried), after which no more are tried, do not "
+        + "answer for it; name the right one with --qmp SOCKET"
     case .monitor(let path, let what): "the monitor \(path): \(what)"
     case .noProcess(let path):
       "the process behind \(path) is of another pid namespace; name it with --guest PID beside --qmp"

@@ -18,21 +18,27 @@ public final class QMPClient: QEMUMonitor {
   private var received: [UInt8] = []
   private var asked = 0
   private let patience: Int64
+  /// When it has had time enough for all of its answers.
+  private let end: Int64
 
   /// How long an answer may be, in bytes.
   private static let maximumAnswer = 64 << 20
 
   /// Connects and negotiates.
   ///
-  /// - Parameter milliseconds: how long QEMU may take for each answer.
+  /// - Parameters:
+  ///   - milliseconds: how long QEMU may take for each answer.
+  ///   - end: no answer is waited for longer than until then, in nanoseconds of the monotonic clock.
   /// - Throws: `busy` when nobody greets, as when QEMU serves another client there.
-  public init(_ path: FilePath, milliseconds: Int64 = 5000) throws(QEMUError) {
-    self.path = path
+  public init(_ path: FilePath, milliseconds: Int64 = 5000, until end: Int64 = .max) throws(QEMUError) {
+    (self.path, self.end) = (path, end)
     patience = milliseconds * 1_000_000
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch {
       // Others wait there already, or have waited: a place in its queue is free when QEMU looks at it.
       throw error == .timedOut ? .busy(path) : .noMonitor(path, error)
     }
+    // Requests are small: whoever lets them fill the socket is no QEMU, and is not waited for.
+    do throws(Errno) { try socket.fd.setNonblocking() } catch { throw .monitor(path, "\(error)") }
     guard let greeting = try line(), Self.decode(Greeting.self, greeting) != nil else { throw .busy(path) }
     let _: Nothing = try execute("qmp_capabilities")
   }
@@ -71,12 +77,16 @@ public final class QMPClient: QEMUMonitor {
       }
       return answer.return
     }
-    throw .monitor(path, "\(command): no answer within \(patience / 1_000_000_000) s")
+    throw .monitor(
+      path,
+      monotonicNanoseconds() >= end
+        ? "\(command): all of its answers together take too long"
+        : "\(command): no answer within \(patience / 1_000_000_000) s")
   }
 
   /// The next line; nil if none comes in time.
   private func line() throws(QEMUError) -> [UInt8]? {
-    let deadline = monotonicNanoseconds() + patience
+    let deadline = min(monotonicNanoseconds() + patience, end)
     var searched = 0
     while true {
       if let end = received[searched...].firstIndex(of: 0x0a) {

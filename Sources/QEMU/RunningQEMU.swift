@@ -28,7 +28,12 @@ public final class RunningQEMU {
   }
 
   /// Through the monitor that its command line names, or without any.
-  public init(pid: Int32) throws(QEMUError) {
+  ///
+  /// - Parameter milliseconds: how long all that is asked of its monitors may take, now and later; nil: as long as it
+  ///   takes.
+  /// - Throws: `tooManyMonitors` where none of those that are tried is its own: any process can call itself QEMU.
+  public init(pid: Int32, milliseconds: Int64? = nil) throws(QEMUError) {
+    let end = milliseconds.map { monotonicNanoseconds() + $0 * 1_000_000 } ?? .max
     let arguments: [String]
     do throws(ProcessError) {
       process = try RunningProcess(pid)
@@ -36,12 +41,20 @@ public final class RunningQEMU {
     } catch { throw .process(error) }
     var found: (QMPClient, FilePath)?
     var failure: QEMUError?
-    for path in QEMUCommandLine(arguments).monitors where found == nil {
+    let monitors = QEMUCommandLine(arguments).monitors
+    for path in monitors.prefix(Self.mostMonitors) where found == nil {
+      if monotonicNanoseconds() >= end {
+        failure = failure ?? .busy(path)
+        break
+      }
       do throws(QEMUError) {
-        let client = try QMPClient(path, milliseconds: Self.shortPatience)
+        let client = try QMPClient(path, milliseconds: Self.shortPatience, until: end)
         // A socket of that name may be somebody else's by now.
         if client.peer == pid { found = (client, path) }
       } catch { failure = failure ?? error }
+    }
+    if found == nil, monitors.count > Self.mostMonitors {
+      throw .tooManyMonitors(pid, count: monitors.count, tried: Self.mostMonitors)
     }
     if found == nil, case .busy? = failure { throw failure! }
     (monitor, monitorPath) = (found?.0, found?.1)
@@ -49,6 +62,8 @@ public final class RunningQEMU {
 
   /// How long a monitor that was only found may take to greet, in milliseconds.
   private static let shortPatience: Int64 = 2000
+  /// So many of them are tried.
+  static let mostMonitors = 4
 
   /// Where the guest's memory is, and that in memfds opened.
   ///

@@ -1,7 +1,11 @@
 import Foundation
+import Glibc
+import Linux
 import SystemPackage
 import TestSupport
 import Testing
+
+@testable import udmabridge
 
 /// `udmabridge doctor` as its users see it.
 @Suite struct DoctorTests {
@@ -41,6 +45,21 @@ import Testing
     let names = before.intersection(try report().checks.map(\.name))
     #expect(names.count >= 7)
     for name in names { #expect(output.contains(name)) }
+  }
+
+  @Test("guests for whom there is no time are counted")
+  func noTime() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let program = directory.appending("qemu-system-none")
+    try FileManager.default.createSymbolicLink(atPath: program.string, withDestinationPath: "/bin/sh")
+    let process = try Child(program, ["-c", "while :; do sleep 1; done"])
+    try waitUntil("it is called so") { try RunningProcess(process.pid).name() == "qemu-system-non" }
+    var report = udmabridge.Report()
+    Doctor().checkGuests(&report, patience: 0)
+    process.signal(SIGKILL)
+    #expect(report.checks.map(\.name) == ["guests"])
+    #expect(report.checks.first?.found.contains("called qemu-system not looked into") == true)
   }
 
   @Test("a host with everything is found to have it", .testHost)

@@ -58,10 +58,32 @@ extension Doctor {
     }
   }
 
-  func checkGuests(_ report: inout Report) {
+  /// Any process can call itself QEMU, and answer as slowly as it likes.
+  /// - Parameters:
+  ///   - patience: how long all guests together may take, in milliseconds.
+  ///   - share: how long each of them may.
+  func checkGuests(_ report: inout Report, patience: Int64 = 60_000, share: Int64 = 10_000) {
+    let end = monotonicNanoseconds() + patience * 1_000_000
+    var leftOut = 0
+    defer {
+      if leftOut > 0 {
+        report.limited(
+          "guests",
+          "\(counted(leftOut, "process", "processes")) called qemu-system not looked into: others took the "
+            + "\(patience / 1000) s that there are for all",
+          remedy: "udmabridge ram --guest PID looks into one alone")
+      }
+    }
     for pid in processNumbers() {
       guard let name = try? RunningProcess(pid).name(), name.hasPrefix("qemu-system") else { continue }
-      do throws(QEMUError) { checkGuest(&report, pid, try RunningQEMU(pid: pid)) } catch {
+      let left = (end - monotonicNanoseconds()) / 1_000_000
+      if left <= 0 {
+        leftOut += 1
+        continue
+      }
+      do throws(QEMUError) {
+        checkGuest(&report, pid, try RunningQEMU(pid: pid, milliseconds: min(left, share)))
+      } catch {
         report.limited(
           "guest \(pid)", "\(error)",
           remedy: "what the line says; udmabridge ram --guest \(pid) says it alone")
