@@ -4,6 +4,8 @@ public import Domains
 enum EnablingRecord {
   static let namespace = "urn:udmabridge:domain"
   static let empty = "<udmabridge:before xmlns:udmabridge=\"\(namespace)\"/>"
+  /// The value of its attribute `video` where the domain had a video of ours already, made by hand.
+  static let own = "own"
 }
 
 extension DomainXML {
@@ -29,10 +31,9 @@ extension DomainXML {
     let reference = DomainReference(domain: name, options: options ?? known)
     do throws(DomainError) { _ = try DomainReference("\(reference)") } catch { throw .reference(error) }
     do throws(XMLError) {
-      let record = try makeRecord()
-      try enableMemory(record)
-      try enableVideo(reference, record)
-      try enableGraphics(closed, record)
+      try enableMemory()
+      try enableVideo(reference)
+      try enableGraphics(closed)
     } catch { throw .xml(error) }
   }
 
@@ -44,8 +45,10 @@ extension DomainXML {
     return hasWindow ? [try? DomainOption("display", "qemu")].compactMap(\.self) : []
   }
 
+  /// The record, which is there only where something was changed.
   private func makeRecord() throws(XMLError) -> XMLElement {
     if let record { return record }
+    let hasOwnVideo = ownVideo != nil
     let metadata: XMLElement
     if let there = root.child("metadata") {
       metadata = there
@@ -55,10 +58,11 @@ extension DomainXML {
     }
     metadata.append(try document.make(EnablingRecord.empty))
     guard let record else { preconditionFailure("it was put there") }
+    if hasOwnVideo { record["video"] = EnablingRecord.own }
     return record
   }
 
-  private func enableMemory(_ record: XMLElement) throws(XMLError) {
+  private func enableMemory() throws(XMLError) {
     if root.child("memoryBacking") == nil {
       insert(
         try document.make("<memoryBacking/>"),
@@ -71,18 +75,26 @@ extension DomainXML {
     for (name, attribute, value) in wanted {
       let old = backing.child(name)?[attribute]
       if old == value { continue }
+      let record = try makeRecord()
       if record[name] == nil { record[name] = old ?? "" }
       if backing.child(name) == nil { backing.append(try document.make("<\(name)/>")) }
       backing.child(name)?[attribute] = value
     }
   }
 
-  private func enableVideo(_ reference: DomainReference, _ record: XMLElement) throws(XMLError) {
+  private func enableVideo(_ reference: DomainReference) throws(XMLError) {
     let new = try document.make("<video><driver name='vhostuser'/><model type='virtio'/></video>")
     if let ownVideo {
-      ownVideo.descendant("model", "acceleration")?["rendernode"] = "\(reference)"
+      // What says the same stays as somebody wrote it.
+      if (try? self.reference()) != reference {
+        ownVideo.descendant("model", "acceleration")?["rendernode"] = "\(reference)"
+      }
       return
     }
+    // What an earlier one says of the video is not so any more: somebody has put in another one since, or none.
+    let record = try makeRecord()
+    record["video"] = nil
+    record.child("video")?.remove()
     let old = video
     guard let model = new.child("model") else { preconditionFailure("it is there") }
     model["heads"] = old?.child("model")?["heads"] ?? "1"
@@ -100,8 +112,9 @@ extension DomainXML {
     old.remove()
   }
 
-  private func enableGraphics(_ closed: [XMLElement], _ record: XMLElement) throws(XMLError) {
+  private func enableGraphics(_ closed: [XMLElement]) throws(XMLError) {
     if closed.isEmpty { return }
+    let record = try makeRecord()
     // Without SPICE libvirt refuses what goes through it.
     let devices = root.child("devices")?.children ?? []
     let withSpice = devices.contains { $0.name == "graphics" && $0["type"] == "spice" }
@@ -136,7 +149,7 @@ extension DomainXML {
       if let before = record?.child("video") {
         own.insertBefore(before.copy(for: document))
         own.remove()
-      } else if record != nil {
+      } else if let record, record["video"] != EnablingRecord.own {
         own.remove()
       } else {
         // Made by hand: the device stays, with QEMU's own back end.

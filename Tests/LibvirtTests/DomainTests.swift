@@ -167,6 +167,55 @@ import Testing
     #expect(domain.video?.child("model")?["type"] == "virtio" && domain.video?.child("driver") == nil)
   }
 
+  @Test("one that was made by hand survives enable and disable, and is not changed where it lacks nothing")
+  func byHandEnabled() throws {
+    let ready = try DomainXML(DomainCase.ready.text)
+    let before = ready.text
+    try ready.enable()
+    #expect(ready.text == before)
+    try ready.enable(options: [DomainOption("cursor", "off")])
+    #expect(ready.record == nil, "disable needs none")
+    try ready.disable()
+    #expect(ready.video?.child("model")?["type"] == "virtio")
+
+    let closed = Definition(devices: Definition.own("/run/udmabridge/web?") + "<graphics type='vnc'/>")
+    let lacking = try DomainXML(closed.text)
+    try lacking.enable(options: [DomainOption("cursor", "off")], removingGraphics: true)
+    #expect(lacking.problems == [])
+    try lacking.disable()
+    #expect(!lacking.isOurs && lacking.root.child("memoryBacking") == nil)
+    #expect(lacking.video?.child("model")?["type"] == "virtio" && lacking.video?.child("driver") == nil)
+    #expect(lacking.root.descendant("devices", "graphics")?["type"] == "vnc")
+  }
+
+  @Test("of videos that were put in one after the other, the last one comes back")
+  func replaced() throws {
+    let domain = try DomainXML(Definition().text)
+    func replaceVideo(_ text: String?) throws {
+      let own = try #require(domain.ownVideo)
+      if let text { own.insertBefore(try domain.document.make(text)) }
+      own.remove()
+    }
+    try domain.enable()
+    try replaceVideo("<video><model type='qxl'/></video>")
+    try domain.enable()
+    #expect(domain.record?.children("video").map { $0.child("model")?["type"] } == ["qxl"])
+    try replaceVideo(nil)
+    try domain.enable()
+    try domain.disable()
+    #expect(domain.video == nil)
+
+    // One that was made by hand counts no more than another.
+    let byHand = try DomainXML(Definition(devices: Definition.own("/run/udmabridge/web?")).text)
+    try byHand.enable()
+    let own = try #require(byHand.ownVideo)
+    own.insertBefore(try byHand.document.make("<video><model type='qxl'/></video>"))
+    own.remove()
+    try byHand.enable()
+    try byHand.disable()
+    #expect(byHand.video?.child("model")?["type"] == "qxl")
+  }
+
   @Test("the user that QEMU runs as, as libvirt tells hooks")
   func owner() throws {
     var definition = Definition()
