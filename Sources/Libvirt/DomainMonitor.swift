@@ -29,8 +29,7 @@ extension LibvirtDomain: QEMUMonitor {
     return try RunningQEMU(monitor: self, named: monitorName, pid: pid)
   }
 
-  /// Executes a QMP command.
-  func execute(_ command: String, _ arguments: [String: JSONValue] = [:]) throws(LibvirtError) -> Data {
+  func execute(_ command: String, _ arguments: [String: JSONValue]) throws(LibvirtError) -> Data {
     let request: JSONValue = .object(["execute": .text(command), "arguments": .object(arguments)])
     guard let json = try? JSONEncoder().encode(request) else { preconditionFailure("it can be encoded") }
     let answer = Data(try ask(String(decoding: json, as: UTF8.self), human: false).utf8)
@@ -40,6 +39,13 @@ extension LibvirtDomain: QEMUMonitor {
     return answer
   }
 
+  private struct Failure: Decodable {
+    struct Reason: Decodable { let desc: String }
+    let error: Reason
+  }
+}
+
+extension RecoverableDomain {
   /// What is in an object of QEMU's: the name and the type of each.
   func members(_ path: String) throws(LibvirtError) -> [(name: String, type: String)] {
     let answer = try execute("qom-list", ["path": .text(path)])
@@ -49,15 +55,22 @@ extension LibvirtDomain: QEMUMonitor {
     return result.return.map { ($0.name, $0.type) }
   }
 
-  private struct Failure: Decodable {
-    struct Reason: Decodable { let desc: String }
-    let error: Reason
-  }
-  private struct Members: Decodable {
-    struct Member: Decodable { let name, type: String }
-    let `return`: [Member]
+  /// A property of an object of QEMU's that is true or false.
+  func truth(of property: String, in path: String) throws(LibvirtError) -> Bool {
+    let answer = try execute("qom-get", ["path": .text(path), "property": .text(property)])
+    guard let result = try? JSONDecoder().decode(Truth.self, from: answer) else {
+      throw .monitor(name, "qom-get: the answer cannot be understood")
+    }
+    return result.return
   }
 }
+
+private struct Members: Decodable {
+  struct Member: Decodable { let name, type: String }
+  let `return`: [Member]
+}
+
+private struct Truth: Decodable { let `return`: Bool }
 
 /// What QMP's arguments are made of.
 indirect enum JSONValue: Encodable {

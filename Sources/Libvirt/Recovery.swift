@@ -1,21 +1,35 @@
 internal import Domains
+internal import FoundationEssentials
 internal import Glibc
 internal import Linux
 internal import SystemPackage
 
+/// What is asked of a domain that is to be recovered.
+protocol RecoverableDomain {
+  var name: String { get }
+  var isActive: Bool { get }
+  func running() throws(LibvirtError) -> DomainXML
+  /// Executes a QMP command.
+  func execute(_ command: String, _ arguments: [String: JSONValue]) throws(LibvirtError) -> Data
+}
+
+extension LibvirtDomain: RecoverableDomain {}
+
 /// Gives a running guest a card again after its helper has ended. No QEMU connects a vhost-user GPU anew, nor lets it be
 /// unplugged; but QEMU 10.1 and later can plug in a card of the generic kind beside it, with a helper of its own.
 public struct Recovery {
-  private let domain: LibvirtDomain
-  private let files: HostFiles
+  private let domain: any RecoverableDomain
+  private let root: FilePath
+  /// Starts a program, does not wait for it, and says its number.
+  private let start: ([String]) throws(Errno) -> Int32
   /// The string of the domain's video.
   private let reference: String
   private let places: DomainPlaces
   private let owner: (user: UInt32, group: UInt32)
   /// An earlier recovery's card is there.
   private let hasOwnCard: Bool
-  /// A free port to plug it into.
-  private let port: String
+  /// Free ports to plug it into.
+  private let ports: [String]
 
   /// What the card and its connection are called in QEMU.
   private static let name = "udmabridge"
@@ -23,8 +37,15 @@ public struct Recovery {
   private static let devices = "/machine/peripheral"
 
   /// Looks whether the domain's helper can be replaced. Nothing is changed yet, but that the domain becomes tainted.
-  public init(_ domain: LibvirtDomain, files: HostFiles = HostFiles()) throws(LibvirtError) {
-    (self.domain, self.files) = (domain, files)
+  public init(_ domain: LibvirtDomain) throws(LibvirtError) {
+    try self.init(domain, root: "/") { command throws(Errno) in try startDetached(command) }
+  }
+
+  /// - Parameter root: the directory in which the host's files are.
+  init(
+    _ domain: any RecoverableDomain, root: FilePath, start: @escaping ([String]) throws(Errno) -> Int32
+  ) throws(LibvirtError) {
+    (self.domain, self.root, self.start) = (domain, root, start)
     let name = domain.name
     guard domain.isActive else { throw .noRecovery(name, "it does not run: start it") }
     let running = try domain.running()
@@ -45,10 +66,10 @@ public struct Recovery {
     }
     let members = try domain.members(Self.devices)
     hasOwnCard = members.contains { $0.name == Self.name }
-    port = hasOwnCard ? "" : try Self.freePort(domain, members)
+    ports = hasOwnCard ? [] : try Self.freePorts(domain, members)
     reference = text
-    places = DomainPlaces(name)
-    let account = files.account()
+    places = DomainPlaces(name, root: root)
+    let account = HostFiles(root: root).account()
     owner = running.owner ?? (account?.user ?? geteuid(), account?.group ?? getegid())
   }
 
@@ -60,25 +81,29 @@ public struct Recovery {
     }
   }
 
-  /// A PCI Express port that nothing is plugged into.
-  private static func freePort(
-    _ domain: LibvirtDomain, _ members: [(name: String, type: String)]
-  ) throws(LibvirtError) -> String {
+  /// The PCI Express ports that nothing is plugged into, and something can be.
+  private static func freePorts(
+    _ domain: any RecoverableDomain, _ members: [(name: String, type: String)]
+  ) throws(LibvirtError) -> [String] {
+    var free: [String] = []
     for (port, type) in members where type == "child<pcie-root-port>" {
       // Its bus is called as it is itself, and has a link child[N] to each device.
       let onBus = try domain.members("\(devices)/\(port)/\(port)")
-      if !onBus.contains(where: { $0.name.hasPrefix("child[") }) { return port }
+      if onBus.contains(where: { $0.name.hasPrefix("child[") }) { continue }
+      // libvirt's <target hotplug='off'/>. One that does not say may be tried.
+      if (try? domain.truth(of: "hotplug", in: "\(devices)/\(port)")) != false { free.append(port) }
     }
+    guard free.isEmpty else { return free }
     throw .noRecovery(
       domain.name,
-      "it has no free PCI Express port; for the next time, give it one more: "
+      "it has no free PCI Express port that takes a card while it runs; for the next time, give it one more: "
         + "<controller type='pci' model='pcie-root-port'/>")
   }
 
-  /// Plugs the card in.
+  /// Plugs the card in, and has the domain's presenter started again, if it has one.
   /// - Parameter say: hears of each step.
   public func run(_ say: (String) -> Void) throws {
-    var port = port
+    var ports = ports
     if hasOwnCard {
       say("unplugging the card of an earlier recovery")
       _ = try domain.execute("device_del", ["id": .text(Self.name)])
@@ -87,17 +112,34 @@ public struct Recovery {
       }
       // QEMU is done with the device a moment after that.
       try wait("QEMU does not let go of the card's connection within 10 s", seconds: 10) {
-        (try? domain.execute("chardev-remove", ["id": .text(Self.name)])) != nil
+        removeConnection()
       }
-      port = try Self.freePort(domain, domain.members(Self.devices))
+      ports = try Self.freePorts(domain, domain.members(Self.devices))
+    } else {
+      // One without a card is left of a recovery that was cut short.
+      removeConnection()
     }
     let socket = places.directory.appending("recover")
     say("starting a helper")
-    try startHelper(socket)
-    try wait("the new helper does not listen within 10 s; its log, the system's, says why", seconds: 10) {
-      (try? FileAccess(of: socket)) != nil && !UnixSocket.isStale(socket)
+    let helper = try startHelper(socket)
+    do {
+      try wait("the new helper does not listen within 10 s; its log, the system's, says why", seconds: 10) {
+        (try? FileAccess(of: socket)) != nil && !UnixSocket.isStale(socket)
+      }
+      try plug(into: ports, socket, say)
+    } catch {
+      // What is left would be in the way of the next recovery.
+      removeConnection()
+      end(helper)
+      throw error
     }
-    say("plugging a card into \(port)")
+    // The old one has ended with the helper, or asks for a socket that nobody served.
+    let presenter = Hook(root: root) { command throws(Errno) in _ = try start(command) }
+    presenter.run(domain.name, "started") { [] }.messages.forEach(say)
+  }
+
+  /// Plugs the card into the first port that takes it.
+  private func plug(into ports: [String], _ socket: FilePath, _ say: (String) -> Void) throws(LibvirtError) {
     let address: JSONValue = .object([
       "type": .text("unix"), "data": .object(["path": .text(socket.string)]),
     ])
@@ -108,18 +150,36 @@ public struct Recovery {
         "id": .text(Self.name),
         "backend": .object(["type": .text("socket"), "data": connection]),
       ])
-    // virtio-gpu: two queues, and 20 bytes of configuration.
-    _ = try domain.execute(
-      "device_add",
-      [
-        "driver": .text(Self.device), "id": .text(Self.name), "chardev": .text(Self.name), "bus": .text(port),
-        "virtio-id": .number(16), "num_vqs": .number(2), "vq_size": .number(256), "config_size": .number(20),
-      ])
+    var refusals: [String] = []
+    for port in ports {
+      say("plugging a card into \(port)")
+      do throws(LibvirtError) {
+        // virtio-gpu: two queues, and 20 bytes of configuration.
+        _ = try domain.execute(
+          "device_add",
+          [
+            "driver": .text(Self.device), "id": .text(Self.name), "chardev": .text(Self.name),
+            "bus": .text(port), "virtio-id": .number(16), "num_vqs": .number(2), "vq_size": .number(256),
+            "config_size": .number(20),
+          ])
+        return
+      } catch {
+        guard case .monitor(_, let why) = error else { throw error }
+        refusals.append("\(port): \(why)")
+      }
+    }
+    throw .noRecovery(domain.name, "QEMU plugs the card into no port: \(refusals.joined(separator: "; "))")
+  }
+
+  /// - Returns: whether it was there, and no card uses it.
+  @discardableResult private func removeConnection() -> Bool {
+    (try? domain.execute("chardev-remove", ["id": .text(Self.name)])) != nil
   }
 
   /// As libvirt starts one: with the domain's string, as QEMU's user. It belongs to nobody, and ends with QEMU.
-  private func startHelper(_ socket: FilePath) throws {
-    guard let binary = files.descriptions().first(where: { $0.type == "gpu" })?.binary else {
+  /// - Returns: its number.
+  private func startHelper(_ socket: FilePath) throws -> Int32 {
+    guard let binary = HostFiles(root: root).descriptions().first(where: { $0.type == "gpu" })?.binary else {
       throw LibvirtError.noRecovery(domain.name, "no back end is installed: make install")
     }
     try makeDirectory(places.runtime, mode: 0o755)
@@ -130,7 +190,14 @@ public struct Recovery {
       let user = ["--reuid=\(owner.user)", "--regid=\(owner.group)", "--init-groups"]
       command = ["setpriv"] + user + ["--"] + command
     }
-    try startDetached(command)
+    return try start(command)
+  }
+
+  /// Ends the helper, which is a child of this process: its number stays its own.
+  private func end(_ helper: Int32) {
+    _ = kill(helper, SIGTERM)
+    guard let process = try? RunningProcess(helper) else { return }
+    do { try wait("it hangs", seconds: 2) { !process.isRunning } } catch { _ = kill(helper, SIGKILL) }
   }
 
   private func wait(_ failure: String, seconds: Int64, _ condition: () throws -> Bool) throws {

@@ -31,7 +31,8 @@ public func execute(_ command: [String]) -> Errno {
 
 /// Starts another program, which is looked for on the PATH, in a session of its own and with no standard stream of ours, and
 /// does not wait for it. The corresponding C function is `posix_spawnp`.
-public func startDetached(_ command: [String]) throws(Errno) {
+/// - Returns: its number.
+@discardableResult public func startDetached(_ command: [String]) throws(Errno) -> Int32 {
   var actions = unsafe posix_spawn_file_actions_t()
   unsafe posix_spawn_file_actions_init(&actions)
   defer { unsafe posix_spawn_file_actions_destroy(&actions) }
@@ -49,6 +50,7 @@ public func startDetached(_ command: [String]) throws(Errno) {
   var pid: pid_t = 0
   let error = unsafe posix_spawnp(&pid, words[0]!, &actions, &attributes, &words, environ)
   if error != 0 { throw Errno(rawValue: error) }
+  return pid
 }
 
 /// Sets a variable of this process's environment, which it hands on to the program that it becomes.
