@@ -64,4 +64,31 @@ import Testing
     let (again, why) = try install("uninstall", prefix: prefix)
     #expect(again == 1 && why.contains("nothing is installed"))
   }
+
+  @Test(
+    "a second prefix is refused until the first is uninstalled",
+    arguments: [("/opt/x", "/usr"), ("/usr", "/opt/x")])
+  func second(_ first: String, _ second: String) throws {
+    #expect(try install("install", prefix: first).status == 0)
+    let once = files()
+    let (status, output) = try install("install", prefix: second)
+    #expect(status == 1 && output.contains("make uninstall PREFIX=\(first) first"), "\(output)")
+    #expect(files() == once)
+    #expect(try install("uninstall", prefix: first).status == 0)
+    #expect(try install("install", prefix: second).status == 0)
+  }
+
+  @Test("what leads to another installation is not uninstalled")
+  func others() throws {
+    #expect(try install("install", prefix: "/opt/x").status == 0)
+    let hook = directory.appending("root/etc/libvirt/hooks/qemu.d/udmabridge-libvirt-hook")
+    removeFile(hook)
+    try makeLink(hook, to: "/usr/bin/udmabridge")
+    let description = "etc/qemu/vhost-user/30-udmabridge-gpu.json"
+    try text(description).replacing("/opt/x", with: "/opt/y").write(
+      toFile: directory.appending("root").appending(description).string, atomically: false, encoding: .utf8)
+    #expect(try install("uninstall", prefix: "/opt/x").status == 0)
+    #expect(linkTarget(hook) == "/usr/bin/udmabridge")
+    #expect(files().contains(description) && !files().contains { $0.hasPrefix("opt") })
+  }
 }

@@ -190,7 +190,8 @@ struct HostCheck {
       "AppArmor",
       "libvirtd's profile does not let it start \(refused.map(\.string).joined(separator: " and "))",
       remedy:
-        "make install PREFIX=/usr; or add «\(lines)» to /etc/apparmor.d/local/usr.sbin.libvirtd, and as root: "
+        "make uninstall, then make install PREFIX=/usr; or add «\(lines)» to "
+        + "/etc/apparmor.d/local/usr.sbin.libvirtd, and as root: "
         + "apparmor_parser -r /etc/apparmor.d/usr.sbin.libvirtd")
   }
 
