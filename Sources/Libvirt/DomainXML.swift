@@ -1,4 +1,5 @@
 public import Domains
+internal import Linux
 
 /// A domain's definition, as libvirt has it or as a program hands it to libvirt.
 public struct DomainXML {
@@ -28,8 +29,10 @@ public struct DomainXML {
   /// The user and the group that libvirt starts QEMU as, where the domain has its own.
   public var owner: (user: UInt32, group: UInt32)? {
     let label = root.children("seclabel").first { $0["model"] == "dac" }?.child("label")?.text
-    let numbers = label?.split(separator: ":").map { UInt32($0.drop { $0 == "+" }) }
-    guard let numbers, numbers.count == 2, let user = numbers[0], let group = numbers[1] else { return nil }
+    guard let words = label?.split(separator: ":").map(String.init), words.count == 2,
+      let user = HostFiles.number(words[0]) ?? Account(words[0])?.user,
+      let group = HostFiles.number(words[1]) ?? groupNumber(of: words[1])
+    else { return nil }
     return (user, group)
   }
 

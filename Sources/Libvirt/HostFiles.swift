@@ -86,7 +86,7 @@ public struct HostFiles {
   }
 
   /// `+0`, or `0`.
-  private static func number(_ text: String) -> UInt32? { UInt32(text.drop { $0 == "+" }) }
+  static func number(_ text: String) -> UInt32? { UInt32(text.drop { $0 == "+" }) }
 
   /// The devices that a domain's cgroup allows; nil where cgroups do not guard devices.
   public func allowedDevices() -> [String]? {

@@ -1,4 +1,5 @@
 import Domains
+import Linux
 import Testing
 
 @testable import Libvirt
@@ -226,8 +227,13 @@ import Testing
       """
     let owner = try #require(try DomainXML(definition.text).owner)
     #expect(owner == (64055, 108))
-    definition.cpu = "<seclabel model='dac'><label>qemu:kvm</label></seclabel>"
-    #expect(try DomainXML(definition.text).owner == nil)
+    definition.cpu = "<seclabel type='static' model='dac'><label>daemon:bin</label></seclabel>"
+    let (daemon, bin) = (try #require(Account("daemon")?.user), try #require(groupNumber(of: "bin")))
+    #expect(try #require(try DomainXML(definition.text).owner) == (daemon, bin))
+    for label in ["no-such-user:bin", "daemon:no-such-group", "daemon", ""] {
+      definition.cpu = "<seclabel model='dac'><label>\(label)</label></seclabel>"
+      #expect(try DomainXML(definition.text).owner == nil)
+    }
   }
 
   @Test("the difference tells what goes and what comes, and no password")
