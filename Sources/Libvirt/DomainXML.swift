@@ -92,6 +92,8 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
   case noLibrary(String)
   case connection(String, String)
   case domain(String, String)
+  /// The passwords in a definition would be lost.
+  case withoutSecrets(String)
   case transient(String)
   /// QEMU's answer to a command.
   case monitor(String, String)
@@ -112,6 +114,9 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
       "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients), or use --stdin"
     case .connection(let uri, let why): "no connection to libvirt at \(uri): \(why)"
     case .domain(let name, let why): "domain \(name): \(why)"
+    case .withoutSecrets(let why):
+      "\(why); its definition can be read without the passwords in it only, and would lose them if it were changed so: be "
+        + "a user who may read them (root), or look at the difference with --dry-run"
     case .monitor(let name, let why): "domain \(name), QEMU's monitor: \(why)"
     case .noRecovery(let name, let why): "domain \(name): \(why)"
     case .transient(let name):

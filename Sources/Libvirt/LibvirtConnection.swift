@@ -68,14 +68,28 @@ internal import Glibc
   }
 
   /// How it is defined, or, of a transient one, what runs. Passwords are there where the connection may read them.
-  public func definition() throws(LibvirtError) -> DomainXML {
-    // A connection that may only read is refused the passwords, and all with them.
-    for flags in [CLV_XML_INACTIVE | CLV_XML_SECURE, CLV_XML_INACTIVE] {
-      guard let text = unsafe clv_xml(domain, flags) else { continue }
+  /// - Parameter isToBeDefined: it is made the definition again, and must not lose them.
+  public func definition(isToBeDefined: Bool = false) throws(LibvirtError) -> DomainXML {
+    try DomainXML(isToBeDefined: isToBeDefined) { flags throws(LibvirtError) in
+      guard let text = unsafe clv_xml(domain, flags) else { throw .domain(name, lastError()) }
       defer { unsafe free(text) }
-      return try DomainXML(unsafe String(cString: text))
+      return unsafe String(cString: text)
     }
-    throw .domain(name, lastError())
+  }
+}
+
+extension DomainXML {
+  /// - Parameter read: gives libvirt's XML of a domain, as these flags say.
+  init(
+    isToBeDefined: Bool, _ read: (UInt32) throws(LibvirtError) -> String
+  ) throws(LibvirtError) {
+    let text: String
+    do throws(LibvirtError) { text = try read(CLV_XML_INACTIVE | CLV_XML_SECURE) } catch let refusal {
+      // A connection that may only read is refused the passwords, and all with them.
+      text = try read(CLV_XML_INACTIVE)
+      if isToBeDefined { throw .withoutSecrets("\(refusal)") }
+    }
+    try self.init(text)
   }
 }
 

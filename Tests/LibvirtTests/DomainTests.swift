@@ -236,6 +236,24 @@ import Testing
     }
   }
 
+  @Test("a definition that comes without its passwords is looked at, and not defined again")
+  func secrets() throws {
+    func read(_ flags: UInt32) throws(LibvirtError) -> String {
+      // VIR_DOMAIN_XML_SECURE
+      if flags & 1 != 0 { throw .domain("web", "access denied") }
+      return Definition().text
+    }
+    #expect(try DomainXML(isToBeDefined: false, read).name == "web")
+    #expect {
+      try DomainXML(isToBeDefined: true, read)
+    } throws: { "\($0)".contains("domain web: access denied") && "\($0)".contains("--dry-run") }
+    // What cannot be read at all is not about passwords.
+    let gone = LibvirtError.domain("web", "there is none")
+    #expect(throws: gone) {
+      try DomainXML(isToBeDefined: true) { _ throws(LibvirtError) in throw gone }
+    }
+  }
+
   @Test("the difference tells what goes and what comes, and no password")
   func difference() {
     let old = (1...20).map { "line \($0)" }.joined(separator: "\n")

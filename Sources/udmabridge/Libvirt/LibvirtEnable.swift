@@ -39,7 +39,7 @@ struct ChangeOptions: ParsableArguments {
     let libvirt = try connection.open()
     let known = try libvirt.domain(name)
     guard known.isPersistent else { throw LibvirtError.transient(name) }
-    let domain = try known.definition()
+    let domain = try known.definition(isToBeDefined: !dryRun)
     let before = domain.text
     try change(domain)
     let difference = LineDiff(before, domain.text)
