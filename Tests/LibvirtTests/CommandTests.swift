@@ -85,6 +85,19 @@ import Testing
     }
   }
 
+  @Test("check finds a card by a path with colons in it")
+  func cardByPath() throws {
+    let card = "/dev/dri/by-path/pci-ffff:00:02.0-card"
+    try write("plain", Definition().text)
+    let (_, json) = try shell(
+      "udmabridge libvirt enable --stdin --option kms=\(card):HDMI-A-1 <plain | udmabridge libvirt check --json -"
+    )
+    let object = try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any]
+    let checks = try #require(object?["checks"] as? [[String: String]])
+    let found = try #require(checks.first { $0["name"] == "card" })
+    #expect(found.values.contains { $0.hasPrefix("\(card): ") }, "\(found)")
+  }
+
   @Test("a connection that cannot be is told in one line")
   func connection() throws {
     let (status, output) = try shell("udmabridge libvirt enable web --connect test+nowhere:///x")

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Domains
+import KMS
 import Libvirt
 import Linux
 import SystemPackage
@@ -91,8 +92,8 @@ struct HostCheck {
 
   /// The cards that the domain is to be shown on, those that are named.
   private var cards: [FilePath] {
-    options.filter { $0.name == "kms" && $0.value.hasPrefix("/") }.map {
-      FilePath(String($0.value.prefix { $0 != ":" }))
+    options.filter { $0.name == "kms" }.compactMap { option in
+      if case .path(let path)? = (try? KMSTarget(option.value))?.card { path } else { nil }
     }
   }
 
@@ -198,9 +199,10 @@ struct HostCheck {
   /// Who has a card open may be DRM master.
   private func checkHolders(_ report: inout Report) {
     for card in cards {
+      let device = resolvingLinks(card).string
       let holders = processNumbers().compactMap { pid -> String? in
         guard let process = try? RunningProcess(pid),
-          (try? process.openFiles())?.contains(where: { $0.target == card.string }) == true
+          (try? process.openFiles())?.contains(where: { $0.target == device }) == true
         else { return nil }
         return "\((try? process.name()).map(printable) ?? "?") (\(pid))"
       }
