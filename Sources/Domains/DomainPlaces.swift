@@ -6,12 +6,13 @@ public struct DomainPlaces: Equatable, Sendable {
   /// The domain's name as that of a file: bytes that stand for something else are written `%XX`, and a name that is
   /// too long for a socket's path is cut short and ends with its hash.
   public let fileName: String
+  private let domain: String
   private let root: FilePath
 
   /// Of the domain with this name, whatever it is made of.
   /// - Parameter root: the directory in which the host's files are.
   public init(_ domain: String, root: FilePath = "/") {
-    self.root = root
+    (self.domain, self.root) = (domain, root)
     var encoded = PercentText.encode(domain)
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
     if encoded.utf8.count > Self.longest {
@@ -38,8 +39,17 @@ public struct DomainPlaces: Equatable, Sendable {
   public func device(_ reference: String) -> FilePath {
     root.appending(reference.drop { $0 == "/" }.description)
   }
-  /// The helper's control socket.
+  /// The helper's control socket, where its options do not name another.
   public var control: FilePath { directory.appending("control") }
+  /// The control socket that the options of the domain name, as far as they can be read: those of its string, which a
+  /// link in `runtime` is called while it runs, then those of its file.
+  public var chosenControl: FilePath? {
+    let strings = directoryEntries(runtime).compactMap { try? DomainReference("/run/udmabridge/\($0)") }
+    let reference = strings.first { $0.domain == domain } ?? DomainReference(domain: domain)
+    let all = (try? reference.allOptions(file: options)) ?? reference.options
+    // Of an option that is there twice, the last one counts.
+    return all.last { $0.name == "control" }.map { FilePath($0.value) }
+  }
   /// Options for the helper, a line `OPTION = VALUE` for each.
   public var options: FilePath { configuration.appending(fileName + ".conf") }
   /// Where `udmabridge present` is to run beside the domain: its options, as a systemd unit reads them.

@@ -1,6 +1,7 @@
 import Domains
 import Foundation
 import Libvirt
+import Linux
 import SystemPackage
 import TestSupport
 import Testing
@@ -79,6 +80,29 @@ import Testing
         #expect(seen.insert(places.fileName).inserted)
       }
     }
+  }
+
+  @Test("the control socket that a domain chooses: in its string while it runs, else in its file")
+  func control() throws {
+    let root = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: root.string) }
+    let places = DomainPlaces("web", root: root)
+    #expect(places.chosenControl == nil)
+    for directory in [places.runtime, places.configuration] {
+      try FileManager.default.createDirectory(atPath: directory.string, withIntermediateDirectories: true)
+    }
+    try "control = /first\ncontrol = /elsewhere\n".write(
+      toFile: places.options.string, atomically: false, encoding: .utf8)
+    #expect(places.chosenControl == "/elsewhere")
+    #expect(DomainPlaces("other", root: root).chosenControl == nil)
+    for name in ["other?control=%2Fother", "web?kms=auto;control=%2Fchosen", "web"] {
+      try makeLink(places.runtime.appending(name), to: "/dev/null")
+    }
+    #expect(places.chosenControl == "/chosen")
+    #expect(DomainPlaces("other", root: root).chosenControl == "/other")
+    // A file that the helper would refuse.
+    try "colour = red\n".write(toFile: places.options.string, atomically: false, encoding: .utf8)
+    #expect(places.chosenControl == "/chosen")
   }
 
   @Test("a domain's file adds to its string, which has the last word")

@@ -24,12 +24,21 @@ struct ControlOption: ParsableArguments {
   func path() throws -> FilePath {
     guard let domain else { return FilePath(control ?? "") }
     let places = DomainPlaces(domain)
-    guard (try? FileAccess(of: places.control)) != nil else {
+    let chosen = places.chosenControl
+    let socket = chosen ?? places.control
+    guard (try? FileAccess(of: socket)) != nil else {
+      let (origin, otherwise) =
+        chosen == nil
+        ? (
+          "",
+          ", or with an option control that you may not read in \(places.options) (then give --control SOCKET)"
+        )
+        : (", which its option control names", "")
       throw ControlError(
-        "domain \(domain) has no control socket (\(places.control)): it does not run, or not with vhost-user-udmabuf; "
-          + "udmabridge libvirt check says what it lacks")
+        "domain \(domain) has no control socket (\(socket)\(origin)): it does not run, or not with vhost-user-udmabuf"
+          + "\(otherwise); udmabridge libvirt check says what it lacks")
     }
-    return places.control
+    return socket
   }
 
   func connect() throws -> DisplayClient { try DisplayClient(path()) }
