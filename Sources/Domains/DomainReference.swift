@@ -24,8 +24,11 @@ public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   /// Reads what libvirt passes.
   public init(_ text: String) throws(DomainError) {
     guard Self.isMeant(by: text) else { throw .noReference(text) }
-    guard text.utf8.count - Self.prefix.utf8.count <= Self.longest else { throw .tooLong(text) }
     let file = text.dropFirst(Self.prefix.count)
+    guard file.utf8.count <= Self.longest else {
+      let name = file.prefix { $0 != "?" }
+      throw name.utf8.count >= Self.longest ? .nameTooLong(String(name)) : .tooLong(text)
+    }
     let parts = file.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     guard parts.count == 2, !file.contains("/"), let name = PercentText.decode(parts[0]), !name.isEmpty else {
       throw .noReference(text)
@@ -87,6 +90,8 @@ public struct DomainOption: Equatable, Sendable {
 public enum DomainError: Error, Equatable, CustomStringConvertible {
   case noReference(String)
   case tooLong(String)
+  /// The name alone is, as it is written there.
+  case nameTooLong(String)
   case noOption(String)
   case unknownOption(String)
   /// A domain's file cannot be read.
@@ -99,6 +104,9 @@ public enum DomainError: Error, Equatable, CustomStringConvertible {
     case .noReference(let text):
       "«\(text.prefix(200))» is no name of a domain: write /run/udmabridge/NAME? or "
         + "/run/udmabridge/NAME?OPTION=VALUE;..., with %2F for each / in a value"
+    case .nameTooLong(let name):
+      "the domain's name takes \(name.utf8.count) bytes there («\(name.prefix(60))...», three for each byte that is written "
+        + "%XX), and may take 254: give the domain a shorter one (virsh domrename)"
     case .tooLong(let text):
       "«\(text.prefix(60))...» has \(text.utf8.count) bytes, and may have 271: give the domain's options in "
         + "/etc/udmabridge/NAME.conf instead"

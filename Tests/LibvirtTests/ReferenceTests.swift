@@ -60,6 +60,20 @@ import Testing
     } throws: { "\($0)".contains("has 379 bytes, and may have 271") && "\($0)".contains(".conf") }
   }
 
+  @Test("a name that is too long itself is told so")
+  func nameTooLong() throws {
+    // Two bytes each, which are written %XX.
+    let longest = String(repeating: "ж", count: 42)
+    #expect(try DomainReference("\(DomainReference(domain: longest))").domain == longest)
+    let domain = try DomainXML(Definition(name: String(repeating: "ж", count: 60)).text)
+    #expect {
+      try domain.enable()
+    } throws: {
+      let text = "\($0)"
+      return text.contains("name takes 360 bytes") && text.contains("domrename") && !text.contains(".conf")
+    }
+  }
+
   @Test(
     "each name has a directory of its own, whose control socket can be bound",
     arguments: [
