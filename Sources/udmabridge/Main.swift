@@ -20,6 +20,9 @@ struct Udmabridge: ParsableCommand {
       OnDefineDomain.self, LibvirtHook.self,
     ])
 
+  /// Those that hand a descriptor to a program.
+  private static let takingCommand = ["create", "memfd"]
+
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
   /// allows no second list.
   ///
@@ -35,7 +38,9 @@ struct Udmabridge: ParsableCommand {
     if words.first == "libvirt-hook", !["--help", "-h"].contains(words.dropFirst().first) || words.count > 2 {
       Glibc.exit(LibvirtHook.perform(Array(words.dropFirst())))
     }
-    if let end = words.firstIndex(of: "--") { words[end] = "--command" }
+    if let verb = words.first, takingCommand.contains(verb), let end = words.firstIndex(of: "--") {
+      words[end] = "--command"
+    }
     main(words)
   }
 }

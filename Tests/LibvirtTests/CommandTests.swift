@@ -98,6 +98,12 @@ import Testing
     #expect(found.values.contains { $0.hasPrefix("\(card): ") }, "\(found)")
   }
 
+  @Test("a domain may be called as an option, behind --")
+  func dashes() throws {
+    let (status, output) = try shell("udmabridge libvirt enable --connect test+nowhere:///x -- -web")
+    #expect(status == 1 && output.contains("libvirt"), "\(output)")
+  }
+
   @Test("a connection that cannot be is told in one line")
   func connection() throws {
     let (status, output) = try shell("udmabridge libvirt enable web --connect test+nowhere:///x")
