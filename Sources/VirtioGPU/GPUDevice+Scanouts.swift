@@ -25,8 +25,8 @@ struct ScanoutState {
 
 extension GPUDevice: ScanoutObserver {
   func bind(_ index: Int, _ resource: Resource, _ view: View, _ picture: Picture?) {
-    if case .shadow(let shadow) = picture, scanouts[index].binding?.resource !== resource {
-      // What was flushed while another resource was here has not been copied.
+    if case .shadow(let shadow) = picture, scanouts[index].binding?.picture?.frame !== shadow.frame {
+      // What was flushed while another picture was here, or none, has not been copied.
       shadow.isStale = true
     }
     scanouts[index].binding = ScanoutState.Binding(resource: resource, view: view, picture: picture)

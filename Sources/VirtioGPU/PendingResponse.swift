@@ -39,7 +39,7 @@ final class PendingResponse {
 
   /// The front end works on what it was asked for, one thing after the other.
   func waitLonger(_ now: Int64) {
-    if let errand { deadline = max(deadline, now + errand.timeout) }
+    if let errand, errand.isOfFrontEnd { deadline = max(deadline, now + errand.timeout) }
   }
 
   func waitNoLonger() {
@@ -64,6 +64,8 @@ final class Errand {
   let longest: Response
   /// In nanoseconds: so long it is waited for.
   let timeout: Int64
+  /// The front end's channel answers it, in its turn; else the sink does.
+  var isOfFrontEnd: Bool { timeout == GPUDevice.errandTimeout }
 
   init(ifAbandoned: Response, longest: Response? = nil, timeout: Int64 = GPUDevice.errandTimeout) {
     (self.ifAbandoned, self.longest, self.timeout) = (ifAbandoned, longest ?? ifAbandoned, timeout)

@@ -382,7 +382,14 @@ private struct Image {
     image.draw(8, in: rig.ram)
     try rig.ok(Request.flush(1))
     rig.screen.flipAll()
+    // Another screen leaves it as it is too: there is nothing to copy it from.
+    rig.screen.outputs[0].name = "another"
+    rig.device.outputsChanged()
+    try rig.ok(Request.flush(1))
+    rig.screen.flipAll()
+    try rig.settle()
     try expect(rig.screen.shown()) { _, _ in 1 }
+    #expect(rig.device.scanouts[0].binding?.picture != nil)
     try rig.ok(Request.attach(1, image.entries), Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flipAll()
     try expect(rig.screen.shown()) { _, _ in 8 }
