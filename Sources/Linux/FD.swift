@@ -226,13 +226,6 @@ public struct FileStatus: Equatable, Sendable {
     _ = try retrying { unsafe path.withPlatformString { unsafe stat($0, &status) } }
     self.init(status)
   }
-
-  /// Of what stands at `path`, a link too. The corresponding C function is `lstat`.
-  public init(at path: FilePath) throws(Errno) {
-    var status = stat()
-    _ = try retrying { unsafe path.withPlatformString { unsafe lstat($0, &status) } }
-    self.init(status)
-  }
 }
 
 /// What an open file is, by the file system that holds it.

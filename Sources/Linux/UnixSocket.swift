@@ -57,7 +57,7 @@ public struct UnixSocket: ~Copyable, Sendable {
   /// listener at `path` does not notice the question.
   public static func isStale(_ path: FilePath) -> Bool {
     // Of any other file the kernel says too that the connection was refused.
-    guard (try? FileStatus(at: path))?.isSocket == true else { return false }
+    guard (try? FileStatus(of: path))?.isSocket == true else { return false }
     do throws(Errno) {
       // The kernel looks for the socket before it finds that the types differ.
       _ = unsafe try at(path, cl_unix_connect_datagram)

@@ -154,7 +154,7 @@ func listenOn(_ path: FilePath) throws -> UnixSocket {
   } catch {
     guard error == .addressInUse else { throw StartError("cannot listen on \(path): \(error)") }
     throw StartError(
-      (try? FileStatus(at: path))?.isSocket == false
+      (try? FileStatus(of: path))?.isSocket == false
         ? "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
         : "\(path) is in use by another process; choose another path for the socket or end that process")
   }

@@ -25,7 +25,9 @@ struct ControlOption: ParsableArguments {
     guard let domain else { return FilePath(control ?? "") }
     let places = DomainPlaces(domain)
     let chosen = places.chosenControl
-    let socket = chosen ?? places.control
+    // An option that was changed since the domain started is not its helper's yet.
+    let candidates = [chosen, places.control].compactMap(\.self)
+    let socket = candidates.first { (try? FileAccess(of: $0)) != nil } ?? candidates[0]
     guard (try? FileAccess(of: socket)) != nil else {
       let (origin, otherwise) =
         chosen == nil
