@@ -10,10 +10,11 @@ public final class DumbBuffer: ShadowMemory {
   /// Bytes from one row to the next.
   public let stride: UInt32
   public var isDMABuf: Bool { true }
-  /// The kernel's handle for it is no descriptor.
-  public func isBelow(_ bound: Int) -> Bool { true }
   let handle: UInt32
   let card: DRMFile
+
+  /// The kernel's handle for it is no descriptor.
+  public func isBelow(_ bound: Int) -> Bool { true }
 
   /// Allocates and maps 32 bits for each pixel.
   /// - The corresponding ioctls are `DRM_IOCTL_MODE_CREATE_DUMB` and `DRM_IOCTL_MODE_MAP_DUMB`.

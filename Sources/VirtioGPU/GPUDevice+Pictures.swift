@@ -38,7 +38,8 @@ extension GPUDevice {
   }
 
   /// Chooses a picture for a scanout, and makes it if it is the first time; nil if there is nobody
-  /// to show it, no screen or another master of the card: a later flush looks again. What stood against lending may have passed since the last time.
+  /// to show it, no screen or another master of the card: a later flush looks again. What stood against lending may
+  /// have passed since the last time.
   func picture(_ resource: Resource, _ view: View, _ index: Int) throws(Mistake) -> Picture? {
     guard let sink, sink.isAttended, let buffer = resource.buffer else { return nil }
     lendAgain(resource, buffer)

@@ -39,7 +39,7 @@ extension GPUDevice: ScanoutObserver {
     darken(index)
   }
 
-  /// What SET_SCANOUT chose comes with its next flush.
+  /// Takes off the screen what is there; what SET_SCANOUT chose comes with its next flush.
   func darken(_ index: Int) {
     guard scanouts[index].last != nil else { return }
     scanouts[index].last = nil
