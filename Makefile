@@ -1,63 +1,48 @@
-# make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
-# make test      the tests, native and in the test host
-# make check     the format, the fuzz targets, the native tests, and the most important ones in the test host
-# make bench     the figures
-# make man       the manual pages, in .build-man
+# make           the programs; wants Swift and four libraries, and says which are missing
 # make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
 # make uninstall removes exactly these
+# make man       the manual pages, in .build-man
+#
+# These fetch what they need, the first time (qemu/setup):
+# make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
+# make test      all tests, native and in the test host: an hour (QUICK=1: the most important ones; CONTINUE=1: go on
+#                where the last run was interrupted)
+# make check     what must hold before each change: the format, the fuzz targets, make test QUICK=1
+# make bench     the figures
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
-# make lint      the format, strictly
-# Each does all of its own set-up; a second run repeats nothing.
+# make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
+#
+# While you work:
+# make quick FILTER=ResolveTests        native tests, those whose names match, in under a minute after a small change
+# qemu/test-host BuffersTests           the same in the test host, for what needs its devices
+# make lint                             the format, strictly
 
 SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 SECONDS = 20
-PROGRAMS = .build/release/vhost-user-udmabuf .build/release/udmabridge
+FILTER = .
 
-.PHONY: all install uninstall demo check test test-native test-host bench man fuzz lint setup swift clean programs
+.PHONY: all programs install uninstall man demo test check bench fuzz bare quick lint setup tests swift libraries clean
 
 all: programs
 
-# Says how to get Swift where it is missing, and stops.
+# Each says what is missing and where it comes from, and stops.
 swift:
-	@qemu/lib/need-swift
+	@packaging/need swift
+
+libraries:
+	@packaging/need libraries
 
 setup: swift
-	@qemu/setup
+	@qemu/setup $(SETUP)
 
-programs: setup
+programs: libraries
 	$(SWIFT_BUILD) --product vhost-user-udmabuf
 	$(SWIFT_BUILD) --product udmabridge
 
-demo: programs
-	qemu/demo $(if $(HOST),--host) $(if $(DEVICE),--device $(DEVICE))
-
-# Native tests of QEMU's window are skipped where what draws it has not been fetched.
-test: swift
-	@qemu/setup --all
-	$(MAKE) test-native test-host
-
-# Emulated guests come last: beside all the others they would be too slow.
-test-native: setup
+tests: libraries
 	swift build --build-tests
-	swift test --skip-build --disable-xctest --skip NativeDisplayTests --skip LibvirtDomains --skip LibvirtSetups
-	swift test --skip-build --disable-xctest --filter NativeDisplayTests
 
-# What needs the kernel's udmabuf, KVM, QEMU and a KMS card. There, nothing is skipped.
-test-host: programs
-	@qemu/setup --all
-	swift build --build-tests
-	qemu/test-host
-
-# What must hold before each change: in less than half an hour on two processors.
-check: lint fuzz test-native programs
-	qemu/test-host --quick
-
-bench: programs
-	$(SWIFT_BUILD) --product bench
-	$(SWIFT_BUILD) --product bench-create
-	qemu/bench
-
-man: swift
+man: libraries
 	swift package --scratch-path .build-man generate-manual --multi-page
 	@find .build-man/plugins -name '*.1'
 
@@ -67,8 +52,34 @@ install: programs man
 uninstall:
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install uninstall
 
+# setup comes first in these: it installs the libraries too.
+demo: setup
+	$(MAKE) programs
+	qemu/demo $(if $(HOST),--host) $(if $(DEVICE),--device $(DEVICE))
+
+test: SETUP = $(if $(QUICK),,--all)
+test: setup
+	$(MAKE) programs tests
+	Tests/run $(if $(QUICK),--quick,--all) $(if $(CONTINUE),--continue)
+
+check: setup
+	$(MAKE) lint fuzz
+	$(MAKE) test QUICK=1
+
+bench: setup
+	$(MAKE) programs
+	$(SWIFT_BUILD) --product bench
+	$(SWIFT_BUILD) --product bench-create
+	qemu/bench
+
 fuzz: setup
 	Fuzz/run $(SECONDS)
+
+bare:
+	packaging/bare $(RELEASE) $(if $(WHOLE),-- "make demo" "make test")
+
+quick: tests
+	Tests/run '$(FILTER)'
 
 lint: swift
 	swift format lint --strict --parallel --recursive Package.swift Sources Tests Benchmarks Fuzz
