@@ -24,7 +24,8 @@ extension EndToEnd {
       if let guest = unsafe Self.shared { return guest }
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
       let guest = try RunningGuest(
-        resolution: Self.sizes[Self.sizes.count - 1].name, options: ["--device", "blob", "--kernel", "7.3"])
+        resolution: Self.sizes[Self.sizes.count - 1].name,
+        options: ["--device", "blob", "--kernel", "newest"])
       unsafe Self.shared = guest
       return guest
     }
@@ -143,7 +144,8 @@ extension EndToEnd {
     func olderGuest() throws {
       try guest().end()
       unsafe Self.shared = nil
-      let guest = try RunningGuest(resolution: "1024x768", options: ["--device", "blob", "--kernel", "6.12"])
+      let guest = try RunningGuest(
+        resolution: "1024x768", options: ["--device", "blob", "--kernel", "oldest-udmabuf"])
       #expect(try guest.shell("hold p draw pattern 1024x768 XR24 4 hold") == "shown\n")
       try guest.expectLent(.positions(1024, 768, seed: 4))
       try guest.shell("tell p quit; drop p; true")

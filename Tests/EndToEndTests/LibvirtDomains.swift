@@ -22,9 +22,9 @@ struct LibvirtDomains {
 
   @Test(
     "a plain domain: enabled, shown, through a restart of libvirtd and a reset, and nothing is left; never saved",
-    arguments: [12, 13])
-  func life(debian: Int) throws {
-    let host = try LibvirtHost(debian: debian)
+    arguments: LibvirtHost.Release.allCases)
+  func life(_ release: LibvirtHost.Release) throws {
+    let host = try LibvirtHost(release)
     try host.define("plain")
     let before = try host.definition("plain")
     let difference = try host.run("udmabridge libvirt enable plain \(shown)")

@@ -16,10 +16,13 @@ final class LibvirtHost {
   private let child: Child
   private let inside: Int32
 
+  /// This machine's, or Debian stable's.
+  enum Release: CaseIterable, Sendable { case own, stable }
+
   private static let installed: FilePath = "/usr/bin/qemu-system-x86_64"
 
-  /// QEMU 11.1, as `qemu/setup` fetches it.
-  static var newest: FilePath { cache.appending("qemu/11.1/qemu-system-x86_64") }
+  /// The newest QEMU, as `qemu/setup` fetches it.
+  static var newest: FilePath { cache.appending("qemu/newest/qemu-system-x86_64") }
 
   static let cache: FilePath = {
     let variables = ProcessInfo.processInfo.environment
@@ -40,20 +43,20 @@ final class LibvirtHost {
   /// Root, libvirtd, and what `qemu/setup --all` fetches.
   static let isPossible =
     geteuid() == 0 && image != nil
-    && ["/usr/sbin/libvirtd", "/usr/bin/virsh", newest.string, "\(cache)/debian-13/usr/sbin/libvirtd"]
+    && ["/usr/sbin/libvirtd", "/usr/bin/virsh", newest.string, "\(cache)/stable/usr/sbin/libvirtd"]
       .allSatisfy {
         FileManager.default.isExecutableFile(atPath: $0)
       }
 
   /// - Parameters:
-  ///   - debian: the release whose libvirtd and QEMU it is; elsewhere than in the test host, domains of 12 are emulated by
-  ///     the QEMU that `qemu/setup` fetched.
+  ///   - release: whose libvirtd and QEMU it is; elsewhere than in the test host, domains of the machine's own are
+  ///     emulated by the QEMU that `qemu/setup` fetched.
   ///   - user: who runs QEMU.
-  init(debian: Int = 12, user: String = "root") throws {
+  init(_ release: Release = .own, user: String = "root") throws {
     guard let image = Self.image else { throw TroubleInTest("no guest image") }
     emulator =
-      TestHost.isActive || debian != 12
-      ? Self.installed : Self.cache.appending("qemu/10.0/qemu-system-x86_64")
+      TestHost.isActive || release != .own
+      ? Self.installed : Self.cache.appending("qemu/stable/qemu-system-x86_64")
     self.image = user == "root" ? image : "/var/guest"
     let directory = try makeTemporaryDirectory()
     self.directory = directory
@@ -67,7 +70,7 @@ final class LibvirtHost {
       [
         "-c", "BUILD=\(build) exec \"$@\" >\(directory)/log 2>&1", "sh",
         repository.appending("qemu/libvirtd").string, "--user", user,
-      ] + (debian == 12 ? [] : ["--debian-\(debian)"]) + ["--", "/bin/sh", "-c", script])
+      ] + (release == .own ? [] : ["--stable"]) + ["--", "/bin/sh", "-c", script])
     self.child = child
     var number: Int32?
     try waitUntil("libvirtd is there", seconds: 600) {

@@ -99,8 +99,8 @@ struct LibvirtSetups {
     if TestHost.isActive {
       #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf /dev/dri/card*"]).status == 0)
     }
-    // Of 12, elsewhere, that user cannot read the QEMU.
-    let host = try LibvirtHost(debian: TestHost.isActive ? 12 : 13, user: "libvirt-qemu")
+    // Elsewhere that user cannot read the QEMU of this machine's own release.
+    let host = try LibvirtHost(TestHost.isActive ? .own : .stable, user: "libvirt-qemu")
     try host.define("plain")
     try host.run("udmabridge libvirt enable plain --option resolution=\(Self.size); virsh start plain")
     let helper = try #require(host.helpers().first)

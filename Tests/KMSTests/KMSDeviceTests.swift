@@ -257,7 +257,7 @@ import Udmabuf
   }
 
   /// The driver of cirrus on 6.12 maps what it imports for a device of 32 address bits. Where there is memory above
-  /// them (`qemu/testhost --kernel 6.12 --memory 6G`), the kernel gives the device a copy, and writes it back.
+  /// them (`qemu/testhost --kernel oldest-udmabuf --memory 6G`), the kernel gives the device a copy, and writes it back.
   /// Where the card cannot be tried at the start, it is later.
   @Test(arguments: [64, 0])
   func memoryOfOthersIsNotWrittenBack(megabytes: UInt64) throws {
