@@ -79,9 +79,11 @@ let package = Package(
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
-    tests("VhostUserTests", ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", system, log]),
+    tests(
+      "VhostUserTests",
+      ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", "TestSupport", system, log]),
     .target(
-      name: "TestSupport", dependencies: ["Linux", "Udmabuf", system], path: "Tests/TestSupport",
+      name: "TestSupport", dependencies: ["Linux", "Udmabuf", "Fixtures", system], path: "Tests/TestSupport",
       swiftSettings: rules),
     tests("UdmabufTests", ["CLinux", "Linux", "Udmabuf", "TestSupport", system]),
     tests(
@@ -91,7 +93,7 @@ let package = Package(
         "KMS", "Fixtures", "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
-    tests("VarlinkTests", ["Linux", "Varlink", "TestSupport", system]),
+    tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
     tests(
       "ConsumersTests",
       [
@@ -118,7 +120,8 @@ let package = Package(
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(
-      "EndToEndTests", ["Linux", "Udmabuf", "CDRM", "CPNG", "TestSupport", "vhost-user-udmabuf", system]),
+      "EndToEndTests",
+      ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),

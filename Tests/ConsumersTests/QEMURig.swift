@@ -2,6 +2,7 @@ import Fixtures
 import Linux
 import Logging
 import SystemPackage
+import TestSupport
 import Testing
 import Udmabuf
 
@@ -57,6 +58,11 @@ final class QEMURig: ScanoutObserver {
   func settle() throws {
     for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
     Issue.record("the loop does not come to rest")
+  }
+
+  /// Waits for what follows the end of a connection (`UnixSocket.shutDown`).
+  func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
+    try loop.turn(until: what, condition)
   }
 
   /// A new socket, as QEMU hands it over.

@@ -84,7 +84,7 @@ extension EndToEnd {
 
       try guest.monitor("set-action", ["reboot": "reset"])
       try guest.monitor("system_reset")
-      #expect(try guest.shell("hold q draw pattern \(Self.mode) XR24 9 hold", seconds: 240) == "shown\n")
+      #expect(try guest.shell("hold q draw pattern \(Self.mode) XR24 9 hold") == "shown\n")
       try expect(picture(9), "a picture after system_reset")
       try expectLent(guest)
       #expect(try guest.statistics().liveResources == 1)
@@ -157,7 +157,7 @@ extension EndToEnd {
         let wanted = Seen(
           size: Self.mode, format: "XR24", picture: "still-\(number)", kind: "dma-buf", exporter: "udmabuf")
         // It may have been seen before its file was there: a change of nothing brings it again.
-        try waitUntil(what, seconds: 30) {
+        try waitUntil(what) {
           try guest.shell("tell \(number == 4 ? "q" : "p") dirty 700 500 1 1")
           return seen().last == wanted
         }
@@ -166,17 +166,15 @@ extension EndToEnd {
       let before = seen().count
       // Its driver waits for nobody: of what it draws the listener sees as much as it can read. It has a descriptor of its
       // own, and may look later than QEMU says: only while the guest still has the buffers it is known what is in them.
-      try guest.shell("draw flip \(Self.mode) 60 >/run/flips &")
-      try waitUntil("it has seen some", seconds: 50) { seen().count > before + 9 }
+      try guest.shell("draw flip \(Self.mode) 100000 >/dev/null 2>&1 & flipper=$!")
+      try waitUntil("it has seen some") { seen().count > before + 9 }
       let flips = seen().dropFirst(before)
-      #expect(try guest.shell("cat /run/flips") == "", "the guest has both buffers")
+      // Until now the guest has both buffers.
+      try guest.shell("kill $flipper; wait $flipper; true")
       #expect(flips.allSatisfy { $0.kind == "dma-buf" && $0.exporter == "udmabuf" })
       #expect(
         Set(flips.map(\.picture)) == ["flip-1", "flip-2"],
         "each is one of the two as a whole: \(flips.map(\.picture))")
-      try waitUntil("the guest has flipped", seconds: 120) {
-        try guest.shell("cat /run/flips").hasPrefix("flips")
-      }
       try expectFree(guest)
       try expectLent(guest)
       try end(guest)
@@ -212,7 +210,7 @@ extension EndToEnd {
         if display == .dbus {
           let wanted = Seen(
             size: "\(width)x\(height)", format: "XR24", picture: name, kind: "dma-buf", exporter: "udmabuf")
-          try waitUntil("\(width)x\(height) on D-Bus", seconds: 30) { seen().last == wanted }
+          try waitUntil("\(width)x\(height) on D-Bus") { seen().last == wanted }
         } else if (width, height) == (1920, 1080) {
           // Of other sizes the window makes as much as fills it.
           #expect(guest.differenceInWindow(picture) == nil, "\(width)x\(height) in the window")
@@ -246,7 +244,7 @@ extension EndToEnd {
       }
       try write(image, "cursor")
       func expect(_ image: String?, _ pointer: String, _ what: String) throws {
-        try waitUntil(what, seconds: 20) {
+        try waitUntil(what) {
           (image == nil || seenOfCursor("cursor") == image) && seenOfCursor("pointer") == pointer
         }
       }
@@ -256,7 +254,7 @@ extension EndToEnd {
       #expect(try guest.shell("tell p move 1900 1060") == "moved\n")
       try expect(nil, "pointer 1900,1060 1", "the cursor moved")
       #expect(try guest.shell("tell p nocursor") == "no cursor\n")
-      try waitUntil("the cursor is hidden", seconds: 20) { seenOfCursor("pointer")?.hasSuffix(" 0") == true }
+      try waitUntil("the cursor is hidden") { seenOfCursor("pointer")?.hasSuffix(" 0") == true }
       #expect(try guest.shell("tell p cursor 7 8; tell p dirty 0 0 64 64") == "cursor\ndirtied\n")
       try expect(wanted, "pointer 7,8 1", "the cursor is shown again")
       #expect(seen().last?.picture == "seed-3")

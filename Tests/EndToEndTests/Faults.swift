@@ -10,9 +10,9 @@ extension EndToEnd {
   /// What breaks under a guest at work, and what is left then: the cases of docs/faults.md that need a real guest.
   @Suite
   struct Faults {
-    private func expectShown(_ picture: Picture, seconds: Double = 60) throws {
+    private func expectShown(_ picture: Picture) throws {
       var difference: String? = "nothing was compared"
-      try? waitUntil("the picture is on the screen", seconds: seconds) {
+      try? waitUntil("the picture is on the screen") {
         difference = picture.firstDifference(in: try Screenshot.take())
         return difference == nil
       }

@@ -8,7 +8,7 @@ import Testing
 
   private func expectShown(_ picture: Picture, _ head: Int) throws {
     var difference: String? = "nothing was compared"
-    try? waitUntil("the picture is on head \(head)", seconds: 30) {
+    try? waitUntil("the picture is on head \(head)") {
       difference = picture.firstDifference(in: try Screenshot.take(head: head))
       return difference == nil
     }

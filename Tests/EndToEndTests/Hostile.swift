@@ -1,3 +1,4 @@
+import Fixtures
 import Glibc
 import Linux
 import SystemPackage
@@ -31,17 +32,24 @@ extension EndToEnd {
       let before = try frameRate(of: peaceful)
       try hostile.shell("kill $(cat /run/busy)")
 
-      for kind in ["drm", "rings"] {
+      var isDone: Set<String> = []
+      // Where something else on the machine slows the neighbour down meanwhile, it is done once more.
+      for (kind, isLast) in ["drm", "rings"].flatMap({ kind in (1...3).map { (kind, $0 == 3) } })
+      where !isDone.contains(kind) {
         defer {
           // Who ended first, and why, stands in its log.
           if hostile.helperPID != helper { Issue.record("its helper is gone:\n\(hostile.lastWords)") }
         }
         let line = try hostile.shell("hold h hostile \(kind) \(Self.seconds) \(Self.seed)")
         #expect(line.hasPrefix(kind))
-        sleep(5)  // Until all that is made once is there.
-        let start = try Usage(of: helper)
+        var start = try Usage(of: helper)
+        try waitUntil("all that is made once is there") {
+          sleep(1)
+          defer { if let now = try? Usage(of: helper) { start = now } }
+          return try Usage(of: helper).ownMemory <= start.ownMemory
+        }
         let during = try frameRate(of: peaceful)
-        let output = try hostile.shell("drop h", seconds: Self.seconds + 240)
+        let output = try hostile.shell("drop h", seconds: Self.seconds + Patience.seconds)
         let end = try Usage(of: helper)
         let words = "\(kind): \(output.split(separator: "\n").last ?? "")"
         #expect(output.contains("\(kind) done: "), "\(words)")
@@ -53,8 +61,9 @@ extension EndToEnd {
         let busy = end.cpuSeconds(since: start)
         #expect(busy < 0.9, "\(words)")
         // A helper that were blocked by its neighbour, or starved, would show next to nothing.
-        #expect(during.shown > before.shown * 0.5, "\(words)")
-        #expect(during.flips > before.flips * 0.5, "\(words)")
+        let isQuick = during.shown > before.shown * 0.5 && during.flips > before.flips * 0.5
+        if isQuick { isDone.insert(kind) }
+        #expect(isQuick || !isLast, "\(words): \(before), then \(during)")
         print(
           """
           \(words)
@@ -63,9 +72,11 @@ extension EndToEnd {
           """)
 
         // What the guest broke leaves nothing that keeps the helper busy.
-        let idle = try Usage(of: helper)
-        sleep(3)
-        #expect(try Usage(of: helper).cpuSeconds(since: idle) < 0.1)
+        try waitUntil("it is idle") {
+          let idle = try Usage(of: helper)
+          sleep(1)
+          return try Usage(of: helper).cpuSeconds(since: idle) < 0.1
+        }
         #expect(hostile.helperPID == helper, "\(hostile.helperLog)")
       }
 

@@ -224,7 +224,7 @@ extension LibvirtHost {
     let picture = Picture.smpte(1024, 768)
     var difference: String? = "nothing was compared"
     if TestHost.isActive {
-      try? waitUntil("the picture is on the screen", seconds: 20) {
+      try? waitUntil("the picture is on the screen") {
         difference = picture.firstDifference(in: try Screenshot.take())
         return difference == nil
       }
@@ -235,7 +235,7 @@ extension LibvirtHost {
       let statistics = try run("udmabridge stats --domain \(name)")
       #expect(statistics.contains(/device\.bytesCopied +0\n/), "\(statistics)")
     } else {
-      try? waitUntil("the picture is there", seconds: 30) {
+      try? waitUntil("the picture is there") {
         difference = try picture.firstDifference(inRGB: snapshot(name))
         return difference == nil
       }

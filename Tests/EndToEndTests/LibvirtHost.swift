@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Glibc
 import Linux
@@ -73,7 +74,7 @@ final class LibvirtHost {
       ] + (release == .own ? [] : ["--stable"]) + ["--", "/bin/sh", "-c", script])
     self.child = child
     var number: Int32?
-    try waitUntil("libvirtd is there", seconds: 600) {
+    try waitUntil("libvirtd is there", times: 2) {
       number = (try? readText(directory.appending("pid"))).flatMap { Int32($0.filter(\.isNumber)) }
       return number != nil || !child.isRunning
     }
@@ -162,7 +163,7 @@ final class LibvirtHost {
   /// Runs a command in a domain's guest.
   @discardableResult
   func guest(_ name: String, _ command: String) throws -> String {
-    try run("\(repository)/qemu/in-guest --timeout 240 /run/\(name).shell '\(command)'")
+    try run("\(repository)/qemu/in-guest --timeout \(Patience.seconds) /run/\(name).shell '\(command)'")
   }
 
   /// The helpers that run for domains.

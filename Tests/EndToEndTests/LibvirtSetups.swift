@@ -23,7 +23,7 @@ struct LibvirtSetups {
 
   private func expectOnCard(_ picture: Picture, _ comment: Comment? = nil) throws {
     var difference: String? = "nothing was compared"
-    try? waitUntil("the picture is on the screen", seconds: 30) {
+    try? waitUntil("the picture is on the screen") {
       difference = picture.firstDifference(in: try Screenshot.take())
       return difference == nil
     }
@@ -69,7 +69,7 @@ struct LibvirtSetups {
       </dev/null >seen 2>&1 &
       """)
     let seen = host.directory.appending("seen")
-    try waitUntil("it listens", seconds: 60) { (try? readText(seen))?.contains("listening") ?? false }
+    try waitUntil("it listens") { (try? readText(seen))?.contains("listening") ?? false }
 
     try host.guest("plain", "hold p draw pattern \(Self.size) XR24 5 hold")
     try host.guest("window", "hold p draw pattern \(Self.size) XR24 7 hold")
@@ -78,7 +78,7 @@ struct LibvirtSetups {
       let lines = try readText(seen).split(separator: "\n")
       return String(lines.last { !$0.hasPrefix("pointer") } ?? "nothing")
     }
-    try? waitUntil("the second one's picture", seconds: 60) {
+    try? waitUntil("the second one's picture") {
       try host.guest("window", "tell p dirty 0 0 1024 768")
       return try lastPicture() == wanted
     }
@@ -183,7 +183,7 @@ struct LibvirtSetups {
       for unit in empty basic sysinit shutdown; do printf '[Unit]\\nDefaultDependencies=no\\n' >/run/units/$unit.target; done
       setsid python3 systemd.py </dev/null >/dev/null 2>&1 &
       """)
-    try waitUntil("systemd runs", seconds: 60) {
+    try waitUntil("systemd runs") {
       (try? readText(host.directory.appending("systemd.log")))?.contains("Startup finished") ?? false
     }
     try host.run(

@@ -85,27 +85,27 @@ extension EndToEnd {
 
       try guest.monitor("set-action", ["reboot": "reset"])
       try guest.monitor("system_reset")
-      try guest.shell("hold q draw pattern \(size.name) XR24 9 hold", seconds: 240)
+      try guest.shell("hold q draw pattern \(size.name) XR24 9 hold")
       try guest.expectLent(.positions(size.width, size.height, seed: 9))
       // What the driver before the reset left is gone.
       #expect(try guest.settledStatistics().liveResources == 1)
       try guest.shell("tell q quit; drop q; true")
     }
 
-    @Test("ten seconds of page flips: every flush is accounted for")
+    @Test("hundreds of page flips: every flush is accounted for")
     func flips() throws {
       let guest = try guest()
       try waitUntil("the guest has let go of its buffers") {
         try guest.settledStatistics().liveResources == 0
       }
       let before = try guest.settledStatistics()
-      let output = try guest.shell("draw flip \(Self.largest.name) 10")
-      let flips = try #require(UInt64(output.split(separator: " ").last?.dropLast() ?? ""), "\(output)")
+      let flips: UInt64 = 300
+      #expect(try guest.shell("draw flips \(Self.largest.name) \(flips)") == "flips \(flips)\n")
       let after = try guest.settledStatistics()
       // One more for the mode that was set before the first flip.
       #expect(after.flushes - before.flushes == flips + 1)
       #expect(after.framesFailed == before.framesFailed)
-      #expect(after.framesShown > before.framesShown + 10)
+      #expect(after.framesShown > before.framesShown)
       #expect(after.bytesCopied == 0)
       #expect(after.releasedLate == 0)
     }
@@ -116,7 +116,7 @@ extension EndToEnd {
       let size = Self.largest
       let marker: UInt32 = 0x00fa_cade
       #expect(liveUdmabufs() == 0)
-      #expect(try guest.shell("hold r draw reuse \(size.name) \(marker)", seconds: 240) == "refilled\n")
+      #expect(try guest.shell("hold r draw reuse \(size.name) \(marker)") == "refilled\n")
       // Nothing but the second buffer's pattern; in it the marker does not occur.
       try guest.expectLent(.positions(size.width, size.height, seed: 4))
       #expect(try guest.statistics().releasedLate == 0)

@@ -28,7 +28,7 @@ struct NativeDisplayTests {
     _ picture: Picture, on guest: RunningGuest, _ location: SourceLocation = #_sourceLocation
   ) {
     var difference: String? = "nothing was compared"
-    try? waitUntil("the picture is on QEMU's display", seconds: 20) {
+    try? waitUntil("the picture is on QEMU's display") {
       difference = picture.firstDifference(in: try screen(guest))
       return difference == nil
     }
@@ -69,7 +69,7 @@ struct NativeDisplayTests {
 
     try guest.monitor("set-action", ["reboot": "reset"])
     try guest.monitor("system_reset")
-    #expect(try guest.shell("hold q draw pattern 640x480 XR24 9 hold", seconds: 240) == "shown\n")
+    #expect(try guest.shell("hold q draw pattern 640x480 XR24 9 hold") == "shown\n")
     expect(.positions(640, 480, seed: 9), on: guest)
     let after = try guest.settledStatistics()
     #expect(after.liveResources == 1 && after.protocolErrors.isEmpty && after.framesFailed == 0)

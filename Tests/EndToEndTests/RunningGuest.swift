@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Glibc
 import Linux
@@ -47,7 +48,7 @@ final class RunningGuest {
       descriptors: descriptors)
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
-      _ = try shell("true", seconds: 240)
+      _ = try shell("true")
     } catch {
       end()
       throw TroubleInTest("the guest does not answer: \(error)\n\(helperLog)")
@@ -69,8 +70,8 @@ final class RunningGuest {
   func waitForEnd() { process.wait() }
 
   /// Stops `run-guest` meanwhile, which else ends what is left when one of its processes is gone.
-  func whileNobodyLooks(_ body: () throws -> Void) rethrows {
-    process.signal(SIGSTOP)
+  func whileNobodyLooks(_ body: () throws -> Void) throws {
+    try process.stop()
     defer { process.signal(SIGCONT) }
     try body()
   }
@@ -82,7 +83,7 @@ final class RunningGuest {
   /// Runs a command in the guest.
   /// - Returns: its output.
   @discardableResult
-  func shell(_ command: String, seconds: Int = 120) throws -> String {
+  func shell(_ command: String, seconds: Int = Patience.seconds) throws -> String {
     guard process.isRunning else { throw TroubleInTest("QEMU or the helper has ended:\n\(helperLog)") }
     let (status, output) = try run(
       repository.appending("qemu/in-guest"),
@@ -123,7 +124,7 @@ final class RunningGuest {
   func expectLent(_ picture: Picture) throws {
     var difference: String? = "nothing was compared"
     // The guest says that it has drawn; the screen follows a flip later.
-    try? waitUntil("the picture is on the screen", seconds: 20) {
+    try? waitUntil("the picture is on the screen") {
       difference = picture.firstDifference(in: try Screenshot.take())
       return difference == nil
     }

@@ -9,9 +9,9 @@ extension EndToEnd {
   /// What cannot be lent is copied: the same picture, the cause named with its remedy.
   @Suite
   struct Shadows {
-    private func expectShown(_ picture: Picture, seconds: Double = 20) throws {
+    private func expectShown(_ picture: Picture) throws {
       var difference: String? = "nothing was compared"
-      try? waitUntil("the picture is on the screen", seconds: seconds) {
+      try? waitUntil("the picture is on the screen") {
         difference = picture.firstDifference(in: try Screenshot.take())
         return difference == nil
       }

@@ -127,7 +127,7 @@ extension EndToEnd {
         guest, ("create", "created"), ("map", "mapped"), ("show \(name) \(size.0 * 4) 0 21", "shown"))
       let picture = Picture.positions(size.0, size.1, seed: 21)
       var difference: String? = "nothing was compared"
-      try? waitUntil("the picture is on the screen", seconds: 20) {
+      try? waitUntil("the picture is on the screen") {
         difference = picture.firstDifference(in: try Screenshot.take())
         return difference == nil
       }

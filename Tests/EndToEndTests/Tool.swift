@@ -121,7 +121,7 @@ extension EndToEnd {
       for (turn, place) in machine.places.enumerated() {
         let name = "m\(turn)"
         let list = try guest.shell(
-          "hold \(name) memory pages \(pages) 7 \(place.lowerBound) \(place.upperBound)", seconds: 240)
+          "hold \(name) memory pages \(pages) 7 \(place.lowerBound) \(place.upperBound)")
         let ranges = list.split(whereSeparator: \.isWhitespace).map(String.init)
         try #require(ranges.count == pages, "\(list)")
         for (index, input) in inputs.enumerated() {
@@ -188,7 +188,7 @@ extension EndToEnd {
       func expect(seed: UInt32) throws {
         let picture = Picture.positions(1024, 768, seed: seed)
         var difference: String?
-        try? waitUntil("the picture is on the screen", seconds: 30) {
+        try? waitUntil("the picture is on the screen") {
           difference = picture.firstDifference(in: try Screenshot.take())
           return difference == nil
         }
@@ -215,7 +215,7 @@ extension EndToEnd {
       let guest = try RunningGuest(
         memory: "512M", resolution: "1024x768", kms: nil, options: ["--card", "virtio-gpu-pci"])
       defer { guest.end() }
-      let list = try guest.shell("hold m memory pages 768 5", seconds: 240)
+      let list = try guest.shell("hold m memory pages 768 5")
       let file = guest.directory.appending("pages")
       try list.replacing(" ", with: "\n").write(toFile: file.string, atomically: false, encoding: .utf8)
       let (show, output) = try startReading(
@@ -227,7 +227,7 @@ extension EndToEnd {
         (0..<1024).map { x in (UInt32(y * 1024 + x) &* 0x0100_0193 ^ 5 &* 0x9e37_79b9) & 0xff_ffff }
       }
       var difference: String?
-      try? waitUntil("the picture is on the screen", seconds: 30) {
+      try? waitUntil("the picture is on the screen") {
         difference = picture.firstDifference(in: try Screenshot.take())
         return difference == nil
       }

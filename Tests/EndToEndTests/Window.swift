@@ -40,7 +40,7 @@ extension RunningGuest {
   /// - Returns: the first difference that is left, or nil.
   func differenceInWindow(_ picture: Picture) -> String? {
     var difference: String? = "nothing was compared"
-    try? waitUntil("the picture is in the window", seconds: 60) {
+    try? waitUntil("the picture is in the window") {
       difference = picture.firstDifference(in: try window())
       return difference == nil
     }

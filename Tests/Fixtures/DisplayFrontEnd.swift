@@ -109,7 +109,10 @@ public final class DisplayFrontEnd {
   }
 
   /// The other end sees that nobody is there any more.
-  public func hangUp() { mine = nil }
+  public func hangUp() {
+    mine?.socket.shutDown()
+    mine = nil
+  }
 
   /// The other end is closed.
   public var isOver: Bool {

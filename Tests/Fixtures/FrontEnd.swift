@@ -8,6 +8,8 @@ public enum FrontEndError: Error, Equatable {
   case closed
   /// The back end has nothing more to do and has not answered.
   case noReply(UInt32)
+  /// A back end in another process has not answered in `Patience`.
+  case late
   case wrongReply([UInt8])
 }
 
@@ -55,8 +57,6 @@ public final class FrontEnd {
 
   /// Lets the back end work. It returns whether there was anything to do.
   public typealias Turn = () throws -> Bool
-
-  private static let patience = 1000
 
   public let socket: UnixSocket
   private let turn: Turn
@@ -111,11 +111,11 @@ public final class FrontEnd {
 
   /// Sends any bytes: a part of a message, or none.
   public func sendBytes(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
-    for _ in 0..<Self.patience {
-      if try sendOnce(bytes, descriptors) { return }
-      _ = try turn()
+    var idle = 0
+    while try !sendOnce(bytes, descriptors) {
+      idle = try turn() ? 0 : idle + 1
+      if idle > 2 { throw FrontEndError.noReply(0) }
     }
-    throw FrontEndError.noReply(0)
   }
 
   /// - Returns: false when the socket is full.

@@ -19,7 +19,12 @@ public final class Link {
     let loop = try loop ?? EventLoop()
     self.loop = loop
     try UnixSocket.pair { mine, theirs in
-      frontEnd = try FrontEnd(theirs) { try loop.turn(milliseconds: 0) > 0 }
+      let turnsToItsEnd = FrontEnd.turns { true }
+      frontEnd = try FrontEnd(theirs) { [unowned self] in
+        if try loop.turn(milliseconds: 0) > 0 { return true }
+        // The end of the connection comes when nobody has a copy of the session's socket (`shutDown`).
+        return hasEnded ? try turnsToItsEnd() : false
+      }
       session = try VhostUserSession(mine, loop: loop, device: device, logger: logger) {
         [unowned self] error in
         end = .some(error)
@@ -28,13 +33,18 @@ public final class Link {
     }
   }
 
+  private var hasEnded: Bool { session == nil || end != nil }
+
   /// Lets the back end do all there is to do.
   public func settle() throws {
     for _ in 0..<100_000 where try loop.turn(milliseconds: 0) == 0 { return }
   }
 
   /// Closes the front end's side.
-  public func hangUp() { frontEnd = nil }
+  public func hangUp() {
+    frontEnd.socket.shutDown()
+    frontEnd = nil
+  }
 
   /// Ends the session from the back end's side.
   public func dropSession() { session = nil }

@@ -59,7 +59,10 @@ public final class RequestChannel {
   public func send(_ bytes: [UInt8]) throws { _ = unsafe try mine?.socket.send(bytes.span.bytes) }
 
   /// Closes this end.
-  public func hangUp() { mine = nil }
+  public func hangUp() {
+    mine?.socket.shutDown()
+    mine = nil
+  }
 
   /// - Returns: nil when nothing is there.
   private func receive(_ size: Int) throws -> (bytes: [UInt8], inode: UInt64?)? {

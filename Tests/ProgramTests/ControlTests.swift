@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Glibc
 import Linux
@@ -125,30 +126,26 @@ import Testing
     defer { for child in [stopped.child, killed.child] { child.signal(SIGKILL) } }
     try waitUntil("all watch") { try statistics()["watchers"] == 4 }
 
-    var expected = ""
     for frame in 1...UInt32(count) {
       let buffer = (frame - 1) % 2 + 1
       let hash = fnv1a(try guest.show(buffer, frame: frame))
-      if frame == 5 { stopped.child.signal(SIGSTOP) }
+      if frame == 5 { try stopped.child.stop() }
       if frame == 9 { killed.child.signal(SIGKILL) }
-      expected += "frame \(frame): buffer \(buffer), 64x48, fnv1a \(hash)\n"
       // They have seen it before it is drawn over.
-      try waitUntil("frame \(frame) was looked at") {
-        let now = try statistics()
-        return now["events"]! >= Int(frame) * 2 && now["holds"]! <= (frame >= 5 ? 1 : 0)
-          && Self.isAsleep(consumers.map(\.child))
+      for (_, output) in consumers {
+        #expect(try output.readLine() == "frame \(frame): buffer \(buffer), 64x48, fnv1a \(hash)")
       }
     }
     for (child, output) in consumers {
-      #expect(try output.readToEnd() == expected)
+      #expect(try output.readToEnd() == "")
       #expect(child.wait() == 0)
     }
     try waitUntil("who is gone is forgotten") { try statistics()["watchers"] == 1 }
-    // The one that was stopped costs the guest nothing.
-    let start = monotonicNanoseconds()
-    for frame in 21...120 { try guest.show(UInt32(frame % 2 + 1), frame: UInt32(frame)) }
-    #expect(monotonicNanoseconds() - start < 60_000_000_000)
-    try waitUntil("all frames were offered") { try statistics()["frames"] == 120 }
+    // The one that was stopped is waited for once at most, and only if it held something.
+    let overdue = try statistics()["overdue", default: 0]
+    for frame: UInt32 in 21...120 { try guest.show(frame % 2 + 1, frame: frame, fence: frame) }
+    let now = try statistics()
+    #expect(now["frames"] == 120 && now["overdue", default: 0] <= overdue + 1, "\(overdue), then \(now)")
     stopped.child.signal(SIGCONT)
     stopped.child.signal(SIGKILL)
     try waitUntil("nobody holds anything") {
@@ -182,15 +179,14 @@ import Testing
       "/usr/bin/python3", [repository.appending("examples/stream.py").string, socket, "\(count)"],
       withErrors: true)
     try waitUntil("both listen") { try statistics()["watchers"] == 2 }
-    var expected = ""
     for frame in 1...UInt32(count) {
       let hash = fnv1a(try guest.show((frame - 1) % 2 + 1, frame: frame))
-      expected += "64x48 \(TestHost.isActive ? "buffer" : "pixels"), fnv1a \(hash)\n"
-      try waitUntil("frame \(frame) was looked at") {
-        try statistics()["holds"] == 0 && Self.isAsleep([child])
-      }
+      // It has seen it before it is drawn over.
+      #expect(
+        try output.readLine() == "64x48 \(TestHost.isActive ? "buffer" : "pixels"), fnv1a \(hash)")
+      try waitUntil("frame \(frame) is let go") { try statistics()["holds"] == 0 }
     }
-    #expect(try output.readToEnd() == expected)
+    #expect(try output.readToEnd() == "")
     #expect(child.wait() == 0)
     try waitUntil("it is forgotten") { try statistics()["watchers"] == 1 }
     // Each that was shown to it alone is the guest's.
@@ -214,24 +210,18 @@ import Testing
     try waitUntil("all watch") { try statistics()["watchers"] == 3 }
     for _ in 0..<200 { try guest.flush(2) }
     try waitUntil("they have caught up") { try statistics()["frames"] == 202 }
-    // The kernel may take pages away from any process, which then come back by a fault. What a frame touches anew, or
-    // every other stretch, is in most of them. The emulated machine would take minutes for as many.
-    let frames = TestHost.isActive ? 100 : 1000
-    let faults = try (0..<10).map { _ in
+    // The kernel may take pages away from any process, which then come back by a fault, most of all where memory is
+    // short. What a frame touches anew, or every other stretch, is in one of two stretches that follow each other. The
+    // emulated machine would take minutes for as many.
+    let frames = TestHost.isActive ? 100 : 300
+    var faults: [Int] = []
+    while faults.suffix(2) != [0, 0], faults.count < 20 {
       let before = try Self.minorFaults(of: helper.child.pid)
       for _ in 0..<frames { try guest.flush(2) }
-      return try Self.minorFaults(of: helper.child.pid) - before
+      faults.append(try Self.minorFaults(of: helper.child.pid) - before)
     }
-    #expect(faults.count { $0 == 0 } >= 7, "\(faults)")
-    #expect(try statistics()["frames"] == 202 + 10 * frames)
-  }
-
-  /// They wait for something, or have ended.
-  private static func isAsleep(_ children: [Child]) -> Bool {
-    children.allSatisfy { child in
-      guard let status = try? readText(FilePath("/proc/\(child.pid)/stat")) else { return true }
-      return status.split(separator: ")").last?.contains(" R ") == false
-    }
+    #expect(faults.suffix(2) == [0, 0], "\(faults)")
+    #expect(try statistics()["frames"] == 202 + faults.count * frames)
   }
 
   @Test("a fence waits for whoever holds the picture before, a tenth of a second and once")
@@ -253,32 +243,50 @@ import Testing
     #expect(helper.child.isRunning)
   }
 
-  @Test(
-    "pages that somebody holds go back when they are let go, or after a second", .testHost,
-    arguments: [0.5, 60])
-  func pages(_ seconds: Double) throws {
+  /// Holds what is shown, as another process would.
+  private func hold(_ socket: String) throws -> Kept {
+    let connection = try UnixSocket.connect(FilePath(socket))
+    let call = #"{"method":"io.udmabridge.Display.GetFrame","parameters":{"hold":true}}"# + "\0"
+    unsafe try connection.fd.write(Array(call.utf8).span.bytes)
+    var answer: [UInt8] = []
+    while answer.last != 0 {
+      let more = try connection.fd.read(upTo: 65536)
+      if more.isEmpty { throw TroubleInTest("the connection ended") }
+      answer += more
+    }
+    return Kept(connection)
+  }
+
+  @Test("pages that somebody holds go back when they are let go, or after a second", .testHost)
+  func pages() throws {
     let guest = try DrawingGuest(helper)
+    // Where the machine is too busy for that within the second, it is done once more.
+    try waitUntil("they go back when they are let go") {
+      try guest.create(1)
+      try guest.show(1, frame: 1)
+      let before = try statistics()["cutOff"]
+      var holder: Kept? = try hold(socket)
+      try guest.turnOff()
+      var isHeld = false
+      try guest.unref(1) {
+        isHeld = try statistics()["holds"] == 1
+        holder = nil
+      }
+      let now = try statistics()
+      #expect(now["holds"] == 0)
+      return isHeld && holder == nil && now["cutOff"] == before
+    }
     try guest.create(1)
-    try guest.show(1, frame: 1)
-    let script = """
-      import socket, sys
-      s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
-      s.sendall(b'{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}' + bytes(1))
-      s.recv(100)
-      s.settimeout(float(sys.argv[2]))
-      try: print(s.recv(100))
-      except TimeoutError: print("time is up")
-      """
-    let (child, output) = try startReading(
-      "/usr/bin/python3", ["-c", script, socket, "\(seconds)"], withErrors: true)
-    try waitUntil("it holds the buffer") { try statistics()["holds"] == 1 || !child.isRunning }
+    try guest.show(1, frame: 2)
+    let before = try statistics()["cutOff", default: 0]
+    let holder = try hold(socket)
+    let start = monotonicNanoseconds()
     try guest.turnOff()
     try guest.unref(1)
+    #expect(monotonicNanoseconds() - start >= 1_000_000_000)
     let now = try statistics()
-    #expect(now["holds"] == 0)
-    #expect(now["cutOff"] == (seconds < 1 ? 0 : 1))
-    #expect(try output.readToEnd() == (seconds < 1 ? "time is up\n" : "b''\n"))
-    #expect(child.wait() == 0)
+    #expect(now["holds"] == 0 && now["cutOff"] == before + 1)
+    try holder.expectEnd()
   }
 
   /// Of a guest's pages the same is true (`pages`): here it is a copy, which the guest does not wait for.
@@ -287,22 +295,23 @@ import Testing
     let helper = try Self.start(["--backing", "shadow"])
     let socket = helper.directory.appending("control").string
     let guest = try DrawingGuest(helper)
-    try guest.create(1)
-    try guest.show(1, frame: 1)
-    let holder = try UnixSocket.connect(FilePath(socket))
-    let hold = #"{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}"# + "\0"
-    unsafe try holder.fd.write(Array(hold.utf8).span.bytes)
-    #expect(try holder.fd.read(upTo: 100) == Array(#"{"parameters":{}}"#.utf8) + [0])
-    let start = monotonicNanoseconds()
-    try guest.turnOff()
-    try guest.unref(1)
-    #expect(monotonicNanoseconds() - start < 900_000_000)
-    #expect(try statistics(socket)["holds"] == 1)
-    try #require(try holder.fd.isReadable(within: 20_000), "it is cut off")
-    #expect(try holder.fd.read(upTo: 100).isEmpty)
-    #expect(monotonicNanoseconds() - start >= 999_000_000)
-    let now = try statistics(socket)
-    #expect(now["holds"] == 0 && now["cutOff"] == 1)
+    var cutOff = 0
+    // Where the machine is too busy to look within the second, it is done once more.
+    try waitUntil("the guest is answered while it is held") {
+      try guest.create(1)
+      try guest.show(1, frame: 1)
+      let holder = try hold(socket)
+      let start = monotonicNanoseconds()
+      try guest.turnOff()
+      try guest.unref(1)
+      let isHeld = try statistics(socket)["holds"] == 1
+      try holder.expectEnd()
+      #expect(monotonicNanoseconds() - start >= 1_000_000_000)
+      cutOff += 1
+      let now = try statistics(socket)
+      #expect(now["holds"] == 0 && now["cutOff"] == cutOff)
+      return isHeld
+    }
   }
 
   @Test("who watches is told the end when QEMU goes")
@@ -347,6 +356,12 @@ import Testing
     init(_ socket: consuming UnixSocket) {
       try? socket.fd.setNonblocking()
       self.socket = socket
+    }
+
+    /// The service says nothing more, and closes the connection.
+    func expectEnd() throws {
+      try #require(try socket.fd.isReadable(within: Int32(Patience.seconds * 1000)), "it is cut off")
+      #expect(try socket.fd.read(upTo: 100).isEmpty)
     }
   }
 

@@ -84,10 +84,7 @@ import Testing
       return connected != nil || !helper.child.isRunning
     }
     guard let connection = connected.take() else { throw TroubleInTest(try helper.output.readToEnd()) }
-    return try FrontEnd(connection) {
-      usleep(1000)
-      return helper.child.isRunning
-    }
+    return try FrontEnd(connection, turn: FrontEnd.turns { helper.child.isRunning })
   }
 
   @Test("one process serves two devices: each with its features, one memory, and an end of its own")
@@ -130,8 +127,8 @@ import Testing
     display?.kick(0)
     try waitUntil("the buffer is made") { displayQueue.receive() != nil }
     func liveResources() throws -> Int? {
+      // What is read may still be what it wrote before.
       helper.child.signal(SIGUSR1)
-      usleep(20_000)
       return json(helper.stats)?["liveResources"] as? Int
     }
     try waitUntil("it counts") { try liveResources() == 1 }

@@ -18,10 +18,7 @@ final class DrawingGuest {
     (self.width, self.height) = (width, height)
     ram = try GuestRAM.likeQEMU()
     queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
-    frontEnd = try FrontEnd(helper.connect()) {
-      usleep(1000)
-      return helper.child.isRunning
-    }
+    frontEnd = try FrontEnd(helper.connect(), turn: FrontEnd.turns { helper.child.isRunning })
     try frontEnd.realize(memory: .table)
     try frontEnd.start(queues)
   }
@@ -30,16 +27,26 @@ final class DrawingGuest {
 
   /// A command and its answer, which must be OK (`VIRTIO_GPU_RESP_OK_NODATA`).
   private func command(_ type: UInt32, _ body: [UInt8], queue: Int = 0, fence: UInt32 = 0) throws {
+    post(type, body, queue: queue, fence: fence)
+    try expectAnswer(to: type, queue: queue)
+  }
+
+  private func post(_ type: UInt32, _ body: [UInt8], queue: Int = 0, fence: UInt32 = 0) {
     queues[queue].send(words(type, fence == 0 ? 0 : 1, fence, 0, 0, 0) + body, answer: 24)
     frontEnd.kick(queue)
+  }
+
+  private func expectAnswer(to type: UInt32, queue: Int = 0) throws {
     var answer: [UInt8]?
     // Most often it is there at once.
     for _ in 0..<2000 where answer == nil { answer = queues[queue].receive()?.bytes }
     // Else soon after that: where both take turns on one CPU, ten thousand waits add up.
     var pause: UInt32 = 20
-    let deadline = monotonicNanoseconds() + 60_000_000_000
+    let deadline = Patience.deadline()
     while answer == nil {
-      guard monotonicNanoseconds() < deadline else { throw TroubleInTest("command \(hex(type)): no answer") }
+      guard monotonicNanoseconds() < deadline else {
+        throw TroubleInTest("command \(hex(type)): no answer in \(Patience.seconds) s")
+      }
       usleep(pause)
       pause = min(pause * 2, 50_000)
       answer = queues[queue].receive()?.bytes
@@ -109,7 +116,11 @@ final class DrawingGuest {
   /// UPDATE_CURSOR without a resource.
   func hideCursor() throws { try command(0x300, words(0, 0, 0, 0) + words(0, 0, 0, 0), queue: 1) }
 
-  func unref(_ id: UInt32) throws { try command(0x102, words(id, 0)) }
+  func unref(_ id: UInt32, _ meanwhile: () throws -> Void = {}) throws {
+    post(0x102, words(id, 0))
+    try meanwhile()
+    try expectAnswer(to: 0x102)
+  }
 
   /// Shows nothing.
   func turnOff() throws { try command(0x103, area + words(0, 0)) }

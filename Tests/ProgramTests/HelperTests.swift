@@ -66,7 +66,7 @@ import Testing
   @Test("a socket that somebody listens on is left alone")
   func socketInUse() throws {
     let first = try Listening(program)
-    try waitUntil("the first listens") { FileManager.default.fileExists(atPath: first.socket.string) }
+    try waitUntil("the first listens") { try first.listens() }
     let (status, output) = try run(program, ["--socket-path", first.socket.string], withErrors: true)
     #expect(status == 1)
     #expect(output.contains("in use"))
@@ -89,10 +89,7 @@ import Testing
     // That connection was the one that it serves, and is closed again.
     #expect(helper.child.wait() == 0)
     let second = try Listening(program) { socket in _ = try UnixSocket.listen(socket) }
-    try waitUntil("the file is a new one") {
-      let status = try? readText(FilePath("/proc/net/unix"))
-      return status?.contains(second.socket.string) ?? false
-    }
+    try waitUntil("it listens") { try second.listens() }
     second.child.signal(SIGTERM)
     #expect(second.child.wait() == 0)
     #expect(!FileManager.default.fileExists(atPath: second.socket.string))
@@ -116,7 +113,7 @@ import Testing
     ] {
       // One that listens would not end.
       let (status, output) = try run(
-        "/usr/bin/timeout", ["20", program.string] + arguments, withErrors: true)
+        "/usr/bin/timeout", ["\(Patience.seconds)", program.string] + arguments, withErrors: true)
       #expect(status == 1)
       #expect(output.contains("\(path) is a file and no socket"), "\(output)")
       #expect(try readText(path) == "precious")
@@ -199,13 +196,7 @@ import Testing
     let helper = try Listening(program)
     let ram = try GuestRAM([.init(at: 0, length: 4 << 20)], seals: [])
     let queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
-    var turns = 0
-    let frontEnd = try FrontEnd(helper.connect()) {
-      turns += 1
-      if turns > 10_000 { throw TroubleInTest("the helper does not answer") }
-      usleep(1000)
-      return true
-    }
+    let frontEnd = try FrontEnd(helper.connect(), turn: FrontEnd.turns { helper.child.isRunning })
     try frontEnd.realize(memory: .table)
     try frontEnd.start(queues)
     let displayInfo: [UInt8] = [0x00, 0x01] + [UInt8](repeating: 0, count: 22)
@@ -222,10 +213,7 @@ import Testing
     arguments: [([], 1), (["800x600"], 1), (["800x600", "1024x768", "640x480"], 3)] as [([String], UInt8)])
   func outputs(_ resolutions: [String], _ count: UInt8) throws {
     let helper = try Listening(program, options: resolutions.flatMap { ["--resolution", $0] })
-    let frontEnd = try FrontEnd(helper.connect()) {
-      usleep(1000)
-      return helper.child.isRunning
-    }
+    let frontEnd = try FrontEnd(helper.connect(), turn: FrontEnd.turns { helper.child.isRunning })
     try frontEnd.realize(memory: .table)
     // events_read, events_clear, num_scanouts.
     #expect(try frontEnd.config(size: 12)[8...] == [count, 0, 0, 0])

@@ -44,6 +44,17 @@ final class Listening {
     return socket
   }
 
+  /// The file of its socket is its own, and it listens there.
+  func listens() throws -> Bool {
+    guard child.isRunning else { throw TroubleInTest("it has ended: \(try output.readToEnd())") }
+    let lines = try readText("/proc/net/unix", upTo: 1 << 24).split(separator: "\n")
+    let numbers = lines.filter { $0.hasSuffix(" \(socket)") }.map { $0.split(separator: " ")[6] }
+    return directoryEntries(FilePath("/proc/\(child.pid)/fd")).contains { descriptor in
+      let target = linkTarget(FilePath("/proc/\(child.pid)/fd/\(descriptor)"))
+      return numbers.contains { target == "socket:[\($0)]" }
+    }
+  }
+
   deinit {
     child.signal(SIGKILL)
     child.wait()

@@ -80,13 +80,7 @@ import Testing
     defer { end(child, socket) }
     let ram = try GuestRAM.likeQEMU()
     let queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
-    var turns = 0
-    let frontEnd = try FrontEnd(UnixSocket.connect(socket)) {
-      turns += 1
-      if turns > 10_000 { throw TroubleInTest("the helper does not answer") }
-      usleep(1000)
-      return true
-    }
+    let frontEnd = try FrontEnd(UnixSocket.connect(socket), turn: FrontEnd.turns { child.isRunning })
     try frontEnd.realize(memory: memory)
     for _ in 0..<2 {
       try frontEnd.start(queues)

@@ -47,7 +47,7 @@ import Testing
     } throws: { error in
       if case QEMUError.busy(path) = error { true } else { false }
     }
-    #expect(monotonicNanoseconds() - start < 2_000_000_000)
+    #expect(monotonicNanoseconds() - start >= 50_000_000)
     process.signal(SIGKILL)
     _ = consume socket
   }
@@ -58,32 +58,38 @@ import Testing
     let (server, output) = try startReading(
       "/usr/bin/python3", ["-u", "-c", Self.slowMonitor, path.string], withErrors: true)
     try waitUntil("it listens") { FileManager.default.fileExists(atPath: path.string) || !server.isRunning }
-    let start = monotonicNanoseconds()
-    let client = try QMPClient(path, until: start + 2_000_000_000)
+    var client: QMPClient?
+    try waitUntil("it greets in time") {
+      client = try? QMPClient(path, until: monotonicNanoseconds() + 1_000_000_000)
+      return client != nil
+    }
     #expect {
-      while true { _ = try client.monitor("info mtree -f") }
+      while true { _ = try client!.monitor("info mtree -f") }
     } throws: { error in
       "\(error)".contains("all of its answers together take too long")
     }
-    #expect(monotonicNanoseconds() - start < 60_000_000_000)
+    client = nil
     server.signal(SIGKILL)
     _ = try output.readToEnd()
   }
 
-  /// Answers each line after half a second.
+  /// Answers each line after a tenth of a second, one client after the other.
   private static let slowMonitor = """
     import json, os, socket, sys, time
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1] + ".new")
     listener.listen()
     os.rename(sys.argv[1] + ".new", sys.argv[1])
-    connection = listener.accept()[0].makefile("rw")
-    print(json.dumps({"QMP": {}}), file=connection, flush=True)
-    for line in connection:
-        request = json.loads(line)
-        if request["execute"] != "qmp_capabilities":
-            time.sleep(0.5)
-        answer = {} if request["execute"] == "qmp_capabilities" else ""
-        print(json.dumps({"return": answer, "id": request["id"]}), file=connection, flush=True)
+    def serve(connection):
+        print(json.dumps({"QMP": {}}), file=connection, flush=True)
+        for line in connection:
+            request = json.loads(line)
+            if request["execute"] != "qmp_capabilities":
+                time.sleep(0.1)
+            answer = {} if request["execute"] == "qmp_capabilities" else ""
+            print(json.dumps({"return": answer, "id": request["id"]}), file=connection, flush=True)
+    while True:
+        try: serve(listener.accept()[0].makefile("rw"))
+        except OSError: pass
     """
 }

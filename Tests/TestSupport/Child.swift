@@ -1,3 +1,4 @@
+internal import Fixtures
 internal import Glibc
 internal import Linux
 internal import Synchronization
@@ -51,8 +52,18 @@ public final class Child {
   /// - Returns: the exit status once it has ended, 128 and the signal's number if it was killed.
   public func poll() -> Int32? { reap(WNOHANG) }
 
+  /// Waits for its end. One that does not come in twice `Patience` is brought about, which its status tells.
   @discardableResult
   public func wait() -> Int32 {
+    var pause: UInt32 = 200
+    let deadline = Patience.deadline() + Int64(Patience.seconds) * 1_000_000_000
+    while monotonicNanoseconds() < deadline {
+      if let status = poll() { return status }
+      usleep(pause)
+      pause = min(pause * 2, 5000)
+    }
+    printError("process \(pid) has not ended in \(2 * Patience.seconds) s, and is killed")
+    kill(pid, SIGKILL)
     while true { if let status = reap(0) { return status } }
   }
 
@@ -73,6 +84,16 @@ public final class Child {
 
   /// Sends a signal, unless it has ended.
   public func signal(_ number: Int32) { if isRunning { _ = kill(pid, number) } }
+
+  /// Stops it: when this returns it does nothing more until SIGCONT.
+  public func stop() throws {
+    signal(SIGSTOP)
+    var word: Int32 = 0
+    try waitUntil("process \(pid) has stopped") {
+      if !isRunning { throw TroubleInTest("process \(pid) has ended with status \(poll() ?? 0)") }
+      return unsafe waitpid(pid, &word, WUNTRACED | WNOHANG) == pid
+    }
+  }
 }
 
 /// Runs a program to its end and returns what it wrote to standard output, and to standard error if that is
@@ -89,15 +110,38 @@ public func run(
 /// The end of a pipe that a child writes to.
 public final class PipeEnd {
   private let fd: FD
+  /// What was read and not returned.
+  private var rest: [UInt8] = []
   init(_ fd: consuming FD) { self.fd = fd }
 
+  /// All that was not read as a line, once nobody writes any more.
   public func readToEnd() throws -> String {
-    var output: [UInt8] = []
+    while try readMore() {}
+    defer { rest = [] }
+    return String(decoding: rest, as: UTF8.self)
+  }
+
+  /// The next line, without its end; nil if nobody writes any more.
+  public func readLine() throws -> String? {
     while true {
-      let more = try fd.read(upTo: 65536)
-      if more.isEmpty { return String(decoding: output, as: UTF8.self) }
-      output += more
+      if let end = rest.firstIndex(of: 0x0a) {
+        defer { rest.removeSubrange(...end) }
+        return String(decoding: rest[..<end], as: UTF8.self)
+      }
+      guard try readMore() else { return nil }
     }
+  }
+
+  /// - Returns: false when nobody writes any more.
+  private func readMore() throws -> Bool {
+    // Who writes may wait for something itself.
+    let seconds = 2 * Patience.seconds
+    guard try fd.isReadable(within: Int32(seconds * 1000)) else {
+      throw TroubleInTest("no output in \(seconds) s, behind «\(String(decoding: rest, as: UTF8.self))»")
+    }
+    let more = try fd.read(upTo: 65536)
+    rest += more
+    return !more.isEmpty
   }
 }
 
@@ -124,15 +168,6 @@ public struct TroubleInTest: Error, CustomStringConvertible {
   public init(_ description: String) { self.description = description }
 }
 
-/// Waits until `condition` holds; how long a step may take is generous, since the test host is emulated.
-public func waitUntil(_ what: String, seconds: Double = 60, _ condition: () throws -> Bool) throws {
-  let deadline = monotonicNanoseconds() + Int64(seconds * 1e9)
-  while try !condition() {
-    if monotonicNanoseconds() > deadline { throw TroubleInTest("not within \(seconds) s: \(what)") }
-    usleep(50_000)
-  }
-}
-
 /// The repository, whose `qemu` folder has the programs that a person would use.
 public let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
   .removingLastComponent()
@@ -144,10 +179,11 @@ public let testCache: FilePath = {
   return FilePath(variable("UDMABRIDGE_CACHE") ?? folder + "/udmabridge")
 }()
 
-/// The folder of the programs that were built with these tests.
+/// The folder of the programs that were built with these tests, wherever these are run.
 public let builtPrograms: FilePath = {
-  let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? ""
-  return FilePath(bundle).removingLastComponent()
+  let bundle = FilePath(CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? "")
+  return (bundle.isAbsolute ? bundle : resolvingLinks("/proc/self/cwd").pushing(bundle))
+    .removingLastComponent()
 }()
 
 /// A new directory for one test.

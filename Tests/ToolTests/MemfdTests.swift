@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Linux
 import SystemPackage
 import TestSupport
@@ -66,7 +67,9 @@ import Testing
     arguments: [
       Thing(path: "/dev/null", kind: "other", reason: "no memfd"),
       Thing(path: "/etc/passwd", kind: "other", reason: "no memfd"),
-      Thing(path: "/dev/shm/udmabridge-test", kind: "file in memory", reason: "cannot have F_SEAL_SHRINK"),
+      Thing(
+        path: "/dev/shm/udmabridge-test-\(getpid())", kind: "file in memory",
+        reason: "cannot have F_SEAL_SHRINK"),
     ])
   func others(_ thing: Thing) throws {
     let made = thing.path.hasPrefix("/dev/shm")
@@ -189,10 +192,12 @@ import Testing
     }
     let byPath = try Tool.json("udmabridge inspect --json --path /proc/\(child.pid)/fd/\(number)")
     let byPID = try Tool.json("udmabridge inspect --json --pid \(child.pid) --fd \(number)")
+    // From then on a signal ends it as it should.
+    let first = try #require(try reader.readLine())
     child.signal(SIGTERM)
     #expect(child.wait() == 0)
-    let facts = try #require(
-      try JSONSerialization.jsonObject(with: Data(reader.readToEnd().utf8)) as? [String: Any])
+    let text = try first + reader.readToEnd()
+    let facts = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
     #expect(facts["pid"] as? Int32 == child.pid)
     #expect(facts["fd"] as? CInt == number)
     for seen in [byPath, byPID] { #expect(seen["inode"] as? Int == facts["inode"] as? Int) }

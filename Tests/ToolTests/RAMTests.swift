@@ -1,5 +1,6 @@
 import Foundation
 import Linux
+import QEMU
 import SystemPackage
 import TestSupport
 import Testing
@@ -170,10 +171,11 @@ struct RAMTests {
       plain.signal(SIGKILL)
       plain.wait()
     }
-    try waitUntil("QEMU has its memory") {
-      (try? RunningProcess(plain.pid).openFiles().contains { $0.target.hasPrefix("/memfd:memory-backend") })
+    func hasMemory(_ qemu: Child) -> Bool {
+      (try? RunningProcess(qemu.pid).openFiles().contains { $0.target.hasPrefix("/memfd:memory-backend") })
         ?? false
     }
+    try waitUntil("QEMU has its memory") { hasMemory(plain) }
     try mark(plain.pid)
     let facts = try Tool.json("udmabridge ram --json --guest \(plain.pid)")
     #expect(facts["source"] as? String == "commandLine")
@@ -192,6 +194,7 @@ struct RAMTests {
       odd.signal(SIGKILL)
       odd.wait()
     }
+    try waitUntil("QEMU has its memory") { hasMemory(odd) }
     let (status, output) = try Tool.shell("udmabridge ram --guest \(odd.pid)")
     #expect(status == 1)
     #expect(output.contains("cannot be proven") && output.contains("-global"), "\(output)")
@@ -210,14 +213,18 @@ struct RAMTests {
 
     _ = try Monitor(first.qmp)  // Ends at once.
     let holder = try Monitor(second.qmp)
-    let taken = try Tool.shell("udmabridge ram --qmp \(second.qmp)")
-    #expect(taken.status == 1)
-    #expect(taken.output.contains("one at a time"), "\(taken.output)")
+    // The tool would wait for seconds.
+    func expectTaken(_ body: () throws(QEMUError) -> Void) {
+      let error = #expect(throws: QEMUError.self) { try body() }
+      #expect(error?.description.contains("one at a time") == true, "\(error?.description ?? "")")
+    }
+    expectTaken { () throws(QEMUError) in _ = try QMPClient(second.qmp, milliseconds: 100) }
     // Both are taken now; once one is free, it is found by the process alone.
-    let all = try Tool.shell("udmabridge ram --guest \(second.pid)")
-    #expect(all.status == 1 && all.output.contains("one at a time"), "\(all.output)")
+    expectTaken { () throws(QEMUError) in _ = try RunningQEMU(pid: second.pid, milliseconds: 200) }
     withExtendedLifetime(holder) {}
-    #expect(try Tool.shell("udmabridge ram --guest \(first.pid)").status == 0)
+    try waitUntil("QEMU serves the next one") {
+      try Tool.shell("udmabridge ram --guest \(first.pid)").status == 0
+    }
   }
 
   @Test("an inherited memfd is the ivshmem of two QEMUs, and is found at each guest's address")

@@ -116,8 +116,8 @@ import Testing
   func noCall(_ one: Case) throws {
     let service = try Service()
     let (other, caller) = (try service.connect(), try service.connect())
-    #expect(try caller.ask(one.message) == [])
-    #expect(caller.isClosed)
+    try caller.send(one.message)
+    #expect(try caller.lastReplies() == [])
     #expect(service.server.connectionCount == 1)
     #expect(try other.ask(Self.calls[0].message) == [Self.calls[0].reply])
   }
@@ -127,8 +127,8 @@ import Testing
     let service = try Service()
     let caller = try service.connect()
     try caller.send(Array(#"{"method":""#.utf8) + [0xff, 0xfe] + Array(#".b"}"#.utf8) + [0])
-    _ = try caller.replies()
-    #expect(caller.isClosed || service.interface.called.isEmpty)
+    #expect(try caller.lastReplies() == [])
+    #expect(service.interface.called.isEmpty)
   }
 
   @Test("a message without an end grows no further than the limit")
@@ -136,8 +136,7 @@ import Testing
     let service = try Service()
     let caller = try service.connect()
     try caller.send([UInt8](repeating: 0x20, count: VarlinkConnection.longestMessage + 8192))
-    #expect(try caller.replies() == [])
-    #expect(caller.isClosed)
+    #expect(try caller.lastReplies() == [])
   }
 
   @Test("a message in pieces, and several in one piece")
@@ -197,8 +196,7 @@ import Testing
     let caller = try service.connect()
     try caller.send(Self.calls[0].message)
     caller.socket.fd.withRaw { _ = shutdown($0, CInt(SHUT_WR)) }
-    #expect(try caller.replies() == [Self.calls[0].reply])
-    #expect(caller.isClosed)
+    #expect(try caller.lastReplies() == [Self.calls[0].reply])
     #expect(service.server.connectionCount == 0)
   }
 
@@ -210,10 +208,9 @@ import Testing
       let message = #"{"method":"org.example.Test.Echo","oneway":true,"parameters":{"text":"x"}}"# + "\0"
       _ = unsafe try caller.socket.send(Array(message.utf8).span.bytes)
     }
-    try service.settle()
+    try service.waitUntil("its end is known") { service.server.connectionCount == 0 }
     #expect(service.interface.called == ["Echo"])
     #expect(service.interface.gone == 1)
-    #expect(service.server.connectionCount == 0)
   }
 
   // MARK: Streams
@@ -244,9 +241,8 @@ import Testing
       let caller = try service.connect()
       _ = try caller.ask(#"{"method":"org.example.Test.Stream","more":true}"#)
     }
-    try service.settle()
+    try service.waitUntil("its end is known") { service.server.connectionCount == 0 }
     #expect(service.interface.gone == 1)
-    #expect(service.server.connectionCount == 0)
   }
 
   // MARK: Another protocol
@@ -286,8 +282,7 @@ import Testing
         Self.error("InvalidParameter", "parameter", "upgrade")
       ])
     try caller.send(Array("\(Self.upgrade)\0\(Self.calls[0].message)\0".utf8))
-    #expect(try caller.replies() == [#"{"parameters":{}}"#])
-    #expect(caller.isClosed)
+    #expect(try caller.lastReplies() == [#"{"parameters":{}}"#])
     #expect(throws: TroubleInTest.self) { _ = try service.interface.takeAdopted() }
     #expect(service.server.connectionCount == 0)
   }
@@ -300,12 +295,12 @@ import Testing
     let first = try service.connect()
     do {
       let (second, third) = (try service.connect(), try service.connect())
-      #expect(try third.ask(Self.calls[0].message) == [])
-      #expect(third.isClosed)
+      try third.send(Self.calls[0].message)
+      #expect(try third.lastReplies() == [])
       #expect(try second.ask(Self.calls[0].message) == [Self.calls[0].reply])
     }
     #expect(service.server.refusedCount == 1)
-    try service.settle()
+    try service.waitUntil("a place is free") { service.server.connectionCount == 1 }
     #expect(try service.connect().ask(Self.calls[0].message) == [Self.calls[0].reply])
     #expect(try first.ask(Self.calls[0].message) == [Self.calls[0].reply])
   }
@@ -320,8 +315,8 @@ import Testing
     var why = ""
     service.server.whenRefused = { why = $0 }
     let caller = try service.connect()
-    #expect(try caller.ask(Self.calls[0].message) == [])
-    #expect(caller.isClosed)
+    try caller.send(Self.calls[0].message)
+    #expect(try caller.lastReplies() == [])
     #expect(service.interface.called == [])
     #expect(asked.map(\.pid) == [getpid()] && asked.map(\.user) == [geteuid()])
     #expect(asked.allSatisfy { $0.groups.contains(getegid()) })

@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Linux
 import SystemPackage
@@ -30,6 +31,11 @@ final class Service {
   func settle(_ location: SourceLocation = #_sourceLocation) throws {
     for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
     Issue.record("the loop does not come to rest", sourceLocation: location)
+  }
+
+  /// Waits for what follows the end of a connection (`UnixSocket.shutDown`).
+  func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
+    try loop.turn(until: what, condition)
   }
 
   func connect() throws -> Caller {
@@ -118,6 +124,8 @@ final class Caller {
     self.service = service
   }
 
+  deinit { socket.shutDown() }
+
   func send(_ text: String) throws { try send(Array(text.utf8) + [0]) }
 
   func send(_ bytes: [UInt8]) throws {
@@ -156,5 +164,15 @@ final class Caller {
   func ask(_ text: String) throws -> [String] {
     try send(text)
     return try replies()
+  }
+
+  /// The messages that have come when the service has ended the connection.
+  func lastReplies() throws -> [String] {
+    var messages: [String] = []
+    try service.waitUntil("the service ends the connection") {
+      messages += try replies()
+      return isClosed
+    }
+    return messages
   }
 }

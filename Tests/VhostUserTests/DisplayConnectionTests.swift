@@ -1,6 +1,7 @@
 import Fixtures
 import Linux
 import SystemPackage
+import TestSupport
 import Testing
 
 @testable import VhostUser
@@ -227,7 +228,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   @Test func closesWithItsOwner() throws {
     let link = try DisplayLink()
     link.connection = nil
-    #expect(try link.frontEnd.isOver)
+    try waitUntil("its end") { try link.frontEnd.isOver }
     #expect(try link.loop.turn(milliseconds: 0) == 0)
     #expect(link.ends.isEmpty)
   }

@@ -1,6 +1,7 @@
 import Fixtures
 import Linux
 import SystemPackage
+import TestSupport
 import Testing
 import VhostUser
 
@@ -53,7 +54,8 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
         _ = unsafe try theirs.send(
           bytes.span.bytes, rawDescriptors: [CInt](repeating: number, count: count))
         discard(passed)
-        while try loop.turn(milliseconds: 0) > 0 {}
+        // A process that another test starts just then has it for a moment longer.
+        try loop.turn(until: "its end") { try watched.fd.isReadable(within: 0) }
         var rest: [UInt8] = []
         var descriptors = ReceivedDescriptors()
         #expect(try watched.receive(into: &rest, upTo: 1, descriptors: &descriptors) == 0)
@@ -69,8 +71,8 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     var drain: DisplayDrain?
     try UnixSocket.pair { mine, _ in drain = try DisplayDrain(mine, loop: loop) }
     #expect(try #require(drain).isOpen)
-    while try loop.turn(milliseconds: 0) > 0 {}
-    #expect(!(try #require(drain).isOpen))
+    let last = try #require(drain)
+    try loop.turn(until: "the end of its peer") { !last.isOpen }
   }
 
   /// A replaced one is let go of at once.
@@ -81,6 +83,8 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
       var drain: DisplayDrain? = try DisplayDrain(mine, loop: loop)
       #expect(drain != nil)
       drain = nil
+      // A process that another test starts just then has it for a moment longer.
+      try waitUntil("its end") { try theirs.fd.isReadable(within: 0) }
       var bytes: [UInt8] = []
       var descriptors = ReceivedDescriptors()
       #expect(try theirs.receive(into: &bytes, upTo: 1, descriptors: &descriptors) == 0)

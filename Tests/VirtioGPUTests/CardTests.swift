@@ -59,7 +59,7 @@ import Testing
 
   private func expectBars(_ width: Int, _ height: Int, _ location: SourceLocation = #_sourceLocation) throws {
     var wrong = "nothing was compared"
-    try? waitUntil("the bars are on the screen", seconds: 20) {
+    try? waitUntil("the bars are on the screen") {
       let screen = try Screenshot.take()
       guard (screen.width, screen.height) == (width, height) else {
         wrong = "\(screen.width)x\(screen.height)"
@@ -139,7 +139,7 @@ import Testing
     try rig.turn { rig.buffers.statistics.framesShown > 0 }
     #expect(rig.buffers.statistics.shadows == ["partRefused": 1])
     var wrong = -1
-    try? waitUntil("the part is on the screen", seconds: 20) {
+    try? waitUntil("the part is on the screen") {
       let rgb = try Screenshot.take().rgb
       wrong = 0
       for y in stride(from: UInt32(0), to: height, by: 7) {
