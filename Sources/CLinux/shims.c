@@ -188,7 +188,7 @@ int cl_unix_listen(const char *path, size_t length) {
   return -1;
 }
 
-static int unix_connect(const char *path, size_t length, int type) {
+static int unix_connect(const char *path, size_t length, int type, unsigned milliseconds) {
   struct sockaddr_un address;
   if (unix_address(&address, path, length) < 0)
     return -1;
@@ -196,7 +196,7 @@ static int unix_connect(const char *path, size_t length, int type) {
   if (fd < 0)
     return -1;
   // Whoever listens and accepts nobody would be waited for as long as its queue is full.
-  struct timeval patience = {.tv_sec = 5}, none = {0};
+  struct timeval patience = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000}, none = {0};
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
@@ -207,8 +207,12 @@ static int unix_connect(const char *path, size_t length, int type) {
   errno = saved;
   return -1;
 }
-int cl_unix_connect(const char *path, size_t length) { return unix_connect(path, length, SOCK_STREAM); }
-int cl_unix_connect_datagram(const char *path, size_t length) { return unix_connect(path, length, SOCK_DGRAM); }
+int cl_unix_connect(const char *path, size_t length, unsigned milliseconds) {
+  return unix_connect(path, length, SOCK_STREAM, milliseconds);
+}
+int cl_unix_connect_datagram(const char *path, size_t length) {
+  return unix_connect(path, length, SOCK_DGRAM, 0);
+}
 
 int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
 int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid) {

@@ -9,7 +9,7 @@ internal import Varlink
 /// A frame counts as presented when it has been offered and nobody holds the one that it takes the place of.
 public final class ControlSink: ScanoutSink {
   /// So long a frame waits until its predecessor is let go, in milliseconds.
-  static let patience: UInt32 = 100
+  var patience: UInt32 = 100
   static let holdsPerConsumer = 8
 
   public weak var observer: (any ScanoutObserver)?
@@ -101,7 +101,7 @@ public final class ControlSink: ScanoutSink {
       report(.replaced(waiting.presentation.sequence, scanout))
     }
     if let predecessor = before?.frame, predecessor !== presentation.frame, isWaitedFor(predecessor) {
-      let deadline = monotonicNanoseconds() + Int64(Self.patience) * 1_000_000
+      let deadline = monotonicNanoseconds() + Int64(patience) * 1_000_000
       lanes[index].waiting = Waiting(presentation: presentation, predecessor: predecessor, deadline: deadline)
       armTimer()
     } else {

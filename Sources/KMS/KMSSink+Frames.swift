@@ -4,8 +4,6 @@ public import Scanout
 internal import SystemPackage
 
 extension KMSSink {
-  /// How long a flip is waited for where a frame must go and its successor is in the card already.
-  private static let flipTimeout: Int64 = 250_000_000
   /// So many sizes of a canvas are tried.
   private static let canvasTries = 4
 
@@ -137,7 +135,7 @@ extension KMSSink {
 
   /// Waits for the flip that is under way. What it means is told from the event loop, as always.
   private func awaitFlip(_ lane: Lane) {
-    let deadline = monotonicNanoseconds() + Self.flipTimeout
+    let deadline = monotonicNanoseconds() + flipPatience
     while lane.awaited != nil, cardToken != nil {
       let left = deadline - monotonicNanoseconds()
       guard left > 0, (try? waiting.turn(milliseconds: Int32(left / 1_000_000 + 1))) != nil else {

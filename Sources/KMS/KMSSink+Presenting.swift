@@ -6,8 +6,6 @@ internal import SystemPackage
 extension KMSSink {
   /// How soon something that the card was not ready for is tried again, in milliseconds.
   private static let retryDelay: UInt32 = 3
-  /// How long it is tried, in nanoseconds.
-  private static let patience: Int64 = 2_000_000_000
   /// How soon what was not switched off is tried again, in milliseconds.
   private static let turnOffDelay: UInt32 = 500
 
@@ -50,7 +48,7 @@ extension KMSSink {
       }
     } catch {
       let now = monotonicNanoseconds()
-      if error == .resourceBusy, now - (lane.busySince ?? now) < Self.patience {
+      if error == .resourceBusy, now - (lane.busySince ?? now) < patience {
         lane.busySince = lane.busySince ?? now
         if let retry, !retry.armed { retry.arm(milliseconds: Self.retryDelay) }
       } else {

@@ -44,6 +44,10 @@ public final class KMSSink: ScanoutSink {
   /// Why the card is to be given up.
   var loss: Errno?
   var commits: UInt64 = 0
+  /// How long something that the card was not ready for is tried again, in nanoseconds.
+  var patience: Int64 = 2_000_000_000
+  /// How long a flip is waited for where a frame must go and its successor is in the card already, in nanoseconds.
+  var flipPatience: Int64 = 250_000_000
   var events: [UInt8] = []
 
   /// Takes the card over: becomes DRM master, gives each connector its CRTC and plane, remembers what they

@@ -48,9 +48,10 @@ public struct UnixSocket: ~Copyable, Sendable {
   }
 
   /// Connects to the listener at `path`.
-  /// - Throws: `timedOut` when so many wait already that there is no place in its queue for five seconds.
-  public static func connect(_ path: FilePath) throws(Errno) -> UnixSocket {
-    unsafe try at(path, cl_unix_connect)
+  /// - Parameter milliseconds: how long a place in its queue is waited for, where many wait already; at least one.
+  /// - Throws: `timedOut` when there is none after that time.
+  public static func connect(_ path: FilePath, milliseconds: UInt32 = 5000) throws(Errno) -> UnixSocket {
+    unsafe try at(path) { unsafe cl_unix_connect($0, $1, max(1, milliseconds)) }
   }
 
   /// Whether `path` is the file of a socket that nobody has open any more, as a killed process leaves it. A

@@ -57,7 +57,7 @@ extension GPUDevice {
   func endUse(of resource: Resource) -> Errand? {
     resource.offer?.uses -= 1
     guard let mapping = resource.mapping.take() else { return nil }
-    let errand = Errand(ifAbandoned: .ok)
+    let errand = Errand(ifAbandoned: .ok, patience: patience.errand)
     mapping.waitUntilGone(errand, failure: .ok)
     switch mapping.state {
     case .coming: mapping.state = .unwanted
@@ -93,7 +93,8 @@ extension GPUDevice {
           + "or not inside the region of \(hostRegion?.size ?? 0) bytes")
     }
     let (mapping, errand) = (
-      HostMapping(offset..<offset + offer.size), Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo)
+      HostMapping(offset..<offset + offer.size),
+      Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo, patience: patience.errand)
     )
     resource.mapping = mapping
     mappings += 1
@@ -135,7 +136,7 @@ extension GPUDevice {
     guard let mapping = resource.mapping, mapping.state == .there else {
       throw Mistake(.unspecified, "mapping", "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
     }
-    let errand = Errand(ifAbandoned: .ok)
+    let errand = Errand(ifAbandoned: .ok, patience: patience.errand)
     mapping.waitUntilGone(errand, failure: .error(.unspecified))
     guard takeAway(mapping, resource) else {
       throw Mistake(

@@ -26,7 +26,7 @@ extension GPUDevice {
   /// Whoever shows the frames may know better, and is asked first.
   func answerDisplayInfo() -> Outcome {
     let own = Response.displayInfo(displayInfo())
-    let errand = Errand(ifAbandoned: own, timeout: Self.inquiryTimeout)
+    let errand = Errand(ifAbandoned: own, patience: patience.inquiry, isOfFrontEnd: false)
     let isAsked = sink?.inquire { [weak self] in
       guard let self else { return }
       finish(errand, .displayInfo(displayInfo()))
@@ -37,7 +37,7 @@ extension GPUDevice {
   /// The same for an EDID.
   func answerEDID(_ scanout: ScanoutID) throws(Mistake) -> Outcome {
     let own = try edid(scanout)
-    let errand = Errand(ifAbandoned: .edid(own), timeout: Self.inquiryTimeout)
+    let errand = Errand(ifAbandoned: .edid(own), patience: patience.inquiry, isOfFrontEnd: false)
     let isAsked = sink?.inquireEDID(of: scanout) { [weak self] bytes in
       guard let self else { return }
       // The outputs may be others by now.

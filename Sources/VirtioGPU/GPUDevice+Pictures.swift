@@ -202,7 +202,7 @@ extension GPUDevice {
     finishShadows()
   }
 
-  /// Who keeps one for longer than `releaseTimeout` is cut off: its memory counts as the guest's.
+  /// Who keeps one for longer than `Patience.release` is cut off: its memory counts as the guest's.
   func finishShadows() {
     if goneShadows.isEmpty { return }
     let now = monotonicNanoseconds()
@@ -210,7 +210,7 @@ extension GPUDevice {
     goneShadows.removeAll { shadow in
       let isBound = isBound(.shadow(shadow))
       if !isBound, shadow.frame.uses > 0, shadow.deadline == nil {
-        shadow.deadline = now + Self.releaseTimeout
+        shadow.deadline = now + patience.release
         waits = true
       }
       guard !isBound, shadow.frame.uses == 0 || (shadow.deadline ?? now) <= now else {

@@ -29,7 +29,7 @@ final class Release {
 }
 
 // The guest reuses a buffer's pages as soon as its UNREF or DETACH is answered. So the answer waits until no
-// screen shows them, and no longer than `releaseTimeout`.
+// screen shows them, and no longer than `Patience.release`.
 extension GPUDevice {
   /// Takes the resource's pages off every screen.
   /// - Parameter keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
@@ -57,7 +57,7 @@ extension GPUDevice {
     // Pages that an earlier DETACH waits for are not free before that is answered.
     guard let buffer else { return resource.release }
     let release = Release(
-      buffer: buffer, frames: frames, deadline: monotonicNanoseconds() + Self.releaseTimeout)
+      buffer: buffer, frames: frames, deadline: monotonicNanoseconds() + patience.release)
     guard release.isInUse else {
       finish(release)
       return nil
@@ -88,7 +88,7 @@ extension GPUDevice {
         buffers.statistics.releasedLate += 1
         mistakes.report(
           "releasedLate",
-          "a frame was still in use \(Self.releaseTimeout / 1_000_000) ms after the guest "
+          "a frame was still in use \(patience.release / 1_000_000) ms after the guest "
             + "asked for its pages; what showed it is cut off")
       }
       finish(release)

@@ -33,20 +33,24 @@ public final class GPUDevice {
   public static let cursorQueue = 1
   /// The spec's bound on scanouts (5.7.4).
   public static let maxScanouts = 16
-  /// A flush's fence waits no longer than this for its flip.
-  static let fenceTimeout: Int64 = 100_000_000
-  /// Pages wait no longer than this for a sink to let go of them.
-  static let releaseTimeout: Int64 = 1_000_000_000
-  /// The front end is not waited for any longer than this.
-  static let errandTimeout: Int64 = 5_000_000_000
-  /// Nor whoever shows the frames, when the guest asks what there is to show them on.
-  static let inquiryTimeout: Int64 = 1_000_000_000
+  /// How long at most something waits, in nanoseconds.
+  struct Patience {
+    /// A flush's fence for its flip.
+    var fence: Int64 = 100_000_000
+    /// Pages for a sink that shows them.
+    var release: Int64 = 1_000_000_000
+    /// A command for the front end.
+    var errand: Int64 = 5_000_000_000
+    /// The guest's question what there is to show frames on for whoever shows them.
+    var inquiry: Int64 = 1_000_000_000
+    /// Other sources of the loop for a queue with many commands, one of which may copy a large picture.
+    var turn: Int64 = 20_000_000
+  }
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
-  /// Or as many as are taken in this time, in nanoseconds: a command may copy a large picture.
-  private static let timePerTurn: Int64 = 20_000_000
 
   public let buffers: BufferTable
+  var patience = Patience()
   let sink: (any ScanoutSink)?
   /// What the guest is offered, by the scanout's number. Their count never changes.
   var outputs: [SinkOutput]
@@ -165,7 +169,7 @@ public final class GPUDevice {
   }
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
-  /// when pages that are in use have come back, which takes `releaseTimeout` at most.
+  /// when pages that are in use have come back, which takes `Patience.release` at most.
   public func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control != nil else {
       if index == Self.cursorQueue { cursor = nil }
@@ -192,7 +196,7 @@ public final class GPUDevice {
     guard let queue, queue.mayWork(), whenDrained == nil || !isControl else { return }
     queue.queue.suspendKicks()
     var budget = Self.commandsPerTurn
-    let end = monotonicNanoseconds() + Self.timePerTurn
+    let end = monotonicNanoseconds() + patience.turn
     repeat {
       while takeOne(queue, isControl: isControl) {
         budget -= 1
@@ -257,14 +261,14 @@ public final class GPUDevice {
     case .now(let response):
       // Fences complete in their order: the driver takes one as done when a later one is.
       if isControl, header.isFenced, pending.contains(where: \.header.isFenced) {
-        pend(header, response, monotonicNanoseconds() + Self.fenceTimeout)
+        pend(header, response, monotonicNanoseconds() + patience.fence)
       } else {
         write(response, header, head: chain.head, chain.writable, queue, optional: !isControl)
       }
     case .atFlip(let flips):
       // A 2D driver sets no fence, and goes on at once.
       if header.isFenced && !flips.isEmpty {
-        pend(header, now, monotonicNanoseconds() + Self.fenceTimeout, flips)
+        pend(header, now, monotonicNanoseconds() + patience.fence, flips)
       } else {
         answer(.now(now), header, queue, isControl: isControl)
       }
@@ -273,11 +277,11 @@ public final class GPUDevice {
     case .whenFree(let release, let errand):
       let deadline = errand == nil ? release?.deadline : nil
       let waiting = pend(
-        header, now, deadline ?? monotonicNanoseconds() + Self.errandTimeout, errand: errand)
+        header, now, deadline ?? monotonicNanoseconds() + patience.errand, errand: errand)
       release?.hold(waiting)
       errand?.response = waiting
     case .whenDone(let errand):
-      errand.response = pend(header, errand.longest, monotonicNanoseconds() + errand.timeout, errand: errand)
+      errand.response = pend(header, errand.longest, monotonicNanoseconds() + errand.patience, errand: errand)
     }
   }
 

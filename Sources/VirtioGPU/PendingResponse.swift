@@ -39,7 +39,7 @@ final class PendingResponse {
 
   /// The front end works on what it was asked for, one thing after the other.
   func waitLonger(_ now: Int64) {
-    if let errand, errand.isOfFrontEnd { deadline = max(deadline, now + errand.timeout) }
+    if let errand, errand.isOfFrontEnd { deadline = max(deadline, now + errand.patience) }
   }
 
   func waitNoLonger() {
@@ -63,12 +63,13 @@ final class Errand {
   /// What the driver must leave room for: the longest answer.
   let longest: Response
   /// In nanoseconds: so long it is waited for.
-  let timeout: Int64
+  let patience: Int64
   /// The front end's channel answers it, in its turn; else the sink does.
-  var isOfFrontEnd: Bool { timeout == GPUDevice.errandTimeout }
+  let isOfFrontEnd: Bool
 
-  init(ifAbandoned: Response, longest: Response? = nil, timeout: Int64 = GPUDevice.errandTimeout) {
-    (self.ifAbandoned, self.longest, self.timeout) = (ifAbandoned, longest ?? ifAbandoned, timeout)
+  init(ifAbandoned: Response, longest: Response? = nil, patience: Int64, isOfFrontEnd: Bool = true) {
+    (self.ifAbandoned, self.longest) = (ifAbandoned, longest ?? ifAbandoned)
+    (self.patience, self.isOfFrontEnd) = (patience, isOfFrontEnd)
   }
 
   func finish(_ result: Response) {

@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Linux
 import SystemPackage
@@ -26,6 +27,8 @@ final class Rig: ScanoutObserver {
     sink = try ControlSink(
       outputs: (0..<scanouts).map { SinkOutput(name: "out-\($0)", modes: [mode], hasCursor: true) },
       loop: loop)
+    // Longer than any test takes, so that none depends on how busy the machine is.
+    sink.patience = 3_600_000
     let interface = DisplayInterface(sink) { Array(#"{"flushes":3}"#.utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(directory.appending("socket")),
@@ -54,13 +57,9 @@ final class Rig: ScanoutObserver {
     Issue.record("the loop does not come to rest")
   }
 
-  /// Waits for what follows the end of a connection: a process that another test starts just then has its socket open
-  /// for a moment longer.
+  /// Waits for what follows the end of a connection (`UnixSocket.shutDown`).
   func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
-    try TestSupport.waitUntil(what) {
-      try settle()
-      return try condition()
-    }
+    try loop.turn(until: what, condition)
   }
 
   /// A frame of memory of its own, each pixel its number.
@@ -102,6 +101,8 @@ final class Caller {
     self.socket = consume socket
     self.rig = rig
   }
+
+  deinit { socket?.shutDown() }
 
   func takeDescriptor() -> FD? { descriptor.take() }
 

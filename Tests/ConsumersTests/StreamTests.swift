@@ -116,13 +116,11 @@ import Testing
     try rig.settle()
     #expect(one.uses == 0 && two.uses == 2)
     // It says nothing more.
+    rig.sink.patience = 100
     rig.present(one)
     try rig.settle()
     rig.present(two)
-    try waitUntil("patience ends") {
-      try rig.loop.turn(milliseconds: 10)
-      return rig.reports.count == 4
-    }
+    try rig.loop.turn(until: "patience ends") { rig.reports.count == 4 }
     #expect(rig.sink.statistics.overdue == 1)
   }
 

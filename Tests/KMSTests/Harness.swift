@@ -135,6 +135,8 @@ final class Stage {
       card ?? KMSCard(Self.path, atomic: atomic), connectors: connectors, udmabuf: udmabuf, loop: loop,
       log: Logger(label: "test"))
     sink.observer = recorder
+    // Longer than any test takes, so that none depends on how busy the machine is.
+    (sink.patience, sink.flipPatience) = (3_600_000_000_000, 3_600_000_000_000)
   }
 
   /// The size that the screen likes best, with the rows close together.
@@ -180,13 +182,13 @@ final class Stage {
     return sequence
   }
 
-  /// Turns the loop until something is so, for some seconds at most.
-  func wait(seconds: Int64 = 10, until done: () -> Bool) throws {
-    let deadline = monotonicNanoseconds() + seconds * 1_000_000_000
-    while !done() {
-      try #require(monotonicNanoseconds() < deadline, "nothing came of it")
-      try loop.turn(milliseconds: 1000)
+  /// Turns the loop until something is so, of which events of the loop tell.
+  func wait(_ location: SourceLocation = #_sourceLocation, until done: () -> Bool) throws {
+    // Looked at before the first turn, and after each.
+    turns -= 1
+    try loop.turn(until: "what \(location) waits for", isToldOf: true) {
       turns += 1
+      return done()
     }
   }
 

@@ -169,7 +169,7 @@ import Udmabuf
       if sequence < 60 { stage.present(pictures[Int(sequence % 2)]) }
     }
     stage.present(pictures[1])
-    try stage.wait(seconds: 60) { stage.recorder.presented.last == 60 }
+    try stage.wait { stage.recorder.presented.last == 60 }
     stage.recorder.whenPresented = nil
     #expect(stage.recorder.presented == Array(1...60) && stage.recorder.failed.isEmpty)
     #expect(stage.turns - turns <= 59 + 10)

@@ -275,8 +275,7 @@ import Udmabuf
           sequence: UInt64(scanout + 1)), on: ScanoutID(scanout))
       pictures.append(picture)
     }
-    let deadline = monotonicNanoseconds() + 10_000_000_000
-    while recorder.presented.count < 3, monotonicNanoseconds() < deadline { try loop.turn(milliseconds: 100) }
+    try loop.turn(until: "all three are on their screens", isToldOf: true) { recorder.presented.count == 3 }
     #expect(recorder.presented.sorted() == [1, 2, 3])
     for (scanout, head) in [2, 0, 1].enumerated() {
       #expect(try Screenshot(head: head).wrongRows(UInt32(scanout + 1)) == 0)

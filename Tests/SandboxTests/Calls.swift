@@ -116,8 +116,9 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
   static let all: [PermittedCall] = [
     .init("accept4", in: [.waiting, .offering]) { enter in
       let path = "/tmp/udmabridge-accept-\(getpid())"
+      unsafe unlink(path)  // Of an earlier process of that number.
       let listener = unsafe cl_unix_listen(path, path.utf8.count)
-      let client = unsafe cl_unix_connect(path, path.utf8.count)
+      let client = unsafe cl_unix_connect(path, path.utf8.count, 5000)
       unsafe unlink(path)
       enter()
       return client >= 0 && cl_unix_accept(listener) >= 0

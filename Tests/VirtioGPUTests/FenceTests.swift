@@ -11,8 +11,8 @@ import Udmabuf
 /// When a flush is answered (virtio 1.3, 5.7.6.7).
 @Suite(.testHost, .serialized) struct FenceTests {
   /// Resource 1 is shown on scanout 0, resource 2 on scanout 1.
-  private func rig() throws -> Rig {
-    let rig = try Rig(.real)
+  private func rig(_ patience: GPUDevice.Patience = .endless) throws -> Rig {
+    let rig = try Rig(.real, patience: patience)
     try rig.lend(1)
     try rig.lend(2)
     try rig.ok(Request.setScanout(0, 1), Request.setScanout(1, 2))
@@ -40,7 +40,7 @@ import Udmabuf
   }
 
   @Test func answeredWithoutAFlipAfterAWhile() throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     let head = rig.post(Request.flush(1, fence: 41))
     var answer: Answer?
     try rig.turn {
@@ -160,7 +160,7 @@ import Udmabuf
 
   /// What waits its turn behind another fence waits without the loop going round and round.
   @Test func waitingIsIdle() throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     try rig.ok(Request.flush(1))
     rig.screen.flip()
     rig.post(Request.unref(1, fence: 1))

@@ -20,8 +20,8 @@ import Udmabuf
   }
 
   /// Resource 1 is on screen 0; resource 2 is nowhere.
-  private func rig() throws -> Rig {
-    let rig = try Rig(.real)
+  private func rig(_ patience: GPUDevice.Patience = .endless) throws -> Rig {
+    let rig = try Rig(.real, patience: patience)
     try rig.lend(1)
     try rig.lend(2)
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
@@ -173,7 +173,7 @@ import Udmabuf
   // MARK: A sink that does not let go
 
   @Test(arguments: Way.allCases) func cutOff(_ way: Way) throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     let id = try #require(rig.screen.shown()).id
     let head = rig.post(way.request(1))
     var answer: Answer?
@@ -190,7 +190,7 @@ import Udmabuf
   }
 
   @Test func cutOffWhileItIsOnItsWay() throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     try rig.ok(Request.setScanout(0, 2), Request.flush(2))
     rig.post(Request.flush(2, fence: 5))
     rig.post(Request.unref(2))
@@ -243,7 +243,7 @@ import Udmabuf
   }
 
   @Test func stopIsBounded() throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     rig.post(Request.unref(1))
     var finished = false
     rig.device.stop(0) { finished = true }
@@ -297,7 +297,7 @@ import Udmabuf
   }
 
   @Test func resetWithASinkThatHangs() throws {
-    let rig = try rig()
+    let rig = try rig(GPUDevice.Patience())
     rig.device.reset()
     try rig.turn { lent(rig) == 0 }
     #expect(rig.buffers.statistics.releasedLate == 1 && rig.answer() == nil)
@@ -306,7 +306,7 @@ import Udmabuf
   /// Everything a guest can do in some hundred steps, by a fixed sequence of numbers: in the end nothing is
   /// left over, and every flush has come to something.
   @Test(arguments: 0..<6) func anyOrder(_ seed: UInt64) throws {
-    let rig = try Rig(.real)
+    let rig = try Rig(.real, patience: GPUDevice.Patience())
     var random = seed &* 0x9e37_79b9_7f4a_7c15 | 1
     func number(_ bound: UInt32) -> UInt32 {
       random ^= random << 13

@@ -6,11 +6,20 @@ import Linux
 import Logging
 import Scanout
 import SystemPackage
+import TestSupport
 import Testing
 import Udmabuf
 import Virtio
 
 @testable import VirtioGPU
+
+extension GPUDevice.Patience {
+  /// Longer than any test takes, so that none depends on how busy the machine is.
+  static let endless = {
+    let hour: Int64 = 3_600_000_000_000
+    return Self(fence: hour, release: hour, errand: hour, inquiry: hour, turn: hour)
+  }()
+}
 
 /// A device, and on the other sides of it a driver with real queues in real memory, a screen and a log.
 final class Rig {
@@ -48,7 +57,8 @@ final class Rig {
     _ udmabuf: Udmabuf = .missing(.noSuchFileOrDirectory), ram: GuestRAM? = nil, quotas: Quotas = Quotas(),
     outputs: [SinkOutput] = Rig.outputs, sink: Bool = true,
     card: KMSCard? = nil, backing: BackingChoice = .lent, cursor cursorChoice: CursorChoice = .auto,
-    profile: Profile = .display, features: UInt64? = nil, queueSize: UInt16 = 64, eventIndex: Bool = true
+    profile: Profile = .display, features: UInt64? = nil, queueSize: UInt16 = 64, eventIndex: Bool = true,
+    patience: GPUDevice.Patience = .endless
   ) throws {
     loop = try EventLoop()
     self.ram = try ram ?? GuestRAM.likeQEMU()
@@ -64,6 +74,8 @@ final class Rig {
     device = try GPUDevice(
       buffers: buffers, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs,
       backing: backing, cursor: cursorChoice, profile: profile, loop: loop, logger: log.logger)
+    device.patience = patience
+    device.mistakes.interval = GPUDevice.Patience.endless.release
     device.featuresChanged(features ?? device.features)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)
@@ -155,12 +167,9 @@ final class Rig {
 
   // MARK: Time
 
-  /// Turns the loop until something is so. Nothing has to be quick; but something must always come.
+  /// Turns the loop until something is so, of which events of the loop tell.
   func turn(_ location: SourceLocation = #_sourceLocation, until done: () -> Bool) throws {
-    while !done() {
-      let count = try loop.turn(milliseconds: 10_000)
-      try #require(count > 0, "nothing came", sourceLocation: location)
-    }
+    try loop.turn(until: "what \(location) waits for", isToldOf: true, done)
   }
 
   /// Handles what there is to do without waiting.

@@ -37,6 +37,8 @@ final class Machine {
     device = try GPUDevice(
       buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
       profile: profile, hostMemory: hostMemory, loop: loop, logger: log.logger)
+    device.patience = .endless
+    device.mistakes.interval = GPUDevice.Patience.endless.release
     let backEnd = GPUBackEnd(device, loop: loop, logger: log.logger)
     link = try Link(backEnd, loop: loop, logger: log.logger)
     backEnd.session = link.session

@@ -8,7 +8,7 @@ import Testing
 @Suite struct TurnTests {
   /// A guest with little memory can have large pictures, and have them copied again and again.
   @Test func largeCopiesLeaveTurnsToOthers() throws {
-    let rig = try Rig(backing: .auto)
+    let rig = try Rig(backing: .auto, patience: GPUDevice.Patience())
     let (side, count) = (UInt32(4096), 32)
     let entries = (0..<1024).map { _ in (address: UInt64(0x10_0000), length: UInt32(64 << 10)) }
     try rig.ok(Request.create(1, side, side), Request.attach(1, entries))

@@ -96,7 +96,7 @@ int cl_epoll_remove(int epoll, int fd);
 int cl_epoll_wait(int epoll, struct cl_epoll_event *events, int capacity, int milliseconds);
 
 int cl_unix_listen(const char *path, size_t length);
-int cl_unix_connect(const char *path, size_t length);
+int cl_unix_connect(const char *path, size_t length, unsigned milliseconds);
 // Never succeeds where a stream socket is bound (EPROTOTYPE), and that one does not notice.
 int cl_unix_connect_datagram(const char *path, size_t length);
 int cl_unix_accept(int fd);
