@@ -154,7 +154,7 @@ import Virtio
   /// ways to notify: none is lost, none comes twice, and nobody waits for a call that does not come.
   @Test(arguments: [false, true]) func goesAroundTheIndices(eventIndex: Bool) throws {
     let pair = try Pair(size: 4, eventIndex: eventIndex, start: 65000)
-    let count = 66_000
+    let count = 2000
     var (sent, taken, received) = (0, 0, 0)
     // The driver sends as much as there is room for, then sleeps until it is called.
     while received < count {
