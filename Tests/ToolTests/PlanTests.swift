@@ -129,13 +129,13 @@ import Testing
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
     // 2^64 bytes, and a page less.
-    let most = String(repeating: "4G:4096T\n", count: (1 << 12) - 1)
-    for (rest, isTooMuch) in [("4G:4096T", true), ("4G:4294967292M 4G:4092K", false)] {
+    let most = String(repeating: "4G:64T\n", count: (1 << 18) - 1)
+    for (rest, isTooMuch) in [("4G:64T", true), ("4G:67108860M 4G:4092K", false)] {
       try (most + rest).write(toFile: "\(directory)/list", atomically: false, encoding: .utf8)
       let line =
         command == "plan"
-        ? "udmabridge plan --machine q35 --memory 4097T @\(directory)/list"
-        : "udmabridge memfd --size 4097T -- udmabridge create --fd {} --hold @\(directory)/list"
+        ? "udmabridge plan --machine q35 --memory 65T @\(directory)/list"
+        : "udmabridge memfd --size 65T -- udmabridge create --fd {} --hold @\(directory)/list"
       let (status, output) = try Tool.shell(line)
       #expect(output.contains("more than 18446744073709551615 bytes together") == isTooMuch, "\(output)")
       // Lists that long are made into no dma-buf.
