@@ -172,6 +172,9 @@ extension GPUDevice {
   ) throws(Mistake) {
     do throws(LendError) {
       let buffer = try buffers.take(entries, of: memory, length: resource.size, as: backing)
+      // What was kept of an earlier backing gives way to this one.
+      drop(resource.forgetPictures())
+      dropStore(of: resource)
       resource.attach(buffer)
       share(resource)
       if case .shadow(let cause) = buffer.backing { announce(cause, resource) }
@@ -214,6 +217,7 @@ extension GPUDevice {
     if backing != .lent, sink != nil, resource.store != nil || offset != place {
       try store(resource, layout, buffer, area, from: Int(offset), to: Int(place))
     }
+    resource.wasTransferred = true
     for (_, _, picture) in resource.pictures {
       if case .shadow(let shadow) = picture { shadow.transferred = shadow.transferred.union(area) }
     }
@@ -258,7 +262,7 @@ extension GPUDevice {
       throw Mistake(
         .invalidParameter, "rectangle", "\(name): \(view.source) of resource \(resource.id) is empty")
     }
-    guard resource.buffer != nil else {
+    guard resource.bytes != nil else {
       throw Mistake(.unspecified, "noBacking", "\(name) of resource \(resource.id), which has no backing")
     }
     let index = Int(scanout.rawValue)

@@ -114,8 +114,9 @@ extension GPUDevice {
   /// of the change.
   private func showAgain(_ index: Int) {
     if outputs[index].hasCursor, let cursor = scanouts[index].cursor { setCursor(index, cursor) }
-    // What was detached stays as it was last copied. Where there was nobody to show it, it may have been flushed.
-    guard let binding = scanouts[index].binding, binding.resource.buffer != nil,
+    // What could not be kept of a backing that is gone stays as it was last copied. Where there was nobody to show it,
+    // it may have been flushed.
+    guard let binding = scanouts[index].binding, binding.resource.bytes != nil,
       scanouts[index].last != nil || binding.picture == nil
     else { return }
     do throws(Mistake) {

@@ -11,8 +11,8 @@ extension GPUDevice {
   private static let keptFrames = 16
 
   /// The frame of a buffer that is lent, in this layout; nil if it is not lent.
-  private func lentFrame(_ resource: Resource, _ buffer: Buffer, _ layout: FrameLayout) -> Frame? {
-    guard let dmabuf = buffer.dmabuf else { return nil }
+  private func lentFrame(_ resource: Resource, _ layout: FrameLayout) -> Frame? {
+    guard let buffer = resource.buffer, let dmabuf = buffer.dmabuf else { return nil }
     if let known = resource.frames.first(where: { $0.layout == layout }) { return known }
     if resource.frames.count >= Self.keptFrames {
       for frame in resource.removeFrames(where: { $0.uses == 0 && !isBound(.lent($0)) }) { forget(frame) }
@@ -41,8 +41,8 @@ extension GPUDevice {
   /// to show it, no screen or another master of the card: a later flush looks again. What stood against lending may
   /// have passed since the last time.
   func picture(_ resource: Resource, _ view: View, _ index: Int) throws(Mistake) -> Picture? {
-    guard let sink, sink.isAttended, let buffer = resource.buffer else { return nil }
-    lendAgain(resource, buffer)
+    guard let sink, sink.isAttended, resource.bytes != nil else { return nil }
+    if let buffer = resource.buffer { lendAgain(resource, buffer) }
     let scanout = scanouts[index].id
     let blends = blends(index) && backing != .lent
     let known = resource.picture(scanout, view) { picture in
@@ -54,17 +54,17 @@ extension GPUDevice {
     if let known { return known }
 
     let cause: ShadowCause
-    if case .shadow(let reason) = buffer.backing {
+    if case .shadow(let reason) = resource.buffer?.backing {
       if backing == .lent {
         throw Mistake(
           .unspecified, "hostMemory", "resource \(resource.id) cannot be shown: \(reason.message)")
       }
       cause = reason
-    } else if resource.store != nil {
-      cause = Self.oddTransfer
+    } else if let store = resource.store {
+      cause = store.cause
     } else if blends {
       cause = Self.noCursorPlane
-    } else if let lent = lentFrame(resource, buffer, view.layout) {
+    } else if let lent = lentFrame(resource, view.layout) {
       do throws(SinkError) {
         try sink.prepare(lent, source: view.source, on: scanout)
         drop(resource.remember(.lent(lent), scanout, view))
@@ -122,6 +122,8 @@ extension GPUDevice {
     .oddTransfer,
     "the guest transfers from another place than that of the rectangle in the image, as no current driver does"
   )
+  static let detached = ShadowCause(
+    .detached, "the guest took the pages back, and what was in them stays to be shown as a copy")
   static let noCursorPlane = ShadowCause(
     .noCursorPlane,
     "the screen has no plane for the guest's cursor, which is drawn into a copy; --cursor plane or "
@@ -225,12 +227,16 @@ extension GPUDevice {
     if waits { armTimer() }
   }
 
-  /// Shows a copy wherever the resource's own pages are shown, so that these can go back.
-  func copyWhatIsShown(_ resource: Resource) {
-    if backing == .lent { return }
-    let cause = ShadowCause(
-      .detached, "the guest took the pages back while they were on the screen; the picture stays as a copy")
-    replaceLent(resource, cause)
+  /// A resource keeps what is in it when its pages go back (virtio 1.3, 5.7.6.8: TRANSFER_TO_HOST_2D copies). It is
+  /// taken over into memory of ours, and shown from there wherever the pages themselves are shown.
+  func keepContent(_ resource: Resource) {
+    guard backing != .lent, sink != nil, let buffer = resource.buffer else { return }
+    let isChosen = scanouts.contains { $0.binding?.resource === resource }
+    guard resource.wasTransferred || isChosen else { return }
+    if resource.store == nil {
+      do throws(Mistake) { try makeStore(resource, buffer, Self.detached) } catch { report(error) }
+    }
+    replaceLent(resource, Self.detached)
   }
 
   private func replaceLent(_ resource: Resource, _ cause: ShadowCause) {
@@ -250,15 +256,15 @@ extension GPUDevice {
   /// Shows it as it must be shown now, when that has changed without a SET_SCANOUT.
   func rebind(_ index: Int) {
     guard let binding = scanouts[index].binding,
-      // What was detached stays as it was last copied.
-      binding.resource.buffer != nil
+      // What could not be kept of a backing that is gone stays as it was last copied.
+      binding.resource.bytes != nil
     else { return }
     do throws(Mistake) {
       bind(index, binding.resource, binding.view, try picture(binding.resource, binding.view, index))
     } catch { report(error) }
   }
 
-  // MARK: Odd transfers
+  // MARK: Memory of ours in place of the guest's
 
   /// Keeps what a transfer brings in memory of our own. All that came before is taken over from its own place.
   func store(
@@ -267,30 +273,33 @@ extension GPUDevice {
   ) throws(Mistake) {
     let stride = Int(image.stride)
     if resource.store == nil {
-      do throws(LendError) { try admitShadow(resource.size) } catch { throw refusal(error, resource.id) }
-      do throws(Errno) {
-        let memfd = try Memfd.create(name: "udmabridge-store", size: resource.size)
-        let mapping = try memfd.withDescriptor { fd throws(Errno) in
-          try Mapping(fd, offset: 0, length: Int(resource.size), writable: true)
-        }
-        resource.store = PixelStore(mapping)
-      } catch {
-        buffers.dismissShadow(resource.size)
-        throw Mistake(.outOfMemory, "store", "no memory for a copy of resource \(resource.id): \(error)")
-      }
-      if let mapping = resource.store?.mapping {
-        buffers.statistics.bytesCopied += buffer.bytes.copyRows(
-          Int(image.height), of: stride, from: 0, stride: stride, to: mapping, at: 0,
-          targetStride: stride)
-      }
+      try makeStore(resource, buffer, Self.oddTransfer)
       unshare(resource)
       replaceLent(resource, Self.oddTransfer)
-      drop(resource.forgetPictures { if case .lent = $0 { true } else { false } })
+      drop(resource.forgetPictures(where: \.isLent))
     }
     guard let store = resource.store else { return }
     buffers.statistics.bytesCopied += buffer.bytes.copyRows(
       Int(area.height), of: Int(area.width) * 4, from: offset, stride: stride, to: store.mapping, at: place,
       targetStride: stride)
+  }
+
+  /// Takes over all that is in the resource's backing.
+  private func makeStore(_ resource: Resource, _ buffer: Buffer, _ cause: ShadowCause) throws(Mistake) {
+    do throws(LendError) { try admitShadow(resource.size) } catch { throw refusal(error, resource.id) }
+    let size = Int(resource.size)
+    do throws(Errno) {
+      let memfd = try Memfd.create(name: "udmabridge-store", size: resource.size)
+      let mapping = try memfd.withDescriptor { fd throws(Errno) in
+        try Mapping(fd, offset: 0, length: size, writable: true)
+      }
+      buffers.statistics.bytesCopied += buffer.bytes.copyRows(
+        1, of: size, from: 0, stride: size, to: mapping, at: 0, targetStride: size)
+      resource.store = PixelStore(mapping, cause)
+    } catch {
+      buffers.dismissShadow(resource.size)
+      throw Mistake(.outOfMemory, "store", "no memory for a copy of resource \(resource.id): \(error)")
+    }
   }
 
   func dropStore(of resource: Resource) {

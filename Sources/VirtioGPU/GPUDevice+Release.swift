@@ -36,13 +36,14 @@ extension GPUDevice {
   /// - Returns: nil if they are free already, else what is to be waited for.
   func release(_ resource: Resource, keepingPicture: Bool) -> Release? {
     unshare(resource)
-    if keepingPicture { copyWhatIsShown(resource) }
+    if keepingPicture { keepContent(resource) }
     for index in scanouts.indices {
-      if let binding = scanouts[index].binding, binding.resource === resource {
-        if keepingPicture, case .shadow = binding.picture { continue }
+      if let binding = scanouts[index].binding, binding.resource === resource,
+        !keepingPicture || binding.picture?.isLent == true
+      {
         turnOff(index)
       } else if let last = scanouts[index].last, resource.frames.contains(where: { $0 === last }) {
-        // Another resource was chosen and not flushed yet: it takes the place now, so that no gap is seen.
+        // Another picture was chosen and not flushed yet: it takes the place now, so that no gap is seen.
         if let binding = scanouts[index].binding, binding.picture != nil {
           present(index, damage: binding.view.source, ownInitiative: true)
         } else {
@@ -51,8 +52,8 @@ extension GPUDevice {
       }
     }
     let (buffer, frames) = (resource.buffer, resource.frames)
-    drop(resource.forgetPictures())
-    dropStore(of: resource)
+    drop(resource.forgetPictures { !keepingPicture || $0.isLent })
+    if !keepingPicture { dropStore(of: resource) }
     resource.detach()
     // Pages that an earlier DETACH waits for are not free before that is answered.
     guard let buffer else { return resource.release }

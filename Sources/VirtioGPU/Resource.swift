@@ -31,8 +31,11 @@ final class Resource {
   private(set) var buffer: Buffer?
   /// The guest's own pages, if they are lent, as they have been shown: one for each layout.
   private(set) var frames: [Frame] = []
-  /// What transfers brought, once one came from elsewhere in the guest's memory than from its own place.
+  /// Its bytes in memory of ours: what transfers brought, once one came from elsewhere in the guest's memory than from
+  /// its own place; or what was in its backing when the guest took that back.
   var store: PixelStore?
+  /// Something was transferred to it, which stays in it without its backing.
+  var wasTransferred = false
   /// Its last backing, on its way back to the guest; nil once it is there.
   weak var release: Release?
   /// What a sink has already agreed to show, and where.
@@ -60,7 +63,7 @@ final class Resource {
   /// What a copy is made from.
   var bytes: ByteSource? { store?.bytes ?? buffer?.bytes }
 
-  func attach(_ buffer: Buffer) { self.buffer = buffer }
+  func attach(_ buffer: Buffer) { (self.buffer, wasTransferred) = (buffer, false) }
 
   func add(_ frame: Frame) { frames.append(frame) }
 
@@ -72,9 +75,7 @@ final class Resource {
     return gone
   }
 
-  func detach() {
-    (buffer, frames, store) = (nil, [], nil)
-  }
+  func detach() { (buffer, frames) = (nil, []) }
 
   /// The picture for a place that `wanted` agrees to.
   func picture(_ scanout: ScanoutID, _ view: View, where wanted: (Picture) -> Bool) -> Picture? {
@@ -117,13 +118,15 @@ final class Resource {
   }
 }
 
-/// An image of a resource in memory of our own.
+/// The bytes of a resource in memory of our own.
 final class PixelStore {
   let bytes: ByteSource
   let mapping: Mapping
+  /// Why pictures are copied from here.
+  let cause: ShadowCause
 
-  init(_ mapping: Mapping) {
-    self.mapping = mapping
+  init(_ mapping: Mapping, _ cause: ShadowCause) {
+    (self.mapping, self.cause) = (mapping, cause)
     bytes = ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)])
   }
 }

@@ -9,6 +9,8 @@ enum Picture {
   /// A copy in memory of the sink.
   case shadow(Shadow)
 
+  var isLent: Bool { if case .lent = self { true } else { false } }
+
   var frame: Frame {
     switch self {
     case .lent(let frame): frame
