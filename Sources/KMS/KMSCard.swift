@@ -31,8 +31,10 @@ public final class KMSCard {
   /// By which the kernel's announcements name it.
   let number: DeviceNumber?
   let file: DRMFile
-  /// The card would be given copies of the memory of others, which must not happen: see `tryImport`.
-  private(set) var bounces = false
+  /// Why its device would be given copies of the memory of others, which must not happen: see `DMAReach`, and
+  /// `tryImport`.
+  private var bouncing: String?
+  var bounces: Bool { bouncing != nil }
   /// What `tryImport` could not do yet, as while udmabuf's size limit is 0.
   private var importTrial: UdmabufDevice?
 
@@ -124,6 +126,7 @@ public final class KMSCard {
     }
     cursorSize = PixelSize(width: side(DRM_CAP_CURSOR_WIDTH), height: side(DRM_CAP_CURSOR_HEIGHT))
     number = try? file.withFD { fd throws(Errno) in try fd.status().number }
+    bouncing = number.flatMap { [driver] in DMAReach($0).shortfall(of: driver) }
     takesModifiers = file.capability(DRM_CAP_ADDFB2_MODIFIERS) != 0
     let prime = file.capability(DRM_CAP_PRIME)
     imports = prime & UInt64(DRM_PRIME_CAP_IMPORT) != 0
@@ -219,39 +222,45 @@ public final class KMSCard {
     } catch { throw refusal(of: layout, error) }
   }
 
-  /// Finds out whether the card is given the memory of others itself.
-  ///
-  /// For a device that cannot address it all the kernel may map a copy instead (swiotlb), and write that back when
-  /// the device lets go of it, over what is there by then: a guest would find an old picture in memory that it has
-  /// used for something else since.
+  /// Finds out by trial whether the card is given the memory of others itself, where the kernel does not say that it is
+  /// not: not every limit of a device or its bus is told.
   ///
   /// Where that cannot be found out yet, it is with the first import that can.
   func tryImport(_ udmabuf: UdmabufDevice) {
-    importTrial = udmabuf
+    if bounces { return }
+    let isCopied = takesCopies(udmabuf)
+    importTrial = isCopied == nil ? udmabuf : nil
+    if isCopied == true { bouncing = "was given a copy of memory that was lent to it for a trial" }
+  }
+
+  /// Changes a dma-buf of our own while the card has it, and looks whether an old copy is written back. Up to Linux 7.1
+  /// that shows a device that is given copies; from 7.2 on nothing is written back.
+  /// - Returns: nil if no dma-buf can be made.
+  func takesCopies(_ udmabuf: UdmabufDevice) -> Bool? {
     let (page, pages) = (4096, 64)
     guard let memfd = try? Memfd.create(name: "udmabridge-trial", size: UInt64(pages * page), seals: .shrink),
       let mapping = try? memfd.withDescriptor({ fd throws(Errno) in
         try Mapping(fd, offset: 0, length: pages * page, writable: true)
       }),
       let dmabuf = try? udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: UInt64(pages * page)))
-    else { return }
+    else { return nil }
     let (old, new) = (UInt64(0x6f6c64), UInt64(0x6e6577))
     for index in 0..<pages { mapping.store(old, at: index * page) }
-    importTrial = nil
-    guard let handle = try? primeHandle(dmabuf) else { return }
+    guard let handle = try? primeHandle(dmabuf) else { return false }
     for index in 0..<pages { mapping.store(new, at: index * page) }
     closeHandle(handle)
-    bounces = (0..<pages).contains { mapping.load(UInt64.self, at: $0 * page) != new }
+    return (0..<pages).contains { mapping.load(UInt64.self, at: $0 * page) != new }
   }
 
   /// The card's handle for a dma-buf, which the caller closes: the same one for each import of it.
   func importHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
     if let importTrial { tryImport(importTrial) }
-    if bounces {
+    if let bouncing {
       throw SinkError(
         .bouncing,
-        "the device of \(name) (\(driver)) cannot address all of this host's memory: the kernel would give it a "
-          + "copy, and later write that back over the guest's memory; use an IOMMU, another card, or a newer kernel"
+        "the device of \(name) (\(driver)) \(bouncing): the kernel would give it a copy, in which nothing is seen of "
+          + "what the guest draws later, and might write that back over the guest's memory; use an IOMMU, another card, "
+          + "or a newer kernel"
       )
     }
     return try primeHandle(dmabuf)
