@@ -27,8 +27,10 @@ public struct Statistics: Encodable, Equatable, Sendable {
   public var shadowBytes: UInt64 = 0
   /// Resources that exist now.
   public var liveResources: UInt64 = 0
-  /// Buffers that a sink did not let go of in time and was cut off from.
+  /// Buffers that a sink did not let go of in time and was cut off from, or that a device still read then.
   public var releasedLate: UInt64 = 0
+  /// Buffers that devices still read when nobody showed or held them any more, and that were waited for.
+  public var waitedForFence: UInt64 = 0
   /// What the guest did wrong, or asked for in vain, by kind.
   public var protocolErrors: [String: UInt64] = [:]
 

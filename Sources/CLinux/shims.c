@@ -33,6 +33,7 @@ static_assert(MFD_HUGE_SHIFT == 26, "memfd huge page shift");
 static_assert(F_SEAL_SEAL == 0x1 && F_SEAL_SHRINK == 0x2 && F_SEAL_GROW == 0x4, "seals");
 static_assert(F_SEAL_WRITE == 0x8 && F_SEAL_FUTURE_WRITE == 0x10, "seals");
 static_assert(EPOLLIN == 0x1 && EPOLLOUT == 0x4 && EPOLLERR == 0x8, "epoll events");
+static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT, "poll has the events of epoll");
 static_assert(EPOLLHUP == 0x10 && EPOLLRDHUP == 0x2000 && EPOLLET == 0x80000000u, "epoll events");
 static_assert(DMA_BUF_SYNC_READ == 1 && DMA_BUF_SYNC_WRITE == 2, "dma-buf sync");
 static_assert(DMA_BUF_SYNC_START == 0 && DMA_BUF_SYNC_END == 4, "dma-buf sync");
@@ -135,8 +136,8 @@ int cl_raise_descriptor_limit(uint64_t *reached) {
   return setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-int cl_pollable(int fd, int milliseconds) {
-  struct pollfd item = {.fd = fd, .events = POLLIN};
+int cl_pollable(int fd, uint32_t events, int milliseconds) {
+  struct pollfd item = {.fd = fd, .events = (short)events};
   return poll(&item, 1, milliseconds);
 }
 

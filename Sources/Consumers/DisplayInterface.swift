@@ -94,7 +94,8 @@ public final class DisplayInterface: VarlinkInterface {
     let fd: FD
     do throws(Errno) {
       switch shown.frame.memory {
-      case .lent(let dmabuf): fd = try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+      case .lent(let dmabuf):
+        fd = try dmabuf.withSharedDescriptor { fd throws(Errno) in try fd.duplicate() }
       case .shadow(let memory): fd = try memory.descriptor()
       }
     } catch let errno { throw error("NoDescriptor", "errno", Int(errno.rawValue)) }

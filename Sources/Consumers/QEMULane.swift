@@ -180,7 +180,7 @@ final class QEMULane {
     switch frame.memory {
     case .lent(let dmabuf):
       let isSent =
-        isKnown || dmabuf.withDescriptor { send(frame.layout, source, $0, connection, features) }
+        isKnown || dmabuf.withSharedDescriptor { send(frame.layout, source, $0, connection, features) }
       guard isSent else { return false }
       (content, announced) = (.buffer, wanted)
       job?.state = .end

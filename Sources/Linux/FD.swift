@@ -112,7 +112,7 @@ public struct FD: ~Copyable, Sendable {
 
   /// Waits until something can be read, for at most so long (-1: as long as it takes).
   public borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
-    try retrying { cl_pollable(raw, milliseconds) } > 0
+    try retrying { cl_pollable(raw, CL_EPOLLIN, milliseconds) } > 0
   }
 
   /// Keeps all other status flags.

@@ -40,7 +40,7 @@ extension UnixSocket {
   /// - Returns: false when the time is up.
   public borrowing func waitUntilReadable(milliseconds: Int32 = -1) throws(Errno) -> Bool {
     let socket = fd.withRaw { $0 }
-    return try retrying { cl_pollable(socket, milliseconds) } > 0
+    return try retrying { cl_pollable(socket, CL_EPOLLIN, milliseconds) } > 0
   }
 }
 

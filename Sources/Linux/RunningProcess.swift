@@ -23,7 +23,7 @@ public final class RunningProcess: Sendable {
 
   /// A pidfd can be read once its process has ended.
   public var isRunning: Bool {
-    pidfd.withRaw { raw in (try? retrying { cl_pollable(raw, 0) }) == 0 }
+    pidfd.withRaw { raw in (try? retrying { cl_pollable(raw, CL_EPOLLIN, 0) }) == 0 }
   }
 
   /// The name of its program, at most 15 bytes, as it calls itself.

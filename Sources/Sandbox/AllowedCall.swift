@@ -54,6 +54,8 @@ struct AllowedCall: Sendable {
 
     AllowedCall("epoll_wait", "epoll_pwait", for: "waiting in the event loop"),
     AllowedCall("epoll_ctl", for: "adding and removing its sources"),
+    AllowedCall(
+      "poll", "ppoll", onlyIf: [[.argument(1, is: 1)]], for: "whether devices still read a dma-buf"),
     AllowedCall("read", for: "eventfds, timers, signals, and what the card reports"),
     AllowedCall("write", for: "eventfds, and the log"),
     AllowedCall("writev", for: "the last words of the Swift runtime and of the C library"),

@@ -1,5 +1,6 @@
 internal import CLinux
 public import Linux
+internal import Synchronization
 public import SystemPackage
 
 /// A dma-buf: memory that devices and processes share by a descriptor. It closes with the last reference.
@@ -11,6 +12,7 @@ public final class DMABuf: Sendable {
   public let size: UInt64
   /// Identifies the dma-buf on this host for as long as it lives; every descriptor of it shows the same.
   public let inode: UInt64
+  private let shared = Atomic(false)
 
   /// Adopts a dma-buf that was made here or received.
   public convenience init(adopting fd: consuming FD) throws(Errno) {
@@ -92,6 +94,25 @@ public final class DMABuf: Sendable {
   public func map(writable: Bool = false) throws(Errno) -> Mapping {
     guard let length = Int(exactly: size) else { throw .fileTooLarge }
     return try Mapping(fd, offset: 0, length: length, writable: writable)
+  }
+
+  // MARK: Other users
+
+  /// Lends the descriptor to give it to another process, which may use the pages from then on.
+  package func withSharedDescriptor<Result: ~Copyable, Failure: Error>(
+    _ body: (borrowing FD) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    shared.store(true, ordering: .relaxed)
+    return try body(fd)
+  }
+
+  /// Another process may have it.
+  package var isShared: Bool { shared.load(ordering: .relaxed) }
+
+  /// No device works on the pages: all fences have signalled. Does not wait.
+  /// The corresponding call is `poll` with `POLLOUT`.
+  package var isIdle: Bool {
+    fd.withRaw { raw in (try? retrying { cl_pollable(raw, CL_EPOLLOUT, 0) }) != 0 }
   }
 
   // MARK: Fences

@@ -2,20 +2,25 @@ internal import Buffers
 internal import Linux
 internal import Scanout
 
-/// Pages on their way back to the guest: somebody still shows them.
+/// Pages on their way back to the guest: somebody still shows them, or a device reads them.
 final class Release {
   let buffer: Buffer
   let frames: [Frame]
   /// In nanoseconds of the monotonic clock; then the sink is cut off.
   let deadline: Int64
+  /// Devices that read the pages are waited for, too.
+  let waitsForDevices: Bool
+  /// Once nobody shows the pages any more; nil if no device reads them.
+  var reading: FenceWait?
   /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
-  init(buffer: Buffer, frames: [Frame], deadline: Int64) {
+  init(buffer: Buffer, frames: [Frame], deadline: Int64, waitsForDevices: Bool) {
     (self.buffer, self.frames, self.deadline) = (buffer, frames, deadline)
+    self.waitsForDevices = waitsForDevices
   }
 
-  var isInUse: Bool { frames.contains { $0.uses > 0 } }
+  var isShown: Bool { frames.contains { $0.uses > 0 } }
 
   func hold(_ response: PendingResponse) {
     response.pagesInUse = true
@@ -29,12 +34,14 @@ final class Release {
 }
 
 // The guest reuses a buffer's pages as soon as its UNREF or DETACH is answered. So the answer waits until no
-// screen shows them, and no longer than `Patience.release`.
+// screen shows them and no device reads them, and no longer than `Patience.release`.
 extension GPUDevice {
   /// Takes the resource's pages off every screen.
-  /// - Parameter keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
+  /// - Parameters:
+  ///   - keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
+  ///   - isReset: the guest has its pages already, and nobody waits for an answer.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func release(_ resource: Resource, keepingPicture: Bool) -> Release? {
+  func release(_ resource: Resource, keepingPicture: Bool, isReset: Bool = false) -> Release? {
     unshare(resource)
     if keepingPicture { keepContent(resource) }
     for index in scanouts.indices {
@@ -57,9 +64,11 @@ extension GPUDevice {
     resource.detach()
     // Pages that an earlier DETACH waits for are not free before that is answered.
     guard let buffer else { return resource.release }
+    // Memory of the host goes back to nobody.
     let release = Release(
-      buffer: buffer, frames: frames, deadline: monotonicNanoseconds() + patience.release)
-    guard release.isInUse else {
+      buffer: buffer, frames: frames, deadline: monotonicNanoseconds() + patience.release,
+      waitsForDevices: !isReset && resource.offer == nil)
+    guard isInUse(release) else {
       finish(release)
       return nil
     }
@@ -70,11 +79,35 @@ extension GPUDevice {
     return release
   }
 
+  /// Somebody shows the pages, or a device reads them. That is looked at when nobody shows them any more: what a
+  /// consumer told its device to do, it told before it let go.
+  private func isInUse(_ release: Release) -> Bool {
+    if release.isShown { return true }
+    if release.waitsForDevices, release.reading == nil { release.reading = waitForDevices(release.buffer) }
+    return release.reading?.isOver == false
+  }
+
+  /// - Returns: nil if no device reads the buffer.
+  private func waitForDevices(_ buffer: Buffer) -> FenceWait? {
+    guard let dmabuf = buffer.dmabuf,
+      let wait = FenceWait(dmabuf, loop, whenOver: { [weak self] in self?.wake() })
+    else { return nil }
+    buffers.statistics.waitedForFence += 1
+    return wait
+  }
+
+  /// Devices that read what the guest may have back after a stop, since that is a driver's reset as well.
+  func waitForAllDevices() -> [FenceWait] {
+    resources.values.compactMap { resource in
+      resource.offer == nil ? resource.buffer.flatMap(waitForDevices) : nil
+    }
+  }
+
   /// Ends the releases that nobody stands against any more.
   func finishReleases() {
     let before = releases.count
     releases.removeAll { release in
-      if release.isInUse { return false }
+      if isInUse(release) { return false }
       finish(release)
       return true
     }
@@ -85,12 +118,15 @@ extension GPUDevice {
   func cutOffReleases(_ now: Int64) {
     releases.removeAll { release in
       guard release.deadline <= now else { return false }
-      if release.isInUse {
+      if isInUse(release) {
         buffers.statistics.releasedLate += 1
+        let time = "\(patience.release / 1_000_000) ms after the guest asked for its pages"
         mistakes.report(
           "releasedLate",
-          "a frame was still in use \(patience.release / 1_000_000) ms after the guest "
-            + "asked for its pages; what showed it is cut off")
+          release.isShown
+            ? "a frame was still in use \(time); what showed it is cut off"
+            : "a device still reads a buffer \(time), which go back all the same; "
+              + "the consumer's driver is slow, or hangs")
       }
       finish(release)
       return true
@@ -104,7 +140,7 @@ extension GPUDevice {
       turnOff(index)
     }
     for resource in resources.values {
-      _ = release(resource, keepingPicture: false)
+      _ = release(resource, keepingPicture: false, isReset: true)
       buffers.dismissResource()
       endUse(of: resource)
     }

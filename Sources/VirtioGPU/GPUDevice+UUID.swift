@@ -40,7 +40,7 @@ extension GPUDevice {
   public func sharedObject(_ uuid: ObjectUUID) -> FD? {
     guard let dmabuf = sharedObjects[uuid] else { return nil }
     do throws(Errno) {
-      return try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+      return try dmabuf.withSharedDescriptor { fd throws(Errno) in try fd.duplicate() }
     } catch {
       mistakes.report("descriptors", "the dma-buf \(uuid) cannot be given away: \(error)")
       return nil

@@ -92,6 +92,7 @@ public final class GPUDevice {
   /// The 3D contexts that the guest has. Nothing is in them.
   var contexts: Set<UInt32> = []
 
+  let loop: EventLoop
   private var later: Deferred?
   private var timer: Timer?
   private var control: GPUQueue?
@@ -100,6 +101,8 @@ public final class GPUDevice {
   private var (controlHasMore, cursorHasMore) = (false, false)
   private var pending: [PendingResponse] = []
   private var whenDrained: (() -> Void)?
+  /// What a stop waits for beside its answers, and until when, in nanoseconds.
+  private var (reading, readingDeadline): ([FenceWait], Int64) = ([], 0)
   private var chain = DescriptorChain()
   private var decoder = CommandDecoder()
   private var answer: [UInt8] = []
@@ -121,7 +124,7 @@ public final class GPUDevice {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
     (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
     self.scanoutCount = max(1, scanoutCount ?? outputs.count)
-    self.logger = logger
+    (self.loop, self.logger) = (loop, logger)
     (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
     hostRegion = hostMemory.map { SharedRegion(size: $0.size) }
     offers = Dictionary(uniqueKeysWithValues: (hostMemory?.offers ?? []).map { ($0.id, $0) })
@@ -169,7 +172,7 @@ public final class GPUDevice {
   }
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
-  /// when pages that are in use have come back, which takes `Patience.release` at most.
+  /// when pages that are in use have come back and no device reads others, which takes `Patience.release` at most.
   public func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control != nil else {
       if index == Self.cursorQueue { cursor = nil }
@@ -177,6 +180,8 @@ public final class GPUDevice {
     }
     whenDrained = finished
     for response in pending { response.waitNoLonger() }
+    (reading, readingDeadline) = (waitForAllDevices(), monotonicNanoseconds() + patience.release)
+    armTimer()
     settle()
   }
 
@@ -185,6 +190,7 @@ public final class GPUDevice {
   public func reset() {
     pending.removeAll()
     (control, cursor, whenDrained) = (nil, nil, nil)
+    reading.removeAll()
     eventsRead = 0
     dropAll()
   }
@@ -360,8 +366,9 @@ public final class GPUDevice {
       return true
     }
     if pending.count != before { control.notify() }
-    if pending.isEmpty, let finished = whenDrained.take() {
+    if pending.isEmpty, reading.allSatisfy(\.isOver), let finished = whenDrained.take() {
       self.control = nil
+      reading.removeAll()
       finished()
     }
   }
@@ -375,9 +382,10 @@ public final class GPUDevice {
   func armTimer() {
     // An answer that is ready waits for its turn behind another; no timer brings that.
     let waiting = pending.filter { !$0.isReady }
+    let stop = reading.isEmpty ? [] : [readingDeadline]
     guard
-      let first = (waiting.map(\.deadline) + releases.map(\.deadline) + goneShadows.compactMap(\.deadline))
-        .min()
+      let first =
+        (waiting.map(\.deadline) + releases.map(\.deadline) + goneShadows.compactMap(\.deadline) + stop).min()
     else { return }
     let left = max(0, first - monotonicNanoseconds())
     timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
@@ -394,6 +402,7 @@ public final class GPUDevice {
     let now = monotonicNanoseconds()
     for response in pending where response.deadline <= now { response.waitNoLonger() }
     cutOffReleases(now)
+    if readingDeadline <= now { reading.removeAll() }
     finishShadows()
     settle()
     armTimer()

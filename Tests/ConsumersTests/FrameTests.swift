@@ -3,6 +3,7 @@ import Linux
 import SystemPackage
 import TestSupport
 import Testing
+import Udmabuf
 
 @testable import Consumers
 @testable import Scanout
@@ -54,6 +55,22 @@ import Testing
     for pixel: UInt32 in [0, 1, 63, 64, 3071] {
       #expect(mapping.load(UInt32.self, at: Int(pixel) * 4) == pixel ^ 1 << 24)
     }
+  }
+
+  /// What stands for the dma-buf here is a memfd.
+  @Test("a lent frame: who asks has its pages, who only watches does not")
+  func lent() throws {
+    let caller = try rig.connect()
+    let memfd = try Memfd.create(name: "frame", size: 12288)
+    let dmabuf = try DMABuf(adopting: memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() })
+    let layout = FrameLayout(width: 64, height: 48, format: .xrgb8888, stride: 256)
+    rig.present(Frame(id: 7, memory: .lent(dmabuf), layout: layout))
+    #expect(try caller.ask("GetOutputs", as: DisplayOutputs.self).outputs[0].frame?.buffer == 7)
+    #expect(!dmabuf.isShared)
+    let reply = try getFrame(caller)
+    let came = caller.takeDescriptor() != nil
+    #expect(reply.frame.kind == .lent && reply.frame.memory == .dmabuf && came)
+    #expect(dmabuf.isShared)
   }
 
   /// What is asked, and the name and the number of the error.

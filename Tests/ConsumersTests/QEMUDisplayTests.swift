@@ -3,6 +3,7 @@ import Linux
 import SystemPackage
 import TestSupport
 import Testing
+import Udmabuf
 
 @testable import Consumers
 @testable import Scanout
@@ -17,8 +18,11 @@ import Testing
   func lends() throws {
     let rig = try QEMURig.attended()
     let frame = try rig.lent()
+    guard case .lent(let dmabuf) = frame.memory else { return }
+    #expect(!dmabuf.isShared)
     rig.present(frame)
     #expect(try rig.messages() == [rig.announcement(frame), rig.update(0, 0, 64, 48)])
+    #expect(dmabuf.isShared, "QEMU has it")
     #expect(rig.takeReports() == [], "it counts when QEMU says so")
     try rig.reply(10)
     #expect(rig.takeReports() == ["presented 1 of 1 on 0"])

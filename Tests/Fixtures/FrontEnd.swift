@@ -168,7 +168,7 @@ public final class FrontEnd {
   }
 
   /// Whether there is anything to read, the end of the stream included.
-  public var hasInput: Bool { socket.fd.withRaw { cl_pollable($0, 0) } == 1 }
+  public var hasInput: Bool { socket.fd.withRaw { cl_pollable($0, CL_EPOLLIN, 0) } == 1 }
 
   /// Asks, and returns the answer's payload.
   public func ask(_ request: UInt32, _ payload: [UInt8] = [], descriptors: [CInt] = []) throws -> [UInt8] {

@@ -86,18 +86,52 @@ import Testing
 
   /// What the socket says of itself, over a connection made for that.
   private func statistics(_ other: String? = nil) throws -> [String: Int] {
+    try ask("Statistics", other).parameters["control"] as? [String: Int] ?? [:]
+  }
+
+  private struct Reply: ~Copyable {
+    let parameters: [String: Any]
+    var descriptor: FD?
+  }
+
+  /// Asks over a connection made for that.
+  private func ask(_ method: String, _ other: String? = nil) throws -> Reply {
     let connection = try UnixSocket.connect(FilePath(other ?? socket))
-    let call = #"{"method":"io.udmabridge.Display.Statistics"}"# + "\0"
+    let call = #"{"method":"io.udmabridge.Display.\#(method)"}"# + "\0"
     unsafe try connection.fd.write(Array(call.utf8).span.bytes)
     var answer: [UInt8] = []
+    var descriptors = ReceivedDescriptors()
     while answer.last != 0 {
-      let more = try connection.fd.read(upTo: 65536)
-      if more.isEmpty { throw TroubleInTest("the connection ended") }
-      answer += more
+      guard try connection.fd.isReadable(within: 60_000),
+        try connection.receive(into: &answer, upTo: 65536, descriptors: &descriptors) > 0
+      else { throw TroubleInTest("no answer to \(method)") }
     }
     let object = try JSONSerialization.jsonObject(with: Data(answer.dropLast())) as? [String: Any]
-    let parameters = object?["parameters"] as? [String: Any]
-    return parameters?["control"] as? [String: Int] ?? [:]
+    return Reply(
+      parameters: object?["parameters"] as? [String: Any] ?? [:], descriptor: descriptors.take(0))
+  }
+
+  /// A consumer has let go of a buffer, and its device reads it still.
+  @Test("a device that hangs is waited for, and not for ever", .testHost)
+  func readers() throws {
+    let guest = try DrawingGuest(helper)
+    let vgem = try Vgem()
+    for (id, hangs) in [(UInt32(1), false), (2, true)] {
+      try guest.create(id)
+      try guest.show(id, frame: id)
+      var reply = try ask("GetFrame")
+      guard let buffer = reply.descriptor.take() else { throw TroubleInTest("no descriptor came") }
+      let fence = try vgem.read(buffer)
+      try guest.turnOff()
+      if !hangs { try vgem.finish(fence) }
+      try guest.unref(id)
+      let device = try ask("Statistics").parameters["device"] as? [String: Any]
+      #expect(device?["waitedForFence"] as? Int == (hangs ? 1 : 0))
+      #expect(device?["releasedLate"] as? Int == (hangs ? 1 : 0))
+      if hangs { try vgem.finish(fence) }
+    }
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
   }
 
   private func compiled() throws -> FilePath {

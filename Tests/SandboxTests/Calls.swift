@@ -159,6 +159,11 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
       return cl_epoll_add(epoll, event, CL_EPOLLIN, 1) == 0
         && cl_epoll_modify(epoll, event, CL_EPOLLOUT, 1) == 0 && cl_epoll_remove(epoll, event) == 0
     },
+    .init("poll", "ppoll", what: "of one descriptor") { enter in
+      let event = cl_eventfd()
+      enter()
+      return cl_pollable(event, CL_EPOLLOUT, 0) == 1 && cl_pollable(event, CL_EPOLLIN, 0) == 0
+    },
     .init("read") { enter in
       let event = cl_eventfd()
       var value: UInt64 = 1

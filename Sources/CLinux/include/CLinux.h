@@ -87,7 +87,7 @@ int cl_exit_on_bus_error(const char *line, size_t length);
 int64_t cl_monotonic_nanoseconds(void);
 // `reached` is the limit then.
 int cl_raise_descriptor_limit(uint64_t *reached);
-int cl_pollable(int fd, int milliseconds);
+int cl_pollable(int fd, uint32_t events, int milliseconds);
 
 int cl_epoll_create(void);
 int cl_epoll_add(int epoll, int fd, uint32_t events, uint64_t token);
