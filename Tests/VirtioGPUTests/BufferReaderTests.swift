@@ -10,7 +10,7 @@ import Testing
 @testable import VirtioGPU
 
 /// Devices of others that read the guest's pages, and what waits for them.
-@Suite(.serialized) struct ReaderTests {
+@Suite(.serialized) struct BufferReaderTests {
   /// What stands for the dma-buf, and for the device that reads it.
   enum Kind: CaseIterable {
     /// An eventfd, which nobody can write to while it is full.
