@@ -104,8 +104,12 @@ extension GPUDevice {
 
   /// What made this copy necessary is, or may be, over.
   func isOutdated(_ shadow: Shadow, _ resource: Resource, _ index: Int) -> Bool {
-    if shadow.cause.name == .noCursorPlane { return !blends(index) }
-    return resource.buffer.map(mayPass) ?? false
+    switch shadow.cause.name {
+    case .noCursorPlane: return !blends(index)
+    // Other pages have taken the place of those that went.
+    case .detached where resource.buffer != nil: return true
+    default: return resource.buffer.map(mayPass) ?? false
+    }
   }
 
   private func refusal(
