@@ -44,6 +44,8 @@ final class Machine {
     /// Counts up.
     let number: Int
     let fence: UInt64?
+    /// The fence's ring, and the flag of that, which come back with it.
+    let ring: (flag: UInt32, number: UInt32)
     let type: UInt32
     let room: Int
   }
@@ -115,6 +117,7 @@ final class Machine {
     sentCount += 1
     open[queue][head] = Sent(
       number: sentCount, fence: isFenced ? request.value(at: 8) : nil,
+      ring: isFenced ? (UInt32(request[4] & 2), UInt32(request[20])) : (0, 0),
       type: request.count >= 24 ? request.value(at: 0) : 0,
       room: room)
     if drivers[queue].wantsKick() { device.kicked(queue) }
@@ -156,7 +159,8 @@ final class Machine {
     if type == 0x1105 { expect(sent.type == 0x10b, "an answer to another command") }
     if type == 0x1106 { expect(sent.type == 0x208, "an answer to another command") }
     if type == 0x1104 { expect(sent.type == 0x10a, "an answer to another command") }
-    expect(bytes.value(at: 4) as UInt32 == (sent.fence == nil ? 0 : 1), "flags of a fence")
+    expect(bytes.value(at: 4) as UInt32 == (sent.fence == nil ? 0 : 1) | sent.ring.flag, "flags of a fence")
+    expect(bytes.value(at: 20) as UInt32 == sent.ring.number, "another ring")
     expect(bytes.value(at: 8) as UInt64 == sent.fence ?? 0, "another fence")
   }
 

@@ -13,6 +13,8 @@ struct ResourceID: Hashable, Sendable, CustomStringConvertible {
 struct ControlHeader: Equatable {
   static let size = 24
   static let fenceFlag: UInt32 = 1
+  /// The ring's number means something (VIRTIO_GPU_FLAG_INFO_RING_IDX).
+  static let ringFlag: UInt32 = 2
 
   var type: UInt32
   var flags: UInt32

@@ -37,14 +37,15 @@ enum Response: Equatable {
     }
   }
 
-  /// Appends the response to a command with this header, whose fence it repeats (5.7.6.7).
+  /// Appends the response to a command with this header, whose fence it repeats, and the ring of that (5.7.6.7).
   func encode(_ command: ControlHeader, into bytes: inout [UInt8]) {
     bytes.append(addingCapacity: size) { output in
       output.put(type)
-      output.put(command.flags & ControlHeader.fenceFlag)
+      output.put(command.isFenced ? command.flags & (ControlHeader.fenceFlag | ControlHeader.ringFlag) : 0)
       output.put(command.isFenced ? command.fenceID : 0)
       output.put(command.contextID)
-      output.put(UInt32(0))
+      // One byte, and three of padding.
+      output.put(command.isFenced ? command.ringIndex & 0xff : 0)
       switch self {
       case .ok, .error: break
       case .displayInfo(let scanouts):

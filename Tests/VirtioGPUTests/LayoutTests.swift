@@ -57,22 +57,27 @@ import Testing
     #expect(rig.errors.isEmpty)
   }
 
-  /// 5.7.6.7: the fence flag, its id and the context come back; other flags do not.
+  /// 5.7.6.7: the fence flag, its id and the context come back, and with a fence the number of its ring and the flag
+  /// of that; other flags do not.
   @Test(
     arguments: [
       ("no fence", nil, 0, 0, 0, 0), ("a fence", 0x1122_3344_5566_7788, 0, 0, 1, 0x1122_3344_5566_7788),
       ("fence 0", 0, 0, 0, 1, 0), ("the largest fence", .max, 7, 0, 1, .max), ("a context", nil, 9, 0, 0, 0),
-      ("a ring index flag", nil, 0, 2, 0, 0), ("wild flags", 3, 0xffff_ffff, 0xffff_fffe, 1, 3),
+      ("a ring without a fence", nil, 0, 2, 0, 0), ("a fence of a ring", 5, 1, 2, 3, 5),
+      ("wild flags", 3, 0xffff_ffff, 0xffff_fffe, 3, 3),
     ] as [(String, UInt64?, UInt32, UInt32, UInt32, UInt64)])
   func headerComesBack(
     _ name: String, _ fence: UInt64?, _ context: UInt32, _ more: UInt32, _ flags: UInt32, _ id: UInt64
   ) throws {
     let rig = try Rig()
     for (type, response) in [(0x100, ResponseType.displayInfo), (0x999, ResponseType.unspecified)] {
-      let header = Request.header(UInt32(type), fence: fence, context: context, moreFlags: more)
+      var header = Request.header(UInt32(type), fence: fence, context: context, moreFlags: more)
+      // A byte, and three of padding.
+      header.replaceSubrange(20..<24, with: [0x3f, 0xaa, 0xbb, 0xcc])
       let answer = try rig.ask(header)
       #expect(answer.type == response && answer.flags == flags && answer.fence == id)
-      #expect(answer.context == context && answer.bytes.value(at: 20) as UInt32 == 0)
+      #expect(answer.context == context)
+      #expect(answer.bytes.value(at: 20) as UInt32 == (fence == nil ? 0 : 0x3f))
     }
   }
 
