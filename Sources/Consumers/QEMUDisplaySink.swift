@@ -16,6 +16,9 @@ public final class QEMUDisplaySink: ScanoutSink {
   /// The formats that QEMU's displays can show of a dma-buf.
   static let formats: [FourCC] = [.xrgb8888, .argb8888, .xbgr8888, .abgr8888]
 
+  /// Larger copies are sent in pixels, in bytes.
+  private static let largestBuffer: UInt64 = 64 << 20
+
   public weak var observer: (any ScanoutObserver)?
   /// What QEMU has told of its display, or what was given at the start. Their count never changes.
   public private(set) var outputs: [SinkOutput]
@@ -25,12 +28,13 @@ public final class QEMUDisplaySink: ScanoutSink {
   private let udmabuf: UdmabufDevice?
   private let loop: EventLoop
   private let log: Logger
-  private var lanes: [QEMULane]
+  private(set) var lanes: [QEMULane]
   private var connection: DisplayConnection?
   /// What QEMU can do; nil until it has said so on this socket.
   private var features: DisplayFeatures?
 
   private var telling: Deferred?
+  private var resuming: Deferred?
   private var timer: Timer?
   /// It is asked what it answers always.
   private var isBarrierOut = false
@@ -72,6 +76,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     (self.udmabuf, self.loop, self.log) = (udmabuf, loop, log)
     lanes = outputs.indices.map { QEMULane(UInt32($0)) }
     telling = Deferred(loop) { [unowned self] in tellReports() }
+    resuming = Deferred(loop) { [unowned self] in proceed() }
     timer = try Timer(loop) { [unowned self] in askForAnything() }
     for lane in lanes {
       lane.queue.whenReplaced = { [unowned self, id = lane.id] in observer?.replaced($0, on: id) }
@@ -163,7 +168,8 @@ public final class QEMUDisplaySink: ScanoutSink {
     let stride = (width * 4 + 255) / 256 * 256
     let layout = FrameLayout(width: width, height: height, format: .xrgb8888, stride: stride)
     let memory = try MemfdShadow.make(layout)
-    if let udmabuf {
+    // For a dma-buf the kernel takes all of its pages at once, and nobody has a turn meanwhile.
+    if let udmabuf, layout.pages <= Self.largestBuffer {
       do throws(UdmabufError) {
         let shared = try DMABufShadow(memory, udmabuf)
         return Canvas(memory: shared, layout: layout, area: layout.bounds)
@@ -242,7 +248,10 @@ public final class QEMUDisplaySink: ScanoutSink {
         }
         proceed()
       }
-      guard hasRoom else { break }
+      guard hasRoom else {
+        if lane.hasMore { resuming?.schedule() }
+        break
+      }
     }
     armTimer()
   }

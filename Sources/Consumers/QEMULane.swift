@@ -7,7 +7,9 @@ internal import VhostUser
 /// One scanout on QEMU's display: what it is to show, and how much of that QEMU was told.
 final class QEMULane {
   /// UPDATEs go in parts of so many bytes of pixels, so that QEMU is never in the middle of a long message.
-  static let bandBytes = 256 << 10
+  var bandBytes = 256 << 10
+  /// So many parts are sent before other sources of the loop have their turn: QEMU may read as fast as we send.
+  var bandsPerTurn = 16
 
   let id: ScanoutID
   let queue = PresentationQueue()
@@ -26,6 +28,8 @@ final class QEMULane {
   private var needsRefresh = false
   private var job: Job?
   private var lastJob: UInt64 = 0
+  /// There was room for more pixels when it was left off for the sake of others.
+  private(set) var hasMore = false
 
   /// Something that QEMU is being told.
   private struct Job {
@@ -109,6 +113,8 @@ final class QEMULane {
   func proceed(
     _ connection: DisplayConnection, _ features: DisplayFeatures, _ answered: @escaping (UInt64) -> Void
   ) -> Bool {
+    hasMore = false
+    var bands = 0
     while let now = job ?? nextJob() {
       job = now
       switch now.state {
@@ -130,6 +136,11 @@ final class QEMULane {
         }
       case .pixels(let rest):
         guard case .present(let presentation) = now.step else { preconditionFailure("pixels are of a frame") }
+        if bands == bandsPerTurn {
+          hasMore = true
+          return false
+        }
+        bands += 1
         guard sendPixels(rest, presentation, connection) else { return false }
       case .end:
         guard connection.ask(lastMessage(now), { _ in answered(now.number) }) else { return false }
@@ -237,7 +248,7 @@ final class QEMULane {
       return true
     }
     let (layout, source) = (presentation.frame.layout, presentation.source)
-    let rows = min(rest.height, max(1, UInt32(Self.bandBytes) / (rest.width * 4)))
+    let rows = min(rest.height, max(1, UInt32(bandBytes) / (rest.width * 4)))
     let area = DisplayArea(x: rest.x - source.x, y: rest.y - source.y, width: rest.width, height: rows)
     let offset = Int(layout.offset) + Int(rest.y) * Int(layout.stride) + Int(rest.x) * 4
     let pixels = DisplayPixels(shadow.mapping, offset: offset, stride: Int(layout.stride))

@@ -146,11 +146,33 @@ import Udmabuf
     var row: UInt32 = 0
     for message in messages.dropFirst().dropLast() {
       let rows = UInt32(message.payload.count - 20) / 4000
-      #expect(message.payload.count <= 20 + QEMULane.bandBytes && rows > 0)
+      #expect(message.payload.count <= 20 + rig.sink.lanes[0].bandBytes && rows > 0)
       #expect(message == rig.pixels(frame, Rectangle(x: 0, y: row, width: 1000, height: rows)))
       row += rows
     }
     #expect(row == 700)
+    try rig.reply(1)
+    #expect(rig.takeReports() == ["presented 1 of 1 on 0"])
+  }
+
+  @Test("however fast QEMU reads, others have their turn between some parts and the next ones")
+  func leavesTurnsToOthers() throws {
+    let rig = try QEMURig.attended()
+    // The 48 rows of the picture are 12 parts.
+    (rig.sink.lanes[0].bandBytes, rig.sink.lanes[0].bandsPerTurn) = (4 * 256, 5)
+    let frame = try rig.copied(64, 48)
+    rig.present(frame)
+    var row: UInt32 = 0
+    for (parts, others) in [(5, [QEMURig.size(64, 48)]), (5, []), (2, [QEMURig.barrier])] {
+      let expected = (0..<parts).map { _ in
+        defer { row += 4 }
+        return rig.pixels(frame, Rectangle(x: 0, y: row, width: 64, height: 4))
+      }
+      var messages: [QEMURig.Message] = []
+      while let message = try rig.frontEnd.next() { messages.append(message) }
+      #expect(messages == (parts == 5 ? others + expected : expected + others))
+      try rig.loop.turn(milliseconds: 0)
+    }
     try rig.reply(1)
     #expect(rig.takeReports() == ["presented 1 of 1 on 0"])
   }
