@@ -37,6 +37,14 @@ public import SystemPackage
 
   deinit { unsafe munmap(base - slack, mapped) }
 
+  /// Gives memory of the file back to the kernel, whole pages, which read as zero from now on.
+  /// The corresponding C call is `madvise` with `MADV_REMOVE`.
+  /// - Returns: false where the file cannot do that.
+  public func discard(_ count: Int, at offset: Int) -> Bool {
+    check(offset, count)
+    return unsafe madvise(base + offset, count, MADV_REMOVE) == 0
+  }
+
   private func check(_ offset: Int, _ count: Int) {
     precondition(offset >= 0 && count >= 0 && offset <= length - count, "outside the mapping")
   }

@@ -226,6 +226,7 @@ extension GPUDevice {
       shadow.frame.whenIdle = nil
       sink?.forget(shadow.frame)
       buffers.dismissShadow(shadow.size)
+      discard(shadow.memory)
       return true
     }
     if waits { armTimer() }
@@ -238,7 +239,8 @@ extension GPUDevice {
     let isChosen = scanouts.contains { $0.binding?.resource === resource }
     guard resource.wasTransferred || isChosen else { return }
     if resource.store == nil {
-      do throws(Mistake) { try makeStore(resource, buffer, Self.detached) } catch { report(error) }
+      do throws(Mistake) { try makeStore(resource, Self.detached) } catch { report(error) }
+      if let store = resource.store { proceed(StoreCopy(all: buffer.bytes, store)) }
     }
     replaceLent(resource, Self.detached)
   }
@@ -275,21 +277,23 @@ extension GPUDevice {
     _ resource: Resource, _ image: FrameLayout, _ buffer: Buffer, _ area: Rectangle, from offset: Int,
     to place: Int
   ) throws(Mistake) {
-    let stride = Int(image.stride)
-    if resource.store == nil {
-      try makeStore(resource, buffer, Self.oddTransfer)
-      unshare(resource)
-      replaceLent(resource, Self.oddTransfer)
-      drop(resource.forgetPictures(where: \.isLent))
-    }
+    let isNew = resource.store == nil
+    if isNew { try makeStore(resource, Self.oddTransfer) }
     guard let store = resource.store else { return }
-    buffers.statistics.bytesCopied += buffer.bytes.copyRows(
-      Int(area.height), of: Int(area.width) * 4, from: offset, stride: stride, to: store.mapping, at: place,
-      targetStride: stride)
+    let stride = Int(image.stride)
+    proceed(
+      StoreCopy(
+        buffer.bytes, store, stride: stride,
+        before: isNew ? StoreCopy.Rows(count: Int(image.height), length: stride, from: 0, to: 0) : nil,
+        part: StoreCopy.Rows(count: Int(area.height), length: Int(area.width) * 4, from: offset, to: place)))
+    guard isNew else { return }
+    unshare(resource)
+    replaceLent(resource, Self.oddTransfer)
+    drop(resource.forgetPictures(where: \.isLent))
   }
 
-  /// Takes over all that is in the resource's backing.
-  private func makeStore(_ resource: Resource, _ buffer: Buffer, _ cause: ShadowCause) throws(Mistake) {
+  /// Makes room for all that is in the resource.
+  private func makeStore(_ resource: Resource, _ cause: ShadowCause) throws(Mistake) {
     do throws(LendError) { try admitShadow(resource.size) } catch { throw refusal(error, resource.id) }
     let size = Int(resource.size)
     do throws(Errno) {
@@ -297,8 +301,6 @@ extension GPUDevice {
       let mapping = try memfd.withDescriptor { fd throws(Errno) in
         try Mapping(fd, offset: 0, length: size, writable: true)
       }
-      buffers.statistics.bytesCopied += buffer.bytes.copyRows(
-        1, of: size, from: 0, stride: size, to: mapping, at: 0, targetStride: size)
       resource.store = PixelStore(mapping, cause)
     } catch {
       buffers.dismissShadow(resource.size)
@@ -307,8 +309,9 @@ extension GPUDevice {
   }
 
   func dropStore(of resource: Resource) {
-    guard resource.store.take() != nil else { return }
+    guard let store = resource.store.take() else { return }
     buffers.dismissShadow(resource.size)
+    discard(store.mapping)
   }
 }
 

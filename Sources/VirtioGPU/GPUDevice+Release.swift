@@ -7,7 +7,7 @@ final class Release {
   let buffer: Buffer
   let frames: [Frame]
   /// In nanoseconds of the monotonic clock; then the sink is cut off.
-  let deadline: Int64
+  private(set) var deadline: Int64
   /// Devices that read the pages are waited for, too.
   let waitsForDevices: Bool
   /// Once nobody shows the pages any more; nil if no device reads them.
@@ -25,6 +25,11 @@ final class Release {
   func hold(_ response: PendingResponse) {
     response.pagesInUse = true
     responses.append(response)
+  }
+
+  /// What takes the place of the pages is complete, and has until `deadline` to be shown.
+  func finishWork(_ deadline: Int64) {
+    if responses.contains(where: \.isAtWork) { self.deadline = max(self.deadline, deadline) }
   }
 
   func end() {
@@ -135,6 +140,8 @@ extension GPUDevice {
 
   /// Drops what an earlier driver left behind. Nobody waits for an answer any more.
   func dropAll() {
+    storing = nil
+    endCopies()
     for index in scanouts.indices {
       hideCursor(index)
       turnOff(index)

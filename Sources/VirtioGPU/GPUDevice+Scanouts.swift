@@ -10,6 +10,8 @@ struct ScanoutState {
   var last: Frame?
   /// Of the last presentation.
   var sequence: UInt64 = 0
+  /// The last presentation waits for its copy.
+  var copy: PictureCopy?
   /// Presentations that no flush asked for, and that are not counted as frames.
   var ownInitiative: [UInt64] = []
   /// The cursor, as long as it is to be seen.
@@ -25,15 +27,17 @@ struct ScanoutState {
 
 extension GPUDevice: ScanoutObserver {
   func bind(_ index: Int, _ resource: Resource, _ view: View, _ picture: Picture?) {
-    if case .shadow(let shadow) = picture, scanouts[index].binding?.picture?.frame !== shadow.frame {
+    if scanouts[index].binding?.picture?.frame !== picture?.frame {
+      abandonCopy(index)
       // What was flushed while another picture was here, or none, has not been copied.
-      shadow.isStale = true
+      if case .shadow(let shadow) = picture { shadow.isStale = true }
     }
     scanouts[index].binding = ScanoutState.Binding(resource: resource, view: view, picture: picture)
     finishShadows()
   }
 
   func turnOff(_ index: Int) {
+    abandonCopy(index)
     scanouts[index].binding = nil
     finishShadows()
     darken(index)
@@ -83,23 +87,38 @@ extension GPUDevice: ScanoutObserver {
     guard let binding = scanouts[index].binding, let picture = binding.picture else {
       preconditionFailure("only what has a picture is presented")
     }
+    // The cursor is drawn where it is when the copy is complete.
+    if ownInitiative, let copy = scanouts[index].copy { return copy.sequence }
+    abandonCopy(index)
     scanouts[index].sequence += 1
     let sequence = scanouts[index].sequence
     if ownInitiative { scanouts[index].ownInitiative.append(sequence) }
     scanouts[index].last = picture.frame
-    var (source, damage) = (binding.view.source, damage)
-    if case .shadow(let shadow) = picture {
-      let (changed, copied) = shadow.update(
-        damage, from: binding.resource.bytes, cursor: blends(index) ? scanouts[index].cursor : nil)
-      buffers.statistics.bytesCopied += copied
-      source = shadow.frame.layout.bounds
-      // The sink is told of something at least: a fence waits for it.
-      damage = changed.isEmpty ? Rectangle(x: 0, y: 0, width: 1, height: 1) : changed
+    switch picture {
+    case .lent(let frame):
+      hand(
+        Presentation(frame: frame, source: binding.view.source, damage: damage, sequence: sequence), index)
+    case .shadow(let shadow):
+      if let source = binding.resource.bytes {
+        proceed(PictureCopy(sequence: sequence, source: source, update: shadow.begin(damage)), index)
+      } else {
+        // The guest has taken it back: nothing changes.
+        hand(sequence, shadow, Rectangle(x: 0, y: 0, width: 0, height: 0), index)
+      }
     }
-    sink?.present(
-      Presentation(frame: picture.frame, source: source, damage: damage, sequence: sequence),
-      on: scanouts[index].id)
     return sequence
+  }
+
+  /// Hands a copy to the sink, of which `changed` is new.
+  func hand(_ sequence: UInt64, _ shadow: Shadow, _ changed: Rectangle, _ index: Int) {
+    // The sink is told of something at least: a fence waits for it.
+    let damage = changed.isEmpty ? Rectangle(x: 0, y: 0, width: 1, height: 1) : changed
+    let bounds = shadow.frame.layout.bounds
+    hand(Presentation(frame: shadow.frame, source: bounds, damage: damage, sequence: sequence), index)
+  }
+
+  private func hand(_ presentation: Presentation, _ index: Int) {
+    sink?.present(presentation, on: scanouts[index].id)
   }
 
   // MARK: What the sink reports
@@ -122,8 +141,9 @@ extension GPUDevice: ScanoutObserver {
   }
 
   private func ended(_ sequence: UInt64, _ scanout: ScanoutID) {
+    let index = Int(scanout.rawValue)
     // Of a scanout that was turned off it was the last: what waited behind it gave way to nothing.
-    let isLast = scanouts[Int(scanout.rawValue)].last == nil
+    let isLast = scanouts[index].last == nil
     reached(isLast ? .max : sequence, on: scanout)
   }
 

@@ -25,8 +25,9 @@ public struct GPUQueue {
 /// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
 /// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, how pages go back in
 /// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, what blobs are in
-/// `GPUDevice+Blobs`, how memory of the host comes into the guest in `GPUDevice+HostMemory`, and how other
-/// devices find a buffer in `GPUDevice+UUID`.
+/// `GPUDevice+Blobs`, how memory of the host comes into the guest in `GPUDevice+HostMemory`, how other
+/// devices find a buffer in `GPUDevice+UUID`, and what becomes of work that is too much for one turn of the loop in
+/// `GPUDevice+Work`.
 public final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   public static let controlQueue = 0
@@ -43,8 +44,9 @@ public final class GPUDevice {
     var errand: Int64 = 5_000_000_000
     /// The guest's question what there is to show frames on for whoever shows them.
     var inquiry: Int64 = 1_000_000_000
-    /// Other sources of the loop for a queue with many commands, one of which may copy a large picture.
-    var turn: Int64 = 20_000_000
+    /// Other sources of the loop for a queue with many commands, or with much to copy. In one turn of the loop each queue
+    /// can have this time twice, and what was begun earlier once.
+    var turn: Int64 = 4_000_000
   }
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
@@ -89,6 +91,14 @@ public final class GPUDevice {
   var hostRegion: SharedRegion?
   /// How many mappings are in it, or on their way into it or out of it.
   var mappings = 0
+  /// A copy into a store that goes on in later turns of the loop, and memory that goes back in these.
+  var storing: StoreCopy?
+  var spent: [SpentMemory] = []
+  /// How many bytes of such memory went back in this turn.
+  var discarded = 0
+  /// When what takes time leaves the loop to others, in nanoseconds.
+  var turnEnd: Int64 = 0
+
   /// The 3D contexts that the guest has. Nothing is in them.
   var contexts: Set<UInt32> = []
 
@@ -99,7 +109,7 @@ public final class GPUDevice {
   private var cursor: GPUQueue?
   /// The queue was left with chains in it, for the sake of other sources of the loop.
   private var (controlHasMore, cursorHasMore) = (false, false)
-  private var pending: [PendingResponse] = []
+  var pending: [PendingResponse] = []
   private var whenDrained: (() -> Void)?
   /// What a stop waits for beside its answers, and until when, in nanoseconds.
   private var (reading, readingDeadline): ([FenceWait], Int64) = ([], 0)
@@ -133,6 +143,7 @@ public final class GPUDevice {
     later = Deferred(loop) { [unowned self] in
       finishReleases()
       finishShadows()
+      proceed()
       settle()
       // Only where it was left off: nobody kicked the other one.
       if controlHasMore { process(control, isControl: true) }
@@ -178,6 +189,7 @@ public final class GPUDevice {
       if index == Self.cursorQueue { cursor = nil }
       return finished()
     }
+    endCopies()
     whenDrained = finished
     for response in pending { response.waitNoLonger() }
     (reading, readingDeadline) = (waitForAllDevices(), monotonicNanoseconds() + patience.release)
@@ -200,13 +212,18 @@ public final class GPUDevice {
   private func process(_ queue: GPUQueue?, isControl: Bool) {
     if isControl { controlHasMore = false } else { cursorHasMore = false }
     guard let queue, queue.mayWork(), whenDrained == nil || !isControl else { return }
+    // What is under way looks at the queue when it is done.
+    if isControl, isBusy {
+      controlHasMore = true
+      return
+    }
     queue.queue.suspendKicks()
     var budget = Self.commandsPerTurn
-    let end = monotonicNanoseconds() + patience.turn
+    beginTurn()
     repeat {
       while takeOne(queue, isControl: isControl) {
         budget -= 1
-        if budget == 0 || monotonicNanoseconds() >= end {
+        if budget == 0 || monotonicNanoseconds() >= turnEnd || isControl && isBusy {
           if isControl { controlHasMore = true } else { cursorHasMore = true }
           later?.schedule()
           queue.notify()
@@ -266,7 +283,7 @@ public final class GPUDevice {
     switch outcome {
     case .now(let response):
       // Fences complete in their order: the driver takes one as done when a later one is.
-      if isControl, header.isFenced, pending.contains(where: \.header.isFenced) {
+      if isControl, isBusy || header.isFenced && pending.contains(where: \.header.isFenced) {
         pend(header, response, monotonicNanoseconds() + patience.fence)
       } else {
         write(response, header, head: chain.head, chain.writable, queue, optional: !isControl)
@@ -299,6 +316,7 @@ public final class GPUDevice {
     let waiting = PendingResponse(
       head: chain.head, writable: room(for: response), header: header, response: response, deadline: deadline,
       flips: flips, errand: errand)
+    waiting.isAtWork = isBusy
     pending.append(waiting)
     armTimer()
     return waiting
@@ -380,12 +398,12 @@ public final class GPUDevice {
   func wake() { later?.schedule() }
 
   func armTimer() {
-    // An answer that is ready waits for its turn behind another; no timer brings that.
-    let waiting = pending.filter { !$0.isReady }
+    // An answer that is ready waits for its turn behind another, and one that is at work until that is done; no timer
+    // brings either.
+    let waiting = pending.filter { !$0.isReady && !$0.isAtWork }.map(\.deadline)
+    let releases = isBusy ? [] : releases.map(\.deadline)
     let stop = reading.isEmpty ? [] : [readingDeadline]
-    guard
-      let first =
-        (waiting.map(\.deadline) + releases.map(\.deadline) + goneShadows.compactMap(\.deadline) + stop).min()
+    guard let first = (waiting + releases + goneShadows.compactMap(\.deadline) + stop).min()
     else { return }
     let left = max(0, first - monotonicNanoseconds())
     timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
@@ -400,8 +418,9 @@ public final class GPUDevice {
 
   private func expire() {
     let now = monotonicNanoseconds()
-    for response in pending where response.deadline <= now { response.waitNoLonger() }
-    cutOffReleases(now)
+    for response in pending where response.deadline <= now && !response.isAtWork { response.waitNoLonger() }
+    // What is to take the place of the pages may still be under way.
+    if !isBusy { cutOffReleases(now) }
     if readingDeadline <= now { reading.removeAll() }
     finishShadows()
     settle()

@@ -1,8 +1,8 @@
 internal import Guest
 internal import Scanout
 
-/// An answer that waits: for a flip, for pages to come back, for the front end, or for its turn among fenced
-/// ones.
+/// An answer that waits: for work that goes on, for a flip, for pages to come back, for the front end, or for its turn
+/// among fenced ones.
 final class PendingResponse {
   let head: UInt16
   let writable: [GuestRange]
@@ -14,6 +14,8 @@ final class PendingResponse {
   private var flips: [(scanout: ScanoutID, sequence: UInt64)]
   /// Pages that it waits for.
   var pagesInUse = false
+  /// What the command asks for is still being done.
+  var isAtWork = false
   /// What the front end was asked for.
   private var errand: Errand?
 
@@ -25,7 +27,14 @@ final class PendingResponse {
     (self.deadline, self.flips, self.errand) = (deadline, flips, errand)
   }
 
-  var isReady: Bool { flips.isEmpty && !pagesInUse && errand == nil }
+  var isReady: Bool { flips.isEmpty && !pagesInUse && !isAtWork && errand == nil }
+
+  /// The command is done. What else it waits for has until `deadline` at least.
+  func finishWork(_ deadline: Int64) {
+    guard isAtWork else { return }
+    isAtWork = false
+    self.deadline = max(self.deadline, deadline)
+  }
 
   /// The scanout has got as far as `sequence`.
   func reached(_ sequence: UInt64, on scanout: ScanoutID) {
@@ -44,6 +53,7 @@ final class PendingResponse {
 
   func waitNoLonger() {
     flips = []
+    isAtWork = false
     guard let errand = errand.take() else { return }
     response = errand.ifAbandoned
     errand.isAbandoned = true

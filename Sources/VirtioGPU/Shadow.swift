@@ -38,6 +38,8 @@ package final class Shadow {
   package let area: Rectangle
   /// What it takes, in bytes.
   var size: UInt64 { UInt64(target.length) }
+  /// Where its pixels are.
+  var memory: Mapping { target }
   /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
   package var isStale = true
   /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then. In nanoseconds.
@@ -76,26 +78,75 @@ package final class Shadow {
     _ damage: Rectangle, from bytes: ByteSource?, cursor: BlendedCursor?
   ) -> (changed: Rectangle, copied: UInt64) {
     guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }
-    var changed = (isStale ? visible : damage).intersection(visible)
-    var copied = copy(changed, bytes)
-    let rest = transferred.intersection(visible)
-    if !rest.isEmpty, rest.intersection(changed) != rest {
-      copied += copy(rest, bytes)
-      changed = changed.union(rest)
+    var update = begin(damage)
+    proceed(&update, from: bytes, until: .max)
+    let changed = finish(&update, from: bytes, cursor: cursor)
+    return (changed, update.copied)
+  }
+
+  /// What an update that has begun has still to do.
+  struct Update {
+    /// What is new, in the image's pixels.
+    fileprivate var changed: Rectangle
+    /// Of these pixels the rows from the top on are not copied yet, and then those of `next`.
+    fileprivate var left: Rectangle
+    fileprivate var next: Rectangle
+    /// In bytes, so far.
+    fileprivate(set) var copied: UInt64 = 0
+
+    /// The next rows, as many as a band has.
+    fileprivate mutating func takeBand() -> Rectangle {
+      if left.isEmpty { swap(&left, &next) }
+      let rows = CopyBand.rows(of: Int(left.width) * 4, atMost: Int(left.height))
+      var band = left
+      band.height = UInt32(rows)
+      left.y += band.height
+      left.height -= band.height
+      return band
     }
+
+    fileprivate var isCopied: Bool { left.isEmpty && next.isEmpty }
+  }
+
+  /// Begins what `update` does. One that is not finished leaves the copy stale: `isStale` must say so then.
+  func begin(_ damage: Rectangle) -> Update {
+    let changed = (isStale ? visible : damage).intersection(visible)
+    var rest = transferred.intersection(visible)
+    if rest.intersection(changed) == rest { rest.height = 0 }
     isStale = false
     transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
+    return Update(changed: changed.union(rest), left: changed, next: rest)
+  }
 
+  /// Copies a band at least, and then until `end`, in nanoseconds of the monotonic clock.
+  /// - Returns: true if there is nothing left to do but `finish`.
+  @discardableResult
+  func proceed(_ update: inout Update, from bytes: ByteSource, until end: Int64) -> Bool {
+    var sinceLook = 0
+    while !update.isCopied {
+      let band = update.takeBand()
+      update.copied += copy(band, bytes)
+      sinceLook += Int(band.width) * Int(band.height) * 4
+      guard sinceLook >= CopyBand.bytes else { continue }
+      sinceLook = 0
+      if !update.isCopied, monotonicNanoseconds() >= end { return false }
+    }
+    return true
+  }
+
+  /// Draws the cursor, when all else is copied.
+  /// - Returns: what is new, in the canvas's pixels.
+  func finish(_ update: inout Update, from bytes: ByteSource, cursor: BlendedCursor?) -> Rectangle {
     let (old, new) = (drawn.map(place), cursor.map(place))
-    if cursor != drawn || !(old?.intersection(changed).isEmpty ?? true) {
+    if cursor != drawn || !(old?.intersection(update.changed).isEmpty ?? true) {
       for area in [old, new].compactMap(\.self) where !area.isEmpty {
-        copied += copy(area, bytes)
-        changed = changed.union(area)
+        update.copied += copy(area, bytes)
+        update.changed = update.changed.union(area)
       }
       if let cursor, let new { blend(cursor, new) }
       drawn = cursor
     }
-    return (onCanvas(changed), copied)
+    return onCanvas(update.changed)
   }
 
   private func onCanvas(_ part: Rectangle) -> Rectangle {

@@ -1,33 +1,406 @@
 import Buffers
 import Fixtures
+import Linux
 import Scanout
+import TestSupport
 import Testing
 
 @testable import VirtioGPU
 
+/// A command whose work is too much for one turn of the loop. Here no turn has time for more than it must do: one
+/// command, and one MiB of a copy.
 @Suite struct TurnTests {
-  /// A guest with little memory can have large pictures, and have them copied again and again.
-  @Test func largeCopiesLeaveTurnsToOthers() throws {
-    let rig = try Rig(backing: .auto, patience: GPUDevice.Patience())
-    let (side, count) = (UInt32(4096), 32)
-    let entries = (0..<1024).map { _ in (address: UInt64(0x10_0000), length: UInt32(64 << 10)) }
-    try rig.ok(Request.create(1, side, side), Request.attach(1, entries))
-    // From one row below its own place: the whole picture is copied each time.
-    let area = Rectangle(0, 0, side, side - 1)
-    for _ in 0..<count { rig.control.send(Request.transfer(1, area, offset: UInt64(side) * 4), answer: 24) }
+  /// Pictures of 1024x1024 pixels have four such parts.
+  static let side: UInt32 = 1024
+  static let band = 1 << 20
+  static let parts = 4
+  static let area = Rectangle(0, 0, side, side)
 
-    var answered = 0
-    func collect() {
-      while let answer = rig.answer() {
-        #expect(answer.type == ResponseType.ok)
-        answered += 1
-      }
+  private func rig(_ backing: BackingChoice = .auto, outputs: [SinkOutput] = Rig.outputs) throws -> Rig {
+    let rig = try Rig(outputs: outputs, backing: backing)
+    rig.device.patience.turn = 0
+    return rig
+  }
+
+  /// The guest's memory behind a picture, all of it the same pages of 64 KiB.
+  private func pages(_ rig: Rig, _ pixel: UInt32) -> [(address: UInt64, length: UInt32)] {
+    let start = rig.ram.allocate(64 << 10)
+    fill(rig, start, pixel)
+    return (0..<64).map { _ in (start, 64 << 10) }
+  }
+
+  private func fill(_ rig: Rig, _ start: UInt64, _ pixel: UInt32) {
+    rig.ram.write([UInt8]((0..<16 << 10).flatMap { _ in pixel.bytes }), at: start)
+  }
+
+  /// A picture of one colour, on a scanout, but not flushed.
+  @discardableResult
+  private func picture(
+    _ rig: Rig, _ id: UInt32, _ pixel: UInt32, scanout: UInt32? = 0
+  ) throws -> UInt64 {
+    let pages = pages(rig, pixel)
+    try rig.ok(Request.create(id, Self.side, Self.side), Request.attach(id, pages))
+    if let scanout { try rig.ok(Request.setScanout(scanout, id, Self.area)) }
+    return pages[0].address
+  }
+
+  /// The colours of the rows of what is on the screen, or on its way there, from above.
+  private func colours(_ frame: Frame?) throws -> [UInt32] {
+    let frame = try #require(frame)
+    guard case .shadow(let memory) = frame.memory else { return [] }
+    return (0..<Int(frame.layout.height)).map {
+      memory.mapping.load(UInt32.self, at: $0 * Int(frame.layout.stride))
     }
-    rig.device.kicked(0)
-    collect()
-    #expect(answered > 0 && answered < count, "\(answered) of \(count) in one turn")
+  }
+
+  private var rowsPerBand: Int { Self.band / Int(Self.side) / 4 }
+
+  /// Sends commands without a look at the queue.
+  @discardableResult
+  private func send(_ rig: Rig, _ requests: [UInt8]...) -> [UInt16] {
+    requests.map { rig.control.send($0, answer: 2048) }
+  }
+
+  @Test func whatTakesLongGoesOnInLaterTurns() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    // Something else that always has something to do.
+    let other = try EventFD()
+    var turns = 0
+    let token = try rig.loop.add(other.fd) { _ in turns += 1 }
+    defer { rig.loop.remove(token, other.fd) }
+    other.signal()
+
+    rig.post(Request.flush(1, Self.area))
+    for part in 1...Self.parts {
+      #expect(rig.buffers.statistics.bytesCopied == UInt64(part * Self.band))
+      guard part < Self.parts else { break }
+      #expect(rig.answer() == nil && rig.screen.presentCount == 0, "part \(part)")
+      try rig.loop.turn(milliseconds: 0)
+    }
+    #expect(turns == Self.parts - 1, "it has a turn after each part")
+    #expect(rig.answer()?.type == ResponseType.ok && rig.screen.presentCount == 1)
+    rig.screen.flip()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+    try rig.loop.turn(milliseconds: 0)
+    #expect(rig.buffers.statistics.bytesCopied == UInt64(Self.parts * Self.band), "and then no more")
+  }
+
+  /// What fits into a turn is done with the command, as ever.
+  @Test func whatIsShortIsDoneAtOnce() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(Request.flush(1, Self.area))
     try rig.settle()
-    collect()
-    #expect(answered == count)
+    while rig.answer() != nil {}
+    let before = rig.screen.presentCount
+    try rig.ok(Request.flush(1, Rectangle(0, 0, Self.side, UInt32(rowsPerBand))))
+    #expect(rig.screen.presentCount == before + 1)
+  }
+
+  /// Commands behind it on its queue wait; those on the other one do not.
+  @Test func theOrderOfAQueueStays() throws {
+    let rig = try rig()
+    let start = try picture(rig, 1, 7)
+    let heads = send(rig, Request.flush(1, Self.area), Request.create(2), Request.unref(1))
+    rig.device.kicked(0)
+    rig.device.kicked(0)
+    try rig.loop.turn(milliseconds: 0)
+    #expect(rig.device.resources.count == 1 && rig.answer() == nil)
+    #expect(try rig.askCursor(Request.moveCursor(0)).type == ResponseType.ok)
+    try rig.turn { rig.screen.presentCount == 1 }
+    #expect(rig.device.resources[ResourceID(1)] != nil, "the pages are not asked for before all is copied")
+    var answers: [Answer] = []
+    try rig.turn {
+      while let answer = rig.answer() { answers.append(answer) }
+      return answers.count == 3
+    }
+    #expect(answers.map(\.type) == [ResponseType.ok, ResponseType.ok, ResponseType.ok])
+    #expect(answers.map(\.head) == heads)
+    fill(rig, start, 9)
+    #expect(try colours(rig.screen.next()).allSatisfy { $0 == 7 })
+    try rig.expectBalance()
+  }
+
+  @Test func aFenceWaitsForCopyAndFlip() throws {
+    let rig = try rig()
+    let entries = pages(rig, 7)
+    try rig.ok(
+      Request.createBlob(1, size: UInt64(Self.parts * Self.band), entries),
+      Request.setScanoutBlob(0, 1, Self.side, Self.side))
+    rig.post(Request.flush(1, Self.area, fence: 5))
+    try rig.turn { rig.screen.presentCount == 1 }
+    #expect(rig.answer() == nil)
+    rig.screen.flip()
+    #expect(rig.answer()?.fence == 5)
+    try rig.expectBalance()
+  }
+
+  /// One flush of what two screens show has two copies to make.
+  @Test func twoScreens() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    try rig.ok(Request.setScanout(1, 1, Self.area))
+    rig.post(Request.flush(1, Self.area))
+    try rig.turn { rig.answer() != nil }
+    #expect(rig.screen.presentCount == 2)
+    #expect(rig.buffers.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
+    try rig.expectBalance()
+    for scanout: UInt32 in 0...1 {
+      #expect(try colours(rig.screen.shown(scanout)).allSatisfy { $0 == 7 })
+    }
+  }
+
+  // MARK: What comes in between
+
+  /// The cursor is where it was moved to last when the picture comes.
+  @Test func theCursorMovesMeanwhile() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    let image = rig.ram.allocate(64 * 64 * 4)
+    rig.ram.write([UInt8](repeating: 0xff, count: 64 * 64 * 4), at: image)
+    try rig.ok(
+      Request.create(2, format: 1, 64, 64), Request.attach(2, [(image, 64 * 64 * 4)]),
+      Request.transfer(2, Rectangle(0, 0, 64, 64)))
+    #expect(try rig.askCursor(Request.updateCursor(0, 2, x: 0, y: 0)).type == ResponseType.ok)
+    rig.post(Request.flush(1, Self.area))
+    for place: Int32 in [100, 200, 300] {
+      #expect(try rig.askCursor(Request.moveCursor(0, x: 0, y: place)).type == ResponseType.ok)
+    }
+    #expect(rig.screen.presentCount == 0)
+    try rig.turn { rig.answer() != nil }
+    #expect(rig.screen.presentCount == 1)
+    try rig.expectBalance()
+    let rows = try colours(rig.screen.shown())
+    #expect(rows.indices.filter { rows[$0] != 7 } == Array(300..<364))
+    #expect(rig.buffers.statistics.flushes == 1 && rig.buffers.statistics.framesShown == 1)
+  }
+
+  /// A cursor alone can make a copy necessary, and it waits for nothing.
+  @Test func aCursorBringsALongCopy() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(Request.flush(1, Self.area))
+    try rig.turn { rig.answer() != nil }
+    rig.screen.flipAll()
+    try picture(rig, 3, 9)
+    let image = rig.ram.allocate(64 * 64 * 4)
+    try rig.ok(
+      Request.create(2, format: 1, 64, 64), Request.attach(2, [(image, 64 * 64 * 4)]))
+    // It comes with the new picture, all of it.
+    #expect(try rig.askCursor(Request.updateCursor(0, 2)).type == ResponseType.ok)
+    #expect(rig.screen.presentCount == 1)
+    rig.post(Request.create(4))
+    #expect(rig.answer() == nil, "whatever takes pages back waits until nobody reads them")
+    try rig.turn { rig.answer() != nil }
+    #expect(rig.screen.presentCount == 2)
+    try rig.expectBalance()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 9 })
+  }
+
+  /// The screen changes, and what was copied for the old one is of no use.
+  @Test func anotherScreenComesMeanwhile() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(Request.flush(1, Self.area))
+    try rig.loop.turn(milliseconds: 0)
+    rig.screen.outputs[0].name = "another"
+    rig.device.outputsChanged()
+    try rig.turn { rig.answer() != nil }
+    #expect(rig.screen.presentCount == 1 && rig.screen.allocateCount == 2)
+    let all = rig.buffers.statistics
+    #expect(all.flushes == 1 && all.framesCoalesced == 1)
+    rig.screen.flipAll()
+    try rig.settle()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+    #expect(rig.buffers.statistics.shadowBytes == UInt64(Self.parts * Self.band))
+  }
+
+  // MARK: What ends it
+
+  /// GET_VRING_BASE waits for nothing: the flush is answered, and the next one copies what is missing.
+  @Test func stopEndsIt() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    send(rig, Request.flush(1, Self.area), Request.create(2))
+    rig.device.kicked(0)
+    try rig.loop.turn(milliseconds: 0)
+    var finished = false
+    rig.device.stop(0) { finished = true }
+    #expect(finished && rig.answer()?.type == ResponseType.ok && rig.answer() == nil)
+    try rig.settle()
+    rig.screen.flip()
+    let rows = try colours(rig.screen.shown())
+    #expect(rows.count { $0 == 7 } == 2 * rowsPerBand, "what there was of it is shown")
+
+    try rig.start(0, rig.control, fresh: false)
+    send(rig, Request.flush(1, Rectangle(0, 0, 1, 1)))
+    rig.device.kicked(0)
+    var answered = 0
+    try rig.turn {
+      while rig.answer() != nil { answered += 1 }
+      return answered == 2
+    }
+    try rig.expectBalance()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+  }
+
+  @Test(arguments: [true, false]) func resetAndANewDriverEndIt(_ isReset: Bool) throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(Request.flush(1, Self.area))
+    if isReset { rig.device.reset() } else { rig.device.stop(0) {} }
+    let control = DriverQueue(rig.ram)
+    try rig.start(0, control, fresh: true)
+    #expect((rig.answer() == nil) == isReset)
+    rig.screen.flipAll()
+    try rig.settle()
+    #expect(rig.screen.shown() == nil && rig.device.resources.isEmpty && !rig.device.isBusy)
+    let all = rig.buffers.statistics
+    #expect(all.shadowBytes == 0 && all.liveResources == 0)
+    #expect(all.bytesCopied == UInt64(Self.band))
+    control.send(Request.displayInfo(), answer: 408)
+    rig.device.kicked(0)
+    #expect(rig.answer(control)?.type == ResponseType.displayInfo)
+    try rig.expectBalance()
+  }
+
+  // MARK: Stores
+
+  /// A transfer from one row below its own place: the image moves into a store, and the part after it.
+  private var oddArea: Rectangle { Rectangle(0, 0, Self.side, Self.side - 1) }
+  private var oddTransfer: [UInt8] { Request.transfer(1, oddArea, offset: UInt64(Self.side) * 4) }
+
+  @Test func aTransferIntoAStore() throws {
+    let rig = try rig()
+    let start = try picture(rig, 1, 7)
+    send(rig, oddTransfer, Request.flush(1, Self.area))
+    rig.device.kicked(0)
+    #expect(rig.answer() == nil && rig.buffers.statistics.bytesCopied == UInt64(Self.band))
+    try rig.turn { rig.answer() != nil }
+    // All of it, and all but one row of it.
+    let stored = 2 * Self.parts * Self.band - Int(Self.side) * 4
+    #expect(rig.buffers.statistics.bytesCopied >= UInt64(stored))
+    // It has been transferred: what the guest draws now is not seen.
+    fill(rig, start, 9)
+    try rig.turn { rig.answer() != nil }
+    rig.screen.flipAll()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+    try rig.expectBalance()
+  }
+
+  /// A transfer that was answered by a stop arrives all the same, before any other command.
+  @Test func aTransferOverAStop() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(oddTransfer)
+    var finished = false
+    rig.device.stop(0) { finished = true }
+    #expect(finished && rig.answer()?.type == ResponseType.ok)
+    try rig.start(0, rig.control, fresh: false)
+    rig.post(Request.flush(1, Self.area))
+    try rig.turn { rig.answer() != nil }
+    rig.screen.flipAll()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+  }
+
+  @Test func resetEndsATransfer() throws {
+    let rig = try rig()
+    try picture(rig, 1, 7)
+    rig.post(oddTransfer)
+    rig.device.reset()
+    try rig.settle()
+    #expect(!rig.device.isBusy && rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.buffers.statistics.bytesCopied == UInt64(Self.band))
+  }
+
+  // MARK: Memory that goes back
+
+  /// The memory of a huge copy takes the kernel a while, too: what asks for more waits until it is back.
+  @Test func aHugeCopyGoesInParts() throws {
+    let rig = try rig()
+    let (width, height) = (UInt32(4096), UInt32(1536))  // 24 MiB
+    let entries = (0..<384).map { _ in (address: UInt64(0x10_0000), length: UInt32(64 << 10)) }
+    let area = Rectangle(0, 0, width, height)
+    try rig.ok(
+      Request.create(1, width, height), Request.attach(1, entries), Request.setScanout(0, 1, area))
+    rig.post(Request.flush(1, area))
+    try rig.turn { rig.answer() != nil }
+    rig.screen.flip()
+    try rig.ok(Request.unref(1))
+    rig.screen.flip()
+    try rig.loop.turn(milliseconds: 0)
+    #expect(rig.device.isBusy && rig.buffers.statistics.shadowBytes == 0)
+    rig.post(Request.displayInfo())
+    #expect(rig.answer() == nil)
+    try rig.turn { rig.answer() != nil }
+    #expect(!rig.device.isBusy)
+    try rig.expectBalance()
+  }
+
+  /// So do many small ones that go together.
+  @Test func manyCopiesGoInParts() throws {
+    let rig = try rig()
+    // 4 MiB each: the first two go at once.
+    for id: UInt32 in 1...5 {
+      try picture(rig, id, id)
+      rig.post(Request.flush(id, Self.area))
+      try rig.turn { rig.answer() != nil }
+      rig.screen.flipAll()
+      try rig.settle()
+    }
+    try rig.ok(Request.setScanout(0, 0))
+    rig.screen.flipAll()
+    try rig.settle()
+    rig.device.beginTurn()
+    rig.device.dropAll()
+    #expect(rig.device.spent.count == 3 && rig.buffers.statistics.shadowBytes == 0)
+    try rig.settle()
+    #expect(!rig.device.isBusy)
+  }
+
+  /// What stands in it is not seen again, wherever somebody still has it mapped.
+  @Test func memoryThatGoesBackIsEmpty() throws {
+    let canvas = try MemfdShadow.canvas(width: 4096, height: 1536, format: .xrgb8888)
+    let mapping = canvas.memory.mapping
+    for offset in [0, 9 << 20, mapping.length - 4] { mapping.store(UInt32(5), at: offset) }
+    var spent = SpentMemory(mapping)
+    var parts = 1
+    while !spent.giveBack() { parts += 1 }
+    #expect(parts == 3)
+    for offset in [0, 9 << 20, mapping.length - 4] { #expect(mapping.load(UInt32.self, at: offset) == 0) }
+  }
+
+  // MARK: Lent pages
+
+  /// DETACH of what is shown copies it first: the pages go back when all of it is copied and shown.
+  @Test(.testHost) func detachWaitsForItsCopy() throws {
+    let rig = try Rig(.real, backing: .auto)
+    rig.device.patience.turn = 0
+    let start = rig.ram.allocate(Self.parts * Self.band)
+    // One pixel of each row is enough.
+    let draw = { (pixel: UInt32) in
+      for row in 0..<UInt64(Self.side) { rig.ram.write(pixel, at: start + row * UInt64(Self.side) * 4) }
+    }
+    draw(7)
+    try rig.ok(
+      Request.create(1, Self.side, Self.side), Request.attach(1, [(start, UInt32(Self.parts * Self.band))]),
+      Request.setScanout(0, 1, Self.area), Request.flush(1, Self.area))
+    rig.screen.flip()
+    #expect(rig.screen.shown()?.dmabuf != nil)
+    let detach = rig.post(Request.detach(1))
+    let create = rig.post(Request.create(2))
+    #expect(rig.device.resources.count == 1)
+    try rig.turn { rig.screen.presentCount == 2 }
+    // Into memory of ours, and from there to the screen.
+    #expect(rig.buffers.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
+    #expect(rig.answer()?.head == create && rig.answer() == nil)
+    rig.screen.flip()
+    try rig.settle()
+    #expect(rig.answer()?.head == detach)
+    draw(9)
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+    #expect(rig.buffers.statistics.liveDMABufs == 0 && rig.buffers.statistics.releasedLate == 0)
+    try rig.expectBalance()
   }
 }
