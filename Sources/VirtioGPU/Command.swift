@@ -23,6 +23,8 @@ struct ControlHeader: Equatable {
   var ringIndex: UInt32
 
   var isFenced: Bool { flags & Self.fenceFlag != 0 }
+  /// A flush of a blob is to be answered at its flip: Intel's driver for Windows gives it the number of a fence alone.
+  var wantsPace: Bool { isFenced || fenceID != 0 }
 }
 
 /// A command (virtio 1.3, 5.7.6.8 to 5.7.6.10), decoded. Nothing in it is checked against the

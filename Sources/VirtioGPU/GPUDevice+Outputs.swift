@@ -23,7 +23,8 @@ extension GPUDevice {
 
   // MARK: What the guest asks
 
-  /// Whoever shows the frames may know better, and is asked first.
+  /// Whoever shows the frames may know better, and is asked first. Who left a question unanswered is asked, but not
+  /// waited for.
   func answerDisplayInfo() -> Outcome {
     let own = Response.displayInfo(displayInfo())
     let errand = Errand(ifAbandoned: own, patience: patience.inquiry, isOfFrontEnd: false)
@@ -31,7 +32,7 @@ extension GPUDevice {
       guard let self else { return }
       finish(errand, .displayInfo(displayInfo()))
     }
-    return isAsked == true ? .whenDone(errand) : .now(own)
+    return isAsked == true && !sinkIsSilent ? .whenDone(errand) : .now(own)
   }
 
   /// The same for an EDID.
@@ -43,10 +44,11 @@ extension GPUDevice {
       // The outputs may be others by now.
       finish(errand, .edid(bytes ?? (try? edid(scanout)) ?? own))
     }
-    return isAsked == true ? .whenDone(errand) : .now(.edid(own))
+    return isAsked == true && !sinkIsSilent ? .whenDone(errand) : .now(.edid(own))
   }
 
   private func finish(_ errand: Errand, _ response: Response) {
+    sinkIsSilent = false
     errand.finish(response)
     wake()
   }

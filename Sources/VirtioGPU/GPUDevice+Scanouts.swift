@@ -1,4 +1,5 @@
 internal import Buffers
+internal import Linux
 public import Scanout
 
 /// What one scanout shows, as the guest wants it.
@@ -12,6 +13,10 @@ struct ScanoutState {
   var sequence: UInt64 = 0
   /// The last presentation waits for its copy.
   var copy: PictureCopy?
+  /// It left a fence waiting until its time was over. Nobody waits for it again until it shows a frame in time.
+  var isSilent = false
+  /// The presentation by which that is found out, and when it was handed to the sink, in nanoseconds.
+  var probe: (sequence: UInt64, since: Int64)?
   /// Presentations that no flush asked for, and that are not counted as frames.
   var ownInitiative: [UInt64] = []
   /// The cursor, as long as it is to be seen.
@@ -118,6 +123,9 @@ extension GPUDevice: ScanoutObserver {
   }
 
   private func hand(_ presentation: Presentation, _ index: Int) {
+    if scanouts[index].isSilent, scanouts[index].probe == nil {
+      scanouts[index].probe = (presentation.sequence, monotonicNanoseconds())
+    }
     sink?.present(presentation, on: scanouts[index].id)
   }
 
@@ -140,8 +148,18 @@ extension GPUDevice: ScanoutObserver {
     ended(sequence, scanout)
   }
 
+  /// The time of an answer is over: whoever it waited for is not waited for again until it says something.
+  func noteSilence(_ response: PendingResponse) {
+    for flip in response.flips { scanouts[Int(flip.scanout.rawValue)].isSilent = true }
+    if let errand = response.errand, !errand.isOfFrontEnd { sinkIsSilent = true }
+  }
+
   private func ended(_ sequence: UInt64, _ scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
+    if let probe = scanouts[index].probe, probe.sequence <= sequence {
+      scanouts[index].probe = nil
+      if monotonicNanoseconds() - probe.since < patience.fence { scanouts[index].isSilent = false }
+    }
     // Of a scanout that was turned off it was the last: what waited behind it gave way to nothing.
     let isLast = scanouts[index].last == nil
     reached(isLast ? .max : sequence, on: scanout)

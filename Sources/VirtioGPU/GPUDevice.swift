@@ -99,6 +99,9 @@ public final class GPUDevice {
   /// When what takes time leaves the loop to others, in nanoseconds.
   var turnEnd: Int64 = 0
 
+  /// The sink left the guest's last question about its screens unanswered.
+  var sinkIsSilent = false
+
   /// The 3D contexts that the guest has. Nothing is in them.
   var contexts: Set<UInt32> = []
 
@@ -289,8 +292,8 @@ public final class GPUDevice {
         write(response, header, head: chain.head, chain.writable, queue, optional: !isControl)
       }
     case .atFlip(let flips):
-      // A 2D driver sets no fence, and goes on at once.
-      if header.isFenced && !flips.isEmpty {
+      let flips = header.wantsPace ? flips.filter { !scanouts[Int($0.scanout.rawValue)].isSilent } : []
+      if !flips.isEmpty {
         pend(header, now, monotonicNanoseconds() + patience.fence, flips)
       } else {
         answer(.now(now), header, queue, isControl: isControl)
@@ -418,7 +421,10 @@ public final class GPUDevice {
 
   private func expire() {
     let now = monotonicNanoseconds()
-    for response in pending where response.deadline <= now && !response.isAtWork { response.waitNoLonger() }
+    for response in pending where response.deadline <= now && !response.isAtWork {
+      noteSilence(response)
+      response.waitNoLonger()
+    }
     // What is to take the place of the pages may still be under way.
     if !isBusy { cutOffReleases(now) }
     if readingDeadline <= now { reading.removeAll() }

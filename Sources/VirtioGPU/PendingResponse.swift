@@ -11,13 +11,13 @@ final class PendingResponse {
   /// In nanoseconds of the monotonic clock; then it is answered whatever it waits for.
   private(set) var deadline: Int64
   /// Presentations that it waits for.
-  private var flips: [(scanout: ScanoutID, sequence: UInt64)]
+  private(set) var flips: [(scanout: ScanoutID, sequence: UInt64)]
   /// Pages that it waits for.
   var pagesInUse = false
   /// What the command asks for is still being done.
   var isAtWork = false
   /// What the front end was asked for.
-  private var errand: Errand?
+  private(set) var errand: Errand?
 
   init(
     head: UInt16, writable: [GuestRange], header: ControlHeader, response: Response, deadline: Int64,

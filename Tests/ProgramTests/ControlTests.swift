@@ -261,7 +261,7 @@ import Testing
   @Test("a fence waits for whoever holds the picture before, a tenth of a second and once")
   func fences() throws {
     let guest = try DrawingGuest(helper)
-    for id: UInt32 in 1...2 { try guest.create(id) }
+    for id: UInt32 in 1...2 { try guest.create(id, asBlob: true) }
     try guest.show(1, frame: 1, fence: 1)
     let holder = try UnixSocket.connect(FilePath(socket))
     let hold = #"{"method":"io.udmabridge.Display.Hold","parameters":{"buffer":1}}"# + "\0"

@@ -13,6 +13,7 @@ final class DrawingGuest {
   private let queues: [DriverQueue]
   private let frontEnd: FrontEnd
   private var pages: [UInt32: [UInt64]] = [:]
+  private var blobs: Set<UInt32> = []
 
   init(_ helper: Listening, width: Int = 64, height: Int = 48) throws {
     (self.width, self.height) = (width, height)
@@ -58,8 +59,8 @@ final class DrawingGuest {
 
   private var area: [UInt8] { words(0, 0, UInt32(width), UInt32(height)) }
 
-  /// Makes a buffer of XR24 pixels with this number.
-  func create(_ id: UInt32) throws {
+  /// Makes a buffer of XR24 pixels with this number, as a blob where the device offers that.
+  func create(_ id: UInt32, asBlob: Bool = false) throws {
     let count = width * height * 4 / Int(systemPageSize)
     // Those of an earlier one of this number are free.
     var pages = self.pages[id] ?? []
@@ -67,9 +68,14 @@ final class DrawingGuest {
       pages = (0..<count).map { _ in ram.allocate(Int(systemPageSize)) }.sorted(by: >)
       self.pages[id] = pages
     }
+    let list = pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) }
+    if asBlob {
+      blobs.insert(id)
+      let size = UInt64(count) * systemPageSize
+      return try command(0x10c, words(id, 1, 2, UInt32(pages.count)) + UInt64(0).bytes + size.bytes + list)
+    }
     try command(0x101, words(id, 2, UInt32(width), UInt32(height)))
-    try command(
-      0x106, words(id, UInt32(pages.count)) + pages.flatMap { $0.bytes + words(UInt32(systemPageSize), 0) })
+    try command(0x106, words(id, UInt32(pages.count)) + list)
   }
 
   /// The bytes of a picture: tiles of 64x64 pixels, each pixel a number of its own.
@@ -93,7 +99,12 @@ final class DrawingGuest {
       ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
     }
     try command(0x105, area + UInt64(0).bytes + words(id, 0))
-    try command(0x103, area + words(scanout, id))
+    if blobs.contains(id) {
+      let layout = words(UInt32(width), UInt32(height), 2, 0) + words(UInt32(width) * 4, 0, 0, 0, 0, 0, 0, 0)
+      try command(0x10d, area + words(scanout, id) + layout)
+    } else {
+      try command(0x103, area + words(scanout, id))
+    }
     try flush(id, fence: fence)
     return bytes
   }
@@ -117,6 +128,7 @@ final class DrawingGuest {
   func hideCursor() throws { try command(0x300, words(0, 0, 0, 0) + words(0, 0, 0, 0), queue: 1) }
 
   func unref(_ id: UInt32, _ meanwhile: () throws -> Void = {}) throws {
+    blobs.remove(id)
     post(0x102, words(id, 0))
     try meanwhile()
     try expectAnswer(to: 0x102)

@@ -2,6 +2,7 @@ import Buffers
 import Fixtures
 import Linux
 import Scanout
+import SystemPackage
 import TestSupport
 import Testing
 import Udmabuf
@@ -9,13 +10,15 @@ import Udmabuf
 @testable import VirtioGPU
 
 /// When a flush is answered (virtio 1.3, 5.7.6.7).
-@Suite(.testHost, .serialized) struct FenceTests {
-  /// Resource 1 is shown on scanout 0, resource 2 on scanout 1.
-  private func rig(_ patience: GPUDevice.Patience = .endless) throws -> Rig {
-    let rig = try Rig(.real, patience: patience)
-    try rig.lend(1)
-    try rig.lend(2)
-    try rig.ok(Request.setScanout(0, 1), Request.setScanout(1, 2))
+@Suite struct FenceTests {
+  /// Blob 1 is shown on scanout 0, blob 2 on scanout 1.
+  private func rig(
+    _ patience: GPUDevice.Patience = .endless, _ udmabuf: Rig.Udmabuf = .missing(.noSuchFileOrDirectory)
+  ) throws -> Rig {
+    let rig = try Rig(udmabuf, backing: .auto, patience: patience)
+    try rig.lendBlob(1)
+    try rig.lendBlob(2)
+    try rig.ok(Request.setScanoutBlob(0, 1), Request.setScanoutBlob(1, 2))
     return rig
   }
 
@@ -108,7 +111,7 @@ import Udmabuf
 
   @Test func oneFlushOnTwoScreensWaitsForBoth() throws {
     let rig = try rig()
-    try rig.ok(Request.setScanout(1, 1))
+    try rig.ok(Request.setScanoutBlob(1, 1))
     rig.post(Request.flush(1, fence: 1))
     rig.screen.flip(0)
     #expect(fences(rig) == [])
@@ -159,8 +162,8 @@ import Udmabuf
   }
 
   /// What waits its turn behind another fence waits without the loop going round and round.
-  @Test func waitingIsIdle() throws {
-    let rig = try rig(GPUDevice.Patience())
+  @Test(.testHost) func waitingIsIdle() throws {
+    let rig = try rig(GPUDevice.Patience(), .real)
     try rig.ok(Request.flush(1))
     rig.screen.flip()
     rig.post(Request.unref(1, fence: 1))
@@ -175,6 +178,88 @@ import Udmabuf
     #expect(answered == [1, 2, 3] && rig.buffers.statistics.releasedLate == 1)
     // The fence's time, the release's time, what the sink tells, and a few more.
     #expect(turns < 20, "\(turns) turns")
+    try rig.expectBalance()
+  }
+
+  // MARK: Who does not wait
+
+  /// OpenBSD, NetBSD, FreeBSD and Haiku set a fence on each command and spin until it is answered. Their pictures are
+  /// no blobs, and what comes before keeps its turn.
+  @Test func aFlushOfWhatIsNoBlob() throws {
+    let rig = try rig()
+    try rig.lend(3)
+    try rig.ok(Request.setScanout(1, 3))
+    for fence in 1...3 as ClosedRange<UInt64> {
+      #expect(try rig.ask(Request.flush(3, fence: fence)).fence == fence)
+    }
+    rig.post(Request.flush(1, fence: 4))
+    rig.post(Request.flush(3, fence: 5))
+    #expect(fences(rig) == [])
+    rig.screen.flip(0)
+    #expect(fences(rig) == [4, 5])
+    try rig.expectBalance()
+  }
+
+  /// Intel's driver for Windows gives flushes of blobs the number of a fence, and not the flag.
+  @Test func aNumberWithoutTheFlag() throws {
+    let rig = try rig()
+    let flush = { (id: UInt32) in
+      var request = Request.flush(id, fence: 9)
+      request[4] = 0
+      return request
+    }
+    rig.post(flush(1))
+    #expect(rig.answer() == nil)
+    rig.screen.flip()
+    let answer = try #require(rig.answer())
+    #expect(answer.type == ResponseType.ok && answer.flags == 0 && answer.fence == 0)
+    // It is no fence, whose order counts.
+    rig.post(flush(1))
+    rig.post(Request.flush(2, fence: 2))
+    rig.screen.flip(1)
+    #expect(fences(rig) == [2])
+    rig.screen.flip(0)
+    #expect(fences(rig) == [0])
+    try rig.lend(3)
+    try rig.ok(Request.setScanout(1, 3), flush(3))
+    try rig.expectBalance()
+  }
+
+  /// A display that says nothing, such as a window that is hidden, makes one flush wait, and no
+  /// other after it.
+  @Test func aSilentDisplayIsNotWaitedForTwice() throws {
+    let rig = try rig(GPUDevice.Patience())
+    rig.post(Request.flush(1, fence: 1))
+    try rig.turn { fences(rig) == [1] }
+    for fence in 2...5 as ClosedRange<UInt64> {
+      #expect(try rig.ask(Request.flush(1, fence: fence)).fence == fence)
+    }
+    // The other screen is not concerned.
+    rig.post(Request.flush(2, fence: 6))
+    #expect(rig.answer() == nil)
+    rig.screen.flip(1)
+    #expect(fences(rig) == [6])
+    try rig.expectBalance()
+  }
+
+  /// It is waited for again when it has shown a frame in time.
+  @Test func aDisplayThatIsBack() throws {
+    let rig = try rig(GPUDevice.Patience())
+    rig.post(Request.flush(1, fence: 1))
+    try rig.turn { fences(rig) == [1] }
+    rig.screen.flipAll()
+    // A slow machine may take longer than a fence waits between the two: then it is tried again.
+    var (fence, isPaced) = (UInt64(1), false)
+    while !isPaced, fence < 1000 {
+      fence += 1
+      #expect(try rig.ask(Request.flush(1, fence: fence)).fence == fence)
+      rig.screen.flip()
+      fence += 1
+      rig.post(Request.flush(1, fence: fence))
+      isPaced = rig.answer() == nil
+      rig.screen.flip()
+    }
+    #expect(isPaced && fences(rig) == [fence])
     try rig.expectBalance()
   }
 }

@@ -221,11 +221,18 @@ import Testing
     #expect(answers == [own, ownInfo])
     if isAnswered { return }
     #expect(monotonicNanoseconds() - start >= rig.device.patience.inquiry)
-    // An answer that comes late is nobody's.
+    // It is not waited for a second time.
+    #expect(try rig.ask(Request.edid(1)).bytes == own && rig.ask(Request.displayInfo()).bytes == ownInfo)
+    // An answer that comes late is nobody's, but whoever gave it is waited for again.
     rig.screen.edidInquirers[0].1([1])
     rig.screen.inquirers?[0]()
     try rig.settle()
     #expect(rig.answer() == nil)
+    rig.post(Request.displayInfo())
+    #expect(rig.answer() == nil)
+    rig.screen.inquirers?.last?()
+    try rig.settle()
+    #expect(rig.answer()?.bytes == ownInfo)
   }
 
   @Test func aResetForgetsWhatWasAsked() throws {

@@ -29,6 +29,16 @@ import Udmabuf
     return rig
   }
 
+  /// Blob 1 is on screen 0.
+  private func blobRig() throws -> Rig {
+    let rig = try Rig(.real)
+    try rig.lendBlob(1)
+    try rig.lend(2)
+    try rig.ok(Request.setScanoutBlob(0, 1), Request.flush(1))
+    rig.screen.flip()
+    return rig
+  }
+
   private func lent(_ rig: Rig) -> UInt64 { rig.buffers.statistics.liveDMABufs }
 
   @Test(arguments: Way.allCases) func whatIsNotShownGoesAtOnce(_ way: Way) throws {
@@ -209,7 +219,7 @@ import Udmabuf
   // MARK: Stop, start and reset
 
   @Test func stopCompletesWhatWasTaken() throws {
-    let rig = try rig()
+    let rig = try blobRig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.displayInfo(fence: 2))
     #expect(rig.answer() == nil)
@@ -284,7 +294,7 @@ import Udmabuf
   }
 
   @Test func resetAnswersNothing() throws {
-    let rig = try rig()
+    let rig = try blobRig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.unref(2, fence: 2))
     rig.device.reset()

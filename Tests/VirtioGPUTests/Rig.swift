@@ -165,6 +165,16 @@ final class Rig {
     return pages
   }
 
+  /// The same as a blob, whose flushes a screen paces.
+  @discardableResult
+  func lendBlob(
+    _ id: UInt32, location: SourceLocation = #_sourceLocation
+  ) throws -> [(address: UInt64, length: UInt32)] {
+    let pages = pages(3)
+    try ok(Request.createBlob(id, size: 3 * systemPageSize, pages), location: location)
+    return pages
+  }
+
   // MARK: Time
 
   /// Turns the loop until something is so, of which events of the loop tell.

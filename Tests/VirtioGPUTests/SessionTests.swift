@@ -139,14 +139,13 @@ final class Machine {
       let entries = (0..<3).map {
         (address: 0x10_0000 * UInt64(id + 1) - UInt64($0) * 0x1000, length: UInt32(0x1000))
       }
-      #expect(try machine.ask(Request.create(id)).type == ResponseType.ok)
-      #expect(try machine.ask(Request.attach(id, entries)).type == ResponseType.ok)
+      #expect(try machine.ask(Request.createBlob(id, size: 0x3000, entries)).type == ResponseType.ok)
     }
     for frame in 0..<20 as Range<UInt32> {
       let id = frame % 2 + 1
       machine.ram.write(frame, at: 0x10_0000 * UInt64(id + 1))
       #expect(try machine.ask(Request.transfer(id)).type == ResponseType.ok)
-      #expect(try machine.ask(Request.setScanout(0, id)).type == ResponseType.ok)
+      #expect(try machine.ask(Request.setScanoutBlob(0, id)).type == ResponseType.ok)
       try machine.post(Request.flush(id, fence: UInt64(frame)))
       #expect(machine.answer() == nil)
       machine.screen.flip()
