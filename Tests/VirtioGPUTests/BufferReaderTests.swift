@@ -29,8 +29,9 @@ import Testing
     private let vgem: Vgem?
     private var fence: UInt32 = 0
 
-    init(_ kind: Kind) throws {
-      rig = try Rig(kind == .vgem ? .real : .missing(.noSuchFileOrDirectory), backing: .auto)
+    init(_ kind: Kind, _ patience: GPUDevice.Patience = .endless) throws {
+      rig = try Rig(
+        kind == .vgem ? .real : .missing(.noSuchFileOrDirectory), backing: .auto, patience: patience)
       try rig.lend(1)
       let buffer = try #require(rig.device.resources[ResourceID(1)]?.buffer)
       if kind == .eventFD {
@@ -107,7 +108,7 @@ import Testing
   }
 
   @Test(arguments: Way.allCases, kinds) func areNotWaitedForForEver(_ way: Way, _ kind: Kind) throws {
-    let stage = try Stage(kind)
+    let stage = try Stage(kind, GPUDevice.Patience())
     let rig = stage.rig
     stage.share()
     try stage.read()
@@ -179,7 +180,7 @@ import Testing
   }
 
   @Test(arguments: kinds) func aStopIsBounded(_ kind: Kind) throws {
-    let stage = try Stage(kind)
+    let stage = try Stage(kind, GPUDevice.Patience())
     stage.share()
     try stage.read()
     var finished = false
