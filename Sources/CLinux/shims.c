@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -174,14 +175,26 @@ static int unix_address(struct sockaddr_un *address, const char *path, size_t le
   return 0;
 }
 
-int cl_unix_listen(const char *path, size_t length) {
+// The kernel gives the file the socket's own mode, less the umask.
+static int bind_with_mode(int fd, const struct sockaddr_un *address, int mode) {
+  if (mode < 0)
+    return bind(fd, (const struct sockaddr *)address, sizeof *address);
+  if (fchmod(fd, (mode_t)mode) < 0)
+    return -1;
+  mode_t mask = umask(0);
+  int result = bind(fd, (const struct sockaddr *)address, sizeof *address);
+  umask(mask);
+  return result;
+}
+
+int cl_unix_listen(const char *path, size_t length, int mode) {
   struct sockaddr_un address;
   if (unix_address(&address, path, length) < 0)
     return -1;
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return -1;
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0)
+  if (bind_with_mode(fd, &address, mode) == 0 && listen(fd, 4) == 0)
     return fd;
   int saved = errno;
   close(fd);
@@ -216,6 +229,8 @@ int cl_unix_connect_datagram(const char *path, size_t length) {
 }
 
 int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+int cl_open_name(const char *path) { return open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC); }
+int cl_give_to_group(int fd, uint32_t group) { return fchownat(fd, "", (uid_t)-1, group, AT_EMPTY_PATH); }
 int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid) {
   struct ucred peer;
   socklen_t size = sizeof peer;

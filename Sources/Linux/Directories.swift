@@ -17,6 +17,24 @@ public func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
   }
 }
 
+/// Holds a directory for as long as the descriptor lives: of the processes that ask for it so, one has it at a time.
+/// The corresponding C function is `flock`.
+/// - Throws: `timedOut` when another process has it for five seconds.
+public func lockDirectory(_ path: FilePath) throws(Errno) -> FD {
+  let directory = try FD.open(path, writable: false)
+  let deadline = monotonicNanoseconds() + 5_000_000_000
+  while true {
+    do throws(Errno) {
+      _ = try directory.withRaw { raw throws(Errno) in try retrying { flock(raw, LOCK_EX | LOCK_NB) } }
+      return directory
+    } catch {
+      guard error == .wouldBlock else { throw error }
+      guard monotonicNanoseconds() < deadline else { throw .timedOut }
+    }
+    usleep(10_000)
+  }
+}
+
 /// Gives a file to a user and a group; of a link, the link itself. The corresponding C function is `lchown`.
 public func setOwner(_ path: FilePath, user: UInt32, group: UInt32) throws(Errno) {
   _ = try retrying { unsafe path.withPlatformString { unsafe lchown($0, user, group) } }

@@ -34,11 +34,19 @@ public struct FD: ~Copyable, Sendable {
     return FD(adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags) } })
   }
 
-  /// Creates or empties a file for writing, with the rights that the umask leaves of 0666.
+  /// Creates or empties a file for writing, with the rights that the umask leaves of 0666. A link is not followed: in
+  /// a directory that others may write to it could lead to any file of this process's user.
+  /// - Throws: `tooManySymbolicLinkLevels` for a link.
   public static func create(_ path: FilePath) throws(Errno) -> FD {
-    let flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY
+    let flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW
     return FD(
       adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags, 0o666) } })
+  }
+
+  /// What `create` threw, for people.
+  public static func whyNotCreated(_ error: Errno) -> String {
+    error == .tooManySymbolicLinkLevels
+      ? "it is a link, and links are not followed; name the file that it leads to" : "\(error)"
   }
 
   /// Whether standard error leads nowhere: it is closed, or `/dev/null`.
@@ -114,6 +122,9 @@ public struct FD: ~Copyable, Sendable {
   public borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
     try retrying { cl_pollable(raw, CL_EPOLLIN, milliseconds) } > 0
   }
+
+  /// It is a socket that carries a stream of bytes. The corresponding socket option is `SO_TYPE`.
+  public var isStreamSocket: Bool { socketOption(raw, SO_TYPE) == CInt(SOCK_STREAM.rawValue) }
 
   /// Keeps all other status flags.
   public borrowing func setNonblocking() throws(Errno) {
@@ -209,6 +220,10 @@ public struct FileStatus: Equatable, Sendable {
   public let size: UInt64
   /// It is a socket of some kind.
   public let isSocket: Bool
+  /// Whom it belongs to.
+  public let user: UInt32
+  /// How many names it has.
+  public let links: UInt64
   /// Of a device file, which device it is.
   public let number: DeviceNumber
 
@@ -217,6 +232,7 @@ public struct FileStatus: Equatable, Sendable {
       UInt64(status.st_dev), UInt64(status.st_ino), UInt64(max(0, status.st_size))
     )
     isSocket = status.st_mode & S_IFMT == S_IFSOCK
+    (user, links) = (status.st_uid, UInt64(status.st_nlink))
     number = DeviceNumber(UInt64(status.st_rdev))
   }
 

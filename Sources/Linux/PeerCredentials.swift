@@ -52,12 +52,13 @@ public func groupNumber(of name: String) -> UInt32? {
   unsafe getgrnam(name)?.pointee.gr_gid
 }
 
-/// Who may use a file, and which group it belongs to, nil for the one that it has.
-/// The corresponding C functions are `chown` and `chmod`.
-public func setAccess(_ path: FilePath, mode: UInt32, group: UInt32?) throws(Errno) {
-  // The group first: a mode for everybody in the wrong group would be there for a moment.
-  if let group {
-    _ = try retrying { unsafe path.withPlatformString { unsafe chown($0, UInt32.max, group) } }
-  }
-  _ = try retrying { unsafe path.withPlatformString { unsafe chmod($0, mode) } }
+/// Gives the file of a socket that this process has just bound to a group. Another file that has come to this name
+/// since keeps its own. The corresponding C function is `fchownat`.
+/// - Throws: `fileExists` when it is not this process's socket any more.
+public func setSocketGroup(_ path: FilePath, _ group: UInt32) throws(Errno) {
+  // The name may become another file's at any time; a descriptor stays what was looked at.
+  let file = FD(adopting: try retrying { unsafe path.withPlatformString { unsafe cl_open_name($0) } })
+  let status = try file.status()
+  guard status.isSocket, status.links == 1, status.user == geteuid() else { throw .fileExists }
+  _ = try file.withRaw { raw throws(Errno) in try retrying { cl_give_to_group(raw, group) } }
 }

@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 public import SystemPackage
 
 /// The descriptors that came with one message, at most eight. What is not taken closes with it.
@@ -34,6 +35,22 @@ public struct ReceivedDescriptors: ~Copyable {
   }
 }
 
+/// The numbers of this process's sockets that could send a message, with descriptors where that goes, to any other
+/// socket, whatever they are connected to. Of those for netlink the kernel asks for privileges.
+public func unboundSockets() -> [CInt] {
+  let kinds = [SOCK_DGRAM, SOCK_RAW].map { CInt($0.rawValue) }
+  return directoryEntries("/proc/self/fd").compactMap { CInt($0) }.sorted().filter { number in
+    guard let type = socketOption(number, SO_TYPE) else { return false }
+    return kinds.contains(type) && socketOption(number, SO_DOMAIN) != AF_NETLINK
+  }
+}
+
+/// A number that the kernel says of a socket; nil of what is none. The corresponding C function is `getsockopt`.
+func socketOption(_ number: CInt, _ option: CInt) -> CInt? {
+  var (value, size) = (CInt(0), socklen_t(MemoryLayout<CInt>.size))
+  return unsafe getsockopt(number, SOL_SOCKET, option, &value, &size) == 0 ? value : nil
+}
+
 /// A Unix stream socket that carries descriptors.
 public struct UnixSocket: ~Copyable, Sendable {
   /// The socket itself.
@@ -43,8 +60,11 @@ public struct UnixSocket: ~Copyable, Sendable {
   public init(adopting fd: consuming FD) { self.fd = fd }
 
   /// Binds `path` and listens, nonblocking. A file that stands there already is not removed.
-  public static func listen(_ path: FilePath) throws(Errno) -> UnixSocket {
-    unsafe try at(path, cl_unix_listen)
+  /// - Parameter mode: of the socket's file, from its first moment on; what the umask leaves, if none is given. There
+  ///   must be one thread only then.
+  public static func listen(_ path: FilePath, mode: UInt32? = nil) throws(Errno) -> UnixSocket {
+    let mode = mode.map(CInt.init) ?? -1
+    return unsafe try at(path) { unsafe cl_unix_listen($0, $1, mode) }
   }
 
   /// Connects to the listener at `path`.

@@ -98,10 +98,9 @@ final class Control {
       case .group(let name): groups.insert(try number(name, "--control-allow group:\(name)"))
       }
     }
-    let socket = try listenOn(path)
+    let socket = try listenOn(path, mode: options.mode, group: group)
     do throws(Errno) {
-      try setAccess(path, mode: options.mode, group: group)
-      let interface = DisplayInterface(sink, statistics: statistics)
+      let interface = DisplayInterface(sink, offers: offers, statistics: statistics)
       let info = VarlinkInfo(vendor: "udmabridge", product: programName, version: programVersion, url: "")
       server = try VarlinkServer(socket, info: info, interfaces: [interface], loop: loop) {
         [users, groups] peer in users.contains(peer.user) || !groups.isDisjoint(with: peer.groups)

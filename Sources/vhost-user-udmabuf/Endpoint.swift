@@ -59,9 +59,7 @@ final class Endpoint {
       do throws(Errno) { fd = try FD.inherited(number) } catch {
         throw StartError("\(option) \(number): there is no such inherited descriptor (\(error))")
       }
-      guard (try? fd.status())?.isSocket == true else {
-        throw StartError("\(option) \(number) is not a socket")
-      }
+      guard fd.isStreamSocket else { throw StartError("\(option) \(number) is not a stream socket") }
       try serve(UnixSocket(adopting: fd))
     case .path(let path): try listen(path)
     }
@@ -143,19 +141,5 @@ final class Endpoint {
       logger.error("no further connection can be awaited: \(error)")
       onEnd(error)
     }
-  }
-}
-
-/// Listens on a Unix socket, in whose place may be one that a killed process left behind.
-func listenOn(_ path: FilePath) throws -> UnixSocket {
-  do throws(Errno) {
-    if UnixSocket.isStale(path) { removeFile(path) }
-    return try UnixSocket.listen(path)
-  } catch {
-    guard error == .addressInUse else { throw StartError("cannot listen on \(path): \(error)") }
-    throw StartError(
-      (try? FileStatus(of: path))?.isSocket == false
-        ? "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
-        : "\(path) is in use by another process; choose another path for the socket or end that process")
   }
 }

@@ -50,7 +50,7 @@ final class Helper {
       """)
     if let path = options.stats {
       do throws(Errno) { statsFile = try FD.create(FilePath(path)) } catch {
-        throw StartError("the statistics file \(path) cannot be written: \(error)")
+        throw StartError("the statistics file \(path) cannot be written: \(FD.whyNotCreated(error))")
       }
     } else {
       statsFile = nil

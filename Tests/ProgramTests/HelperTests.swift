@@ -24,7 +24,7 @@ import Testing
     arguments: [
       (["--socket-path", "/nowhere/socket"], "/nowhere/socket"),
       (["--fd", "99"], "--fd 99"),
-      (["--fd", "0"], "not a socket"),
+      (["--fd", "0"], "not a stream socket"),
       (["--socket-path", "/tmp/unused", "--kms", "/dev/dri/none"], "/dev/dri/none"),
       (["--socket-path", "/tmp/unused", "--kms", "nonsense"], "nonsense"),
       (["--socket-path", "/tmp/unused", "--kms", "/dev/null:DP-1", "--kms", "/dev/null"], "named twice"),
@@ -94,6 +94,47 @@ import Testing
     #expect(second.child.wait() == 0)
     #expect(!FileManager.default.fileExists(atPath: second.socket.string))
     #expect(json(second.stats)?["flushes"] as? Int == 0)
+  }
+
+  @Test("of several that start at once in the place of a socket that was left, one serves it")
+  func staleSocketForMany() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let path = directory.appending("socket")
+    _ = try UnixSocket.listen(path)
+    var lock: FD? = try lockDirectory(directory)
+    let helpers = try (0..<4).map { _ in
+      try startReading(program, ["--socket-path", path.string, "--log-level", "error"], withErrors: true)
+    }
+    // All have found it stale: none goes on without the directory.
+    try waitUntil("all wait for the directory") {
+      try helpers.allSatisfy { helper in
+        try RunningProcess(helper.child.pid).openFiles().contains { $0.target == directory.string }
+      }
+    }
+    lock = nil
+    _ = lock
+    try waitUntil("the others have ended") { helpers.count { $0.child.isRunning } == 1 }
+    for helper in helpers where !helper.child.isRunning {
+      #expect(helper.child.wait() == 1)
+      #expect(try helper.output.readToEnd().contains("in use by another process"))
+    }
+    do { try greet(UnixSocket.connect(path)) }
+    for helper in helpers { #expect([0, 1].contains(helper.child.wait())) }
+  }
+
+  @Test("statistics are not written through a link")
+  func statisticsLink() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let (link, file) = (directory.appending("link"), directory.appending("file"))
+    try "precious".write(toFile: file.string, atomically: false, encoding: .utf8)
+    try makeLink(link, to: file)
+    let (status, output) = try run(
+      program, ["--socket-path", directory.appending("socket").string, "--stats", link.string],
+      withErrors: true)
+    #expect(status == 1 && output.contains("\(link) cannot be written: it is a link"), "\(output)")
+    #expect(try readText(file) == "precious")
   }
 
   @Test("a file, or a link to one, is not taken for a socket that was left", arguments: [false, true])

@@ -117,7 +117,7 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
     .init("accept4", in: [.waiting, .offering]) { enter in
       let path = "/tmp/udmabridge-accept-\(getpid())"
       unsafe unlink(path)  // Of an earlier process of that number.
-      let listener = unsafe cl_unix_listen(path, path.utf8.count)
+      let listener = unsafe cl_unix_listen(path, path.utf8.count, -1)
       let client = unsafe cl_unix_connect(path, path.utf8.count, 5000)
       unsafe unlink(path)
       enter()

@@ -1,3 +1,4 @@
+import Glibc
 import SystemPackage
 import TestSupport
 import Testing
@@ -398,6 +399,44 @@ import Testing
     let long = FilePath("/tmp/" + String(repeating: "x", count: 200))
     #expect(throws: Errno.fileNameTooLong) { _ = try UnixSocket.listen(long).fd.status() }
     remove(path)
+  }
+
+  @Test("only a socket of this process's own is given to a group, and no link is followed")
+  func socketGroup() throws {
+    let path = FilePath("/tmp/udmabridge-test-\(monotonicNanoseconds())")
+    let other = FilePath("\(path).other")
+    let listener = try UnixSocket.listen(path)
+    try setSocketGroup(path, getegid())
+    #expect(try FileStatus(of: path).isSocket)
+    _ = unsafe try FD.create(other).write(([1] as [UInt8]).span.bytes)
+    // What may come in its place, by whoever may write in its directory.
+    for isLink in [false, true] {
+      remove(path)
+      let result =
+        unsafe isLink ? symlink(other.string, path.string) : link(other.string, path.string)
+      #expect(result == 0)
+      #expect(throws: Errno.fileExists) { try setSocketGroup(path, getegid()) }
+    }
+    // A second name of another socket.
+    remove(path)
+    let second = try UnixSocket.listen(path)
+    remove(other)
+    let result = unsafe link(path.string, other.string)
+    #expect(result == 0)
+    #expect(throws: Errno.fileExists) { try setSocketGroup(other, getegid()) }
+    for file in [path, other] { remove(file) }
+    _ = (listener.fd.isStreamSocket, second.fd.isStreamSocket)
+  }
+
+  @Test("a file is not written through a link")
+  func noLink() throws {
+    let path = FilePath("/tmp/udmabridge-test-\(monotonicNanoseconds())")
+    let target = FilePath("\(path).target")
+    unsafe try FD.create(target).write(([1, 2] as [UInt8]).span.bytes)
+    try makeLink(path, to: target)
+    #expect(throws: Errno.tooManySymbolicLinkLevels) { _ = try FD.create(path).status() }
+    #expect(try FD.open(target, writable: false).read(upTo: 9) == [1, 2])
+    for file in [path, target] { remove(file) }
   }
 
   @Test("who listens and accepts nobody is not waited for for ever")

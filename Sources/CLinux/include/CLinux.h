@@ -95,11 +95,15 @@ int cl_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token);
 int cl_epoll_remove(int epoll, int fd);
 int cl_epoll_wait(int epoll, struct cl_epoll_event *events, int capacity, int milliseconds);
 
-int cl_unix_listen(const char *path, size_t length);
+// The file has this mode from its first moment on; below 0: what the umask leaves.
+int cl_unix_listen(const char *path, size_t length, int mode);
 int cl_unix_connect(const char *path, size_t length, unsigned milliseconds);
 // Never succeeds where a stream socket is bound (EPROTOTYPE), and that one does not notice.
 int cl_unix_connect_datagram(const char *path, size_t length);
 int cl_unix_accept(int fd);
+// The file of this name itself, be it a link or a socket, not to be read or written.
+int cl_open_name(const char *path);
+int cl_give_to_group(int fd, uint32_t group);
 // Who connected, or listens there (SO_PEERCRED).
 int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid);
 // All groups of that process (SO_PEERGROUPS); `count` is the capacity, and how many there are then. ERANGE if it is

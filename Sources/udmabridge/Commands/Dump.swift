@@ -61,7 +61,7 @@ struct Dump: ParsableCommand {
     do throws(Errno) {
       guard let output else { return try FD.copy(ofInherited: 1) }
       return try FD.create(FilePath(output))
-    } catch { throw Trouble("\(output ?? "standard output") cannot be written: \(error)") }
+    } catch { throw Trouble("\(output ?? "standard output") cannot be written: \(FD.whyNotCreated(error))") }
   }
 
   /// Sixteen bytes in a line, after their place in what was chosen.

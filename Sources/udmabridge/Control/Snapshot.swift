@@ -31,7 +31,7 @@ struct Snapshot: ParsableCommand {
     if !noCursor { try picture.addCursor(display, scanout: scanout) }
     let output: FD
     do throws(Errno) { output = try FD.create(FilePath(file)) } catch {
-      throw ControlError("\(file) cannot be written: \(error)")
+      throw ControlError("\(file) cannot be written: \(FD.whyNotCreated(error))")
     }
     try picture.write(to: output)
   }
