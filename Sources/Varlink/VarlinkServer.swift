@@ -31,8 +31,7 @@ public struct VarlinkInfo: Sendable {
 
 /// Serves interfaces on a Unix socket (https://varlink.org), as sources of an event loop.
 public final class VarlinkServer {
-  /// Connections beyond these are closed at once.
-  public let limit: Int
+  private let limits: ConnectionLimits
   /// Connections that were closed because there were too many, or because of who they were.
   public private(set) var refusedCount = 0
   /// Is told why a connection was refused.
@@ -51,13 +50,14 @@ public final class VarlinkServer {
 
   /// - Parameters:
   ///   - socket: listens.
+  ///   - limit: of connections at once; those beyond are closed.
   ///   - admits: who may call.
   public init(
     _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
     limit: Int = connectionLimit, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
     self.socket = socket
-    (self.loop, self.limit, self.admits) = (loop, limit, admits)
+    (self.loop, self.admits, limits) = (loop, admits, ConnectionLimits(limit))
     let service = ServiceInterface(info, interfaces)
     for interface in interfaces + [service] { self.interfaces[interface.name] = interface }
     pause = try Timer(loop) { [unowned self] in listen() }
@@ -88,9 +88,8 @@ public final class VarlinkServer {
       guard admits(peer) else {
         return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the control socket")
       }
-      guard connections.count < limit else {
-        return refuse(
-          "process \(peer.pid) would be one more than the \(limit) connections to the control socket")
+      if let reached = limits.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
+        return refuse("process \(peer.pid) would be one more than \(reached)")
       }
       let connection = try VarlinkConnection(connected, peer, loop: loop) {
         [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)

@@ -305,6 +305,36 @@ import Testing
     #expect(try first.ask(Self.calls[0].message) == [Self.calls[0].reply])
   }
 
+  @Test("root and the own user always find a place, and no other user takes all of the rest")
+  func limits() {
+    let (own, a, b, c): (UInt32, UInt32, UInt32, UInt32) = (1000, 1, 2, 3)
+    let limits = ConnectionLimits(32, own: own)
+    /// As each of these comes, in this order, again and again until nobody is let in any more.
+    func fill(_ users: [UInt32]) -> [UInt32: Int] {
+      var present: [UInt32] = []
+      var before = -1
+      while present.count > before {
+        before = present.count
+        for user in users where limits.reached(by: user, beside: present) == nil { present.append(user) }
+      }
+      return Dictionary(present.map { ($0, 1) }, uniquingKeysWith: +)
+    }
+    #expect(fill([a]) == [a: 12])
+    #expect(fill([a, b]) == [a: 12, b: 12])
+    #expect(fill([a, b, c]) == [a: 8, b: 8, c: 8])
+    #expect(fill([own]) == [own: 32])
+    #expect(fill([0, own]) == [0: 16, own: 16])
+    for trusted in [0, own] {
+      for others in [[a], [a, b], [a, b, c]] {
+        let present = fill(others).flatMap { Array(repeating: $0.key, count: $0.value) }
+        #expect(limits.reached(by: trusted, beside: present) == nil)
+      }
+    }
+    let full = Array(repeating: own, count: 32)
+    for user in [0, own, a] { #expect(limits.reached(by: user, beside: full)?.contains("32") == true) }
+    #expect(limits.reached(by: a, beside: Array(repeating: a, count: 12))?.contains("user 1 ") == true)
+  }
+
   @Test("who is not admitted is not heard")
   func notAdmitted() throws {
     var asked: [PeerCredentials] = []
