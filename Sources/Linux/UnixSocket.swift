@@ -86,13 +86,6 @@ public struct UnixSocket: ~Copyable, Sendable {
     } catch { return error == .connectionRefused }
   }
 
-  /// Connects to the datagram socket at `path`, nonblocking; each write is a message of its own.
-  public static func connectDatagram(_ path: FilePath) throws(Errno) -> UnixSocket {
-    let socket = unsafe try at(path, cl_unix_connect_datagram)
-    try socket.fd.setNonblocking()
-    return socket
-  }
-
   private static func at(
     _ path: FilePath, _ call: (UnsafePointer<CChar>?, Int) -> CInt
   ) throws(Errno) -> UnixSocket {

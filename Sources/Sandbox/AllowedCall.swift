@@ -94,12 +94,8 @@ struct AllowedCall: Sendable {
       onlyIf: [
         CL_UDMABUF_CREATE, CL_UDMABUF_CREATE_LIST, CL_DMA_BUF_IOCTL_SYNC, CL_DMA_BUF_SET_NAME,
         CL_DMA_BUF_EXPORT_SYNC_FILE, CL_DMA_BUF_IMPORT_SYNC_FILE,
-      ].map { [.argument(1, is: $0)] } + [
-        // DRM's own calls by type and number: 00 to 3f and a0 to df, without those of each driver (40 to 9f).
-        [.argument(1, under: 0xffc0, is: 0x6400)],
-        [.argument(1, under: 0xffe0, is: 0x64a0)],
-        [.argument(1, under: 0xffe0, is: 0x64c0)],
-      ], for: "udmabuf, dma-bufs, and the card"),
+      ].map { [.argument(1, is: $0)] } + drm.map { [.argument(1, under: 0xffff, is: 0x6400 | $0.number)] },
+      for: "udmabuf, dma-bufs, and the card"),
 
     AllowedCall("futex", for: "locks and one-time set-up in the Swift runtime"),
     AllowedCall("getrandom", for: "the seed of Swift's hash tables"),
@@ -112,5 +108,22 @@ struct AllowedCall: Sendable {
       "tgkill", onlyIf: [[.argument(0, is: getpid()), .argument(2, is: SIGABRT)]],
       for: "abort: ending with the reason, not with a denial"),
     AllowedCall("exit_group", for: "the end"),
+  ]
+
+  /// The calls of DRM that `KMS` makes, most of them through libdrm, by their number under DRM's letter, which is what
+  /// the kernel goes by. Not among them: what opens the buffers and framebuffers of other programs (GEM_OPEN, GETFB,
+  /// GETFB2), names ours for them (GEM_FLINK), or lends the screens (leases).
+  private static let drm: [(number: UInt32, name: StaticString)] = [
+    (0x00, "VERSION"), (0x09, "GEM_CLOSE"), (0x0c, "GET_CAP"), (0x0d, "SET_CLIENT_CAP"),
+    // Whether this process is master.
+    (0x11, "AUTH_MAGIC"), (0x1e, "SET_MASTER"), (0x1f, "DROP_MASTER"),
+    (0x2d, "PRIME_HANDLE_TO_FD"), (0x2e, "PRIME_FD_TO_HANDLE"),
+    (0xa0, "MODE_GETRESOURCES"), (0xa1, "MODE_GETCRTC"), (0xa2, "MODE_SETCRTC"), (0xa3, "MODE_CURSOR"),
+    (0xa6, "MODE_GETENCODER"), (0xa7, "MODE_GETCONNECTOR"), (0xaa, "MODE_GETPROPERTY"),
+    (0xac, "MODE_GETPROPBLOB"), (0xaf, "MODE_RMFB"), (0xb0, "MODE_PAGE_FLIP"), (0xb1, "MODE_DIRTYFB"),
+    (0xb2, "MODE_CREATE_DUMB"), (0xb3, "MODE_MAP_DUMB"), (0xb5, "MODE_GETPLANERESOURCES"),
+    (0xb6, "MODE_GETPLANE"), (0xb8, "MODE_ADDFB2"), (0xb9, "MODE_OBJ_GETPROPERTIES"),
+    (0xbb, "MODE_CURSOR2"), (0xbc, "MODE_ATOMIC"), (0xbd, "MODE_CREATEPROPBLOB"),
+    (0xbe, "MODE_DESTROYPROPBLOB"),
   ]
 }

@@ -28,6 +28,12 @@ public struct Sandbox {
   /// call, and a crash ends it without a backtrace, which would be the work of another program.
   /// - Parameter program: what the line begins with.
   public init(program: String) throws(SandboxError) {
+    // A filter sees no addresses, so that nothing else would keep these from sending to any socket.
+    if let number = unboundSockets().first {
+      throw SandboxError(
+        step: "descriptor \(number), which was inherited, is a socket that can send to any other",
+        error: .notPermitted)
+    }
     try step("dropping its capabilities") { () throws(Errno) in try dropCapabilities() }
     try step("giving up new privileges") { () throws(Errno) in _ = try retrying { cl_no_new_privileges() } }
     try step("switching core dumps off") { () throws(Errno) in

@@ -110,13 +110,16 @@ final class Control {
       removeFile(path)
       throw StartError("the control socket \(path) cannot be served: \(error)")
     }
-    var lastRefusal: Int64?
+    var (lastRefusal, unsaid): (Int64?, Int) = (nil, 0)
     server.whenRefused = { why in
-      // Whoever is refused may try again and again.
+      // Whoever is refused may try again and again, and must not use up the lines that are there for the guest.
       let now = monotonicNanoseconds()
-      if let last = lastRefusal, now - last < 1_000_000_000 { return }
-      lastRefusal = now
-      logger.notice("\(why)")
+      if let last = lastRefusal, now - last < 60_000_000_000 {
+        unsaid += 1
+        return
+      }
+      logger.notice("\(why)\(unsaid == 0 ? "" : " (and \(unsaid) more were refused in between)")")
+      (lastRefusal, unsaid) = (now, 0)
     }
     logger.info("the guest's frames are offered on \(path)")
   }

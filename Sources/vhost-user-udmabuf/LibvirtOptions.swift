@@ -60,21 +60,3 @@ extension Options {
     } catch { throw StartError("domain \(reference.domain): \(Options.message(for: error))") }
   }
 }
-
-/// Where lines go when standard error leads nowhere, as libvirt has it: the system's log.
-enum SystemLog {
-  private static let paths: [FilePath] = ["/run/systemd/journal/dev-log", "/dev/log"]
-
-  /// Makes standard error a connection to the system's log, in which each line is a message; what a crash has to say
-  /// included.
-  /// - Returns: whether there is one.
-  static func replaceStandardError() -> Bool {
-    for path in paths {
-      guard let socket = try? UnixSocket.connectDatagram(path),
-        let number = try? socket.fd.hand(as: 2)
-      else { continue }
-      return number == 2
-    }
-    return false
-  }
-}

@@ -175,11 +175,16 @@ struct LibvirtDomains {
     let host = try LibvirtHost()
     try """
     import os, socket
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    server = socket.socket(socket.AF_UNIX)
     os.makedirs("/run/systemd/journal", exist_ok=True)
-    server.bind("/run/systemd/journal/dev-log")
+    server.bind("/run/systemd/journal/stdout")
+    server.listen()
     with open("system.log", "wb", buffering=0) as file:
-        while (message := server.recv(65536)) != b"end": file.write(message.rstrip(b"\\n") + b"\\n")
+        while True:
+            stream = server.accept()[0]
+            while message := stream.recv(65536):
+                if message == b"end": os._exit(0)
+                file.write(message)
     """.write(
       toFile: host.directory.appending("log.py").string, atomically: false, encoding: .utf8)
     try host.run("setsid python3 log.py </dev/null >/dev/null 2>&1 & sleep 1")
@@ -194,7 +199,7 @@ struct LibvirtDomains {
     #expect(
       lines.contains {
         $0.hasPrefix(
-          "<30>vhost-user-udmabuf: info: domain plain: the guest's frames are offered on /run/udmabridge/plain/control"
+          "<6>vhost-user-udmabuf: info: domain plain: the guest's frames are offered on /run/udmabridge/plain/control"
         )
       }, "\(lines)")
     // One that cannot start says why there, where libvirt says nothing.
@@ -202,7 +207,7 @@ struct LibvirtDomains {
     #expect(try host.attempt("virsh start plain").status != 0)
     try waitUntil("the reason is there") { try readText(system).contains("/dev/null") }
     try host.run(
-      "python3 -c \"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'end', '/run/systemd/journal/dev-log')\""
+      "python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/systemd/journal/stdout'); s.send(b'end')\""
     )
   }
 }

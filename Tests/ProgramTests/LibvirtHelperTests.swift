@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Linux
 import SystemPackage
 import TestSupport
@@ -47,6 +48,63 @@ import Testing
     #expect(status == 0)
     #expect(
       output.contains("vhost-user-udmabuf: info: domain my web: the guest's frames are offered"), "\(output)")
+  }
+
+  private static let mayMount =
+    geteuid() == 0
+    && (try? run("/usr/bin/unshare", ["--mount", "mount", "-t", "tmpfs", "none", "/mnt"]))?.status == 0
+
+  @Test(
+    "without standard error its log is a stream to journald, and no socket of its own can send anywhere else",
+    .enabled(if: mayMount, "needs root, and mounts of its own"))
+  func journal() throws {
+    let script = """
+      import os, socket, subprocess, sys
+      server = socket.socket(socket.AF_UNIX)
+      os.makedirs("/run/systemd/journal")
+      server.bind("/run/systemd/journal/stdout")
+      server.listen()
+      # One for datagrams, which must not be taken.
+      other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+      other.bind("/run/systemd/journal/dev-log")
+      ours, theirs = socket.socketpair()
+      null = subprocess.DEVNULL
+      helper = subprocess.Popen(
+          [sys.argv[1], f"--fd={theirs.fileno()}", "--control=/run/control", "--log-level=info"],
+          pass_fds=[theirs.fileno()], stdin=null, stdout=null, stderr=null)
+      log = server.accept()[0].makefile()
+      for _ in range(8): print(log.readline(), end="")
+      # It serves, and so is in the sandbox.
+      ours.sendall(bytes([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))
+      ours.recv(20)
+      directory = f"/proc/{helper.pid}/fd"
+      links = [os.readlink(f"{directory}/{number}") for number in os.listdir(directory)]
+      inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+      lines = [line.split() for line in open("/proc/net/unix").readlines()[1:]]
+      print({line[4] for line in lines if line[6] in inodes}, sum(line[6] in inodes for line in lines))
+      ours.close()
+      print(helper.wait())
+      """
+    let mounted = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\" \"$1\""
+    let (status, output) = try run(
+      "/usr/bin/unshare", ["--mount", "/bin/sh", "-c", mounted, script, program.string], withErrors: true)
+    // The header that journald wants (its protocol of streams), and the first line. Then all its sockets, of the kind
+    // 0001 (SOCK_STREAM): QEMU's connection, the log, and the control socket.
+    let expected = """
+      vhost-user-udmabuf
+
+      30
+      1
+      0
+      0
+      0
+      """
+    #expect(status == 0 && output.hasPrefix(expected), "\(output)")
+    let rest = output.split(separator: "\n").dropFirst(6)
+    let line = rest.first ?? ""
+    let marks = ["<4>vhost-user-udmabuf: warning: ", "<6>vhost-user-udmabuf: info: "]
+    #expect(marks.contains { line.hasPrefix($0) }, "\(line)")
+    #expect(rest.suffix(2) == ["{'0001'} 3", "0"], "\(output)")
   }
 
   @Test("without the hook's directory it serves the guest all the same, and says why nobody else sees it")

@@ -109,24 +109,58 @@ import Testing
     let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
       [program = program.string as String, socket = socket.string as String] in
       // What such a kernel answers: ENOSYS to seccomp, EINVAL to prctl(PR_SET_SECCOMP).
-      let filter = unsafe seccomp_init(SCMP_ACT_ALLOW)
-      func refuse(_ call: String, _ error: CInt, _ tests: [scmp_arg_cmp]) {
-        let number = unsafe seccomp_syscall_resolve_name(call)
-        _ = unsafe seccomp_rule_add_array(
-          filter, 0x0005_0000 | UInt32(error), number, UInt32(tests.count), tests)
-      }
-      refuse("seccomp", ENOSYS, [])
-      refuse("prctl", EINVAL, [scmp_arg_cmp(arg: 0, op: SCMP_CMP_EQ, datum_a: 22, datum_b: 0)])
-      guard unsafe seccomp_load(filter) == 0 else { _exit(2) }
-      let words = [program, "--socket-path", socket, "--log-level", "critical"]
-      var pointers: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
-      unsafe pointers.append(nil)
-      unsafe execv(program, pointers)
-      _exit(3)
+      become(
+        [program, "--socket-path", socket, "--log-level", "critical"],
+        without: [
+          ("seccomp", ENOSYS, []),
+          ("prctl", EINVAL, [scmp_arg_cmp(arg: 0, op: SCMP_CMP_EQ, datum_a: 22, datum_b: 0)]),
+        ])
     }
     #expect(
       String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
         == "vhost-user-udmabuf: the sandbox cannot be entered: loading its filter: "
         + "the kernel has no seccomp filters; --sandbox off runs without it\n")
   }
+
+  @Test("the control socket's mode and group are set without a name that could be another file's by then")
+  func noNames() async throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
+      [program = program.string as String, directory = directory.string as String] in
+      let byName = scmp_arg_cmp(
+        arg: 4, op: SCMP_CMP_MASKED_EQ, datum_a: UInt64(0x1000), datum_b: 0)  // no AT_EMPTY_PATH
+      // It comes as far as to want QEMU's connection.
+      become(
+        [
+          program, "--fd", "99", "--log-level", "critical", "--control", "\(directory)/control",
+          "--control-mode", "660",
+          "--control-group", unsafe String(cString: getgrgid(getegid()).pointee.gr_name),
+        ],
+        without: [
+          ("chmod", EPERM, []), ("fchmodat", EPERM, []), ("chown", EPERM, []), ("lchown", EPERM, []),
+          ("fchownat", EPERM, [byName]),
+        ])
+    }
+    let line = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    #expect(
+      line == "vhost-user-udmabuf: --fd 99: there is no such inherited descriptor (Bad file descriptor)\n")
+  }
+}
+
+/// Becomes another program, to which the kernel answers some calls with an error.
+private func become(
+  _ words: [String], without calls: [(name: String, error: CInt, tests: [scmp_arg_cmp])]
+) -> Never {
+  let filter = unsafe seccomp_init(SCMP_ACT_ALLOW)
+  for (name, error, tests) in calls {
+    let number = unsafe seccomp_syscall_resolve_name(name)
+    _ = unsafe seccomp_rule_add_array(
+      filter, 0x0005_0000 | UInt32(error), number, UInt32(tests.count), tests)
+  }
+  guard unsafe seccomp_load(filter) == 0 else { _exit(2) }
+  var pointers: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
+  unsafe pointers.append(nil)
+  unsafe execv(words[0], pointers)
+  _exit(3)
 }

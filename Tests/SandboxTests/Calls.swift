@@ -79,6 +79,13 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     .init("ioctl", 2, 0xae01, what: "KVM_CREATE_VM"),
     .init("ioctl", 2, 0x4018_7544, what: "the number behind UDMABUF_CREATE_LIST"),
     .init("ioctl", 2, 0x4008_6204, what: "the number behind DMA_BUF_IOCTL_IMPORT_SYNC_FILE"),
+    .init("ioctl", 2, 0xc008_640a, what: "DRM_IOCTL_GEM_FLINK"),
+    .init("ioctl", 2, 0xc010_640b, what: "DRM_IOCTL_GEM_OPEN"),
+    .init("ioctl", 2, 0xc01c_64ad, what: "DRM_IOCTL_MODE_GETFB"),
+    .init("ioctl", 2, 0xc068_64ce, what: "DRM_IOCTL_MODE_GETFB2"),
+    .init("ioctl", 2, 0xc018_64c6, what: "DRM_IOCTL_MODE_CREATE_LEASE"),
+    .init("ioctl", 2, 0xc010_64c8, what: "DRM_IOCTL_MODE_GET_LEASE"),
+    .init("ioctl", 2, 0xc010_64c1, what: "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD"),
     .init("ioctl", 2, 0xc010_6440, what: "the first call of a graphics driver"),
     .init("ioctl", 2, 0xc010_649f, what: "the last call of a graphics driver"),
     .init("ioctl", 2, 0xc010_64e0, what: "what lies behind DRM's calls"),
@@ -113,7 +120,9 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
     }
   }
 
-  static let all: [PermittedCall] = [
+  static let all = others + drm.map { ioctl($0, "DRM_IOCTL_\($1)") }
+
+  private static let others: [PermittedCall] = [
     .init("accept4", in: [.waiting, .offering]) { enter in
       let path = "/tmp/udmabridge-accept-\(getpid())"
       unsafe unlink(path)  // Of an earlier process of that number.
@@ -287,12 +296,6 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
     .ioctl(0x4008_6200, "DMA_BUF_IOCTL_SYNC"), .ioctl(0x4008_6201, "DMA_BUF_SET_NAME_B"),
     .ioctl(0xc008_6202, "DMA_BUF_IOCTL_EXPORT_SYNC_FILE"),
     .ioctl(0x4008_6203, "DMA_BUF_IOCTL_IMPORT_SYNC_FILE"),
-    .ioctl(0x4008_6409, "DRM_IOCTL_GEM_CLOSE"), .ioctl(0x641f, "DRM_IOCTL_DROP_MASTER"),
-    .ioctl(0xc00c_642e, "DRM_IOCTL_PRIME_FD_TO_HANDLE"), .ioctl(0xc068_64a2, "DRM_IOCTL_MODE_SETCRTC"),
-    .ioctl(0xc004_64af, "DRM_IOCTL_MODE_RMFB"), .ioctl(0xc018_64b1, "DRM_IOCTL_MODE_DIRTYFB"),
-    .ioctl(0xc020_64b2, "DRM_IOCTL_MODE_CREATE_DUMB"), .ioctl(0xc068_64b8, "DRM_IOCTL_MODE_ADDFB2"),
-    .ioctl(0xc038_64bc, "DRM_IOCTL_MODE_ATOMIC"), .ioctl(0xc010_64bd, "DRM_IOCTL_MODE_CREATEPROPBLOB"),
-    .ioctl(0xc068_64ce, "DRM_IOCTL_MODE_GETFB2"),
     .init("futex", what: "FUTEX_WAKE") { enter in
       var word: UInt32 = 0
       enter()
@@ -336,6 +339,21 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
       _exit(0)
     },
   ].filter { $0.names.contains { number(of: $0) != nil } }
+
+  /// As `drm.h` has them, under the names that it gives them.
+  static let drm: [(request: UInt32, name: String)] = [
+    (0xc040_6400, "VERSION"), (0x4008_6409, "GEM_CLOSE"), (0xc010_640c, "GET_CAP"),
+    (0x4010_640d, "SET_CLIENT_CAP"), (0x4004_6411, "AUTH_MAGIC"), (0x641e, "SET_MASTER"),
+    (0x641f, "DROP_MASTER"), (0xc00c_642d, "PRIME_HANDLE_TO_FD"), (0xc00c_642e, "PRIME_FD_TO_HANDLE"),
+    (0xc040_64a0, "MODE_GETRESOURCES"), (0xc068_64a1, "MODE_GETCRTC"), (0xc068_64a2, "MODE_SETCRTC"),
+    (0xc01c_64a3, "MODE_CURSOR"), (0xc014_64a6, "MODE_GETENCODER"), (0xc050_64a7, "MODE_GETCONNECTOR"),
+    (0xc040_64aa, "MODE_GETPROPERTY"), (0xc010_64ac, "MODE_GETPROPBLOB"), (0xc004_64af, "MODE_RMFB"),
+    (0xc018_64b0, "MODE_PAGE_FLIP"), (0xc018_64b1, "MODE_DIRTYFB"), (0xc020_64b2, "MODE_CREATE_DUMB"),
+    (0xc010_64b3, "MODE_MAP_DUMB"), (0xc010_64b5, "MODE_GETPLANERESOURCES"), (0xc020_64b6, "MODE_GETPLANE"),
+    (0xc068_64b8, "MODE_ADDFB2"), (0xc020_64b9, "MODE_OBJ_GETPROPERTIES"), (0xc024_64bb, "MODE_CURSOR2"),
+    (0xc038_64bc, "MODE_ATOMIC"),
+    (0xc010_64bd, "MODE_CREATEPROPBLOB"), (0xc004_64be, "MODE_DESTROYPROPBLOB"),
+  ]
 
   private static let received: @Sendable (() -> Void) -> Bool = { enter in
     var ends: [CInt] = [-1, -1]

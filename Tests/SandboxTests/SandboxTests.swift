@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import RawCall
 import Testing
@@ -61,6 +62,15 @@ import Testing
     for call in table { #expect(!shown.isDisjoint(with: call.names), "\(call.names)") }
   }
 
+  @Test("of DRM's 256 calls those are allowed that a call here shows, and no other")
+  func everyDRMCall() throws {
+    let ioctl = try #require(AllowedCall.all.first { $0.names == ["ioctl"] })
+    let allowed = (0..<256 as Range<UInt64>).filter { number in
+      ioctl.conditions.contains { $0.allSatisfy { (0x6400 | number) & $0.mask == $0.value } }
+    }
+    #expect(allowed == PermittedCall.drm.map { UInt64($0.request & 0xff) })
+  }
+
   #if arch(x86_64)
     @Test("a call by the number of another architecture is denied too")
     func foreign() async throws {
@@ -91,6 +101,29 @@ import Testing
     let words = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
     #expect(words.contains("the last words") == (signal == SIGILL), "\(words)")
     #expect(!words.contains("denied"), "\(words)")
+  }
+
+  // MARK: What it is not entered with
+
+  @Test("a socket for datagrams that is open already, by which descriptors could go anywhere")
+  func datagrams() async {
+    await #expect(processExitsWith: .exitCode(0)) {
+      let pair = { (type: __socket_type) in
+        var ends: [CInt] = [-1, -1]
+        guard unsafe socketpair(AF_UNIX, CInt(type.rawValue), 0, &ends) == 0 else { _exit(2) }
+        return ends
+      }
+      let ends = pair(SOCK_DGRAM)
+      do throws(SandboxError) {
+        _ = try Sandbox(program: "prog")
+        _exit(3)
+      } catch { guard "\(error)".contains("descriptor \(ends.min()!)") else { _exit(4) } }
+      for end in ends { close(end) }
+      // What the kernel announces about devices, and streams.
+      _ = (cl_uevent_socket(), pair(SOCK_STREAM))
+      do throws(SandboxError) { _ = try Sandbox(program: "prog") } catch { _exit(5) }
+      _exit(0)
+    }
   }
 
   // MARK: What is given up

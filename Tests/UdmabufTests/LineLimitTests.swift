@@ -1,0 +1,49 @@
+import Linux
+import Testing
+
+@Suite struct LineLimitTests {
+  private static let second: Int64 = 1_000_000_000
+
+  /// Which lines of `count` are written, when one comes every `interval` seconds.
+  private func written(
+    _ limit: inout LineLimit, _ count: Int, from start: Double, every interval: Double
+  ) -> [Int] {
+    (0..<count).filter { index in
+      let now = Int64((start + Double(index) * interval) * Double(Self.second))
+      if case .write = limit.next(at: now) { return true }
+      return false
+    }
+  }
+
+  @Test("some at once, then one a second, and the next one says how many were left out")
+  func pace() {
+    var limit = LineLimit()
+    #expect(written(&limit, 100, from: 0, every: 0) == Array(0..<30))
+    #expect(limit.next(at: Self.second) == .write(leftOut: 70))
+    #expect(limit.next(at: Self.second) == .leaveOut)
+    #expect(limit.next(at: 2 * Self.second) == .write(leftOut: 1))
+    // Ten a second for a minute: one of them each second.
+    #expect(written(&limit, 600, from: 3, every: 0.1).count == 60)
+    // Who is quiet for half a minute may say as much as at the start.
+    #expect(written(&limit, 100, from: 93, every: 0) == Array(0..<30))
+  }
+
+  @Test("a thousand in an hour, of which the last one says that there are no more")
+  func hour() {
+    var limit = LineLimit()
+    // One every 2 s: 999 lines in the first 1998 s.
+    #expect(written(&limit, 999, from: 100, every: 2) == Array(0..<999))
+    #expect(limit.next(at: 2200 * Self.second) == .sayItIsFull)
+    for time: Int64 in [2201, 3000, 3699] { #expect(limit.next(at: time * Self.second) == .leaveOut) }
+    // The hour began with its first line.
+    #expect(limit.next(at: 3700 * Self.second) == .write(leftOut: 4))
+    #expect(limit.next(at: 3701 * Self.second) == .write(leftOut: 0))
+  }
+
+  @Test("what is written of a line")
+  func text() {
+    var limit = LineLimit()
+    for _ in 0..<LineLimit.atOnce { #expect(limit.admit("a line") == "a line") }
+    #expect(limit.admit("too many") == nil)
+  }
+}
