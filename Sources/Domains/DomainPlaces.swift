@@ -3,30 +3,23 @@ public import SystemPackage
 
 /// Where things of a domain are.
 public struct DomainPlaces: Equatable, Sendable {
-  /// The domain's name as that of a file: bytes that stand for something else are written `%XX`, and a name that is
-  /// too long for a socket's path is cut short and ends with its hash.
+  /// The domain's name as that of a file: bytes that stand for something else are written `%XX`.
   public let fileName: String
   private let domain: String
   private let root: FilePath
 
   /// Of the domain with this name, whatever it is made of.
   /// - Parameter root: the directory in which the host's files are.
-  public init(_ domain: String, root: FilePath = "/") {
-    (self.domain, self.root) = (domain, root)
+  /// - Throws: `nameTooLong`. A shorter name in its place could be another domain's too.
+  public init(_ domain: String, root: FilePath = "/") throws(DomainError) {
     var encoded = PercentText.encode(domain)
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
-    if encoded.utf8.count > Self.longest {
-      let hash = domain.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) {
-        ($0 ^ UInt64($1)) &* 0x100_0000_01b3
-      }
-      let digits = String(hash, radix: 16)
-      encoded = encoded.prefix(60) + "~" + String(repeating: "0", count: 16 - digits.count) + digits
-    }
-    fileName = encoded
+    guard encoded.utf8.count <= Self.longest else { throw .nameTooLong(encoded) }
+    (self.domain, self.root, fileName) = (domain, root, encoded)
   }
 
-  /// With this many the path of the control socket is as long as one may be (107 bytes).
-  private static let longest = 80
+  /// In bytes. The path of a socket in the domain's directory, which may have 107, has room for its own name then.
+  static let longest = 80
 
   /// What lives while domains run.
   public var runtime: FilePath { root.appending("run/udmabridge") }
@@ -61,14 +54,14 @@ extension DomainReference {
   /// same name in the file.
   /// - Parameter path: of the file, which need not be there.
   public func allOptions(file path: FilePath? = nil) throws(DomainError) -> [DomainOption] {
-    let path = path ?? DomainPlaces(domain).options
+    let file = if let path { path } else { try DomainPlaces(domain).options }
     let text: String
-    do throws(Errno) { text = try readText(path) } catch {
+    do throws(Errno) { text = try readText(file) } catch {
       if error == .noSuchFileOrDirectory { return options }
-      throw DomainError.file("\(path)", "\(error)")
+      throw DomainError.file("\(file)", "\(error)")
     }
     let chosen = Set(options.map(\.name))
-    return try DomainOption.read(text, of: "\(path)").filter { !chosen.contains($0.name) } + options
+    return try DomainOption.read(text, of: "\(file)").filter { !chosen.contains($0.name) } + options
   }
 }
 

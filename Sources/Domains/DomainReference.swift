@@ -25,14 +25,12 @@ public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   public init(_ text: String) throws(DomainError) {
     guard Self.isMeant(by: text) else { throw .noReference(text) }
     let file = text.dropFirst(Self.prefix.count)
-    guard file.utf8.count <= Self.longest else {
-      let name = file.prefix { $0 != "?" }
-      throw name.utf8.count >= Self.longest ? .nameTooLong(String(name)) : .tooLong(text)
-    }
     let parts = file.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     guard parts.count == 2, !file.contains("/"), let name = PercentText.decode(parts[0]), !name.isEmpty else {
       throw .noReference(text)
     }
+    _ = try DomainPlaces(name)
+    guard file.utf8.count <= Self.longest else { throw .tooLong(text) }
     domain = name
     var read: [DomainOption] = []
     for word in parts[1].split(separator: ";") {
@@ -90,7 +88,7 @@ public struct DomainOption: Equatable, Sendable {
 public enum DomainError: Error, Equatable, CustomStringConvertible {
   case noReference(String)
   case tooLong(String)
-  /// The name alone is, as it is written there.
+  /// The domain's name, as it is written in names of files.
   case nameTooLong(String)
   case noOption(String)
   case unknownOption(String)
@@ -105,8 +103,8 @@ public enum DomainError: Error, Equatable, CustomStringConvertible {
       "«\(text.prefix(200))» is no name of a domain: write /run/udmabridge/NAME? or "
         + "/run/udmabridge/NAME?OPTION=VALUE;..., with %2F for each / in a value"
     case .nameTooLong(let name):
-      "the domain's name takes \(name.utf8.count) bytes there («\(name.prefix(60))...», three for each byte that is written "
-        + "%XX), and may take 254: give the domain a shorter one (virsh domrename)"
+      "the domain's name takes \(name.utf8.count) bytes («\(name.prefix(60))...», three for each byte that is written "
+        + "%XX), and may take \(DomainPlaces.longest): give the domain a shorter one (virsh domrename)"
     case .tooLong(let text):
       "«\(text.prefix(60))...» has \(text.utf8.count) bytes, and may have 271: give the domain's options in "
         + "/etc/udmabridge/NAME.conf instead"

@@ -11,6 +11,8 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   case video(String?)
   case acceleration
   case reference(String)
+  /// The domain's name is too long for what is called after it.
+  case nameTooLong(String)
   case otherDomain(String, own: String)
   /// A graphics element that demands a display without GL.
   case graphics(String)
@@ -22,7 +24,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
     case .memorySource: "memory"
     case .memoryAccess, .cellAccess: "access"
     case .video: "video"
-    case .acceleration, .reference, .otherDomain: "parameters"
+    case .acceleration, .reference, .nameTooLong, .otherDomain: "parameters"
     case .graphics: "graphics"
     }
   }
@@ -30,7 +32,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   /// `enable` mends it.
   public var isMendable: Bool {
     switch self {
-    case .type, .cellAccess, .graphics: false
+    case .type, .cellAccess, .graphics, .nameTooLong: false
     default: true
     }
   }
@@ -48,7 +50,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
     case .acceleration:
       "<acceleration> of the video names no render node: libvirt looks for one of its own, and knows nothing of "
         + "this domain to tell the helper"
-    case .reference(let why): why
+    case .reference(let why), .nameTooLong(let why): why
     case .otherDomain(let name, let own): "the video is for a domain called \(name), but this one is \(own)"
     case .graphics(let type): "graphics of type \(type) show no dma-buf: QEMU would end at once"
     }
@@ -66,6 +68,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
     case .video, .acceleration, .otherDomain:
       "<driver name='vhostuser'/>, <model type='virtio'>, and in that <acceleration rendernode='/run/udmabridge/NAME?'/>; "
         + "udmabridge libvirt enable does that"
+    case .nameTooLong: "virsh domrename, while the domain is shut off"
     case .reference: "udmabridge libvirt enable --option NAME=VALUE writes it anew"
     case .graphics(let type):
       "udmabridge libvirt enable --remove-graphics takes it out, and disable puts it back; or choose one that can: "
@@ -85,7 +88,10 @@ extension DomainXML {
     let source = backing?.child("source")?["type"]
     if source != "memfd" { found.append(.memorySource(source)) }
     found += accessProblems(backing?.child("access")?["mode"])
-    found += videoProblems
+    do throws(DomainError) {
+      if let name { _ = try DomainPlaces(name) }
+      found += videoProblems
+    } catch { found.append(.nameTooLong("\(error)")) }
     for graphics in graphicsWithoutGL { found.append(.graphics(Self.kind(of: graphics))) }
     return found
   }

@@ -53,7 +53,8 @@ public struct Hook {
   }
 
   private func hasPlace(_ name: String) -> Bool {
-    (try? FileAccess(of: DomainPlaces(name, root: root).directory)) != nil
+    guard let places = try? DomainPlaces(name, root: root) else { return false }
+    return (try? FileAccess(of: places.directory)) != nil
   }
 
   /// Refuses what could not start, and makes the domain's directory, in which its helper puts the control socket.
@@ -71,7 +72,7 @@ public struct Hook {
         problems.append(.otherDomain(reference.domain, own: name))
       }
       if !problems.isEmpty { throw LibvirtError.refused(problems) }
-      let places = DomainPlaces(name, root: root)
+      let places = try DomainPlaces(name, root: root)
       _ = try reference.allOptions(file: places.options)
       return Outcome(messages: makeDirectory(places, domain) + makeDevice(places, domain))
     } catch {
@@ -108,7 +109,8 @@ public struct Hook {
   }
 
   private func removePlaces(_ name: String) {
-    let places = DomainPlaces(name, root: root)
+    // One whose name is too long has none.
+    guard let places = try? DomainPlaces(name, root: root) else { return }
     removeDirectory(places.directory)
     for entry in directoryEntries(places.runtime) {
       guard let reference = try? DomainReference("/run/udmabridge/" + entry), reference.domain == name else {
@@ -120,8 +122,8 @@ public struct Hook {
 
   /// A presenter beside the domain, which is systemd's to look after.
   private func present(_ name: String, _ verb: String) -> [String] {
-    let places = DomainPlaces(name, root: root)
-    guard (try? FileAccess(of: places.present)) != nil else { return [] }
+    guard let places = try? DomainPlaces(name, root: root), (try? FileAccess(of: places.present)) != nil
+    else { return [] }
     do throws(Errno) {
       try start([
         "systemctl", "--no-block", verb, "udmabridge-present@\(Self.unitName(places.fileName)).service",

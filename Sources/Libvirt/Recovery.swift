@@ -52,7 +52,9 @@ public struct Recovery {
     guard let text = running.referenceText else {
       throw .noRecovery(name, "it runs without vhost-user-udmabuf")
     }
-    if let pid = Self.helper(of: text) {
+    let account = HostFiles(root: root).account()
+    owner = running.owner ?? (account?.user ?? geteuid(), account?.group ?? getegid())
+    if let pid = Self.helper(of: text, owner.user) {
       throw .noRecovery(name, "its helper, process \(pid), runs; if it hangs, end it first")
     }
     do throws(LibvirtError) {
@@ -68,16 +70,17 @@ public struct Recovery {
     hasOwnCard = members.contains { $0.name == Self.name }
     ports = hasOwnCard ? [] : try Self.freePorts(domain, members)
     reference = text
-    places = DomainPlaces(name, root: root)
-    let account = HostFiles(root: root).account()
-    owner = running.owner ?? (account?.user ?? geteuid(), account?.group ?? getegid())
+    do throws(DomainError) { places = try DomainPlaces(name, root: root) } catch { throw .reference(error) }
   }
 
-  /// The helper that runs with this string, if one does.
-  private static func helper(of reference: String) -> Int32? {
+  /// The helper that runs with this string, if one does: as QEMU's user or root, since anybody can call a process so.
+  private static func helper(of reference: String, _ owner: UInt32) -> Int32? {
     processNumbers().first { pid in
-      guard let words = try? RunningProcess(pid).arguments(), let program = words.first else { return false }
-      return program.hasSuffix("vhost-user-udmabuf") && words.contains("--render-node=\(reference)")
+      guard let process = try? RunningProcess(pid), let words = try? process.arguments(),
+        let program = words.first, program.hasSuffix("vhost-user-udmabuf"),
+        words.contains("--render-node=\(reference)"), let user = try? process.user()
+      else { return false }
+      return user == owner || user == 0
     }
   }
 

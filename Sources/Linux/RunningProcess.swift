@@ -36,6 +36,15 @@ public final class RunningProcess: Sendable {
     try text("cmdline").split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
   }
 
+  /// Its effective user. Everybody may know that, of a process that hides all else too.
+  public func user() throws(ProcessError) -> UInt32 {
+    let line = try text("status").split(separator: "\n").first { $0.hasPrefix("Uid:") }
+    // The real one, the effective one, and two more.
+    let numbers = line?.split(whereSeparator: \.isWhitespace).dropFirst().compactMap { UInt32($0) } ?? []
+    guard numbers.count == 4 else { throw .other(pid, "/proc/\(pid)/status", .invalidArgument) }
+    return numbers[1]
+  }
+
   /// The text of a file in its directory of procfs, at most 16 MiB.
   public func text(_ name: String) throws(ProcessError) -> String {
     try reading(name) { path throws(Errno) in try readText(path, upTo: 16 << 20) }

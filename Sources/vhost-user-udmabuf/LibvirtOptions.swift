@@ -35,12 +35,13 @@ extension Options {
       return (self, nil, note)
     }
     var words: [String]
-    do throws(DomainError) { words = try reference.allOptions().map(\.argument) } catch {
-      throw StartError("\(error)")
-    }
+    let places: DomainPlaces
+    do throws(DomainError) {
+      words = try reference.allOptions().map(\.argument)
+      places = try DomainPlaces(reference.domain)
+    } catch { throw StartError("\(error)") }
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
-      let places = DomainPlaces(reference.domain)
       let me = Account(name: "me", user: geteuid(), group: getegid())
       let access = try? FileAccess(of: places.directory)
       if access?.allowsWriting(me) == true {

@@ -37,7 +37,9 @@ import Testing
   }
 
   private func hasDirectory(_ name: String = "web") -> Bool {
-    FileManager.default.fileExists(atPath: DomainPlaces(name, root: root).directory.string)
+    (try? DomainPlaces(name, root: root)).map {
+      FileManager.default.fileExists(atPath: $0.directory.string)
+    } ?? false
   }
 
   /// Where the string of a domain leads to.
@@ -53,7 +55,7 @@ import Testing
     #expect(run("prepare", Self.ready.text) == Hook.Outcome())
     #expect(hasDirectory())
     #expect(device("web?") == "/dev/null", "there is no /dev/udmabuf")
-    let control = DomainPlaces("web", root: root).control
+    let control = try DomainPlaces("web", root: root).control
     _ = try FD.create(control)
     for operation in ["start", "started", "stopped"] {
       #expect(run(operation, Self.ready.text) == Hook.Outcome())
@@ -116,7 +118,7 @@ import Testing
 
   @Test("a file with an option that there is not refuses the start too")
   func file() throws {
-    let options = DomainPlaces("web", root: root).options
+    let options = try DomainPlaces("web", root: root).options
     try FileManager.default.createDirectory(
       atPath: options.removingLastComponent().string, withIntermediateDirectories: true)
     try "cursor = off\n".write(toFile: options.string, atomically: false, encoding: .utf8)
@@ -128,7 +130,7 @@ import Testing
 
   @Test("the directory belongs to the domain's own user, or to who runs QEMU", .enabled(if: geteuid() == 0))
   func owner() throws {
-    let directory = DomainPlaces("web", root: root).directory
+    let directory = try DomainPlaces("web", root: root).directory
     try run(asUser: 4242)
     #expect(run("prepare", Self.ready.text) == Hook.Outcome())
     #expect(try FileAccess(of: directory).user == 4242)
@@ -163,7 +165,7 @@ import Testing
   @Test(
     "names are only names",
     arguments: [
-      "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 254),
+      "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 80),
     ])
   func names(_ name: String) throws {
     // What no XML can hold, no domain is called.
@@ -179,10 +181,24 @@ import Testing
     #expect(directoryEntries(root.appending("run")) == ["udmabridge"])
     let string = DomainReference(domain: name).description.dropFirst("/run/udmabridge/".count)
     #expect(
-      Set(directoryEntries(root.appending("run/udmabridge"))) == [
+      try Set(directoryEntries(root.appending("run/udmabridge"))) == [
         DomainPlaces(name).fileName, String(string),
       ])
     #expect(run("release", "", name: name) == Hook.Outcome())
+    #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
+  }
+
+  @Test("a name that is too long: ours does not start, and nothing of it is made; others pass")
+  func longName() {
+    let name = String(repeating: "n", count: 81)
+    let ours = Definition(
+      name: name, backing: Definition.shared, devices: Definition.own("/run/udmabridge/\(name)?"))
+    let outcome = run("prepare", ours.text, name: name)
+    #expect(outcome.status == 1 && outcome.messages[0].contains("domrename"), "\(outcome)")
+    #expect(run("reconnect", ours.text, name: name).status == 0)
+    for operation in ["prepare", "started", "stopped", "release", "reconnect"] {
+      #expect(run(operation, Definition(name: name).text, name: name) == Hook.Outcome())
+    }
     #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
   }
 
@@ -192,12 +208,12 @@ import Testing
     #expect(hasDirectory())
     _ = try FD.create(DomainPlaces("web", root: root).control)
     #expect(run("reconnect", Self.ready.text) == Hook.Outcome())
-    #expect(FileManager.default.fileExists(atPath: DomainPlaces("web", root: root).control.string))
+    #expect(try FileManager.default.fileExists(atPath: DomainPlaces("web", root: root).control.string))
   }
 
   @Test("a presenter is systemd's: started with the domain and after a restart, stopped at its end")
   func presenter() throws {
-    let file = DomainPlaces("a-b c", root: root).present
+    let file = try DomainPlaces("a-b c", root: root).present
     try FileManager.default.createDirectory(
       atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
     try "OPTIONS=--kms auto\n".write(toFile: file.string, atomically: false, encoding: .utf8)

@@ -78,6 +78,35 @@ import Testing
     domain.end()
   }
 
+  /// A process that calls itself the domain's helper.
+  private func impostor(_ user: UInt32) throws -> Child {
+    let call = "exec -a /x/vhost-user-udmabuf /usr/bin/python3 -c 'import time; time.sleep(600)' \"$0\""
+    let command = ["-c", call, "--render-node=\(DomainReference(domain: domain.name))"]
+    let child =
+      user == geteuid()
+      ? try Child("/bin/bash", command)
+      : try Child(
+        "/usr/bin/setpriv", ["--reuid=\(user)", "--regid=\(user)", "--clear-groups", "/bin/bash"] + command)
+    try waitUntil("it calls itself so") {
+      try RunningProcess(child.pid).arguments().first == "/x/vhost-user-udmabuf"
+    }
+    return child
+  }
+
+  @Test("a helper of QEMU's user that runs is in the way")
+  func running() throws {
+    let helper = try impostor(geteuid())
+    #expect { try recover() } throws: { "\($0)".contains("its helper, process \(helper.pid), runs") }
+  }
+
+  @Test("another user's process that only calls itself so is not", .enabled(if: geteuid() == 0, "needs root"))
+  func impostor() throws {
+    let other = try impostor(65534)
+    try recover()
+    #expect(domain.card == "pci.1" && other.isRunning)
+    domain.end()
+  }
+
   @Test("systemd tries to start a presenter for as long as the domain runs")
   func unit() throws {
     let unit = try readText(repository.appending("packaging/udmabridge-present@.service.in"))

@@ -11,7 +11,7 @@ import Testing
   @Test(
     "what is written is read",
     arguments: [
-      "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 100),
+      "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 80),
     ])
   func round(_ name: String) throws {
     let options = [
@@ -63,15 +63,24 @@ import Testing
   @Test("a name that is too long itself is told so")
   func nameTooLong() throws {
     // Two bytes each, which are written %XX.
-    let longest = String(repeating: "ж", count: 42)
+    let longest = String(repeating: "ж", count: 13) + "xx"
     #expect(try DomainReference("\(DomainReference(domain: longest))").domain == longest)
-    let domain = try DomainXML(Definition(name: String(repeating: "ж", count: 60)).text)
+    let domain = try DomainXML(Definition(name: longest + "x").text)
+    #expect(domain.problems.contains { $0.remedy.contains("virsh domrename") })
     #expect {
       try domain.enable()
     } throws: {
       let text = "\($0)"
-      return text.contains("name takes 360 bytes") && text.contains("domrename") && !text.contains(".conf")
+      return text.contains("name takes 81 bytes") && text.contains("may take 80")
+        && text.contains("domrename") && !text.contains(".conf")
     }
+    // What names such a domain, but is another one's, is written anew.
+    let other = "/run/udmabridge/\(String(repeating: "n", count: 81))?"
+    let copy = Definition(backing: Definition.shared, devices: Definition.own(other))
+    let copied = try DomainXML(copy.text)
+    #expect(copied.problems.map(\.isMendable) == [true])
+    try copied.enable()
+    #expect(copied.problems == [])
   }
 
   @Test(
@@ -80,27 +89,33 @@ import Testing
       ("web", "web"), ("a b", "a%20b"), ("..", "%2E."), ("a/../b", "a%2F..%2Fb"), (".hidden", "%2Ehidden"),
       ("a~b", "a%7Eb"), ("-x", "-x"),
     ])
-  func places(_ name: String, _ file: String) {
-    #expect(DomainPlaces(name).fileName == file)
+  func places(_ name: String, _ file: String) throws {
+    #expect(try DomainPlaces(name).fileName == file)
   }
 
-  @Test("names that are too long for a socket are cut short, and stay apart")
-  func long() {
-    var seen: Set<String> = []
-    for length in [79, 80, 81, 107, 255] {
-      for last in ["a", "b", "\u{fc}"] {
-        let places = DomainPlaces(String(repeating: "n", count: length - 1) + last)
-        #expect(places.control.string.utf8.count <= 107)
-        #expect(seen.insert(places.fileName).inserted)
+  @Test("a name that is too long for a socket has no place, and no other domain's either")
+  func long() throws {
+    for last in ["a", "\u{fc}", "."] {
+      let count = 80 - (last == "\u{fc}" ? 6 : 1)
+      let longest = try DomainPlaces(String(repeating: "n", count: count) + last)
+      // The limit of a socket's path, with the NUL at its end (sun_path, unix(7)).
+      for socket in [longest.control, longest.directory.appending("recover")] {
+        #expect(socket.string.utf8.count < 108)
       }
+      let name = String(repeating: "n", count: count + 1) + last
+      #expect(throws: DomainError.self) { try DomainPlaces(name) }
+      #expect(throws: DomainError.self) { try DomainReference("\(DomainReference(domain: name))") }
     }
+    // With its dot, which is written %2E, it has one byte too many.
+    let hidden = "." + String(repeating: "n", count: 78)
+    #expect(throws: DomainError.nameTooLong("%2E" + hidden.dropFirst())) { try DomainPlaces(hidden) }
   }
 
   @Test("the control socket that a domain chooses: in its string while it runs, else in its file")
   func control() throws {
     let root = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: root.string) }
-    let places = DomainPlaces("web", root: root)
+    let places = try DomainPlaces("web", root: root)
     #expect(places.chosenControl == nil)
     for directory in [places.runtime, places.configuration] {
       try FileManager.default.createDirectory(atPath: directory.string, withIntermediateDirectories: true)
@@ -108,12 +123,12 @@ import Testing
     try "control = /first\ncontrol = /elsewhere\n".write(
       toFile: places.options.string, atomically: false, encoding: .utf8)
     #expect(places.chosenControl == "/elsewhere")
-    #expect(DomainPlaces("other", root: root).chosenControl == nil)
+    #expect(try DomainPlaces("other", root: root).chosenControl == nil)
     for name in ["other?control=%2Fother", "web?kms=auto;control=%2Fchosen", "web"] {
       try makeLink(places.runtime.appending(name), to: "/dev/null")
     }
     #expect(places.chosenControl == "/chosen")
-    #expect(DomainPlaces("other", root: root).chosenControl == "/other")
+    #expect(try DomainPlaces("other", root: root).chosenControl == "/other")
     // A file that the helper would refuse.
     try "colour = red\n".write(toFile: places.options.string, atomically: false, encoding: .utf8)
     #expect(places.chosenControl == "/chosen")

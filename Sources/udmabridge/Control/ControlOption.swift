@@ -23,7 +23,7 @@ struct ControlOption: ParsableArguments {
   /// Where the socket is.
   func path() throws -> FilePath {
     guard let domain else { return FilePath(control ?? "") }
-    let places = DomainPlaces(domain)
+    let places = try DomainPlaces(domain)
     let chosen = places.chosenControl
     // An option that was changed since the domain started is not its helper's yet.
     let candidates = [chosen, places.control].compactMap(\.self)

@@ -106,8 +106,8 @@ struct HostCheck {
   }
 
   private func checkFile(_ report: inout Report) {
-    guard let reference = try? domain.reference() else { return }
-    let path = DomainPlaces(reference.domain).options
+    guard let reference = try? domain.reference(), let path = try? DomainPlaces(reference.domain).options
+    else { return }
     do {
       let all = try reference.allOptions()
       if all != reference.options { report.ok("options", "\(path) is read too") }
