@@ -85,6 +85,25 @@ public final class Memfd: Sendable {
     _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_add_seals(raw, seals.rawValue) } }
   }
 
+  /// Maps the first bytes, of a file that somebody else has made and that cannot become shorter meanwhile.
+  /// - Throws: as `checkCannotShrink` does.
+  public func mapForReading(_ size: Int) throws(Errno) -> Mapping {
+    guard size > 0 else { throw .invalidArgument }
+    try checkCannotShrink(below: UInt64(size))
+    return try withDescriptor { fd throws(Errno) in
+      try Mapping(fd, offset: 0, length: size, writable: false)
+    }
+  }
+
+  /// Sees to it that reading the first `size` bytes of a mapping can never end this process by SIGBUS.
+  /// - Throws: `invalidArgument` when the file is shorter, or no memfd; `notPermitted` when it is not sealed against
+  ///   becoming shorter (`F_SEAL_SHRINK`).
+  public func checkCannotShrink(below size: UInt64) throws(Errno) {
+    // The seal first: a size that was asked for before it could be another one by now.
+    guard try seals().contains(.shrink) else { throw .notPermitted }
+    guard try currentSize() >= size else { throw .invalidArgument }
+  }
+
   /// The size in bytes now: another holder may have changed it if the seals allow that.
   public func currentSize() throws(Errno) -> UInt64 { try fd.status().size }
 

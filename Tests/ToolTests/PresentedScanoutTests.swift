@@ -113,6 +113,31 @@ private final class PulledScreen: ScanoutSink {
     try settle()
   }
 
+  @Test("a change that the helper tells of is cut to the image, whatever its numbers are")
+  func wildDamage() throws {
+    let whole = Rectangle(x: 0, y: 0, width: 64, height: 48)
+    let text = #"""
+      {"scanout":0,"sequence":1,"buffer":1,"kind":"shadow","memory":"memfd","size":12288,"width":64,"height":48,
+      "format":"XR24","fourcc":875713112,"stride":256,"offset":0,"modifier":0,
+      "source":{"x":0,"y":0,"width":64,"height":48}}
+      """#
+    let frame = try JSONDecoder().decode(DisplayFrame.self, from: Data(text.utf8))
+    for (told, part): (Rectangle, Rectangle) in [
+      (whole, whole),
+      (Rectangle(x: 1, y: 2, width: 3, height: 4), Rectangle(x: 1, y: 2, width: 3, height: 4)),
+      (Rectangle(x: 60, y: 40, width: .max, height: 100), Rectangle(x: 60, y: 40, width: 4, height: 8)),
+      (Rectangle(x: .max, y: .max, width: .max, height: .max), Rectangle(x: 64, y: 48, width: 0, height: 0)),
+    ] {
+      let damage = try #require(DisplayRectangle(told).clipped(to: frame))
+      #expect(damage == part)
+      // As it is added to another one, and cut to what is shown.
+      _ = damage.union(whole).intersection(whole)
+    }
+    let negative = #"{"x":-1,"y":0,"width":1,"height":1}"#
+    let before = try JSONDecoder().decode(DisplayRectangle.self, from: Data(negative.utf8))
+    #expect(before.clipped(to: frame) == nil)
+  }
+
   @Test("a screen that is plugged in shows what an idle guest has shown while there was none")
   func plugged() throws {
     try show(0x11)

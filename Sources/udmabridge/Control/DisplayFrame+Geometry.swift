@@ -9,6 +9,11 @@ extension DisplayRectangle {
     else { return nil }
     return Rectangle(x: x, y: y, width: width, height: height)
   }
+
+  /// The part that lies in the frame's image; nil, which stands for all of it, if a number does not fit.
+  func clipped(to frame: DisplayFrame) -> Rectangle? {
+    rectangle?.clipped(width: UInt32(clamping: frame.width), height: UInt32(clamping: frame.height))
+  }
 }
 
 extension DisplayFrame {

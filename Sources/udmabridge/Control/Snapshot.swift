@@ -74,7 +74,7 @@ private struct Picture {
     init(_ fd: consuming FD, _ frame: DisplayFrame) throws(Errno) {
       switch frame.memory {
       case .memfd:
-        mapping = try Mapping(fd, offset: 0, length: frame.size, writable: false)
+        mapping = try Memfd(adopting: fd).mapForReading(frame.size)
         dmabuf = nil
       case .dmabuf:
         let dmabuf = try DMABuf(adopting: fd)
@@ -93,11 +93,10 @@ private struct Picture {
     let cursor = try reply.decode(DisplayCursorReply.self).cursor
     guard let fd = reply.descriptor.take() else { return }
     let side = Int(CursorImage.side)
-    guard try fd.status().size >= UInt64(side * side * 4) else {
-      throw ControlError("the cursor's image is too short")
-    }
-    let image = try Mapping(fd, offset: 0, length: side * side * 4, writable: false).bytes(
-      at: 0, count: side * side * 4)
+    let image: [UInt8]
+    do throws(Errno) {
+      image = try Memfd(adopting: fd).mapForReading(side * side * 4).bytes(at: 0, count: side * side * 4)
+    } catch { throw ControlError("the cursor's image cannot be mapped: \(error)") }
     for row in 0..<side {
       for column in 0..<side {
         let (x, y) = (cursor.x &+ column, cursor.y &+ row)

@@ -38,10 +38,9 @@ final class PresentedBuffer {
       guard let end = layout.end, passed.size >= end else { throw .invalidArgument }
       dmabuf = passed
     case .memfd:
-      guard try fd.status().size >= UInt64(clamping: description.size) else { throw .invalidArgument }
-      mapping = try Mapping(fd, offset: 0, length: description.size, writable: false)
-      let range = MemfdRange(memfd: try Memfd(adopting: fd), offset: 0, length: UInt64(description.size))
-      dmabuf = try? udmabuf?.create(range)
+      let memfd = try Memfd(adopting: fd)
+      mapping = try memfd.mapForReading(description.size)
+      dmabuf = try? udmabuf?.create(MemfdRange(memfd: memfd, offset: 0, length: UInt64(description.size)))
     }
     frame = dmabuf.map { Frame(id: id, memory: .lent($0), layout: layout) }
   }

@@ -315,8 +315,7 @@ final class PresentedScanout {
       else { return }
       do throws(Errno) {
         let size = Int(CursorImage.side * CursorImage.side) * 4
-        guard try fd.status().size >= UInt64(size) else { return }
-        let pixels = try Mapping(fd, offset: 0, length: size, writable: false).bytes(at: 0, count: size)
+        let pixels = try Memfd(adopting: fd).mapForReading(size).bytes(at: 0, count: size)
         let (hotX, hotY) = (UInt32(clamping: told.hotX), UInt32(clamping: told.hotY))
         cursorImage = (told.image, CursorImage(pixels: pixels, hotX: hotX, hotY: hotY))
       } catch { return presenter.complain("the cursor's image cannot be read: \(error)") }

@@ -18,7 +18,8 @@ final class Presenter: ScanoutObserver {
   private var token: EventLoop.Token?
   private var scanouts: [PresentedScanout] = []
   private var lastFrameID: UInt64 = 0
-  private var saidBefore: Set<String> = []
+  private var lines = LineLimit()
+  private var lastComplaint: String?
   var counts = PresentCounts()
   /// Why it ended, if not because it should.
   private(set) var failure: (any Error)?
@@ -91,7 +92,7 @@ final class Presenter: ScanoutObserver {
     let scanout = scanouts[number]
     switch event.event {
     case .frame:
-      if let frame = event.frame { scanout.changed(frame, event.damage?.rectangle) }
+      if let frame = event.frame { scanout.changed(frame, event.damage?.clipped(to: frame)) }
     case .off: scanout.turnOff()
     case .cursor:
       if showsCursor, let cursor = event.cursor { scanout.moveCursor(cursor) }
@@ -135,12 +136,18 @@ final class Presenter: ScanoutObserver {
   func say(_ picture: FrameLayout, on index: Int, copied why: String?) {
     let name = sink.outputs[index].name
     let shown = Shown(scanout: index, output: name, picture: picture.description, copied: why)
-    try? output.print(
-      shown, "scanout \(index) on \(name): \(picture)" + (why.map { ", copied: \($0)" } ?? ""))
+    let text = "scanout \(index) on \(name): \(picture)" + (why.map { ", copied: \($0)" } ?? "")
+    switch lines.next(at: monotonicNanoseconds()) {
+    case .write: try? output.print(shown, text)
+    case .sayItIsFull: printError("udmabridge: \(LineLimit.full)")
+    case .leaveOut: break
+    }
   }
 
-  /// Says it once.
+  /// Says it, unless it was said last.
   func complain(_ what: String) {
-    if saidBefore.insert(what).inserted { printError("udmabridge: \(what)") }
+    if what == lastComplaint { return }
+    lastComplaint = what
+    if let line = lines.admit(what) { printError("udmabridge: \(line)") }
   }
 }
