@@ -43,6 +43,8 @@ public struct ShadowCause: Equatable, Sendable {
     case oddTransfer
     /// The guest took the pages back while they were shown.
     case detached
+    /// It is memory of the host that must not be written, and whoever got a dma-buf of it could write it.
+    case readOnly
     /// The user wants copies (`--backing shadow`).
     case chosen
   }

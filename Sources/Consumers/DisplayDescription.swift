@@ -52,6 +52,10 @@ let displayDescription = """
   # alpha, in a memfd; no descriptor where none is visible. It is not in the frame.
   method GetCursor(scanout: ?int) -> (cursor: Cursor, fileDescriptor: ?int)
 
+  # Memory that the helper has made for the guest to map (--offer ID=memfd:SIZE), by its number, with a descriptor by which
+  # it can be read and written, whatever the guest may do with it.
+  method GetOffer(offer: int) -> (size: int, fileDescriptor: int)
+
   # Keeps a buffer that is shown now, or held, until Release or the end of this connection: the guest does not get its
   # pages back, and the fence of the frame after it waits, 100 ms at most. After a second, a guest that wants its pages
   # back gets them, and this connection is closed. A connection holds 8 buffers at most; each Hold needs a Release.
@@ -109,6 +113,9 @@ let displayDescription = """
 
   # This connection holds as many buffers as it may.
   error TooManyHolds (limit: int)
+
+  # The helper has made no memory of this number.
+  error NoSuchOffer (offer: int)
 
   # The descriptor cannot be made now; the reason is errno's.
   error NoDescriptor (errno: int)

@@ -1,4 +1,4 @@
-internal import Linux
+public import Linux
 internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
@@ -22,14 +22,16 @@ public final class DisplayInterface: VarlinkInterface {
   public let upgradedMethods = ["Stream"]
 
   private let sink: ControlSink
+  /// Memory of this process's own that the guest may map, by its number.
+  private let offers: [UInt64: Memfd]
   /// The device's statistics, a JSON object.
   private let statistics: () -> [UInt8]
   private var consumers: [ObjectIdentifier: Consumer] = [:]
   /// Whose connections these are.
   public weak var server: VarlinkServer?
 
-  public init(_ sink: ControlSink, statistics: @escaping () -> [UInt8]) {
-    (self.sink, self.statistics) = (sink, statistics)
+  public init(_ sink: ControlSink, offers: [UInt64: Memfd] = [:], statistics: @escaping () -> [UInt8]) {
+    (self.sink, self.offers, self.statistics) = (sink, offers, statistics)
   }
 
   // MARK: Parameters
@@ -50,6 +52,11 @@ public final class DisplayInterface: VarlinkInterface {
     let buffer: Int
   }
 
+  private struct WhichOffer: VarlinkParameters {
+    static let names = ["offer"]
+    let offer: Int
+  }
+
   // MARK: Methods
 
   public func handle(
@@ -61,6 +68,7 @@ public final class DisplayInterface: VarlinkInterface {
       connection.reply(DisplayOutputs(outputs: sink.displayOutputs()))
     case "GetFrame": try getFrame(try call.parameters(), connection)
     case "GetCursor": try getCursor(try call.parameters(), connection)
+    case "GetOffer": try getOffer(try call.parameters(WhichOffer.self).offer, connection)
     case "Hold":
       let buffer = try call.parameters(WhichBuffer.self).buffer
       guard let frame = sink.frame(buffer) else { throw noSuchBuffer(buffer) }
@@ -120,6 +128,17 @@ public final class DisplayInterface: VarlinkInterface {
       }
     } catch let errno { throw error("NoDescriptor", "errno", Int(errno.rawValue)) }
     connection.reply(DisplayCursorReply(cursor: cursor, fileDescriptor: 0), passing: fd)
+  }
+
+  private func getOffer(_ number: Int, _ connection: VarlinkConnection) throws(VarlinkError) {
+    guard let memfd = UInt64(exactly: number).flatMap({ offers[$0] }) else {
+      throw error("NoSuchOffer", "offer", number)
+    }
+    let fd: FD
+    do throws(Errno) {
+      fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    } catch let errno { throw error("NoDescriptor", "errno", Int(errno.rawValue)) }
+    connection.reply(DisplayOfferReply(size: Int(memfd.status.size), fileDescriptor: 0), passing: fd)
   }
 
   private func hold(_ frame: Frame, _ connection: VarlinkConnection) throws(VarlinkError) {

@@ -162,6 +162,19 @@ public struct DisplayCursorReply: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
+public struct DisplayOfferReply: Equatable, Sendable, Decodable, JSONWritable {
+  /// In bytes.
+  public var size: Int
+  public var fileDescriptor: Int
+
+  public func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("size", size)
+      json.field("fileDescriptor", fileDescriptor)
+    }
+  }
+}
+
 public struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
   public enum Kind: String, Sendable, Decodable { case outputs, frame, off, cursor, end }
 

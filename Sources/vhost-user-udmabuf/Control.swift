@@ -76,9 +76,11 @@ final class Control {
   private let server: VarlinkServer
 
   /// Listens. Nothing of it is opened later.
-  /// - Parameter statistics: the device's, a JSON object.
+  /// - Parameters:
+  ///   - offers: memory that the guest may map, which is handed out.
+  ///   - statistics: the device's, a JSON object.
   init(
-    _ options: ControlOptions, _ sink: ControlSink, loop: EventLoop, logger: Logger,
+    _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], loop: EventLoop, logger: Logger,
     statistics: @escaping () -> [UInt8]
   ) throws {
     guard let name = options.control else { preconditionFailure("a control socket has a path") }

@@ -83,7 +83,8 @@ final class Helper {
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
-    let hostMemory = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger).hostMemory()
+    let offers = Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
+    let hostMemory = try offers.hostMemory()
     let known = KnownMemory()
     endpoints = try options.devices.map { [loop, logger, buffers, sink, display] device in
       // Of two devices, the one for display has the screens.
@@ -103,7 +104,7 @@ final class Helper {
       )
     }
     control = try offered.map { [loop, logger, buffers] sink in
-      try Control(options.control, sink, loop: loop, logger: logger) {
+      try Control(options.control, sink, offers: offers.made, loop: loop, logger: logger) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
         return (try? encoder.encode(buffers.statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)

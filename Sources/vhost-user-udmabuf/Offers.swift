@@ -72,6 +72,9 @@ final class Offers {
   /// Cards that were opened for their buffers alone.
   private var opened: [String: KMSCard] = [:]
 
+  /// What this process has made itself, which nobody else has yet.
+  private(set) var made: [UInt64: Memfd] = [:]
+
   private static let chosen = ShadowCause(.chosen, "copies were asked for by --backing shadow")
 
   /// - Parameter cards: those that are open already.
@@ -100,6 +103,7 @@ final class Offers {
       do throws(Errno) {
         let memfd = try Memfd.create(
           name: "udmabridge-offer-\(option.id)", size: pages, seals: [.shrink, .grow, .seal])
+        made[option.id] = memfd
         return try offer(option, memfd)
       } catch { throw failure(option, "no memfd of \(size): \(error)") }
     case .descriptor(let number): return try offer(option, inherited: number)
@@ -125,15 +129,23 @@ final class Offers {
     }
     do throws(Errno) {
       let memfd = try Memfd(adopting: file.fd.duplicate())
-      if (try? memfd.seals()) != nil { return try offer(option, memfd) }
+      if let seals = try? memfd.seals() {
+        guard seals.contains(.shrink) else { throw .notPermitted }
+        return try offer(option, memfd)
+      }
       let dmabuf = try DMABuf(adopting: file.fd.duplicate())
       if try dmabuf.exporter() != nil { return try offer(option, dmabuf) }
     } catch {
-      throw failure(
-        option,
-        error == .readOnlyFileSystem
-          ? "descriptor \(number) is a dma-buf that can be written; ro needs one that was made without DRM_RDWR"
-          : "descriptor \(number) cannot be mapped as it is to be offered, in whole pages: \(error)")
+      let why =
+        switch error {
+        case .readOnlyFileSystem:
+          "is a dma-buf that can be written; ro needs one that was made without DRM_RDWR"
+        case .notPermitted:
+          "is a memfd that can become shorter, which would end this process when it is read: seal it with F_SEAL_SHRINK "
+            + "before (udmabridge memfd --seal shrink makes such)"
+        default: "cannot be mapped as it is to be offered, in whole pages: \(error)"
+        }
+      throw failure(option, "descriptor \(number) \(why)")
     }
     throw failure(option, "descriptor \(number) is neither a memfd nor a dma-buf")
   }
@@ -147,23 +159,27 @@ final class Offers {
       try option.isWritable ? fd.duplicate() : fd.reopen(writable: false)
     }
     let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: option.isWritable)
-    let backing: Buffer.Backing
-    if options.backing == .shadow {
-      return HostOffer(
-        id: option.id, fd, Buffer(host: mapping, backing: .shadow(Self.chosen)),
-        isWritable: option.isWritable,
-        limit: option.uses)
+    return HostOffer(
+      id: option.id, fd, Buffer(host: mapping, backing: backing(option, memfd, size)),
+      isWritable: option.isWritable, limit: option.uses)
+  }
+
+  /// How it is shown.
+  private func backing(_ option: OfferOption, _ memfd: Memfd, _ size: UInt64) -> Buffer.Backing {
+    if options.backing == .shadow { return .shadow(Self.chosen) }
+    guard option.isWritable else {
+      return .shadow(
+        ShadowCause(
+          .readOnly,
+          "offer \(option.id) is read-only, and a dma-buf of it could be written by whoever it is shown to: it is copied"
+        ))
     }
     do {
-      let dmabuf = try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size))
-      backing = .lent(dmabuf)
+      return .lent(try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size)))
     } catch {
-      backing = .shadow(
+      return .shadow(
         ShadowCause(.udmabuf, "offer \(option.id) is no dma-buf, so that it is copied: \(error)"))
     }
-    return HostOffer(
-      id: option.id, fd, Buffer(host: mapping, backing: backing), isWritable: option.isWritable,
-      limit: option.uses)
   }
 
   private func offer(_ option: OfferOption, _ dmabuf: DMABuf) throws(Errno) -> HostOffer {

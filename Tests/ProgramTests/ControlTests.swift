@@ -67,7 +67,7 @@ import Testing
     #expect(
       try output.readToEnd() == """
         udmabridge vhost-user-udmabuf ['org.varlink.service', 'io.udmabridge.Display']
-        ['GetOutputs', 'GetFrame', 'GetCursor', 'Hold', 'Release', 'Watch', 'Stream', 'Statistics']
+        ['GetOutputs', 'GetFrame', 'GetCursor', 'GetOffer', 'Hold', 'Release', 'Watch', 'Stream', 'Statistics']
         [('headless', False)]
         io.udmabridge.Display.NoSuchScanout {'scanout': 7}
         io.udmabridge.Display.NoSuchBuffer {'buffer': 1}

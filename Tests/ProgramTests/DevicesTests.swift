@@ -76,6 +76,28 @@ import Testing
     }
   }
 
+  @Test("an inherited memfd that could become shorter under the helper is refused, with the remedy")
+  func unsealed() throws {
+    for (seals, isTaken): (Seals, Bool) in [([], false), (.grow, false), (.shrink, true)] {
+      let memfd = try Memfd.create(name: "unsealed", size: 4096, seals: seals)
+      let directory = try makeTemporaryDirectory()
+      defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+      let socket = directory.appending("socket").string
+      let (child, output) = try startReading(
+        program,
+        ["--socket-path", socket, "--profile", "share", "--log-level", "critical", "--offer", "5=fd:80"],
+        withErrors: true, descriptors: [80: memfd.number])
+      try waitUntil("it listens, or ends") {
+        FileManager.default.fileExists(atPath: socket) || !child.isRunning
+      }
+      #expect(child.isRunning == isTaken, "\(seals)")
+      child.signal(SIGTERM)
+      #expect(child.wait() == (isTaken ? 0 : 1))
+      let text = try output.readToEnd()
+      #expect(text.isEmpty == isTaken && text.contains("F_SEAL_SHRINK") != isTaken, "\(text)")
+    }
+  }
+
   /// A front end at a socket of the helper.
   private func frontEnd(_ socket: FilePath, _ helper: Listening) throws -> FrontEnd {
     var connected: UnixSocket?
@@ -85,6 +107,90 @@ import Testing
     }
     guard let connection = connected.take() else { throw TroubleInTest(try helper.output.readToEnd()) }
     return try FrontEnd(connection, turn: FrontEnd.turns { helper.child.isRunning })
+  }
+
+  /// Asks for an offered memfd, writes its first bytes, and says its inode.
+  private static let askForOffer = """
+    import os, socket, sys
+    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+    call = '{"method":"io.udmabridge.Display.GetOffer","parameters":{"offer":%s}}'
+    for number in sys.argv[2:]:
+        s.sendall((call % number).encode() + bytes(1))
+        reply, fds, _, _ = socket.recv_fds(s, 4096, 8)
+        print(reply[:-1].decode())
+        for fd in fds: print(os.fstat(fd).st_ino, os.pwrite(fd, b"from the host", 0))
+    """
+
+  @Test("offered memfds are handed out on the control socket; other offers are not the helper's to give")
+  func handedOut() throws {
+    let directory = try makeTemporaryDirectory()
+    let control = directory.appending("control").string
+    let other = try Memfd.create(name: "other", size: 4096, seals: [.shrink])
+    let (child, said) = try startReading(
+      program,
+      [
+        "--socket-path", directory.appending("socket").string, "--profile", "share", "--log-level", "error",
+        "--control", control, "--offer", "5=memfd:64K", "--offer", "6=memfd:4K,ro", "--offer", "7=fd:80",
+      ], withErrors: true, descriptors: [80: other.number])
+    try waitUntil("it listens") { FileManager.default.fileExists(atPath: control) || !child.isRunning }
+    let (status, output) = try run(
+      "/usr/bin/python3", ["-c", Self.askForOffer, control, "5", "6", "7", "8", "-1"], withErrors: true)
+    #expect(status == 0)
+    let lines = output.split(separator: "\n").map(String.init)
+    let none = { (number: Int) in
+      #"{"error":"io.udmabridge.Display.NoSuchOffer","parameters":{"offer":\#(number)}}"#
+    }
+    try #require(lines.count == 7, "\(output)")
+    #expect(lines[0] == #"{"parameters":{"size":65536,"fileDescriptor":0}}"#)
+    #expect(lines[2] == #"{"parameters":{"size":4096,"fileDescriptor":0}}"#)
+    #expect(lines[1].hasSuffix(" 13") && lines[3].hasSuffix(" 13") && lines[1] != lines[3])
+    #expect(Array(lines[4...]) == [none(7), none(8), none(-1)])
+    child.signal(SIGTERM)
+    #expect(child.wait() == 0)
+    #expect(try said.readToEnd() == "")
+  }
+
+  @Test("memory that is offered read-only is copied where it is shown")
+  func readOnlyShown() throws {
+    let directory = try makeTemporaryDirectory()
+    let control = directory.appending("control").string
+    let helper = try Listening(
+      program,
+      options: ["--profile", "share", "--control", control, "--offer", "5=memfd:16K,ro"],
+      directory: directory)
+    let ram = try GuestRAM([.init(at: 0, length: 4 << 20)])
+    let share = try frontEnd(helper.socket, helper)
+    let channel = try RequestChannel()
+    try share.realize(memory: .slots, backendRequests: channel.number, sharedMemory: true)
+    let queue = DriverQueue(ram)
+    try share.start([queue, DriverQueue(ram, size: 16)])
+    func ask(_ type: UInt32, _ numbers: UInt32...) throws -> UInt32 {
+      queue.send(([type, 0, 0, 0, 0, 0] + numbers).flatMap(\.bytes), answer: 64)
+      share.kick(0)
+      var answer: [UInt8]?
+      try waitUntil("an answer") {
+        answer = queue.receive()?.bytes
+        return answer != nil
+      }
+      return answer!.value(at: 0)
+    }
+    // RESOURCE_CREATE_BLOB of the host's memory, mappable; SET_SCANOUT_BLOB of 64x64 B8G8R8X8; RESOURCE_FLUSH.
+    #expect(try ask(0x10c, 1, 2, 1, 0, 5, 0, 16384, 0) == 0x1100)
+    #expect(try ask(0x10d, 0, 0, 64, 64, 0, 1, 64, 64, 2, 0, 256, 0, 0, 0, 0, 0, 0, 0) == 0x1100)
+    #expect(try ask(0x104, 0, 0, 64, 64, 1, 0) == 0x1100)
+    let script = """
+      import json, socket, sys
+      s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+      for call in '{"method":"io.udmabridge.Display.GetFrame"}', '{"method":"io.udmabridge.Display.Statistics"}':
+          s.sendall(call.encode() + bytes(1))
+          reply, fds, _, _ = socket.recv_fds(s, 65536, 8)
+          reply = json.loads(reply[:-1])["parameters"]
+          if "frame" in reply: print(reply["frame"]["kind"])
+          if "device" in reply: print(reply["device"]["shadows"])
+      """
+    let (status, output) = try run("/usr/bin/python3", ["-c", script, control], withErrors: true)
+    #expect(status == 0)
+    #expect(output == "shadow\n{'readOnly': 1}\n")
   }
 
   @Test("one process serves two devices: each with its features, one memory, and an end of its own")
