@@ -21,12 +21,14 @@ private final class ControlRoom: ScanoutObserver {
     "io.udmabridge.Display.GetFrame", "io.udmabridge.Display.GetCursor", "io.udmabridge.Display.Hold",
     "io.udmabridge.Display.Release", "io.udmabridge.Display.Watch", "io.udmabridge.Display.Statistics",
     "io.udmabridge.Display.Stream", "io.udmabridge.Display.Nothing", "nothing",
+    "io.udmabridge.Display.GetOffer",
   ]
   private static let parameters = [
     "", #","parameters":{}"#, #","parameters":{"hold":true}"#,
     #","parameters":{"scanout":N,"since":N,"hold":true}"#,
     #","parameters":{"scanout":N}"#, #","parameters":{"buffer":N}"#, #","parameters":{"interface":"N"}"#,
     #","parameters":[N]"#, #","parameters":{"buffer":-N}"#, #","parameters":{"buffer":"N"}"#,
+    #","parameters":{"offer":N}"#, #","parameters":{"offer":-N}"#,
   ]
   private static let flags = ["", #","more":true"#, #","oneway":true"#, #","upgrade":true"#]
 
@@ -51,7 +53,8 @@ private final class ControlRoom: ScanoutObserver {
     sink = try ControlSink(
       outputs: [SinkOutput(name: "a", modes: []), SinkOutput(name: "b", modes: [])], loop: loop)
     removeFile(path)
-    let interface = DisplayInterface(sink) { Array("{}".utf8) }
+    let offer = try Memfd.create(name: "fuzz-offer", size: systemPageSize, seals: [.shrink])
+    let interface = DisplayInterface(sink, offers: [1: offer]) { Array("{}".utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
       interfaces: [interface], limit: 4, loop: loop
