@@ -59,8 +59,8 @@ private func measure(_ name: String, _ picture: Picture) throws {
     // The pages backwards, so that none joins the one before.
     let starts = isApart ? (0..<length / page).reversed().map { $0 * page } : [0]
     let size = length / starts.count
-    source = ByteSource(
-      memory.windows(of: starts.map { MemfdRange(memfd: memfd, offset: UInt64($0), length: UInt64(size)) }))
+    let ranges = starts.map { MemfdRange(memfd: memfd, offset: UInt64($0), length: UInt64(size)) }
+    source = ByteSource(memory.files(of: ranges).windows(of: ranges))
     pieces = Self.pieces(starts, size, rows, columns * 4, stride * top + left * 4, stride)
 
     guard

@@ -106,7 +106,8 @@ private func add(_ claim: Claim, _ files: [Memfd], _ memory: inout GuestMemory, 
   let region: MemoryRegion
   do throws(GuestMemoryError) {
     region = try MemoryRegion(
-      guestAddress: GuestAddress(claim.address), userAddress: claim.user, backing: backing)
+      guestAddress: GuestAddress(claim.address), userAddress: claim.user, backing: backing,
+      besides: claim.offset % 2 == 0 ? memory.regions.first { $0.backing.memfd === backing.memfd } : nil)
   } catch {
     return expect(!claim.isGood, "\(claim) was refused: \(error)")
   }
@@ -215,7 +216,7 @@ private func copy(_ input: inout Input, _ memory: GuestMemory, _ model: Model) t
   let entries = (0..<Int(input.byte() % 6) + 1).map { _ in range(&input, model) }
   guard let ranges = try? memory.resolve(entries) else { return }
   let bytes = model.bytes(entries).places.map { model.content[$0.file][Int($0.offset)] }
-  let source = ByteSource(memory.windows(of: ranges))
+  let source = ByteSource(memory.files(of: ranges).windows(of: ranges))
   expect(source.length == bytes.count, "\(source.length) of \(bytes.count) bytes")
   let some = Int(input.byte())
   let padded = bytes + [UInt8](repeating: 0, count: max(0, some - bytes.count))

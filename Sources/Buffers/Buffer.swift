@@ -21,8 +21,8 @@ public final class Buffer {
   /// It was counted as lent: its dma-buf has been on a screen.
   public var wasShown = false
   private enum Origin {
-    /// The table that `ranges` are of.
-    case guest(GuestMemory)
+    /// What `ranges` lie in, and no more: memory that is unplugged meanwhile is not kept.
+    case guest(MappedFiles)
     case host(Mapping)
   }
 
@@ -30,12 +30,14 @@ public final class Buffer {
   /// Its bytes, for the CPU; made when they are first read.
   public private(set) lazy var bytes: ByteSource =
     switch origin {
-    case .guest(let memory): ByteSource(memory.windows(of: ranges))
+    case .guest(let files): ByteSource(files.windows(of: ranges))
     case .host(let mapping): ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)])
     }
 
   init(ranges: [MemfdRange], of memory: GuestMemory, entries: Int, backing: Backing) {
-    (self.ranges, origin, self.entries, self.backing) = (ranges, .guest(memory), entries, backing)
+    (self.ranges, origin, self.entries, self.backing) = (
+      ranges, .guest(memory.files(of: ranges)), entries, backing
+    )
     size = ranges.reduce(0) { $0 + $1.length }
   }
 

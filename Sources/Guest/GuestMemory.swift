@@ -149,38 +149,25 @@ public struct GuestMemory {
       let place = places[index]
       let count = min(end.rawValue, place.end) - address
       body(
-        regions[index].mapping, Int(address - place.start), Int(count), Int(address - range.address.rawValue))
+        regions[index].mapping, Int(place.offset + (address - place.start)), Int(count),
+        Int(address - range.address.rawValue))
       address += count
     }
   }
 
-  /// Where the ranges that `resolve` made of this table are mapped, one behind the other. A range that lies in
-  /// two regions is two windows.
-  public func windows(of ranges: [MemfdRange]) -> [GuestWindow] {
-    var windows: [GuestWindow] = []
-    windows.reserveCapacity(ranges.count)
-    var here = 0
-    for range in ranges {
-      var (offset, left) = (range.offset, range.length)
-      while left > 0 {
-        let holds = { (index: Int) in
-          let backing = regions[index].backing
-          return backing.memfd === range.memfd && offset >= backing.offset
-            && offset - backing.offset < backing.length
-        }
-        guard let index = holds(here) ? here : regions.indices.first(where: holds) else {
-          preconditionFailure("the range is of another table")
-        }
-        here = index
-        let start = offset - regions[index].backing.offset
-        let length = min(left, regions[index].length - start)
-        windows.append(
-          GuestWindow(mapping: regions[index].mapping, start: Int(start), length: Int(length)))
-        offset += length
-        left -= length
+  /// The files that ranges which `resolve` made of this table lie in. Who keeps them keeps nothing else of the table.
+  public func files(of ranges: [MemfdRange]) -> MappedFiles {
+    var files: [MappedFiles.File] = []
+    for range in ranges where files.last?.memfd !== range.memfd {
+      if files.contains(where: { $0.memfd === range.memfd }) { continue }
+      let mappings = regions.lazy.filter { $0.backing.memfd === range.memfd }.map(\.mapping)
+      // A file that has grown is mapped anew.
+      guard let longest = mappings.max(by: { $0.length < $1.length }) else {
+        preconditionFailure("the range is of another table")
       }
+      files.append((range.memfd, longest))
     }
-    return windows
+    return MappedFiles(files)
   }
 
   /// A window of `length` bytes at an address of the front end's own address space, for a ring.
@@ -190,10 +177,33 @@ public struct GuestMemory {
     for region in regions where userAddress >= region.userAddress {
       let offset = userAddress - region.userAddress
       if offset < region.length, UInt64(length) <= region.length - offset {
-        return GuestWindow(mapping: region.mapping, start: Int(offset), length: length)
+        return GuestWindow(
+          mapping: region.mapping, start: Int(region.backing.offset + offset), length: length)
       }
     }
     throw .hole(item: 0, GuestAddress(userAddress))
+  }
+}
+
+/// Files of the guest's memory, each mapped from its start.
+public struct MappedFiles {
+  typealias File = (memfd: Memfd, mapping: Mapping)
+  private let files: [File]
+
+  init(_ files: [File]) { self.files = files }
+
+  /// Where the ranges are mapped, one behind the other.
+  public func windows(of ranges: [MemfdRange]) -> [GuestWindow] {
+    var here = 0
+    return ranges.map { range in
+      if files[here].memfd !== range.memfd {
+        guard let index = files.firstIndex(where: { $0.memfd === range.memfd }) else {
+          preconditionFailure("the range is of another file")
+        }
+        here = index
+      }
+      return GuestWindow(mapping: files[here].mapping, start: Int(range.offset), length: Int(range.length))
+    }
   }
 }
 

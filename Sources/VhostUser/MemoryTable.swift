@@ -62,8 +62,10 @@ struct MemoryTable {
   ) throws(VhostUserError) -> MemoryRegion {
     let file: Memfd
     do { file = try Memfd(adopting: fd) } catch { throw .descriptor(request, error) }
-    let memfd = known.lazy.map(\.backing.memfd).first { $0.isSameFile(as: file) } ?? file
-    let backing = MemfdRange(memfd: memfd, offset: description.offset, length: description.length)
+    // Of several, the one that has the most of a file which has grown.
+    let neighbour = known.filter { $0.backing.memfd.isSameFile(as: file) }.max { $0.mappedEnd < $1.mappedEnd }
+    let backing = MemfdRange(
+      memfd: neighbour?.backing.memfd ?? file, offset: description.offset, length: description.length)
     let same = known.first {
       $0.guestAddress == description.guestAddress && $0.userAddress == description.userAddress
         && $0.backing == backing
@@ -71,7 +73,8 @@ struct MemoryTable {
     if let same { return same }
     do {
       return try MemoryRegion(
-        guestAddress: description.guestAddress, userAddress: description.userAddress, backing: backing)
+        guestAddress: description.guestAddress, userAddress: description.userAddress, backing: backing,
+        besides: neighbour)
     } catch {
       throw .memory(request, error)
     }

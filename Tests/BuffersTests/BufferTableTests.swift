@@ -127,7 +127,10 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     let one = MemfdRange(memfd: memfd, offset: 0, length: page)
     var ranges = Array(repeating: one, count: items)
     ranges[0].length = (pages - UInt64(items) + 1) * page
-    return Buffer(ranges: ranges, of: GuestMemory(), entries: entries, backing: .lent(dmabuf))
+    let region = try MemoryRegion(
+      guestAddress: GuestAddress(0), userAddress: 0,
+      backing: MemfdRange(memfd: memfd, offset: 0, length: pages * page))
+    return Buffer(ranges: ranges, of: try GuestMemory([region]), entries: entries, backing: .lent(dmabuf))
   }
 
   @Test func shownBuffersAreCountedOnce() throws {

@@ -54,8 +54,10 @@ private let page: UInt64 = 4096
   }
 
   @Test func refusesAFileThatCannotBeMapped() throws {
-    let memfd = try Memfd(adopting: EventFD().fd.duplicate())
-    #expect(throws: GuestMemoryError.unmappable(GuestAddress(0), .operationNotSupportedByDevice)) {
+    let file = try Memfd.create(name: "region", size: page)
+    let path = FilePath("/proc/self/fd/\(file.number)")
+    let memfd = try Memfd(adopting: FD.open(path, writable: false))
+    #expect(throws: GuestMemoryError.unmappable(GuestAddress(0), .permissionDenied)) {
       try MemoryRegion(
         guestAddress: GuestAddress(0), userAddress: 0, backing: MemfdRange(memfd: memfd, offset: 0, length: 1)
       )
@@ -71,6 +73,28 @@ private let page: UInt64 = 4096
       }
     }
     #expect(try memory.adding(region(at: 0x2000, length: page)).regions.count == 3)
+  }
+
+  /// Of three files two are named, one of them by two of its regions.
+  @Test func givesOutTheFilesOfRanges() throws {
+    var ram: GuestRAM? = try GuestRAM([
+      .init(at: 0, length: page, offset: page), .init(at: page, length: page, offset: 3 * page),
+      .init(at: 2 * page, length: page, file: 1), .init(at: 3 * page, length: page, file: 2, offset: 17),
+    ])
+    ram!.write([1], at: 0)
+    ram!.write([2], at: 2 * page - 1)
+    ram!.write([3], at: 3 * page + 5)
+    weak let idle = ram!.files[1]
+    let ranges = try ram!.memory.resolve(
+      [(0, 1), (2 * page - 1, 1), (3 * page + 5, 1), (0, 1)].map {
+        GuestRange(address: GuestAddress($0), length: $1)
+      })
+    let files = ram!.memory.files(of: ranges)
+    ram = nil
+    let windows = files.windows(of: ranges)
+    #expect(windows.map(\.length) == [1, 1, 1, 1])
+    #expect(windows.map { $0.mapping.load(UInt8.self, at: $0.start) } == [1, 2, 3, 1])
+    #expect(idle == nil, "nothing else of the table is kept")
   }
 
   @Test func removesExactlyOneRegion() throws {
