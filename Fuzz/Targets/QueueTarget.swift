@@ -19,6 +19,8 @@ private final class QueueBench {
   private let ram: GuestRAM
   private let driver: DriverQueue
   private let queue: VirtQueue
+  /// VIRTIO_F_INDIRECT_DESC was negotiated.
+  private let hasTables: Bool
   private var chain = DescriptorChain()
   /// Chains that were taken and not completed.
   private var taken: [UInt16] = []
@@ -32,10 +34,11 @@ private final class QueueBench {
     let start = setup & 0x10 == 0 ? 0 : input.number(UInt16.self)
     driver = DriverQueue(
       ram, size: 1 << UInt16(setup & 7), eventIndex: setup & 8 != 0, start: start)
-    (completed, notified) = (start, start)
+    (completed, notified, hasTables) = (start, start, setup & 0x20 == 0)
     queue = try VirtQueue(
       size: driver.size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-      used: driver.usedWindow, memory: ram.memory, eventIndex: driver.eventIndex, start: start)
+      used: driver.usedWindow, memory: ram.memory, eventIndex: driver.eventIndex, indirect: hasTables,
+      start: start)
     refuseMisfits(&input)
   }
 
@@ -142,7 +145,7 @@ private final class QueueBench {
     let head = ram.number(
       UInt16.self, at: driver.available + 4 + 2 * UInt64(position & (driver.size - 1)))
     let ringIsGood = available &- position <= driver.size && head < driver.size
-    let expected = ringIsGood ? Walk(ram, driver, head).result : nil
+    let expected = ringIsGood ? Walk(ram, driver, head, hasTables: hasTables).result : nil
     do throws(VirtQueueError) {
       let isTaken = try queue.next(into: &chain)
       expect(isTaken == (!wasBroken && available != position), "a chain was taken where there is none")
@@ -282,7 +285,7 @@ private struct Walk {
 
   private(set) var result = Result.bad
 
-  init(_ ram: GuestRAM, _ driver: DriverQueue, _ head: UInt16) {
+  init(_ ram: GuestRAM, _ driver: DriverQueue, _ head: UInt16, hasTables: Bool) {
     var descriptors: [(address: UInt64, length: UInt32, flags: UInt16)] = []
     /// - Returns: whether the chain in this table ends well.
     func follow(_ table: [UInt8], from first: Int, isDirect: Bool) -> Bool {
@@ -293,7 +296,9 @@ private struct Walk {
         let (address, length): (UInt64, UInt32) = (entry.value(at: 0), entry.value(at: 8))
         let (flags, next): (UInt16, UInt16) = (entry.value(at: 12), entry.value(at: 14))
         if flags & DriverQueue.indirect != 0 {
-          guard isDirect, flags & DriverQueue.next == 0, length > 0, length % 16 == 0 else { return false }
+          guard hasTables, isDirect, flags & DriverQueue.next == 0, length > 0, length % 16 == 0 else {
+            return false
+          }
           var bytes: [UInt8] = []
           let range = GuestRange(address: GuestAddress(address), length: UInt64(length))
           guard (try? ram.memory.append(range, to: &bytes)) != nil else { return false }

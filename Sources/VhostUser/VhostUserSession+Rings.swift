@@ -21,7 +21,8 @@ extension VhostUserSession {
   /// - Returns: whether the driver is a new one; nil if the ring does not start.
   private func start(_ vring: Vring) -> Bool? {
     do throws(VhostUserError) {
-      return try vring.start(table.memory, eventIndex: hasEventIndex)
+      return try vring.start(
+        table.memory, eventIndex: hasEventIndex, indirect: features & Features.indirectDescriptors != 0)
     } catch {
       // Not to be tried again with the next message.
       vring.addresses = nil

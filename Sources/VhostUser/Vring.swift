@@ -49,7 +49,7 @@ public final class Vring {
 
   /// Makes the queue, if everything for it is there.
   /// - Returns: whether the driver is a new one, or nil if the ring is not set up yet.
-  func start(_ memory: GuestMemory, eventIndex: Bool) throws(VhostUserError) -> Bool? {
+  func start(_ memory: GuestMemory, eventIndex: Bool, indirect: Bool) throws(VhostUserError) -> Bool? {
     guard let addresses, size > 0, kick != nil else { return nil }
     let rings: Windows
     do throws(OutsideMemory) {
@@ -61,7 +61,7 @@ public final class Vring {
     do {
       queue = try VirtQueue(
         size: UInt16(size), descriptors: rings.descriptors, available: rings.available, used: rings.used,
-        memory: memory, eventIndex: eventIndex, start: base)
+        memory: memory, eventIndex: eventIndex, indirect: indirect, start: base)
     } catch {
       throw .queue(index, error)
     }

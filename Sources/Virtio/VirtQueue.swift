@@ -22,7 +22,7 @@ public final class VirtQueue {
   private var descriptors: GuestWindow
   private var available: GuestWindow
   private var used: GuestWindow
-  private let eventIndex: Bool
+  private let eventIndex, indirect: Bool
   /// The used index, of which the ring holds a copy.
   private var usedIndex: UInt16
   /// The used index at the last `shouldNotify`.
@@ -33,12 +33,13 @@ public final class VirtQueue {
 
   /// - Parameters:
   ///   - eventIndex: `VIRTIO_F_EVENT_IDX` was negotiated.
+  ///   - indirect: `VIRTIO_F_INDIRECT_DESC` was.
   ///   - start: the next available index; the used index starts equal to it, so every chain before it must
   ///     have been completed.
   /// - Throws: `size`, `ringTooShort` or `ringMisaligned`.
   public init(
     size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory,
-    eventIndex: Bool, start: UInt16
+    eventIndex: Bool, indirect: Bool = true, start: UInt16
   ) throws(VirtQueueError) {
     guard size.nonzeroBitCount == 1, size <= Self.maxSize else { throw .size(size) }
     try Self.check(
@@ -48,7 +49,7 @@ public final class VirtQueue {
     self.available = available
     self.used = used
     self.memory = memory
-    self.eventIndex = eventIndex
+    (self.eventIndex, self.indirect) = (eventIndex, indirect)
     position = start
     usedIndex = start
     notifiedIndex = start
@@ -145,6 +146,7 @@ public final class VirtQueue {
     for _ in 0..<size {
       let descriptor = Descriptor(descriptors.mapping, at: descriptors.start + 16 * Int(index))
       if descriptor.flags.contains(.indirect) {
+        if !indirect { throw .indirectNotNegotiated(head: head) }
         // 2.7.5.3.2: the device ignores WRITE on a descriptor that refers to a table.
         if descriptor.flags.contains(.next) { throw .indirectWithNext(head: head) }
         return try walkIndirect(descriptor, &chain, &total)

@@ -21,6 +21,7 @@ public enum VirtQueueError: Error, Equatable {
   case chainTooLong(head: UInt16, limit: Int)
   case chainTooLarge(head: UInt16, bytes: UInt64)
   case readableAfterWritable(head: UInt16)
+  case indirectNotNegotiated(head: UInt16)
   case indirectNested(head: UInt16)
   case indirectWithNext(head: UInt16)
   case indirectLength(head: UInt16, length: UInt32)
@@ -61,6 +62,8 @@ extension VirtQueueError: CustomStringConvertible {
       "the chain at descriptor \(head) has at least \(bytes) bytes, the limit is \(UInt32.max)"
     case .readableAfterWritable(let head):
       "the chain at descriptor \(head) has a device-readable descriptor behind a device-writable one"
+    case .indirectNotNegotiated(let head):
+      "the chain at descriptor \(head) has an indirect table, and VIRTIO_F_INDIRECT_DESC was not negotiated"
     case .indirectNested(let head):
       "the chain at descriptor \(head) has an indirect descriptor in an indirect table"
     case .indirectWithNext(let head):

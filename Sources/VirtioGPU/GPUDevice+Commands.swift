@@ -26,7 +26,7 @@ extension GPUDevice {
     do throws(Mistake) {
       switch command {
       case .getDisplayInfo: return answerDisplayInfo()
-      case .getEDID(let scanout): return try answerEDID(scanout)
+      case .getEDID(let scanout) where has(Feature.edid): return try answerEDID(scanout)
       case .createResource(let id, let format, let width, let height):
         try create(id, format, width, height)
       case .unrefResource(let id): return try unref(id)
@@ -67,10 +67,10 @@ extension GPUDevice {
         try check(context: context)
         _ = try resource(id)
       case .submit(let size) where has(Feature.virgl): try submit(context, size)
-      case .assignUUID(let id): return .now(.resourceUUID(assignUUID(try resource(id))))
-      case .createBlob, .setScanoutBlob, .mapBlob, .unmapBlob, .createContext, .destroyContext,
-        .attachToContext,
-        .detachFromContext, .submit, .updateCursor, .moveCursor, .unknown:
+      case .assignUUID(let id) where has(Feature.resourceUUID):
+        return .now(.resourceUUID(assignUUID(try resource(id))))
+      case .getEDID, .assignUUID, .createBlob, .setScanoutBlob, .mapBlob, .unmapBlob, .createContext,
+        .destroyContext, .attachToContext, .detachFromContext, .submit, .updateCursor, .moveCursor, .unknown:
         throw unknown(command)
       }
       return .now(.ok)
@@ -101,7 +101,8 @@ extension GPUDevice {
 
   private func unknown(_ command: Command) -> Mistake {
     Mistake(
-      .unspecified, "unknownCommand", "\(command.name) is not of a feature that was offered on this queue")
+      .unspecified, "unknownCommand",
+      "\(command.name) is not of a feature that was negotiated, or not for this queue")
   }
 
   // MARK: Looking things up

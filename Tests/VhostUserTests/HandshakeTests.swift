@@ -67,7 +67,7 @@ import VhostUser
     let frontEnd = setup.frontEnd
     _ = try frontEnd.askWord(FrontEnd.getFeatures)
     try frontEnd.send(FrontEnd.setOwner)
-    try frontEnd.send(FrontEnd.setFeatures, (Self.version1 | Self.eventIndex).bytes)
+    try frontEnd.send(FrontEnd.setFeatures, (Self.version1 | Self.eventIndex | Self.indirect).bytes)
     try frontEnd.sendTable(setup.ram, setup.ram.blocks)
     let (kick, call) = (try FrontEnd.Line(), try FrontEnd.Line())
     try frontEnd.send(FrontEnd.setVringNum, UInt32(0).bytes + UInt32(64).bytes)

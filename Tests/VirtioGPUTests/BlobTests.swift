@@ -246,8 +246,8 @@ import Testing
     }
   }
 
-  /// A driver that did not choose blobs has none.
-  @Test(arguments: [0x10c, 0x10d] as [UInt32]) func notChosen(_ type: UInt32) throws {
+  /// What a driver did not choose it does not have: EDID, names, blobs.
+  @Test(arguments: [0x10a, 0x10b, 0x10c, 0x10d] as [UInt32]) func notChosen(_ type: UInt32) throws {
     let rig = try Rig(features: 0)
     let body = [UInt8](repeating: 0, count: 104)
     try BadCommand("\(hex(type))", Request.header(type) + body, ResponseType.unspecified, "unknownCommand")

@@ -278,6 +278,20 @@ struct BadChainCase: CustomTestStringConvertible, Sendable {
     #expect(pair.chain.writable.isEmpty)
   }
 
+  /// A driver that did not choose indirect tables has none.
+  @Test func refusesATableThatWasNotNegotiated() throws {
+    let pair = try Pair(indirect: false)
+    let head = pair.driver.add(readable: [range(0x1000, 8)], writable: [], indirect: true)
+    #expect(throws: VirtQueueError.indirectNotNegotiated(head: head)) {
+      try pair.queue.next(into: &pair.chain)
+    }
+    #expect(!pair.queue.isBroken && pair.chain.head == head)
+    pair.queue.complete(head: head, written: 0)
+    pair.driver.add(readable: [range(0x1000, 8)], writable: [], indirect: false)
+    #expect(try pair.queue.next(into: &pair.chain))
+    #expect(pair.chain.readable == [range(0x1000, 8)])
+  }
+
   @Test(arguments: cases) func saysWhatIsWrong(_ item: BadChainCase) {
     let text = "\(item.error)"
     #expect(text.contains("descriptor \(item.head)"))

@@ -9,12 +9,15 @@ final class Pair {
   let queue: VirtQueue
   var chain = DescriptorChain()
 
-  init(size: UInt16 = 8, eventIndex: Bool = true, start: UInt16 = 0, ram: GuestRAM? = nil) throws {
+  init(
+    size: UInt16 = 8, eventIndex: Bool = true, indirect: Bool = true, start: UInt16 = 0, ram: GuestRAM? = nil
+  ) throws {
     self.ram = try ram ?? GuestRAM(size: 4 << 20)
     driver = DriverQueue(self.ram, size: size, eventIndex: eventIndex, start: start)
     queue = try VirtQueue(
       size: size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-      used: driver.usedWindow, memory: self.ram.memory, eventIndex: eventIndex, start: start)
+      used: driver.usedWindow, memory: self.ram.memory, eventIndex: eventIndex,
+      indirect: indirect, start: start)
   }
 
   /// What the device reads of the chain that it took last.
