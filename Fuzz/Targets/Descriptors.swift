@@ -8,6 +8,8 @@ final class Descriptors {
   let events: [FrontEnd.Line]
   /// One whose other end is here too.
   let socket: CInt
+  /// Guest memory that cannot be written.
+  let readOnly: CInt
   private let others: [Holder]
   private let numbers: [CInt]
 
@@ -32,6 +34,9 @@ final class Descriptors {
     let (reading, writing) = try FileDescriptor.pipe()
     others += [Holder(FD(adopting: reading.rawValue)), Holder(FD(adopting: writing.rawValue))]
     others.append(Holder(try FD.open("/dev/null", writable: true)))
+    let file = FilePath("/proc/self/fd/\(others[0].number)")
+    others.append(Holder(try FD.open(file, writable: false)))
+    readOnly = others[others.count - 1].number
     self.others = others
     numbers = events.map { $0.event.fd.withRaw { $0 } } + others.map(\.number)
   }

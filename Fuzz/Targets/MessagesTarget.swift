@@ -109,7 +109,11 @@ private final class Peer {
     switch kind % 20 {
     case 0: try send(FrontEnd.setVringNum, queue.bytes + (1 << UInt32(input.byte() % 18)).bytes)
     case 1: try send(FrontEnd.setVringBase, word())
-    case 2: try send(FrontEnd.setVringAddress, FrontEnd.addresses(index, drivers[index]))
+    case 2:
+      // With the log's flag, or without.
+      var addresses = FrontEnd.addresses(index, drivers[index])
+      addresses[4] = kind >> 6 & 1
+      try send(FrontEnd.setVringAddress, addresses)
     case 3:
       // Somewhere else in the guest's memory, or beside it.
       let places = (0..<3).map { _ in GuestRAM.userBase + UInt64(input.number(UInt16.self)) * 4 }
@@ -127,13 +131,16 @@ private final class Peer {
           + blocks.flatMap { FrontEnd.region($0.element) }, blocks.map { ram.files[$0.element.file].number })
     case 12:
       let block = block(&input)
-      try send(
-        FrontEnd.addMemoryRegion, UInt64(0).bytes + FrontEnd.region(block), [ram.files[block.file].number])
+      let file = kind & 0x40 == 0 ? ram.files[block.file].number : descriptors.readOnly
+      try send(FrontEnd.addMemoryRegion, UInt64(0).bytes + FrontEnd.region(block), [file])
     case 13: try send(FrontEnd.removeMemoryRegion, UInt64(0).bytes + FrontEnd.region(block(&input)))
     case 14: try send(FrontEnd.resetDevice, [])
     case 15: try send(FrontEnd.setDisplaySocket, [], [descriptors.one(&input)])
     case 16:
-      try send(FrontEnd.setFeatures, (link.frontEnd.offeredFeatures & ~(UInt64(input.byte()) << 24)).bytes)
+      // VHOST_F_LOG_ALL, or not.
+      let log = UInt64(kind & 0x40) << 20
+      try send(
+        FrontEnd.setFeatures, (link.frontEnd.offeredFeatures & ~(UInt64(input.byte()) << 24) | log).bytes)
     case 17: try send(FrontEnd.setProtocolFeatures, UInt64(input.number(UInt32.self)).bytes)
     case 18:
       try send(
@@ -143,8 +150,13 @@ private final class Peer {
     default:
       let asked = [
         FrontEnd.getFeatures, FrontEnd.setOwner, FrontEnd.getQueueNum, FrontEnd.getSharedMemoryConfig,
+        FrontEnd.setLogBase, FrontEnd.setLogDescriptor, FrontEnd.resetOwner, FrontEnd.setLogBase,
       ]
-      try send(asked[Int(input.byte() & 3)], [])
+      let choice = input.byte()
+      let request = asked[Int(choice & 7)]
+      try send(
+        request, request == FrontEnd.setLogBase ? UInt64(4096).bytes + UInt64(0).bytes : [],
+        choice & 0xc == 4 && choice & 0x80 != 0 ? [descriptors.one(&input)] : [])
     }
   }
 

@@ -12,15 +12,15 @@ enum Features {
 
   /// What every session offers, beside the device's own bits.
   static let offered = indirectDescriptors | eventIndex | protocolFeatures | version1
-  /// QEMU's vhost-user-gpu sets these without asking what was offered. They ask nothing of a back end:
-  /// a reset of one queue arrives as its stop and start, layouts are free since version 1, and
-  /// "notify on empty" is what the driver gets anyway, or what the event index replaces.
-  static let tolerated = ringReset | anyLayout | notifyOnEmpty
+  /// QEMU sets these without asking what was offered. They ask nothing of a back end: a reset of one queue arrives
+  /// as its stop and start, layouts are free since version 1, and "notify on empty" is what the driver gets anyway,
+  /// or what the event index replaces. "Log all" comes when QEMU measures how fast the guest writes its memory: what
+  /// is not logged is missing there.
+  static let tolerated = ringReset | anyLayout | notifyOnEmpty | logAll
 
   /// What a bit is called (virtio 1.3, 6; `vhost_types.h`), and the QEMU property that clears it.
   static func name(of bit: Int) -> (name: String, remedy: String?) {
     switch bit {
-    case 26: ("VHOST_F_LOG_ALL", "migration is not supported")
     case 33: ("VIRTIO_F_ACCESS_PLATFORM", "set iommu_platform=off on the device")
     case 34: ("VIRTIO_F_RING_PACKED", "set packed=off on the device")
     case 35: ("VIRTIO_F_IN_ORDER", "set in_order=off on the device")

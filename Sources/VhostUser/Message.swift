@@ -75,6 +75,8 @@ enum Message {
   case setOwner
   case resetOwner
   case setMemoryTable([RegionDescription])
+  case setLogBase
+  case setLogDescriptor
   case setVringSize(queue: UInt32, size: UInt32)
   case setVringAddress(queue: UInt32, VringAddresses)
   case setVringBase(queue: UInt32, base: UInt32)
@@ -112,6 +114,8 @@ enum Message {
     case .setOwner: self = try form.empty(.setOwner)
     case .resetOwner: self = try form.empty(.resetOwner)
     case .setMemoryTable: self = .setMemoryTable(try form.regions())
+    case .setLogBase: self = try form.log(.setLogBase, sizes: [16, 8])
+    case .setLogDescriptor: self = try form.log(.setLogDescriptor, sizes: [0])
     case .setVringSize:
       let (queue, size) = try form.vringState()
       self = .setVringSize(queue: queue, size: size)
@@ -192,13 +196,19 @@ private struct Form {
   func vringAddresses() throws(VhostUserError) -> (queue: UInt32, VringAddresses) {
     try check(size: 40)
     let flags: UInt32 = payload.number(at: 4)
-    if flags != 0 {
-      throw .value(
-        request, field: "flags", value: UInt64(flags), wanted: "0: the migration log is not offered")
-    }
+    // VHOST_VRING_F_LOG: the used ring is to be logged.
+    if flags > 1 { throw .value(request, field: "flags", value: UInt64(flags), wanted: "0 or 1") }
     let addresses = VringAddresses(
       descriptors: payload.number(at: 8), available: payload.number(at: 24), used: payload.number(at: 16))
     return (payload.number(at: 0), addresses)
+  }
+
+  /// The log of a migration, which is not offered. A descriptor that comes with it is closed unused.
+  func log(_ message: Message, sizes: [Int]) throws(VhostUserError) -> Message {
+    try check(
+      size: sizes.contains(payload.count) ? payload.count : sizes[0],
+      descriptors: descriptorCount == 1 ? 1 : 0)
+    return message
   }
 
   /// The queue in bits 0 to 7; bit 8 says that no descriptor comes.

@@ -5,6 +5,8 @@ public enum Request: UInt32, Sendable, CaseIterable {
   case setOwner = 3
   case resetOwner = 4
   case setMemoryTable = 5
+  case setLogBase = 6
+  case setLogDescriptor = 7
   case setVringSize = 8
   case setVringAddress = 9
   case setVringBase = 10
@@ -62,6 +64,8 @@ extension Request: CustomStringConvertible {
     case .setOwner: "SET_OWNER"
     case .resetOwner: "RESET_OWNER"
     case .setMemoryTable: "SET_MEM_TABLE"
+    case .setLogBase: "SET_LOG_BASE"
+    case .setLogDescriptor: "SET_LOG_FD"
     case .setVringSize: "SET_VRING_NUM"
     case .setVringAddress: "SET_VRING_ADDR"
     case .setVringBase: "SET_VRING_BASE"

@@ -30,6 +30,9 @@ public protocol VhostUserDevice: AnyObject {
   /// The ring is to stop: nothing more is taken from it, and when every chain that was taken is completed,
   /// `finished` is called, perhaps at once. The front end waits for that, and no other message is read.
   func stopping(_ index: Int, _ finished: @escaping () -> Void)
+  /// The ring has ended without a word, since the front end sets it up anew. Chains that were taken are not to be
+  /// completed: a new driver may have their memory.
+  func dropped(_ index: Int)
   /// The front end's display socket (`GPU_SET_SOCKET`), in place of an earlier one.
   func displaySocket(_ socket: consuming UnixSocket)
   /// A descriptor of the dma-buf that this device shares under a name (`GET_SHARED_OBJECT`), to be given

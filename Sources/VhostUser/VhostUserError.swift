@@ -34,6 +34,18 @@ public enum VhostUserError: Error, Equatable {
   case noSharedMemory
 }
 
+extension VhostUserError {
+  /// A message could not be done and has changed nothing, so that the session can go on if the front end is told.
+  var isRefusal: Bool {
+    switch self {
+    case .value, .feature, .ringRunning, .polling, .notSocket, .memory: true
+    // Without its kick descriptor a ring is lost.
+    case .descriptor(let request, _): request != .setVringKick
+    default: false
+    }
+  }
+}
+
 extension VhostUserError: CustomStringConvertible {
   public var description: String {
     switch self {

@@ -43,18 +43,33 @@ extension VhostUserSession {
     _ request: Request, _ queue: UInt32, _ change: (Vring) throws(VhostUserError) -> Void
   ) throws(VhostUserError) {
     let vring = try vring(request, queue)
-    if vring.isStarted { throw .ringRunning(request, queue: vring.index) }
+    try drop([vring], for: request)
     try change(vring)
     try update(vring)
   }
 
   /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
+  /// Ends the runs of rings that are to be set up anew. Some front ends say nothing more of a driver's reset than that
+  /// its rings are disabled.
+  func drop(_ vrings: [Vring], for request: Request) throws(VhostUserError) {
+    let started = vrings.filter(\.isStarted)
+    if let vring = started.first(where: isEnabled) { throw .ringRunning(request, queue: vring.index) }
+    for vring in started {
+      vring.stop()
+      device.dropped(vring.index)
+    }
+  }
+
+  /// Without the protocol features a ring is enabled from the start.
+  private func isEnabled(_ vring: Vring) -> Bool {
+    vring.isEnabled || features & Features.protocolFeatures == 0
+  }
+
   ///
   /// The specification starts a ring with its first kick. A kick may have been taken by the front end before
   /// it handed the descriptor over, so the descriptor itself starts it, and its chains are looked for.
   func update(_ vring: Vring) throws(VhostUserError) {
-    // Without the protocol features a ring is enabled from the start.
-    let isEnabled = vring.isEnabled || features & Features.protocolFeatures == 0
+    let isEnabled = isEnabled(vring)
     // No driver is there before it accepted version 1.
     if !vring.isStarted, isEnabled, features & Features.version1 != 0, let fresh = start(vring) {
       logger.debug("ring starts", metadata: ["queue": "\(vring.index)", "index": "\(vring.base)"])

@@ -109,11 +109,17 @@ public final class VhostUserSession {
     if let (feature, name) = request.needs, !protocolFeatures.contains(feature) {
       throw .notNegotiated(request, feature: name)
     }
-    let reply = try answer(envelope)
-    if let reply {
-      try stream?.send(reply, to: request)
-    } else if needsReply, !request.hasReply, protocolFeatures.contains(.replyAck) {
-      try stream?.send(.word(0), to: request)
+    let isAcknowledged = needsReply && !request.hasReply && protocolFeatures.contains(.replyAck)
+    do throws(VhostUserError) {
+      if let reply = try answer(envelope) {
+        try stream?.send(reply, to: request)
+      } else if isAcknowledged {
+        try stream?.send(.word(0), to: request)
+      }
+    } catch {
+      guard isAcknowledged, error.isRefusal else { throw error }
+      logger.error("the front end is told that this cannot be done: \(error)")
+      try stream?.send(.word(1), to: request)
     }
     lookAtResumedRings()
   }
@@ -142,6 +148,9 @@ public final class VhostUserSession {
     case .removeMemoryRegion(let region):
       try table.remove(region)
       try memoryChanged(final: false)
+    // QEMU logs writes to the guest's memory, whatever was offered. Nothing is written into a log, and no migration
+    // waits for one: QEMU refuses that.
+    case .setLogBase, .setLogDescriptor: break
     case .setVringSize(let queue, let size):
       try configure(request, queue) { vring throws(VhostUserError) in
         // A power of two or not: that is the driver's choice, which the queue checks when it starts.
@@ -206,9 +215,9 @@ public final class VhostUserSession {
     let known = Features.offered | device.deviceFeatures | Features.tolerated
     let unknown = word & ~known
     if unknown != 0 { throw .feature(bit: unknown.trailingZeroBitCount) }
-    if word != features, let vring = vrings.first(where: \.isStarted) {
-      throw .ringRunning(.setFeatures, queue: vring.index)
-    }
+    // The log comes and goes while rings run.
+    let word = word & ~Features.logAll
+    if word != features { try drop(vrings, for: .setFeatures) }
     logger.debug("features", metadata: ["acked": "0x\(String(word, radix: 16))"])
     features = word
     // Its rings do not start.

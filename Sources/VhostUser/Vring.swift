@@ -22,8 +22,8 @@ public final class Vring {
   /// taken from the ring then; its old place stays mapped for what is still to be completed.
   var isAdrift = false
   private var running: VirtQueue?
-  /// The queue of the last run.
-  private var last: VirtQueue?
+  /// Where the last run stopped.
+  private var stoppedAt: UInt16?
 
   init(index: Int) { self.index = index }
 
@@ -33,10 +33,10 @@ public final class Vring {
   /// kick after that.
   public var mayWork: Bool { isStarted && !isAdrift && kick?.isWatched ?? false }
 
-  /// The ring's queue. There is a new one after each start; there is none before the first.
+  /// The ring's queue while it runs. There is a new one after each start.
   public var queue: VirtQueue {
-    guard let queue = running ?? last else { preconditionFailure("the ring has never been started") }
-    return queue
+    guard let running else { preconditionFailure("the ring does not run") }
+    return running
   }
 
   /// Calls the driver if it wants to hear of what was completed (`VirtQueue.shouldNotify`).
@@ -67,17 +67,18 @@ public final class Vring {
     }
     // Index 0 is a new driver's, but for a ring that stopped just there after a turn around 2^16: that one
     // still has in it what was completed.
-    let resumes = base != 0 || (last.map { $0.position == 0 } ?? false) && queue.lastUsedSlotFilled
+    let resumes = base != 0 || stoppedAt == 0 && queue.lastUsedSlotFilled
     running = queue
-    last = queue
     isAdrift = false
     return !resumes
   }
 
-  /// Ends the run; the next one goes on at the same index unless it is told otherwise.
+  /// Ends the run; the next one goes on at the same index unless it is told otherwise. The queue goes, since it holds
+  /// the memory table: what is unplugged meanwhile is let go of.
   func stop() {
     guard let running else { return }
     base = running.position
+    stoppedAt = base
     self.running = nil
     isAdrift = false
     kick?.pause()

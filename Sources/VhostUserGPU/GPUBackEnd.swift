@@ -48,6 +48,8 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   public func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
 
+  public func dropped(_ index: Int) { device.drop(index) }
+
   public func reset() { device.reset() }
 
   public func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }

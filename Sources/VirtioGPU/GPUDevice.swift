@@ -200,12 +200,23 @@ public final class GPUDevice {
     settle()
   }
 
+  /// The queue has ended without a word: nothing that was taken from it is answered any more.
+  public func drop(_ index: Int) {
+    if index == Self.cursorQueue {
+      cursor = nil
+      return
+    }
+    pending.removeAll()
+    reading.removeAll()
+    (control, whenDrained) = (nil, nil)
+    endCopies()
+  }
+
   /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
   /// waits is answered any more.
   public func reset() {
-    pending.removeAll()
-    (control, cursor, whenDrained) = (nil, nil, nil)
-    reading.removeAll()
+    drop(Self.controlQueue)
+    drop(Self.cursorQueue)
     eventsRead = 0
     dropAll()
   }

@@ -33,6 +33,8 @@ public final class FrontEnd {
   public static let setOwner: UInt32 = 3
   public static let resetOwner: UInt32 = 4
   public static let setMemoryTable: UInt32 = 5
+  public static let setLogBase: UInt32 = 6
+  public static let setLogDescriptor: UInt32 = 7
   public static let setVringNum: UInt32 = 8
   public static let setVringAddress: UInt32 = 9
   public static let setVringBase: UInt32 = 10

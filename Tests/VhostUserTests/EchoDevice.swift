@@ -14,6 +14,7 @@ final class EchoDevice: VhostUserDevice {
     case unusable(Int, VhostUserError)
     case stopping(Int)
     case display
+    case dropped(Int)
     case reset
   }
 
@@ -31,7 +32,8 @@ final class EchoDevice: VhostUserDevice {
 
   /// Chains are taken and kept until `release`.
   var holds = false
-  private var held: [(vring: Vring, head: UInt16, writable: [GuestRange], answer: [UInt8])] = []
+  private var held:
+    [(vring: Vring, queue: VirtQueue, head: UInt16, writable: [GuestRange], answer: [UInt8])] = []
   private var finish: (() -> Void)? = nil
   private var chain = DescriptorChain()
   private(set) var chainErrors: [VirtQueueError] = []
@@ -74,7 +76,7 @@ final class EchoDevice: VhostUserDevice {
         var reader = ChainReader(chain, vring.queue.memory)
         var request: [UInt8] = []
         try reader.read(Int(reader.remaining), into: &request)
-        held.append((vring, chain.head, chain.writable, request.reversed()))
+        held.append((vring, vring.queue, chain.head, chain.writable, request.reversed()))
       } catch {
         chainErrors.append(error)
         if error.breaksRing {
@@ -94,10 +96,10 @@ final class EchoDevice: VhostUserDevice {
 
   /// Answers all that is held, and finishes the stop that waits for it.
   func release() {
-    for (vring, head, writable, answer) in held {
-      var writer = ChainWriter(writable, vring.queue.memory)
+    for (vring, queue, head, writable, answer) in held {
+      var writer = ChainWriter(writable, queue.memory)
       try? unsafe writer.write(answer.span.bytes)
-      vring.queue.complete(head: head, written: writer.written)
+      queue.complete(head: head, written: writer.written)
       vring.notify()
     }
     held = []
@@ -115,6 +117,11 @@ final class EchoDevice: VhostUserDevice {
 
   func sharedObject(_ uuid: ObjectUUID) -> FD? {
     shared[uuid]?.withDescriptor { try? $0.duplicate() }
+  }
+
+  func dropped(_ index: Int) {
+    held.removeAll { $0.vring.index == index }
+    events.append(.dropped(index))
   }
 
   func reset() {

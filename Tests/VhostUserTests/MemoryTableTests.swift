@@ -1,6 +1,8 @@
 import Fixtures
+import Glibc
 import Guest
 import Linux
+import SystemPackage
 import Testing
 import VhostUser
 import Virtio
@@ -110,7 +112,131 @@ import Virtio
     try setup.frontEnd.realize(memory: .slots)
     for block in ram.blocks.dropLast() { try setup.frontEnd.add(ram, block) }
     #expect(setup.device.memory.regions.count == 509)
-    #expect(throws: FrontEndError.closed) { try setup.frontEnd.add(ram, ram.blocks[509]) }
-    #expect(setup.error == .memory(try #require(Request(rawValue: 37)), .tooManyRegions(limit: 509)))
+    #expect(throws: Self.refused) { try setup.frontEnd.add(ram, ram.blocks[509]) }
+    #expect(setup.device.memory.regions.count == 509)
+    #expect(setup.link.end == nil)
+  }
+
+  // MARK: Memory that cannot be had
+
+  /// The answer to a message that was to be acknowledged, and could not be done.
+  private static let refused = FrontEndError.wrongReply(UInt64(1).bytes)
+
+  /// A device that runs, in memory of its own, and what QEMU plugs in besides.
+  private func plugged(_ style: FrontEnd.MemoryStyle, readOnly: Bool, acknowledged: Bool) throws -> (
+    Setup, Memfd
+  ) {
+    let setup = try Setup()
+    try setup.frontEnd.realize(memory: style, replyAck: acknowledged)
+    try setup.frontEnd.start(setup.queues)
+    #expect(try setup.echo() == [3, 2, 1])
+    let file = try Memfd.create(name: "other", size: 4096)
+    let path = FilePath("/proc/self/fd/\(file.number)")
+    return (setup, try Memfd(adopting: FD.open(path, writable: !readOnly)))
+  }
+
+  static let bad: [(name: String, readOnly: Bool, length: UInt64)] = [
+    ("a descriptor that cannot be written", true, 4096), ("a file that is too short", false, 8192),
+  ]
+
+  @Test(arguments: FrontEnd.MemoryStyle.allCases, bad.indices)
+  func tellsThatItCannotHaveMemory(_ style: FrontEnd.MemoryStyle, _ index: Int) throws {
+    let (setup, other) = try plugged(style, readOnly: Self.bad[index].readOnly, acknowledged: true)
+    let before = setup.device.memory.regions
+    let block = GuestRAM.Block(at: 1 << 32, length: Self.bad[index].length)
+    #expect(throws: Self.refused) {
+      switch style {
+      case .slots:
+        try setup.frontEnd.tell(
+          FrontEnd.addMemoryRegion, numbers(0, 0) + FrontEnd.region(block), descriptors: [other.number])
+      case .table:
+        try setup.frontEnd.tell(
+          FrontEnd.setMemoryTable,
+          numbers(2, 0) + FrontEnd.region(setup.ram.blocks[0]) + FrontEnd.region(block),
+          descriptors: [setup.ram.files[0].number, other.number])
+      }
+    }
+    let after = setup.device.memory.regions
+    #expect(after.count == 1 && after[0] === before[0])
+    #expect(try setup.echo() == [3, 2, 1])
+    #expect(setup.link.end == nil)
+    // The same is done once it can be.
+    try setup.frontEnd.sendMemory(setup.ram)
+    #expect(try setup.echo() == [3, 2, 1])
+  }
+
+  @Test func tellsThatThereIsNothingToRemove() throws {
+    let setup = try Setup.running(.slots)
+    #expect(throws: Self.refused) { try setup.frontEnd.remove(.init(at: 1 << 32, length: 4096)) }
+    #expect(try setup.echo() == [3, 2, 1])
+  }
+
+  /// A front end that does not ask hears of it by the end of the connection.
+  @Test(arguments: bad.indices) func endsWhereNobodyAsked(_ index: Int) throws {
+    let (setup, other) = try plugged(.slots, readOnly: Self.bad[index].readOnly, acknowledged: false)
+    let block = GuestRAM.Block(at: 1 << 32, length: Self.bad[index].length)
+    try setup.frontEnd.send(
+      FrontEnd.addMemoryRegion, numbers(0, 0) + FrontEnd.region(block), descriptors: [other.number])
+    try setup.link.settle()
+    guard case .memory(.addMemoryRegion, _) = setup.error else {
+      Issue.record("\(String(describing: setup.error))")
+      return
+    }
+  }
+
+  // MARK: Memory that goes
+
+  /// Runs, is stopped, or has been started anew in the meantime: nothing of the memory that went is kept.
+  @Test(arguments: [false, true]) func letsGoOfWhatIsUnplugged(whileItIsStopped: Bool) throws {
+    let setup = try Setup.running(
+      .slots, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
+    #expect(try setup.echo() == [3, 2, 1])
+    weak let region = setup.device.memory.regions[1]
+    #expect(region != nil)
+    if whileItIsStopped { #expect(try setup.frontEnd.stop() == [1, 0]) }
+    try setup.frontEnd.remove(setup.ram.blocks[1])
+    #expect(region == nil)
+    if whileItIsStopped { try setup.frontEnd.start(setup.queues) }
+    #expect(try setup.echo() == [3, 2, 1])
+  }
+
+  /// QEMU cuts the guest's memory anew whenever something is laid over a part of it.
+  @Test func mapsAFileOnceHoweverItIsCut() throws {
+    let setup = try Setup.running(.table)
+    let ram = setup.ram
+    let place = GuestAddress(0x3000)
+    var windows: [GuestWindow] = []
+    for cut in stride(from: UInt64(1 << 16), to: 1 << 20, by: 1 << 16) {
+      try setup.frontEnd.sendTable(
+        ram,
+        [
+          .init(at: 0, length: cut),
+          .init(at: cut + 4096, length: ram.blocks[0].length - cut - 4096, offset: cut + 4096),
+        ])
+      let ranges = try setup.device.memory.resolve([GuestRange(address: place, length: 4096)])
+      windows += setup.device.memory.files(of: ranges).windows(of: ranges)
+    }
+    #expect(windows.count > 10)
+    #expect(
+      windows.allSatisfy { $0.mapping === windows[0].mapping && $0.start == 0x3000 && $0.length == 4096 })
+    #expect(try setup.echo() == [3, 2, 1])
+  }
+
+  @Test func mapsAFileAnewThatHasGrown() throws {
+    let setup = try Setup.running(.slots, ram: GuestRAM([.init(at: 0, length: 1 << 20)], seals: []))
+    let file = setup.ram.files[0]
+    let grown = file.withDescriptor { $0.withRaw { ftruncate($0, 2 << 20) } }
+    #expect(grown == 0)
+    try setup.frontEnd.add(setup.ram, .init(at: 1 << 30, length: 1 << 20, offset: 1 << 20))
+    unsafe try setup.device.memory.store([7 as UInt8].span.bytes, at: GuestAddress((1 << 30) + 5))
+    // A list across both parts is read from one mapping.
+    let ranges = try setup.device.memory.resolve([
+      GuestRange(address: GuestAddress((1 << 20) - 1), length: 1),
+      GuestRange(address: GuestAddress(1 << 30), length: 6),
+    ])
+    #expect(ranges.count == 1)
+    let windows = setup.device.memory.files(of: ranges).windows(of: ranges)
+    #expect(windows.count == 1 && windows[0].mapping.bytes(at: windows[0].start, count: 7).last == 7)
+    #expect(try setup.echo() == [3, 2, 1])
   }
 }

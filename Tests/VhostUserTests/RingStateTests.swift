@@ -173,6 +173,100 @@ import Virtio
     #expect(setup.device.takeEvents().contains(.started(0, fresh: true, at: 0)))
   }
 
+  /// How front ends stop a device for its next driver.
+  enum Order: CaseIterable, Sendable {
+    case asked, askedAlone, disabledAndAsked, disabledAskedAndDisowned, disabled,
+      disabledAndSetUpFromTheStart, reset
+  }
+
+  @Test(arguments: Order.allCases, [false, true])
+  func servesTheNextDriver(_ order: Order, whileSomethingIsUnanswered: Bool) throws {
+    let setup = try Setup.running()
+    let frontEnd = setup.frontEnd
+    for _ in 0..<3 { #expect(try setup.echo() == [3, 2, 1]) }
+    // What has to be answered first would have to be waited for.
+    let holds =
+      whileSomethingIsUnanswered && [.disabled, .disabledAndSetUpFromTheStart, .reset].contains(order)
+    let old = setup.queues[0]
+    if holds {
+      setup.device.holds = true
+      old.send([7], answer: 1)
+      frontEnd.kick(0)
+      try setup.link.settle()
+    }
+    _ = setup.device.takeEvents()
+    switch order {
+    case .asked: #expect(try frontEnd.stop() == [3, 0])
+    case .askedAlone: #expect(try (0..<2).map(frontEnd.base) == [3, 0])
+    case .disabledAndAsked, .disabledAskedAndDisowned:
+      for index in 0..<2 { try frontEnd.enable(index, false) }
+      #expect(try (0..<2).map(frontEnd.base) == [3, 0])
+      if order == .disabledAskedAndDisowned { try frontEnd.tell(FrontEnd.resetOwner) }
+    case .disabled, .disabledAndSetUpFromTheStart:
+      for index in 0..<2 { try frontEnd.enable(index, false) }
+      if order == .disabledAndSetUpFromTheStart { try frontEnd.send(FrontEnd.setOwner) }
+    case .reset: try frontEnd.tell(FrontEnd.resetDevice)
+    }
+    setup.queues = [64, 16].map { DriverQueue(setup.ram, size: $0) }
+    try frontEnd.start(setup.queues)
+    setup.device.release()
+    try setup.link.settle()
+    setup.device.holds = false
+    #expect(old.receive() == nil, "the old driver's memory may be the next one's")
+    let events = setup.device.takeEvents()
+    #expect(
+      events.contains(.started(0, fresh: true, at: 0)) && events.contains(.started(1, fresh: true, at: 0)))
+    #expect(events.contains(.dropped(0)) == [.disabled, .disabledAndSetUpFromTheStart].contains(order))
+    #expect(try setup.echo() == [3, 2, 1])
+    #expect(setup.link.end == nil)
+  }
+
+  /// As when firmware has had the device before.
+  @Test func takesOtherFeaturesForDisabledRings() throws {
+    let setup = try Setup.running()
+    #expect(try setup.echo() == [3, 2, 1])
+    for index in 0..<2 { try setup.frontEnd.enable(index, false) }
+    _ = setup.device.takeEvents()
+    setup.queues = [64, 16].map { DriverQueue(setup.ram, size: $0, eventIndex: false) }
+    try setup.frontEnd.start(setup.queues)
+    try setup.link.settle()
+    #expect(setup.device.takeEvents().prefix(2) == [.dropped(0), .dropped(1)])
+    #expect(try setup.echo() == [3, 2, 1])
+  }
+
+  /// QEMU's dirty log, which it starts and ends while the rings run.
+  @Test(arguments: [false, true]) func worksOnWhileTheFrontEndLogs(_ acknowledged: Bool) throws {
+    let setup = try Setup()
+    let frontEnd = setup.frontEnd
+    try frontEnd.realize(memory: .table, replyAck: acknowledged)
+    try frontEnd.start(setup.queues)
+    try setup.link.settle()
+    let features = frontEnd.offeredFeatures | frontEnd.extraFeatures
+    let kinds: [(isLogged: Bool, features: UInt64)] = [(true, features | 1 << 26), (false, features)]
+    for (isLogged, features) in kinds {
+      if isLogged {
+        let log = try Memfd.create(name: "log", size: 4096)
+        try frontEnd.send(FrontEnd.setLogBase, UInt64(4096).bytes + UInt64(0).bytes)
+        try frontEnd.send(FrontEnd.setLogDescriptor, descriptors: [log.number])
+      }
+      _ = setup.device.takeEvents()
+      try frontEnd.tell(FrontEnd.setFeatures, features.bytes)
+      for (index, queue) in setup.queues.enumerated() {
+        var addresses = FrontEnd.addresses(index, queue)
+        addresses[4] = isLogged ? 1 : 0
+        try frontEnd.tell(FrontEnd.setVringAddress, addresses)
+      }
+      #expect(try setup.echo() == [3, 2, 1])
+      #expect(try setup.echo(on: 1) == [3, 2, 1])
+      // It is the same run, and the log is not the device's business.
+      #expect(
+        setup.device.takeEvents() == [
+          .features(frontEnd.offeredFeatures & ~(1 << 30))
+        ])
+    }
+    #expect(setup.link.end == nil)
+  }
+
   @Test func ignoresResetOwner() throws {
     let setup = try Setup.running()
     try setup.frontEnd.tell(FrontEnd.resetOwner)

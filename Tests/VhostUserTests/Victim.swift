@@ -10,8 +10,8 @@ struct Form: CustomTestStringConvertible, Sendable {
   let descriptors: Int
   /// It may also come with one descriptor more.
   var toleratesDescriptor = false
-  /// It may also come without its payload.
-  var toleratesEmptiness = false
+  /// Its payload may also have this size.
+  var otherSize: Int? = nil
 
   var testDescription: String { "\(request)" }
 
@@ -23,6 +23,10 @@ struct Form: CustomTestStringConvertible, Sendable {
     Form(
       request: .setMemoryTable,
       payload: numbers(2, 0) + FrontEnd.region(blocks[0]) + FrontEnd.region(blocks[1]), descriptors: 2),
+    Form(
+      request: .setLogBase, payload: UInt64(4096).bytes + UInt64(0).bytes, descriptors: 0,
+      toleratesDescriptor: true, otherSize: 8),
+    Form(request: .setLogDescriptor, payload: [], descriptors: 0, toleratesDescriptor: true),
     Form(request: .setVringSize, payload: numbers(0, 64), descriptors: 0),
     Form(
       request: .setVringAddress, payload: numbers(0, 0) + [UInt8](repeating: 0, count: 32), descriptors: 0),
@@ -47,7 +51,7 @@ struct Form: CustomTestStringConvertible, Sendable {
       toleratesDescriptor: true),
     Form(
       request: .getSharedObject, payload: [UInt8](repeating: 7, count: 16), descriptors: 0,
-      toleratesEmptiness: true),
+      otherSize: 0),
     Form(request: .getSharedMemoryConfig, payload: [], descriptors: 0),
   ]
 
