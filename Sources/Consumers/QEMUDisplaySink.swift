@@ -32,6 +32,9 @@ public final class QEMUDisplaySink: ScanoutSink {
   private var connection: DisplayConnection?
   /// What QEMU can do; nil until it has said so on this socket.
   private var features: DisplayFeatures?
+  /// What it answers always, when all that came before is done.
+  private var barrier = DisplayMessage.getProtocolFeatures
+  private var saidThatItHasNoFeatures = false
 
   private var telling: Deferred?
   private var resuming: Deferred?
@@ -96,15 +99,19 @@ public final class QEMUDisplaySink: ScanoutSink {
         socket, loop: loop, onReady: { [weak self] in self?.proceed() },
         onEnd: { [weak self] error in self?.ended(error) })
     } catch { return log.warning("QEMU's display socket cannot be used: \(error)") }
-    // The first message on a socket finds room.
+    // The first message on a socket finds room. One that leaves it without an answer is asked for its screens besides,
+    // and what it says of them shows that there will be none.
     _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
-      if case .protocolFeatures(let features) = reply { self?.introduced(features) }
+      if case .protocolFeatures(let features) = reply { self?.introduced(features) } else { self?.isBasic() }
     }
+    inquiry = .wanted
+    proceed()
   }
 
   /// QEMU's side of the device is gone: nothing is shown there, and nobody can be told so.
   public func abandon() {
     disconnect()
+    hadSocket = false
     for lane in lanes { lane.abandon() }
   }
 
@@ -113,7 +120,17 @@ public final class QEMUDisplaySink: ScanoutSink {
     log.debug("QEMU's display", metadata: ["features": "\(features.rawValue)"])
     // It still has the place that the question had.
     _ = connection?.send(.setProtocolFeatures(self.features ?? []))
-    if asksForScreens, inquiry == .none { inquiry = .wanted }
+    proceed()
+  }
+
+  /// It knows the first version of the protocol only.
+  private func isBasic() {
+    (features, barrier) = ([], .getDisplayInfo)
+    if !saidThatItHasNoFeatures {
+      saidThatItHasNoFeatures = true
+      log.notice(
+        "the display answers no GET_PROTOCOL_FEATURES: it is told no more than the base protocol has")
+    }
     proceed()
   }
 
@@ -126,7 +143,7 @@ public final class QEMUDisplaySink: ScanoutSink {
 
   private func disconnect() {
     connection = nil
-    (features, isBarrierOut, knowsScreens) = (nil, false, false)
+    (features, barrier, isBarrierOut, knowsScreens) = (nil, .getProtocolFeatures, false, false)
     timer?.disarm()
     for lane in lanes { lane.forgetWhatWasTold() }
     // The device answers for itself what QEMU has left unanswered.
@@ -238,10 +255,9 @@ public final class QEMUDisplaySink: ScanoutSink {
 
   /// Says as much of what there is to say as there is room for.
   private func proceed() {
-    guard let connection, let features else { return }
-    guard sendInquiries(connection) else { return }
+    guard let connection, sendInquiries(connection), let features else { return }
     for lane in lanes {
-      let hasRoom = lane.proceed(connection, features) { [weak self, weak lane] job in
+      let hasRoom = lane.proceed(connection, features, barrier: barrier) { [weak self, weak lane] job in
         guard let self, let lane else { return }
         if let shown = lane.finish(job) {
           observer?.presented(shown.sequence, frame: shown.frame, on: lane.id)
@@ -270,7 +286,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     guard let connection, !isBarrierOut,
       lanes.contains(where: { now - ($0.waitingSince ?? now) >= Int64(patience) * 1_000_000 })
     else { return }
-    isBarrierOut = connection.ask(.getProtocolFeatures) { [weak self] _ in self?.isBarrierOut = false }
+    isBarrierOut = connection.ask(barrier) { [weak self] _ in self?.isBarrierOut = false }
   }
 
   // MARK: What QEMU's display is like
@@ -326,7 +342,9 @@ public final class QEMUDisplaySink: ScanoutSink {
   }
 
   private func take(_ screens: [DisplayScreen]) {
-    (inquiry, knowsScreens) = (.none, true)
+    inquiry = .none
+    guard asksForScreens else { return }
+    knowsScreens = true
     let now = outputs.enumerated().map { index, before in
       var output = before
       let area = screens[index].area

@@ -108,10 +108,13 @@ final class QEMULane {
 
   // MARK: Telling QEMU
 
-  /// - Parameter answered: called with the number of a job when QEMU has done it.
+  /// - Parameters:
+  ///   - barrier: what is asked after that to which there is no answer.
+  ///   - answered: called with the number of a job when QEMU has done it.
   /// - Returns: false if there is no room for more.
   func proceed(
-    _ connection: DisplayConnection, _ features: DisplayFeatures, _ answered: @escaping (UInt64) -> Void
+    _ connection: DisplayConnection, _ features: DisplayFeatures,
+    barrier: DisplayMessage = .getProtocolFeatures, _ answered: @escaping (UInt64) -> Void
   ) -> Bool {
     hasMore = false
     var bands = 0
@@ -143,7 +146,7 @@ final class QEMULane {
         bands += 1
         guard sendPixels(rest, presentation, connection) else { return false }
       case .end:
-        guard connection.ask(lastMessage(now), { _ in answered(now.number) }) else { return false }
+        guard connection.ask(lastMessage(now) ?? barrier, { _ in answered(now.number) }) else { return false }
         job?.state = .waiting(since: monotonicNanoseconds())
       }
     }
@@ -258,9 +261,9 @@ final class QEMULane {
     return true
   }
 
-  /// What is answered when all that came before is done.
-  private func lastMessage(_ now: Job) -> DisplayMessage {
-    guard case .present(let presentation) = now.step, content == .buffer else { return .getProtocolFeatures }
+  /// What is answered when all that came before is done; nil where nothing of that is.
+  private func lastMessage(_ now: Job) -> DisplayMessage? {
+    guard case .present(let presentation) = now.step, content == .buffer else { return nil }
     let (damage, source) = (now.damage, presentation.source)
     return .dmabufUpdate(
       scanout,

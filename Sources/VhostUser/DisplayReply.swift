@@ -67,8 +67,9 @@ extension DisplayRequest {
     }
   }
 
-  /// The front end may have reasons to leave it without a reply, and answer what came later.
-  var mayGoUnanswered: Bool { self == .dmabufUpdate || self == .getEDID }
+  /// The front end may have reasons to leave it without a reply, and answer what came later: libkrun's display knows
+  /// no protocol features.
+  var mayGoUnanswered: Bool { self == .dmabufUpdate || self == .getEDID || self == .getProtocolFeatures }
 }
 
 /// A screen of the front end.

@@ -1,5 +1,6 @@
 import Fixtures
 import Linux
+import Logging
 import SystemPackage
 import TestSupport
 import Testing
@@ -450,9 +451,9 @@ import Udmabuf
     try rig.connect()
     // Before QEMU has said anything.
     #expect(askEDID(0) && askEDID(1) && ask() && ask() && !askEDID(2))
-    #expect(try rig.messages() == [Message(1)])
+    #expect(try rig.messages() == [Message(1), Message(3)], "once for all")
     try rig.frontEnd.reply(1, QEMURig.both.bytes)
-    #expect(try rig.messages() == [Message(2, QEMURig.both.bytes), Message(3)], "once for all")
+    #expect(try rig.messages() == [Message(2, QEMURig.both.bytes)])
     #expect(heard == [])
     try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
     #expect(try rig.messages() == [Message(11, QEMURig.words(0))], "the second one is not enabled")
@@ -504,10 +505,76 @@ import Udmabuf
     #expect(!rig.sink.inquire {} && !rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
     try rig.connect()
     #expect(!rig.sink.inquire {} && !rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
-    #expect(try rig.messages() == [Message(1)])
+    // Only for its answer, should that be the first one.
+    #expect(try rig.messages() == [Message(1), Message(3)])
     try rig.frontEnd.reply(1, QEMURig.both.bytes)
     #expect(try rig.messages() == [Message(2, QEMURig.both.bytes)])
+    let before = rig.sink.outputs
+    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(800, 600)]))
+    try rig.settle()
+    #expect(rig.sink.outputs == before && rig.takeReports() == [])
     #expect(rig.sink.outputs.map(\.hasCursor) == [true, true])
+  }
+
+  @Test(
+    "a display that knows no protocol features, as libkrun's, has the base protocol",
+    arguments: [false, true])
+  func knowsNoFeatures(asks: Bool) throws {
+    let rig = try QEMURig(asks: asks)
+    for turn in 0..<2 {
+      try rig.connect()
+      var heard = 0
+      #expect(rig.sink.inquire { heard += 1 } == asks)
+      #expect(try rig.messages() == [Message(1), Message(3)])
+      let frame = try rig.lent()
+      rig.present(frame)
+      #expect(try rig.messages() == [], "it may still say what it can do")
+      try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+      // Nothing is chosen of features, and no EDID is asked for.
+      #expect(try rig.messages() == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48)])
+      try rig.reply(10)
+      #expect(heard == (asks ? 1 : 0))
+      #expect(!rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
+      #expect(
+        rig.takeReports() == (asks && turn == 0 ? ["outputs"] : []) + [
+          "presented \(turn * 2 + 1) of \(frame.id) on 0"
+        ])
+      #expect(rig.sink.outputs[0].modes.map(\.description) == [asks ? "1280x800@60" : "1920x1080@60"])
+      // What has no answer of its own is done when it says again which screens it has.
+      let copied = try rig.copied()
+      rig.present(copied)
+      let whole = Rectangle(x: 0, y: 0, width: 64, height: 48)
+      #expect(
+        try rig.messages() == [
+          QEMURig.noBuffer(), QEMURig.size(64, 48), rig.pixels(copied, whole), Message(3),
+        ])
+      #expect(rig.takeReports() == [])
+      try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(640, 480)]))
+      try rig.settle()
+      #expect(rig.takeReports() == ["presented \(turn * 2 + 2) of \(copied.id) on 0"])
+    }
+    let said = rig.log.lines.filter { $0.level >= .notice }
+    #expect(said.count == 1 && said.first?.text.contains("GET_PROTOCOL_FEATURES") == true)
+  }
+
+  @Test("an update that is not answered ends there with another question, too")
+  func asksABasicDisplayAfterwards() throws {
+    let rig = try QEMURig(patience: 1)
+    try rig.connect()
+    _ = try rig.messages()
+    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+    let frame = try rig.lent()
+    rig.present(frame)
+    var messages: [Message] = []
+    let deadline = monotonicNanoseconds() + 60_000_000_000
+    while messages.count < 3, monotonicNanoseconds() < deadline {
+      messages += try rig.messages()
+      try rig.loop.turn(milliseconds: 10)
+    }
+    #expect(messages == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48), Message(3)])
+    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+    try rig.settle()
+    #expect(rig.takeReports().last == "presented 1 of 1 on 0")
   }
 
   @Test("questions are bounded")

@@ -1,21 +1,23 @@
-import Logging
-import Synchronization
+public import Logging
+internal import Synchronization
 
 /// Keeps what was logged.
-final class LogBook: Sendable {
-  struct Line {
-    let level: Logger.Level
-    let text: String
+public final class LogBook: Sendable {
+  public struct Line: Sendable {
+    public let level: Logger.Level
+    public let text: String
   }
 
   private let kept = Mutex<[Line]>([])
 
-  var lines: [Line] { kept.withLock { $0 } }
-  var warnings: [String] { lines.filter { $0.level >= .warning }.map(\.text) }
+  public init() {}
+
+  public var lines: [Line] { kept.withLock { $0 } }
+  public var warnings: [String] { lines.filter { $0.level >= .warning }.map(\.text) }
 
   fileprivate func add(_ line: Line) { kept.withLock { $0.append(line) } }
 
-  var logger: Logger { Logger(label: "test") { [self] _ in Handler(book: self) } }
+  public var logger: Logger { Logger(label: "test") { [self] _ in Handler(book: self) } }
 
   private struct Handler: LogHandler {
     let book: LogBook
