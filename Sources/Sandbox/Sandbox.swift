@@ -16,7 +16,7 @@ public struct Sandbox {
   public enum Phase: CaseIterable, Sendable {
     /// A socket waits for its connection: that one may be accepted, and the socket's file removed.
     case waiting
-    /// Connected, and a control socket is open to other processes: theirs may be accepted.
+    /// Connected, and others may still connect: to a control socket, or as the next front end.
     case offering
     /// Connected. Nothing new is opened, but what the peer sends and buffers of memory.
     case serving

@@ -1,6 +1,7 @@
 internal import Guest
 internal import Linux
 internal import Logging
+internal import SystemPackage
 
 // The rings: each starts when everything is there, moves with the guest's memory, and stops when it is asked where it is.
 extension VhostUserSession {
@@ -48,7 +49,6 @@ extension VhostUserSession {
     try update(vring)
   }
 
-  /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
   /// Ends the runs of rings that are to be set up anew. Some front ends say nothing more of a driver's reset than that
   /// its rings are disabled.
   func drop(_ vrings: [Vring], for request: Request) throws(VhostUserError) {
@@ -65,6 +65,7 @@ extension VhostUserSession {
     vring.isEnabled || features & Features.protocolFeatures == 0
   }
 
+  /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
   ///
   /// The specification starts a ring with its first kick. A kick may have been taken by the front end before
   /// it handed the descriptor over, so the descriptor itself starts it, and its chains are looked for.
@@ -129,10 +130,8 @@ extension VhostUserSession {
     }
   }
 
-  /// Reads nothing more for a while, or goes on.
   private func read(nothing: Bool) throws(VhostUserError) {
-    guard let token, let stream else { return }
-    do { try loop.modify(token, stream.socket.fd, nothing ? [] : .readable) } catch { throw .socket(error) }
+    do throws(Errno) { try hold(nothing) } catch { throw .socket(error) }
   }
 
   private func base(of vring: Vring) -> Reply {

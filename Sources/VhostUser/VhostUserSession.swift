@@ -34,6 +34,8 @@ public final class VhostUserSession {
   /// answered.
   var resumed: [Int] = []
 
+  /// Nothing is read.
+  private var isHeld = false
   /// A message has come. Before that, whoever connected may be no front end.
   public private(set) var hasStarted = false
   /// The socket for requests to the front end, if it gave one.
@@ -76,10 +78,17 @@ public final class VhostUserSession {
 
   // MARK: The connection
 
+  /// Reads nothing more for a while, or goes on.
+  public func hold(_ isHeld: Bool) throws(Errno) {
+    guard let token, let stream else { return }
+    try loop.modify(token, stream.socket.fd, isHeld ? [] : .readable)
+    self.isHeld = isHeld
+  }
+
   private func ready(_ readiness: Readiness) {
-    if let stopping {
+    if isHeld {
       // Only a hangup is reported now.
-      return end(.cutOff(while: "while queue \(stopping) was stopping"))
+      return end(stopping.map { .cutOff(while: "while queue \($0) was stopping") })
     }
     guard let stream else { return }
     do throws(VhostUserError) {
@@ -139,6 +148,9 @@ public final class VhostUserSession {
     case .setOwner, .resetOwner: break
     case .getQueueCount: return .word(UInt64(vrings.count))
     case .getMaxMemorySlots: return .word(Self.maxMemorySlots)
+    // QEMU logs writes to the guest's memory, whatever was offered. Nothing is written into a log, and no migration
+    // waits for one: QEMU refuses that.
+    case .setLogBase, .setLogDescriptor: break
     case .setMemoryTable(let regions):
       try table.replace(with: regions, &envelope.descriptors, known: known)
       try memoryChanged(final: true)
@@ -148,9 +160,6 @@ public final class VhostUserSession {
     case .removeMemoryRegion(let region):
       try table.remove(region)
       try memoryChanged(final: false)
-    // QEMU logs writes to the guest's memory, whatever was offered. Nothing is written into a log, and no migration
-    // waits for one: QEMU refuses that.
-    case .setLogBase, .setLogDescriptor: break
     case .setVringSize(let queue, let size):
       try configure(request, queue) { vring throws(VhostUserError) in
         // A power of two or not: that is the driver's choice, which the queue checks when it starts.

@@ -15,6 +15,9 @@ final class Endpoint {
     case descriptor(CInt, option: String)
   }
 
+  /// So many may be connected without having said anything. One more takes the place of the oldest.
+  private static let maxCallers = 8
+
   /// A socket that is listened on.
   private final class Listener {
     let socket: UnixSocket
@@ -24,28 +27,38 @@ final class Endpoint {
   let device: GPUDevice
   private let backEnd: GPUBackEnd
   private let address: Address
+  /// One connection is served after the other.
+  private let keeps: Bool
   private let known: KnownMemory
   private let display: QEMUDisplaySink?
   private let loop: EventLoop
   private let logger: Logger
-  /// Kept until the first message: who connects without a word is not QEMU.
   private var listener: Listener?
   /// There while a connection is awaited.
   private var listenerToken: EventLoop.Token?
+  /// Who has connected and not said a whole message yet, in the order of their numbers: any of them may be QEMU.
+  private var callers: [Int: VhostUserSession] = [:]
+  private var lastCaller = 0
+  /// QEMU's connection.
   private var session: VhostUserSession?
-  /// QEMU is there: nothing more is accepted.
+  /// QEMU has not come yet.
+  private(set) var isWaiting = false
+  /// QEMU has come.
   var onConnection: () -> Void = {}
   /// The connection is over, with an error or without.
   var onEnd: ((any Error)?) -> Void = { _ in }
 
   /// - Parameters:
+  ///   - keeps: listens on when a connection is over.
   ///   - known: shared by all devices of the guest.
   ///   - display: shows the device's frames on QEMU's own display.
   init(
-    _ device: GPUDevice, at address: Address, known: KnownMemory, display: QEMUDisplaySink? = nil,
-    loop: EventLoop, logger: Logger
+    _ device: GPUDevice, at address: Address, keeps: Bool, known: KnownMemory,
+    display: QEMUDisplaySink? = nil, loop: EventLoop, logger: Logger
   ) {
-    (self.device, self.address, self.known, self.display) = (device, address, known, display)
+    (self.device, self.address, self.keeps, self.known, self.display) = (
+      device, address, keeps, known, display
+    )
     (self.loop, self.logger) = (loop, logger)
     backEnd = GPUBackEnd(device, loop: loop, logger: logger)
     if let display { backEnd.onDisplaySocket = { display.connect($0) } }
@@ -60,13 +73,11 @@ final class Endpoint {
         throw StartError("\(option) \(number): there is no such inherited descriptor (\(error))")
       }
       guard fd.isStreamSocket else { throw StartError("\(option) \(number) is not a stream socket") }
-      try serve(UnixSocket(adopting: fd))
+      session = try session(UnixSocket(adopting: fd))
+      backEnd.session = session
     case .path(let path): try listen(path)
     }
   }
-
-  /// A connection may still be accepted.
-  var isWaiting: Bool { listener != nil }
 
   /// QEMU is there.
   var isServing: Bool { session?.hasStarted ?? false }
@@ -78,8 +89,16 @@ final class Endpoint {
     device.reset()
   }
 
+  /// Forgets the connection in the same way, and waits for the next one.
+  func serveNext() throws(Errno) {
+    close()
+    for caller in callers.values { try caller.hold(false) }
+    try awaitConnection()
+  }
+
   private func listen(_ path: FilePath) throws {
     listener = Listener(try listenOn(path))
+    isWaiting = true
     try awaitConnection()
     logger.info("listening on \(path)")
   }
@@ -98,48 +117,55 @@ final class Endpoint {
       }
       return
     }
-    // One back end serves one connection; the next must wait until this one turns out to be nobody.
-    pauseListening()
     do throws(Errno) {
-      try serve(socket)
+      let caller = try session(socket)
+      if callers.count == Self.maxCallers, let oldest = callers.keys.min() { callers[oldest] = nil }
+      callers[lastCaller] = caller
     } catch {
       logger.error("a connection could not be served: \(error)")
-      goOnListening()
     }
   }
 
-  private func serve(_ socket: consuming UnixSocket) throws(Errno) {
-    session = try VhostUserSession(
+  private func session(_ socket: consuming UnixSocket) throws(Errno) -> VhostUserSession {
+    lastCaller += 1
+    let number = lastCaller
+    return try VhostUserSession(
       socket, loop: loop, device: backEnd, known: known, logger: logger,
-      onFirstMessage: { [unowned self] in
-        if listener == nil { return }
-        stopListening()
-        onConnection()
-      },
-      onEnd: { [unowned self] error in
-        // A program that looked whether somebody listens, and hung up.
-        if error == nil, session?.hasStarted == false, listener != nil { return goOnListening() }
-        onEnd(error)
-      })
-    backEnd.session = session
+      onFirstMessage: { [unowned self] in begin(number) },
+      onEnd: { [unowned self] error in ended(number, error) })
+  }
+
+  /// It is QEMU who speaks. One back end serves one connection: the others have their turn after it, or never.
+  private func begin(_ number: Int) {
+    guard let caller = callers.removeValue(forKey: number) else { return }
+    (session, backEnd.session, isWaiting) = (caller, caller, false)
+    if keeps {
+      pauseListening()
+      for (number, caller) in callers {
+        do throws(Errno) { try caller.hold(true) } catch { callers[number] = nil }
+      }
+    } else {
+      stopListening(removing: true)
+    }
+    onConnection()
+  }
+
+  private func ended(_ number: Int, _ error: VhostUserError?) {
+    guard callers.removeValue(forKey: number) != nil else { return onEnd(error) }
+    logger.info("a connection was no front end's: \(error.map { "\($0)" } ?? "it said nothing")")
   }
 
   private func pauseListening() {
     if let listener, let token = listenerToken.take() { loop.remove(token, listener.socket.fd) }
   }
 
-  /// It is QEMU, or the end: nobody else is waited for.
-  func stopListening() {
+  /// Nobody else is waited for.
+  /// - Parameter removing: the socket's file may be removed.
+  func stopListening(removing: Bool) {
     pauseListening()
-    guard listener.take() != nil, case .path(let path) = address else { return }
+    callers = [:]
+    isWaiting = false
+    guard listener.take() != nil, removing, case .path(let path) = address else { return }
     removeFile(path)
-  }
-
-  private func goOnListening() {
-    session = nil
-    do throws(Errno) { try awaitConnection() } catch {
-      logger.error("no further connection can be awaited: \(error)")
-      onEnd(error)
-    }
   }
 }

@@ -100,7 +100,8 @@ final class Helper {
         profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,
         logger: logger)
       return Endpoint(
-        gpu, at: device.address, known: known, display: hasScreens ? display : nil, loop: loop, logger: logger
+        gpu, at: device.address, keeps: options.keep, known: known, display: hasScreens ? display : nil,
+        loop: loop, logger: logger
       )
     }
     control = try offered.map { [loop, logger, buffers] sink in
@@ -125,7 +126,7 @@ final class Helper {
     return Int(clamping: limit)
   }
 
-  /// Serves one connection for each device.
+  /// Serves one connection for each device, or with `--keep` one after the other.
   /// - Returns: the exit status.
   func run() throws -> CInt {
     let signalToken = try loop.add(signals.fd) { [unowned self] _ in takeSignals() }
@@ -134,6 +135,7 @@ final class Helper {
     for endpoint in endpoints {
       endpoint.onConnection = { [unowned self] in beServing() }
       endpoint.onEnd = { [unowned self, unowned endpoint] error in
+        if options.keep { return serveNext(endpoint, after: error) }
         // A device that was unplugged leaves nothing, and the other one alone.
         if error == nil, endpoints.contains(where: { $0 !== endpoint && $0.isServing }) {
           return endpoint.close()
@@ -152,9 +154,19 @@ final class Helper {
     return 0
   }
 
-  /// QEMU is there for every device: nobody else is waited for.
+  private func serveNext(_ endpoint: Endpoint, after error: (any Error)?) {
+    if let error {
+      logger.error("the connection to QEMU was closed, and the next one is waited for: \(error)")
+    }
+    do throws(Errno) { try endpoint.serveNext() } catch {
+      failure = error
+      loop.stop()
+    }
+  }
+
+  /// QEMU is there for every device: the files of the sockets are not removed any more.
   private func beServing() {
-    if endpoints.contains(where: \.isWaiting) { return }
+    if phase != .waiting || endpoints.contains(where: \.isWaiting) { return }
     do throws(SandboxError) { try enter(servingPhase) } catch {
       failure = error
       loop.stop()
@@ -168,8 +180,8 @@ final class Helper {
     try enter(endpoints.contains(where: \.isWaiting) ? .waiting : servingPhase)
   }
 
-  /// With a control socket, connections are taken until the end.
-  private var servingPhase: Sandbox.Phase { control == nil ? .serving : .offering }
+  /// With a control socket or `--keep`, connections are taken until the end.
+  private var servingPhase: Sandbox.Phase { control == nil && !options.keep ? .serving : .offering }
 
   private func enter(_ phase: Sandbox.Phase) throws(SandboxError) {
     guard let sandbox else { return }
@@ -180,8 +192,10 @@ final class Helper {
   private func end() {
     for card in cards { card.close() }
     writeStatistics()
-    for endpoint in endpoints { endpoint.stopListening() }
-    control?.end(removing: phase == nil || phase == .waiting)
+    // The sandbox allows it as long as somebody is waited for.
+    let mayRemove = phase == nil || phase == .waiting
+    for endpoint in endpoints { endpoint.stopListening(removing: mayRemove) }
+    control?.end(removing: mayRemove)
   }
 
   // MARK: Signals and statistics

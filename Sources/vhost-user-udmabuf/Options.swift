@@ -13,6 +13,12 @@ struct Options: ParsableArguments {
   @Option(help: ArgumentHelp("Use this inherited descriptor, connected to QEMU.", valueName: "number"))
   var fd: Int32?
 
+  @Flag(
+    help:
+      "Serve one connection after the other, for front ends that connect anew when the guest reboots (cloud-hypervisor), until SIGTERM."
+  )
+  var keep = false
+
   @Option(
     help: ArgumentHelp(
       "What the guest is offered where the front end lets it (QEMU's vhost-user-test-device-pci): display, for blobs of its own memory and buffers that it imports; share, for memory of the host.",
@@ -118,6 +124,11 @@ struct Options: ParsableArguments {
     if printCapabilities { return }
     if (socketPath == nil) == (fd == nil) {
       throw ValidationError("give either --socket-path PATH or --fd NUMBER")
+    }
+    if keep && (fd != nil || shareFd != nil) {
+      throw ValidationError(
+        "--keep waits for one connection after the other, and an inherited descriptor is only one: give --socket-path PATH, and --share-socket-path PATH for a second device"
+      )
     }
     if shareSocketPath != nil && shareFd != nil {
       throw ValidationError("give either --share-socket-path PATH or --share-fd NUMBER")

@@ -44,7 +44,9 @@ import Testing
   @Test(
     "options that make no sense are refused",
     arguments: [
-      [], ["--socket-path", "/tmp/a", "--fd", "3"], ["--socket-path", "/tmp/a", "--resolution", "wide"],
+      [], ["--socket-path", "/tmp/a", "--fd", "3"], ["--fd", "3", "--keep"],
+      ["--socket-path", "/tmp/a", "--share-fd", "3", "--keep"],
+      ["--socket-path", "/tmp/a", "--resolution", "wide"],
       ["--socket-path", "/tmp/a", "--resolution", "1x1"],
       ["--socket-path", "/tmp/a"]
         + [[String]](repeating: ["--resolution", "800x600"], count: 17).flatMap { $0 },
@@ -168,17 +170,57 @@ import Testing
       let probe = try helper.connect()
       _ = consume probe
     }
-    // QEMU connects while another probe is still there, and has its turn after it.
-    let probe = try helper.connect()
+    // QEMU connects while others are still there, more than are kept, and are silent.
+    let silent = try (0..<20).map { _ in Held(try helper.connect()) }
     let connection = try helper.connect()
-    _ = consume probe
+    let later = try helper.connect()
     try greet(connection)
     #expect(helper.child.isRunning)
+    // They are nobody's now.
+    for other in silent { #expect(try other.socket.fd.read(upTo: 1).isEmpty) }
+    #expect(try later.fd.read(upTo: 1).isEmpty)
     #expect(
       !FileManager.default.fileExists(atPath: helper.socket.string), "one back end serves one front end")
     _ = consume connection
     #expect(helper.child.wait() == 0)
     #expect(try helper.output.readToEnd() == "")
+  }
+
+  /// A connection in a list.
+  private final class Held {
+    let socket: UnixSocket
+    init(_ socket: consuming UnixSocket) { self.socket = socket }
+  }
+
+  /// What no front end sends.
+  static let broken: [(String, [UInt8], says: String)] = [
+    ("no request", [0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], "request 65535"),
+    ("a wrong version", [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], "version"),
+    ("a payload that is too long", [2, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], "4294967295 bytes"),
+    ("the end in the middle of a message", [1, 0, 0, 0, 1], "a header"),
+    ("a stray byte", [0x47], "a header"),
+    ("another protocol", Array("GET / HTTP/1.1\r\n\r\n".utf8), "version"),
+  ]
+
+  @Test(
+    "who has said nothing that a front end says is nobody, and QEMU is served after it",
+    arguments: broken.indices)
+  func strangers(_ index: Int) throws {
+    let helper = try Listening(program)
+    var strangers: [Held] = []
+    for goes in [true, false] {
+      strangers.append(Held(try helper.connect()))
+      let bytes = Self.broken[index].1
+      unsafe try strangers.last?.socket.fd.write(bytes.span.bytes)
+      if goes { strangers.removeAll() }
+    }
+    let connection = try helper.connect()
+    try greet(connection)
+    #expect(helper.child.isRunning)
+    _ = consume connection
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
+    withExtendedLifetime(strangers) {}
   }
 
   @Test("a probe that goes does not keep SIGTERM from ending it, and its socket from being removed")
@@ -214,22 +256,117 @@ import Testing
 
   @Test(
     "a front end that breaks the protocol loses its connection: status 1 and the reason",
-    arguments: [
-      ("no request", [0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
-      ("a wrong version", [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]),
-      ("a payload that is too long", [2, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]),
-      ("the end in the middle of a message", [1, 0, 0, 0, 1]),
-    ] as [(String, [UInt8])])
-  func brokenPeer(_ name: String, _ bytes: [UInt8]) throws {
+    arguments: broken.indices)
+  func brokenPeer(_ index: Int) throws {
     let helper = try Listening(program)
     do {
       let connection = try helper.connect()
+      try greet(connection)
+      let bytes = Self.broken[index].1
       unsafe try connection.fd.write(bytes.span.bytes)
     }
     #expect(helper.child.wait() == 1)
     let output = try helper.output.readToEnd()
     #expect(output.contains("connection to QEMU was closed"), "\(output)")
+    #expect(output.contains(Self.broken[index].says), "\(output)")
     #expect(output.split(separator: "\n").count == 1, "\(output)")
+  }
+
+  // MARK: One connection after the other
+
+  @Test(
+    "--keep serves one front end after the other, in the sandbox and without it", arguments: ["on", "off"])
+  func keeps(_ sandbox: String) throws {
+    let helper = try Listening(program, options: ["--keep", "--backing", "shadow", "--sandbox", sandbox])
+    func liveResources() throws -> Int? {
+      helper.child.signal(SIGUSR1)
+      usleep(20_000)
+      return json(helper.stats)?["liveResources"] as? Int
+    }
+    for turn in 0..<3 {
+      let guest = try DrawingGuest(helper)
+      // The one before has left nothing.
+      try guest.create(1)
+      try guest.show(1, frame: UInt32(turn))
+      try waitUntil("its picture counts") { try liveResources() == 1 }
+      // Who comes meanwhile is served afterwards.
+      let next = try helper.connect()
+      let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+      unsafe try next.fd.write(question.span.bytes)
+      try guest.show(1, frame: UInt32(turn + 1))
+      try next.fd.setNonblocking()
+      #expect(throws: Errno.wouldBlock) { _ = try next.fd.read(upTo: 64) }
+      _ = consume guest
+      var answer = 0
+      try waitUntil("the next one is answered") {
+        answer = (try? next.fd.read(upTo: 64).count) ?? 0
+        return answer > 0
+      }
+      #expect(answer == 20)
+      #expect(try liveResources() == 0)
+      #expect(FileManager.default.fileExists(atPath: helper.socket.string))
+      // And one that breaks the protocol ends its own connection alone.
+      let bytes = Self.broken[turn].1
+      unsafe try next.fd.write(bytes.span.bytes)
+    }
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    let lines = try helper.output.readToEnd().split(separator: "\n")
+    #expect(lines.count == 3, "\(lines)")
+    for (line, broken) in zip(lines, Self.broken) { #expect(line.contains(broken.says), "\(line)") }
+    // In the sandbox no file can be removed any more; the next helper replaces it.
+    #expect(FileManager.default.fileExists(atPath: helper.socket.string) == (sandbox == "on"))
+    #expect(json(helper.stats)?["liveResources"] as? Int == 0)
+  }
+
+  @Test("--keep keeps who has connected and not spoken yet, and forgets who has gone")
+  func keepsCallers() throws {
+    let helper = try Listening(program, options: ["--keep"])
+    let first = try helper.connect()
+    let silent = try helper.connect()
+    let gone = try helper.connect()
+    try greet(first)
+    _ = consume gone
+    try greet(first)
+    _ = consume first
+    try greet(silent)
+    _ = consume silent
+    let last = try helper.connect()
+    try greet(last)
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
+  }
+
+  @Test("--keep, and nobody has come: SIGTERM ends it with status 0 and removes the socket")
+  func keepsInVain() throws {
+    let helper = try Listening(program, options: ["--keep"])
+    let probe = try helper.connect()
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(!FileManager.default.fileExists(atPath: helper.socket.string))
+    _ = consume probe
+  }
+
+  @Test("--keep serves each of two devices anew")
+  func keepsTwoDevices() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let second = directory.appending("share")
+    let helper = try Listening(program, options: ["--keep", "--share-socket-path", second.string])
+    let display = try helper.connect()
+    try greet(display)
+    for _ in 0..<3 {
+      let share = try UnixSocket.connect(second)
+      try greet(share)
+      try greet(display)
+    }
+    _ = consume display
+    let again = try helper.connect()
+    try greet(again)
+    helper.child.signal(SIGTERM)
+    #expect(helper.child.wait() == 0)
+    #expect(try helper.output.readToEnd() == "")
   }
 
   @Test("guest memory that becomes shorter while it runs: status 1 and the reason, not a crash")
