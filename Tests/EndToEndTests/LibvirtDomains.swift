@@ -53,6 +53,11 @@ struct LibvirtDomains {
       let (status, why) = try host.attempt("virsh \(attempt)")
       #expect(status != 0 && why.contains("lacks VHOST_USER_PROTOCOL_F_LOG_SHMFD"), "\(why)")
     }
+    try host.run("virsh domdirtyrate-calc plain --seconds 1 --mode dirty-bitmap")
+    try waitUntil("it is measured how fast the guest writes") {
+      try host.run("virsh domstats --dirtyrate plain").contains("dirtyrate.calc_status=2")
+    }
+    try host.expectPicture("plain")
     try host.run("virsh reset plain")
     try host.expectPicture("plain")
     #expect(host.helpers() == helpers)

@@ -193,6 +193,19 @@ final class RunningGuest {
 
   // MARK: QEMU's monitor
 
+  /// Plugs 256 MiB of memory in, as `dimm` in `later`, which the guest uses from then on and can give back.
+  func plugDIMM(options: [String: Any] = [:]) throws {
+    let backend: [String: Any] = [
+      "qom-type": "memory-backend-memfd", "id": "later", "size": 256 << 20, "share": true,
+    ]
+    try monitor("object-add", backend.merging(options) { $1 })
+    try monitor("device_add", ["driver": "pc-dimm", "id": "dimm", "memdev": "later"])
+    try shell(
+      "until ls -d /sys/devices/system/memory/memory32 2>/dev/null; do usleep 100000; done; "
+        + "for block in /sys/devices/system/memory/memory3[2-3]; do grep -q online $block/state || echo online_movable >$block/state; done"
+    )
+  }
+
   /// Executes a QMP command.
   /// - Returns: QEMU's answer, empty if it is no object.
   @discardableResult

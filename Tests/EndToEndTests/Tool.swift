@@ -53,16 +53,6 @@ extension EndToEnd {
         options: ["--card", "virtio-gpu-pci"] + machine.options)
     }
 
-    private func plug(_ guest: RunningGuest) throws {
-      try guest.monitor(
-        "object-add", ["qom-type": "memory-backend-memfd", "id": "later", "size": 256 << 20, "share": true])
-      try guest.monitor("device_add", ["driver": "pc-dimm", "id": "dimm", "memdev": "later"])
-      try guest.shell(
-        "until ls -d /sys/devices/system/memory/memory32 2>/dev/null; do usleep 100000; done; "
-          + "for block in /sys/devices/system/memory/memory3[2-3]; do grep -q online $block/state || echo online_movable >$block/state; done"
-      )
-    }
-
     /// The words that the guest's program `memory` writes into its pages.
     private func written(_ pages: Int, seed: UInt32) -> [UInt8] {
       var bytes: [UInt8] = []
@@ -114,7 +104,7 @@ extension EndToEnd {
         guest.end()
         if machine.ram == "hugepages" { try? TestHost.write("0", to: "/proc/sys/vm/nr_hugepages") }
       }
-      if machine.plugs { try plug(guest) }
+      if machine.plugs { try guest.plugDIMM() }
       let qemu = try #require(guest.qemuPID)
       let inputs = [["--guest", "\(qemu)"], ["--qmp", guest.directory.appending("qmp").string]]
       let pages = 40
