@@ -516,6 +516,19 @@ import Udmabuf
     #expect(rig.sink.outputs.map(\.hasCursor) == [true, true])
   }
 
+  @Test("the next front end may have no display, and nobody waits for the last one's")
+  func forgetsItsDisplay() throws {
+    let rig = try QEMURig.attended()
+    try rig.show(rig.lent())
+    _ = rig.takeReports()
+    rig.sink.abandon()
+    let frame = try rig.lent()
+    rig.present(frame)
+    try rig.settle()
+    #expect(rig.takeReports() == ["presented 2 of 2 on 0"])
+    #expect(frame.uses == 0)
+  }
+
   @Test(
     "a display that knows no protocol features, as libkrun's, has the base protocol",
     arguments: [false, true])
