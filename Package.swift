@@ -83,7 +83,8 @@ let package = Package(
       "VhostUserTests",
       ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", "TestSupport", system, log]),
     .target(
-      name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system], path: "Tests/TestSupport",
+      name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
+      path: "Tests/TestSupport",
       swiftSettings: rules),
     tests("UdmabufTests", ["CLinux", "Linux", "Udmabuf", "TestSupport", system]),
     tests(
