@@ -13,7 +13,7 @@ extension EndToEnd {
     private func expectShown(_ guest: RunningGuest, seed: UInt32) throws {
       #expect(try guest.shell("hold p\(seed) draw pattern 1024x768 XR24 \(seed) hold") == "shown\n")
       var difference: String? = "nothing was compared"
-      try? waitUntil("the picture is on the screen", seconds: 60) {
+      try? waitUntil("the picture is on the screen") {
         difference = Picture.positions(1024, 768, seed: seed).firstDifference(in: try Screenshot.take())
         return difference == nil
       }
@@ -26,7 +26,7 @@ extension EndToEnd {
       arguments: ["distribution", "stable", "newest"])
     func dirtyRate(_ version: String) throws {
       let guest = try RunningGuest(
-        resolution: "1024x768", options: version == "7.2" ? [] : ["--qemu", version])
+        resolution: "1024x768", options: ["--qemu", version])
       defer { guest.end() }
       try expectShown(guest, seed: 31)
       for seed: UInt32 in [32, 33] {
@@ -48,7 +48,7 @@ extension EndToEnd {
       arguments: ["distribution", "stable", "newest"])
     func migration(_ version: String) throws {
       let guest = try RunningGuest(
-        resolution: "1024x768", options: version == "7.2" ? [] : ["--qemu", version])
+        resolution: "1024x768", options: ["--qemu", version])
       defer { guest.end() }
       let error = #expect(throws: TroubleInTest.self) {
         try guest.monitor("migrate", ["uri": "exec:cat >/dev/null"])
@@ -109,7 +109,7 @@ extension EndToEnd {
       )
       let monitor = try Monitor(guest.directory.appending("qmp"))
       try monitor.execute("device_del", ["id": "dimm"])
-      try waitUntil("the guest has let go of it", seconds: 120) {
+      try waitUntil("the guest has let go of it") {
         (try monitor.execute("query-memory-devices") as? [Any])?.isEmpty == true
       }
       try monitor.execute("object-del", ["id": "later"])
