@@ -84,7 +84,8 @@ public struct GuestLayout: Sendable {
         regions.append(
           try MemoryRegion(
             guestAddress: part.address, userAddress: 0,
-            backing: MemfdRange(memfd: memfd, offset: part.offset, length: part.length)))
+            backing: MemfdRange(memfd: memfd, offset: part.offset, length: part.length),
+            besides: regions.last { $0.backing.memfd === memfd }))
       }
       return try GuestMemory(regions)
     } catch { throw .memory(error) }
