@@ -126,6 +126,8 @@ import Testing
       ("radeon", "7.3.4", 40, sixGiB, false, false), ("radeon", "7.3.4", 40, 1 << 41, false, true),
       ("radeon", "7.3.4", 32, sixGiB, false, true), ("amdgpu", "7.3.4", 64, .max, false, false),
       ("a driver that nobody knows", "", 32, sixGiB, false, true),
+      // A platform device, which says nothing of its 64 bits.
+      ("vgem", "7.3.4", 32, sixGiB, false, false),
     ] as [(String, String, Int, UInt64, Bool, Bool)])
   func copies(
     _ driver: String, _ release: String, _ bits: Int, _ end: UInt64, _ isTranslated: Bool, _ copies: Bool
