@@ -83,7 +83,8 @@ extension EndToEnd {
 
     @Test("a DIMM that is plugged out is free at once, while the guest shows a picture from elsewhere")
     func unplugged() throws {
-      let guest = try RunningGuest(resolution: "1024x768", options: ["--room", "2G"])
+      let guest = try RunningGuest(
+        resolution: "1024x768", options: ["--room", "2G", "--append", "memhp_default_state=online_movable"])
       defer { guest.end() }
       let qemu = try #require(guest.qemuPID)
       func memfds() throws -> Set<UInt64> {
@@ -97,16 +98,16 @@ extension EndToEnd {
       let added = try memfds().subtracting(before.files)
       let inode = try #require(added.first)
       #expect(added.count == 1)
+      // The guest gives it up first, so that no picture can lie there. It moves what does, and may have to be asked twice.
+      try guest.shell(
+        "for block in /sys/devices/system/memory/memory3[2-3]; do "
+          + "until echo offline >$block/state; do usleep 200000; done; done")
       // A buffer of the table with the DIMM, but not in it.
       #expect(try guest.shell("hold p draw pattern 1024x768 XR24 41 hold") == "shown\n")
       try guest.expectLent(.positions(1024, 768, seed: 41))
       #expect(holders(of: inode).contains { $0.hasPrefix("\(guest.helperPID ?? 0) ") })
       #expect(try sharedMemory() - before.shared >= 250)
 
-      // The guest moves what lies there; it may have to be asked twice.
-      try guest.shell(
-        "for block in /sys/devices/system/memory/memory3[2-3]; do until echo offline >$block/state; do usleep 200000; done; done"
-      )
       let monitor = try Monitor(guest.directory.appending("qmp"))
       try monitor.execute("device_del", ["id": "dimm"])
       try waitUntil("the guest has let go of it") {
