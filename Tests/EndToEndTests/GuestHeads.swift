@@ -24,7 +24,7 @@ import Testing
       .split(separator: "\n")
     try #require(connectors.count == 4, "\(connectors)")
     let targets = zip(connectors, Self.sizes).map { "-s \($0):\($1.0)x\($1.1)@XR24" }
-    try guest.shell("hold m modetest -M virtio_gpu \(targets.joined(separator: " "))")
+    try guest.shell("pattern m \(targets.joined(separator: " "))")
     let wide = Picture.smpte(Self.sizes.reduce(0) { $0 + $1.0 }, Self.sizes.map(\.1).max() ?? 0)
     var left = 0
     for (head, size) in Self.sizes.enumerated() {
@@ -41,7 +41,7 @@ import Testing
 
     try guest.shell("drop m; true")
     try waitUntil("all copies are gone") { try guest.settledStatistics().shadowBytes == 0 }
-    try guest.shell("hold m modetest -M virtio_gpu -s \(connectors[2]):1000x700@XR24")
+    try guest.shell("pattern m -s \(connectors[2]):1000x700@XR24")
     try expectShown(.smpte(1000, 700), 2)
     try guest.shell("drop m; true")
     guest.end()

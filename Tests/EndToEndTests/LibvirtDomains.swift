@@ -230,7 +230,7 @@ extension LibvirtHost {
       modetest
         + #" -c -p | awk "/^Connectors/{getline;getline;c=\$1} /^CRTCs/{getline;getline;print c\"@\"\$1}""#
     ).filter { !$0.isNewline }
-    try guest(name, "hold m \(modetest) -s \(target):1024x768@XR24")
+    try guest(name, "pattern m -D pci:\(place) -s \(target):1024x768@XR24")
     let picture = Picture.smpte(1024, 768)
     var difference: String? = "nothing was compared"
     if TestHost.isActive {

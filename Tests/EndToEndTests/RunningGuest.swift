@@ -111,7 +111,7 @@ final class RunningGuest {
   /// modetest shows its pattern in the guest, and that is what is on the screen, lent and not copied.
   func expectModetest(_ width: Int, _ height: Int) throws {
     let target = try modetestTarget()
-    try shell("hold m modetest -M virtio_gpu -s \(target):\(width)x\(height)@XR24")
+    try shell("pattern m -s \(target):\(width)x\(height)@XR24")
     try expectLent(.smpte(width, height))
     try shell("drop m; true")
     let statistics = try settledStatistics()
