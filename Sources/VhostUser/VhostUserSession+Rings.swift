@@ -39,13 +39,13 @@ extension VhostUserSession {
     return vrings[Int(queue)]
   }
 
-  /// Changes what must not change while a ring runs.
+  /// Changes what must not change while a ring runs. What is refused is refused before: it leaves the ring as it is.
   func configure(
-    _ request: Request, _ queue: UInt32, _ change: (Vring) throws(VhostUserError) -> Void
+    _ request: Request, _ queue: UInt32, _ change: (Vring) -> Void
   ) throws(VhostUserError) {
     let vring = try vring(request, queue)
     try drop([vring], for: request)
-    try change(vring)
+    change(vring)
     try update(vring)
   }
 

@@ -161,21 +161,17 @@ public final class VhostUserSession {
       try table.remove(region)
       try memoryChanged(final: false)
     case .setVringSize(let queue, let size):
-      try configure(request, queue) { vring throws(VhostUserError) in
-        // A power of two or not: that is the driver's choice, which the queue checks when it starts.
-        guard size > 0, size <= UInt32(VirtQueue.maxSize) else {
-          throw .value(
-            request, field: "the size", value: UInt64(size), wanted: "from 1 to \(VirtQueue.maxSize)")
-        }
-        vring.size = size
+      // A power of two or not: that is the driver's choice, which the queue checks when it starts.
+      guard size > 0, size <= UInt32(VirtQueue.maxSize) else {
+        throw .value(
+          request, field: "the size", value: UInt64(size), wanted: "from 1 to \(VirtQueue.maxSize)")
       }
+      try configure(request, queue) { $0.size = size }
     case .setVringBase(let queue, let base):
-      try configure(request, queue) { vring throws(VhostUserError) in
-        guard let index = UInt16(exactly: base) else {
-          throw .value(request, field: "the index", value: UInt64(base), wanted: "at most 65535")
-        }
-        vring.base = index
+      guard let index = UInt16(exactly: base) else {
+        throw .value(request, field: "the index", value: UInt64(base), wanted: "at most 65535")
       }
+      try configure(request, queue) { $0.base = index }
     case .setVringAddress(let queue, let addresses):
       let vring = try vring(request, queue)
       vring.addresses = addresses

@@ -109,7 +109,8 @@ extension GPUDevice {
 
   /// Goes on with what did not fit into an earlier turn.
   func proceed() {
-    guard isBusy else { return }
+    // The last copy may have been abandoned, for another picture or none: then the command that began it is done.
+    guard isBusy || pending.contains(where: \.isAtWork) else { return }
     beginTurn()
     while !spent.isEmpty {
       if spent[spent.count - 1].giveBack() { spent.removeLast() }

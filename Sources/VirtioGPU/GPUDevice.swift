@@ -206,6 +206,7 @@ public final class GPUDevice {
       cursor = nil
       return
     }
+    for response in pending { response.waitNoLonger() }
     pending.removeAll()
     reading.removeAll()
     (control, whenDrained) = (nil, nil)
