@@ -32,7 +32,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   private var connection: DisplayConnection?
   /// What QEMU can do; nil until it has said so on this socket.
   private var features: DisplayFeatures?
-  /// What it answers always, when all that came before is done.
+  /// The question that it always answers, once it has done all that came before.
   private var barrier = DisplayMessage.getProtocolFeatures
   private var saidThatItHasNoFeatures = false
 

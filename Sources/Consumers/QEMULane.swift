@@ -261,7 +261,7 @@ final class QEMULane {
     return true
   }
 
-  /// What is answered when all that came before is done; nil where nothing of that is.
+  /// The message that QEMU answers once it has done all that came before; nil if there is none.
   private func lastMessage(_ now: Job) -> DisplayMessage? {
     guard case .present(let presentation) = now.step, content == .buffer else { return nil }
     let (damage, source) = (now.damage, presentation.source)

@@ -18,7 +18,7 @@ struct DMAReach: Equatable {
   /// Of the kernel, such as `7.3.4`.
   var release: String
 
-  /// What each device begins with. The kernel says of PCI devices alone what their drivers made of that.
+  /// The bits that each device begins with. The kernel tells for PCI devices alone how many their drivers made of them.
   private static let firstBits = 32
   /// A device of virtio or USB works through the PCI device above it, which is less than so many steps away.
   private static let steps = 12
