@@ -104,12 +104,10 @@ extension GPUDevice {
 
   /// What made this copy necessary is, or may be, over.
   func isOutdated(_ shadow: Shadow, _ resource: Resource, _ index: Int) -> Bool {
-    switch shadow.cause.name {
-    case .noCursorPlane: return !blends(index)
-    // Other pages have taken the place of those that went.
-    case .detached where resource.buffer != nil: return true
-    default: return resource.buffer.map(mayPass) ?? false
-    }
+    // The resource was given other pages, or these are lent since: what stood against the old ones says nothing of them.
+    if !resource.pictures.contains(where: { $0.picture.frame === shadow.frame }) { return true }
+    if shadow.cause.name == .noCursorPlane { return !blends(index) }
+    return resource.buffer.map(mayPass) ?? false
   }
 
   private func refusal(

@@ -77,7 +77,8 @@ extension GPUDevice: ScanoutObserver {
       switch binding.picture {
       case nil: rebind(index)
       case .shadow(let shadow): if isOutdated(shadow, resource, index) { rebind(index) }
-      case .lent: break
+      // A cursor may have come before the first flush.
+      case .lent: if blends(index), backing != .lent { rebind(index) }
       }
       if scanouts[index].binding?.picture == nil { continue }
       buffers.statistics.flushes += 1

@@ -186,15 +186,18 @@ public final class GPUDevice {
   }
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
-  /// when pages that are in use have come back and no device reads others, which takes `Patience.release` at most.
+  /// when what stays in a resource without its pages is copied, pages that are in use have come back and no device reads
+  /// others, which takes `Patience.release` at most after the copy.
   public func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control != nil else {
       if index == Self.cursorQueue { cursor = nil }
       return finished()
     }
-    endCopies()
+    // The guest has its pages back with this answer: there is no later time to copy what was in them.
+    let isKeeping = storing?.isLast == true
+    if !isKeeping { endCopies() }
     whenDrained = finished
-    for response in pending { response.waitNoLonger() }
+    for response in pending where !(isKeeping && response.isAtWork) { response.waitNoLonger() }
     (reading, readingDeadline) = (waitForAllDevices(), monotonicNanoseconds() + patience.release)
     armTimer()
     settle()

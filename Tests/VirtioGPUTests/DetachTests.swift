@@ -28,6 +28,7 @@ import Testing
   }
 
   /// A resource of 64x48 pixels with this colour in all of its pages.
+  @discardableResult
   private func create(_ rig: Rig, _ id: UInt32 = 1, colour: UInt32) throws -> [UInt64] {
     let pages = try rig.lend(id).map(\.address)
     draw(rig, pages, colour)
@@ -115,6 +116,26 @@ import Testing
     try rig.settle()
     try rig.ok(Request.unref(1))
     #expect(rig.buffers.statistics.shadowBytes == 0)
+  }
+
+  /// What stood against lending the old pages says nothing of the new ones, wherever a copy of the old ones is shown.
+  @Test(.testHost, arguments: [0, 1] as [UInt32]) func otherPagesCanBeLent(_ other: UInt32) throws {
+    let rig = try rig(true)
+    rig.screen.lentRefusal = SinkError(.importing, "not these")
+    try create(rig, colour: 0x11_2233)
+    try rig.ok(Request.setScanout(0, 1), Request.setScanout(other, 1), Request.flush(1))
+    rig.screen.flipAll()
+    #expect(rig.screen.shown()?.dmabuf == nil)
+    rig.screen.lentRefusal = nil
+    let others = rig.pages(3)
+    draw(rig, others.map(\.address), 0x44_5566)
+    try rig.ok(Request.detach(1), Request.attach(1, others), Request.flush(1))
+    rig.screen.flipAll()
+    try rig.settle()
+    for scanout in [0, other] { #expect(rig.screen.shown(scanout)?.dmabuf != nil, "scanout \(scanout)") }
+    try expect(rig, 0x44_5566)
+    #expect(rig.buffers.statistics.shadowBytes == 0)
+    try rig.expectBalance()
   }
 
   /// What came from odd places of the guest's memory is in no page of it as it is to be shown.

@@ -263,6 +263,18 @@ import VhostUser
     try map(1, at: 0)
   }
 
+  /// It ends without a word, and nothing is answered; what is mapped late is taken away all the same.
+  @Test func theQueueEndsBefore() throws {
+    try ok(create(1))
+    try machine.post(Request.mapBlob(1, at: 0))
+    _ = try request()
+    machine.device.drop(0)
+    try acknowledge(Self.mapCode)
+    #expect(try request().code == Self.unmapCode)
+    try acknowledge(Self.unmapCode)
+    #expect(free == whole && machine.answer() == nil)
+  }
+
   /// A new driver finds nothing of the old one's; so does one after a reset.
   @Test(arguments: [true, false]) func aNewDriver(reset: Bool) throws {
     try ok(create(1), Request.createContext(3))

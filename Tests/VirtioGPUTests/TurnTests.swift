@@ -198,6 +198,29 @@ import Testing
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 9 })
   }
 
+  /// A copy was needed for the cursor alone, which is hidden before it is complete: the pages themselves take its place.
+  @Test(.testHost) func theCursorIsHiddenMeanwhile() throws {
+    var outputs = Rig.outputs
+    outputs[0].hasCursor = false
+    let rig = try Rig(.real, outputs: outputs, backing: .auto)
+    rig.device.patience.turn = 0
+    let length = UInt32(Self.parts * Self.band)
+    let image = rig.ram.allocate(64 * 64 * 4)
+    try rig.ok(
+      Request.create(1, Self.side, Self.side), Request.attach(1, [(rig.ram.allocate(Int(length)), length)]),
+      Request.create(2, format: 1, 64, 64), Request.attach(2, [(image, 64 * 64 * 4)]),
+      Request.setScanout(0, 1, Self.area))
+    #expect(try rig.askCursor(Request.updateCursor(0, 2)).type == ResponseType.ok)
+    rig.post(Request.flush(1, Self.area, fence: 5))
+    #expect(rig.device.isBusy && rig.answer() == nil, "a cursor that came before the first flush is drawn")
+    #expect(try rig.askCursor(Request.updateCursor(0, 0)).type == ResponseType.ok)
+    try rig.turn { rig.answer()?.fence == 5 }
+    rig.screen.flipAll()
+    try rig.settle()
+    #expect(rig.screen.shown()?.dmabuf != nil && !rig.device.isBusy)
+    try rig.expectBalance()
+  }
+
   /// The screen changes, and what was copied for the old one is of no use.
   @Test func anotherScreenComesMeanwhile() throws {
     let rig = try rig()
@@ -297,6 +320,30 @@ import Testing
     var finished = false
     rig.device.stop(0) { finished = true }
     #expect(finished && rig.answer()?.type == ResponseType.ok)
+    try rig.start(0, rig.control, fresh: false)
+    rig.post(Request.flush(1, Self.area))
+    try rig.turn { rig.answer() != nil }
+    rig.screen.flipAll()
+    #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
+  }
+
+  /// What is in a resource is copied to the end before its pages go back, whatever comes in between.
+  @Test func aStopWaitsForADetach() throws {
+    let rig = try rig()
+    let start = try picture(rig, 1, 7)
+    try rig.ok(Request.transfer(1, Self.area))
+    rig.post(Request.detach(1))
+    #expect(rig.answer() == nil && rig.device.isBusy)
+    var answer: Answer?
+    var finished = false
+    rig.device.stop(0) {
+      finished = true
+      answer = rig.answer()
+    }
+    #expect(!finished && rig.answer() == nil)
+    try rig.turn { finished }
+    #expect(answer?.type == ResponseType.ok, "the answer comes before the end of the stop")
+    fill(rig, start, 9)
     try rig.start(0, rig.control, fresh: false)
     rig.post(Request.flush(1, Self.area))
     try rig.turn { rig.answer() != nil }
