@@ -142,4 +142,26 @@ struct NativeDisplayTests {
       #expect(guest.differenceInWindow(poked) == nil, "the last picture stays")
     }
   }
+
+  /// EDK II has a driver of its own for this card. Its shell's last words are on the serial line, too.
+  @Test("what a UEFI firmware draws is what it draws on QEMU's own card, pixel by pixel")
+  func firmware() throws {
+    let guests = try [[], ["--card", "virtio-gpu-pci,xres=800,yres=600"]].map { card in
+      try RunningGuest(
+        memory: "256M", resolution: "800x600", kms: nil, helperOptions: ["--backing", "shadow"],
+        options: [
+          "--accel", "tcg", "--display", "none", "--qemu", "stable", "--firmware", "/usr/share/ovmf/OVMF.fd",
+        ]
+          + card, hasShell: false)
+    }
+    try waitUntil("the firmware's shell is there") { guests.allSatisfy { $0.console.contains("Shell>") } }
+    var screens: [Screenshot] = []
+    try? waitUntil("the screens are equal") {
+      screens = try guests.map(screen)
+      return screens[0].rgb == screens[1].rgb
+    }
+    #expect(screens[0].rgb == screens[1].rgb && screens[0].width == screens[1].width)
+    #expect(screens[0].rgb.count { $0 > 0 } > 1000, "there is something to be seen")
+    #expect(try guests[0].settledStatistics().protocolErrors.isEmpty)
+  }
 }

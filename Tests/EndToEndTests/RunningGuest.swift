@@ -13,6 +13,7 @@ final class RunningGuest {
   private let process: Child
 
   var helperLog: String { log("helper.log") }
+  var console: String { log("console.log") }
 
   private func log(_ name: String) -> String {
     (try? readText(directory.appending(name), upTo: 1 << 28)) ?? ""
@@ -30,10 +31,11 @@ final class RunningGuest {
   ///   - kms: the helper's card; with nil it has none, so that another helper can be the card's master.
   ///   - options: of `qemu/run-guest`, beside those that tests always give.
   ///   - descriptors: which of ours it gets under which number, for `fd:N` in an option.
+  ///   - hasShell: it is the image that setup builds, and answers when it has booted.
   init(
     memory: String = "512M", ram: String = "memfd", resolution: String, kms: String? = "auto",
     helperOptions: [String] = [], options: [String] = [],
-    descriptors: [Int32: Int32] = [:]
+    descriptors: [Int32: Int32] = [:], hasShell: Bool = true
   ) throws {
     directory = try makeTemporaryDirectory()
     // For a helper that runs as somebody else.
@@ -48,7 +50,7 @@ final class RunningGuest {
       descriptors: descriptors)
     do {
       try waitUntil("QEMU is there") { !process.isRunning || access(directory.appending("shell")) }
-      _ = try shell("true")
+      if hasShell { _ = try shell("true") }
     } catch {
       end()
       throw TroubleInTest("the guest does not answer: \(error)\n\(helperLog)")
