@@ -1,19 +1,24 @@
 public import Scanout
 
 /// Describes a display to the guest: VESA E-EDID 1.4, with a CTA-861 extension where one block cannot hold
-/// all modes.
+/// all modes, and a DisplayID extension for those that a detailed timing cannot say.
 public enum EDID {
   private static let blockSize = 128
   private static let timingsInBase = 3
   private static let timingsInExtension = 6
 
-  /// The description of a display with these modes, the preferred one first, in one or two blocks.
+  private static let product: UInt16 = 1
+
+  /// The description of a display with these modes, the preferred one first, in one block to three.
   ///
-  /// Modes that EDID cannot express (over 4095 pixels a side, over 655 MHz) are left out; at least one must
-  /// remain, else the guest learns the size from GET_DISPLAY_INFO alone.
+  /// Modes over 4095 pixels a side or over 655 MHz are in the DisplayID block. Readers that do not know it take the
+  /// first of the others as the preferred one; the base block has no timing where there is no other.
   /// - Parameter serial: tells the displays of one guest apart.
   public static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
     let (width, height) = size(output)
+    func fitsBase(_ mode: DisplayMode) -> Bool { detailedTiming(mode, width, height) != nil }
+    let large = output.modes.filter { !fitsBase($0) && DisplayID.fits($0) }
+    let preferred = output.modes.first { fitsBase($0) || DisplayID.fits($0) }
     var timings = output.modes.compactMap { detailedTiming($0, width, height) }
     // CTA-861, 4.1: who has an extension block shows 640x480. Nothing is offered that cannot be shown, so
     // that a display without it has no more timings than the base block holds.
@@ -25,19 +30,20 @@ public enum EDID {
     block.replaceSubrange(0..<8, with: [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])
     // 3.4: manufacturer "UDM" in five-bit letters, product, serial number, made in 2026.
     let maker = letters("UDM")
-    block.replaceSubrange(8..<12, with: [UInt8(maker >> 8), UInt8(maker & 0xff), 1, 0])
+    block.replaceSubrange(8..<10, with: [UInt8(maker >> 8), UInt8(maker & 0xff)])
+    block.replaceSubrange(10..<12, with: [UInt8(product & 0xff), UInt8(product >> 8)])
     for byte in 0..<4 { block[12 + byte] = UInt8(truncatingIfNeeded: serial >> (8 * byte)) }
     block[16] = 0
     block[17] = UInt8(2026 - 1990)
     block[18] = 1
     block[19] = 4
-    // 3.6: digital, 8 bits a colour, DisplayPort; size in cm; gamma 2.2; RGB, sRGB is the default, preferred
-    // timing is native.
+    // 3.6: digital, 8 bits a colour, DisplayPort; size in cm; gamma 2.2; RGB, sRGB is the default, the first
+    // timing is native if it is the preferred one.
     block[20] = 0xa5
     block[21] = UInt8(width / 10)
     block[22] = UInt8(height / 10)
     block[23] = 120
-    block[24] = 0x06
+    block[24] = preferred.map(fitsBase) == false ? 0x04 : 0x06
     // 3.7: the chromaticities of sRGB.
     block.replaceSubrange(25..<35, with: [0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54])
     block[35] = established(output.modes)
@@ -50,25 +56,32 @@ public enum EDID {
         start..<start + 18, with: slot < timings.count ? timings[slot] : dummyDescriptor)
     }
     block.replaceSubrange(108..<126, with: nameDescriptor(output.name))
-    block[126] = extra.isEmpty ? 0 : 1
-    seal(&block)
-    if extra.isEmpty { return block }
-
-    // CTA-861, 7.5: revision 3, underscanned; a video capability data block (7.5.6: the range of RGB values
-    // is selectable, everything is underscanned), then the detailed timings.
-    let capabilities: [UInt8] = [0xe2, 0x00, 0x4a]
-    let start = 4 + capabilities.count
-    var more = [UInt8](repeating: 0, count: blockSize)
-    more.replaceSubrange(0..<start, with: [2, 3, UInt8(start), 0x80] + capabilities)
-    for (slot, timing) in extra.enumerated() {
-      more.replaceSubrange(start + 18 * slot..<start + 18 * (slot + 1), with: timing)
+    var extensions = extra.isEmpty ? [] : [ctaBlock(Array(extra))]
+    if let preferred, !large.isEmpty {
+      // The block says which mode is preferred, so that one is in it even if the base block has it too.
+      let modes = [preferred].filter(DisplayID.fits) + large.filter { $0 != preferred }
+      let display = DisplayID.Display(
+        product: product, serial: serial, widthMillimetres: width, heightMillimetres: height,
+        preferred: preferred)
+      extensions.append(DisplayID.block(display, Array(modes.prefix(DisplayID.maxTimings))))
     }
-    seal(&more)
-    return block + more
+    block[126] = UInt8(extensions.count)
+    return ([block] + extensions).flatMap(sealed)
   }
 
-  private static func seal(_ block: inout [UInt8]) {
+  /// CTA-861, 7.5: revision 3, underscanned; a video capability data block (7.5.6: the range of RGB values
+  /// is selectable, everything is underscanned), then the detailed timings.
+  private static func ctaBlock(_ timings: [[UInt8]]) -> [UInt8] {
+    let capabilities: [UInt8] = [0xe2, 0x00, 0x4a]
+    return [2, 3, UInt8(4 + capabilities.count), 0x80] + capabilities + timings.flatMap(\.self)
+  }
+
+  /// The whole block, whose sum is 0.
+  private static func sealed(_ bytes: [UInt8]) -> [UInt8] {
+    precondition(bytes.count <= blockSize, "a block has 128 bytes")
+    var block = bytes + [UInt8](repeating: 0, count: blockSize - bytes.count)
     block[127] = 0 &- block[..<127].reduce(0, &+)
+    return block
   }
 
   private static func letters(_ name: StaticString) -> UInt16 {
@@ -150,6 +163,7 @@ public enum EDID {
   /// 3.10.3.4: the display's name, at most 13 characters of ASCII.
   private static func nameDescriptor(_ name: String) -> [UInt8] {
     var text = name.utf8.filter { (0x20..<0x7f).contains($0) }.prefix(13).map { $0 }
+    while text.last == 0x20 { text.removeLast() }
     if text.isEmpty { text = Array("udmabridge".utf8) }
     if text.count < 13 { text.append(0x0a) }
     while text.count < 13 { text.append(0x20) }
