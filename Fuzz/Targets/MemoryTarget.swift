@@ -68,6 +68,15 @@ private struct Model {
     return (places, nil)
   }
 
+  /// So many bytes behind an entry that is there, or none if its last region does not have as many.
+  func behind(_ entry: GuestRange, _ count: Int) -> [(file: Int, offset: UInt64)] {
+    let last = entry.address.rawValue + (entry.length - 1)
+    guard let region = regions.first(where: { last >= $0.address && last - $0.address < $0.length }),
+      region.length - (last - region.address) - 1 >= UInt64(count)
+    else { return [] }
+    return (1...UInt64(count)).map { (region.file, region.offset + (last - region.address) + $0) }
+  }
+
   /// The fewest ranges that hold these bytes in this order.
   func joined(_ places: some Sequence<(file: Int, offset: UInt64)>, _ files: [Memfd]) -> [MemfdRange] {
     var ranges: [MemfdRange] = []
@@ -160,10 +169,16 @@ private func resolve(_ input: inout Input, _ files: [Memfd], _ memory: GuestMemo
   let entries = (0..<Int(input.byte() % 16)).map { _ in range(&input, model) }
   let (places, error) = model.bytes(entries)
   let bound = limit >= 0x80 ? UInt64.max : UInt64(limit)
+  // A list that lacks a few bytes at its end is completed.
+  let length = limit >= 0x80 ? UInt64.max : bound - min(bound, UInt64(limit % 8))
   do throws(GuestMemoryError) {
-    let ranges = try memory.resolve(entries, upTo: bound)
+    let ranges = try memory.resolve(entries, upTo: bound, completing: length)
     expect(error == nil, "\(entries) should have failed: \(error!)")
-    let expected = model.joined(places.prefix(Int(clamping: bound)), files)
+    var wanted = places
+    if places.count >= length, places.count < bound, let last = entries.last {
+      wanted += model.behind(last, Int(bound) - places.count)
+    }
+    let expected = model.joined(wanted.prefix(Int(clamping: bound)), files)
     expect(ranges == expected, "\(entries) is \(ranges) instead of \(expected)")
   } catch let thrown {
     expect(thrown == error, "\(entries) failed with \(thrown) instead of \(String(describing: error))")

@@ -130,15 +130,16 @@ public final class BufferTable {
   }
 
   /// Takes the first `length` bytes of the memory that `entries` name: lent, in whole pages, or to be copied
-  /// from, as `choice` says. The buffer counts against the quotas until `release`.
+  /// from, as `choice` says. A list that ends inside the last page lends all of that page, if it is the guest's. The
+  /// buffer counts against the quotas until `release`.
   public func take(
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64, as choice: BackingChoice
   ) throws(LendError) -> Buffer {
-    let needed = (length + systemPageSize - 1) / systemPageSize * systemPageSize
     let ranges: [MemfdRange]
     do throws(GuestMemoryError) {
-      // No more pages are lent than the image needs, whatever the guest adds to the list.
-      ranges = try memory.resolve(entries, upTo: needed)
+      // No more pages are lent than the image needs, whatever the guest adds to the list. What does not begin or end at a
+      // page after that is refused below.
+      ranges = try memory.resolve(entries, upTo: Self.wholePages(length), completing: length)
     } catch {
       throw .memory(error)
     }
@@ -147,7 +148,7 @@ public final class BufferTable {
       if choice == .shadow {
         backing = .shadow(ShadowCause(.chosen, "copies were asked for by --backing shadow"))
       } else {
-        backing = .lent(try lend(ranges, needed))
+        backing = .lent(try lend(ranges, length))
       }
     } catch {
       guard choice == .auto, let cause = ShadowCause(error) else { throw error }
@@ -180,10 +181,15 @@ public final class BufferTable {
     return true
   }
 
-  private func lend(_ ranges: [MemfdRange], _ needed: UInt64) throws(LendError) -> DMABuf {
+  private static func wholePages(_ length: UInt64) -> UInt64 {
+    (length + systemPageSize - 1) / systemPageSize * systemPageSize
+  }
+
+  private func lend(_ ranges: [MemfdRange], _ length: UInt64) throws(LendError) -> DMABuf {
     let total = ranges.reduce(0) { $0 + $1.length }
-    if total < needed { throw .short(bytes: total, needed: needed) }
-    try within(.pinnedBytes, statistics.pinnedBytes + needed, quotas.pinnedBytes)
+    if total < length { throw .short(bytes: total, needed: length) }
+    try within(
+      .pinnedBytes, statistics.pinnedBytes + Self.wholePages(length), quotas.pinnedBytes)
     try within(
       .bookkeepingBytes, bookkeeping + Buffer.bookkeeping(ranges: ranges.count), quotas.bookkeepingBytes)
     return try create(ranges)

@@ -60,16 +60,20 @@ public struct GuestMemory {
   /// neighbours joined, also across two regions that lie side by side in one memfd.
   ///
   /// Each entry costs a binary search over the regions at most, and none while entries stay in one region.
-  /// - Parameter limit: no more bytes than these are returned; what lies behind is checked all the same.
+  /// - Parameters:
+  ///   - limit: no more bytes than these are returned; what lies behind is checked all the same.
+  ///   - length: if the entries have so many bytes and fewer than `limit`, what lacks up to `limit` is taken from behind
+  ///     the last one, provided that the same region holds it.
   /// - Throws: `emptyRange`, `overflow` or `hole`, with the number of the entry.
   public func resolve(
-    _ ranges: [GuestRange], upTo limit: UInt64 = .max
+    _ ranges: [GuestRange], upTo limit: UInt64 = .max, completing length: UInt64 = .max
   ) throws(GuestMemoryError) -> [MemfdRange] {
     var left = limit
     var joined: [MemfdRange] = []
     var here = 0  // The region of the last address: the next one is most often in the same.
     // The range that the next entry may join, until it turns out not to.
     var (file, start, end) = (-1, UInt64(0), UInt64(0))
+    var behind: UInt64 = 0  // What the region has behind the last entry.
     for item in ranges.indices {
       let range = ranges[item]
       if range.length == 0 { throw .emptyRange(item: item) }
@@ -85,6 +89,7 @@ public struct GuestMemory {
         let offset = place.offset + (address - place.start)
         let length = min(last, place.end) - address
         address += length
+        behind = place.end - address
         if left == 0 { continue }
         let taken = min(length, left)
         left -= taken
@@ -96,6 +101,7 @@ public struct GuestMemory {
         }
       }
     }
+    if left > 0, limit - left >= length, left <= behind { end += left }
     append(file, start, end, to: &joined)
     return joined
   }

@@ -70,10 +70,11 @@ public struct FrameLayout: Hashable, Sendable, CustomStringConvertible {
     return UInt64(offset) + UInt64(stride) * UInt64(height - 1) + UInt64(width) * pixel
   }
 
-  /// The size in bytes of all rows, rounded up to whole pages.
-  public var pages: UInt64 {
-    (UInt64(stride) * UInt64(height) + systemPageSize - 1) / systemPageSize * systemPageSize
-  }
+  /// The size in bytes of all rows.
+  public var bytes: UInt64 { UInt64(stride) * UInt64(height) }
+
+  /// The same, rounded up to whole pages.
+  public var pages: UInt64 { (bytes + systemPageSize - 1) / systemPageSize * systemPageSize }
 
   public var description: String { "\(width)x\(height) \(format), stride \(stride), offset \(offset)" }
 }

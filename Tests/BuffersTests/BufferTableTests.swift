@@ -88,7 +88,13 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     Case("no ranges", [], page, .short(bytes: 0, needed: page)),
     Case("one byte short", [range(0, 2 * page - 1)], 2 * page, .short(bytes: 2 * page - 1, needed: 2 * page)),
     Case(
-      "short for the last page", [range(0, page + 1)], page + 1, .short(bytes: page + 1, needed: 2 * page)),
+      "short inside the last page", [range(0, page + 1)], page + 2, .short(bytes: page + 1, needed: page + 2)),
+    Case("a page short", [range(0, page)], page + 1, .short(bytes: page, needed: page + 1)),
+    // The rest of the last page is taken along, and counts.
+    Case("up to inside the last page", [range(0, page + 1)], page + 1, .noDevice(.noSuchFileOrDirectory)),
+    Case(
+      "up to inside the ninth page", [range(0, 8 * page + 1)], 8 * page + 1,
+      .quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)),
     Case(
       "nine pages", [range(0, 9 * page)], 9 * page,
       .quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)),
@@ -194,6 +200,8 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       ([range(4 * page, 2 * page), range(0, page), range(9 * page, page)], 3 * page, [(4, 2), (0, 1)]),
       ([range(4 * page, page), range(0, 50 * page)], 2 * page, [(4, 1), (0, 1)]),
       ([range(4 * page, page), range(0, page)], page, [(4, 1)]), ([range(7 * page, page)], 1, [(7, 1)]),
+      ([range(7 * page, 1)], 1, [(7, 1)]), ([range(0, 2 * page + 16)], 2 * page + 16, [(0, 3)]),
+      ([range(8 * page, page), range(2 * page, 24)], page + 24, [(8, 1), (2, 1)]),
     ] as [([GuestRange], UInt64, [(UInt64, UInt64)])] {
       let buffer = try lend(table, ranges, length)
       #expect(buffer.ranges.map { $0.offset / page } == expected.map(\.0))
@@ -235,6 +243,12 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
         [range(0, page), range(4 * page + 8, 2 * page)], 2 * page,
         .unaligned(.offsetMisaligned(item: 1, offset: 4 * page + 8))
       ),
+      // What ends inside a page must be the last, and begin at one.
+      (
+        [range(0, 16), range(4 * page, page)], page + 16,
+        .unaligned(.lengthMisaligned(item: 0, length: 16))
+      ),
+      ([range(16, page + 16)], page + 16, .unaligned(.offsetMisaligned(item: 0, offset: 16))),
     ] as [([GuestRange], UInt64, LendError)])
   func unaligned(_ ranges: [GuestRange], _ length: UInt64, _ error: LendError) throws {
     let table = try table()

@@ -113,6 +113,43 @@ struct ResolveErrorCase: CustomTestStringConvertible {
     #expect(resolved == item.expected)
   }
 
+  /// Lists for 3 pages and 100 bytes, to be 4 pages.
+  static let completed: [ResolveCase] = [
+    .init("exactly as many", [range(page, 3 * page + 100)], [.init(0, page, 4 * page)]),
+    .init("all of the last page", [range(page, 4 * page)], [.init(0, page, 4 * page)]),
+    .init("more", [range(page, 5 * page)], [.init(0, page, 4 * page)]),
+    .init("a byte less", [range(page, 3 * page + 99)], [.init(0, page, 3 * page + 99)]),
+    .init("a byte more", [range(page, 3 * page + 101)], [.init(0, page, 4 * page)]),
+    .init(
+      "the last of several, apart", [range(8 * page, 3 * page), range(2 * page, 100)],
+      [.init(0, 8 * page, 3 * page), .init(0, 2 * page, page)]),
+    .init(
+      "the end of a region", [range(29 * page, 2 * page), range(31 * page, page), range(63 * page, 100)],
+      [.init(0, 29 * page, 3 * page), .init(0, 39 * page, page)]),
+    .init("not from a page on", [range(page + 8, 3 * page + 100)], [.init(0, page + 8, 4 * page)]),
+    .init(
+      "up to the very end of a region", [range(29 * page, 2 * page), range(30 * page, page + 100)],
+      [.init(0, 29 * page, 2 * page), .init(0, 30 * page, 2 * page)]),
+    .init(
+      "no further than that", [range(29 * page, 2 * page), range(30 * page + 1, page + 100)],
+      [.init(0, 29 * page, 2 * page), .init(0, 30 * page + 1, page + 100)]),
+  ]
+
+  @Test(arguments: completed) func completesTheLastPage(_ item: ResolveCase) throws {
+    let ram = try Self.layout()
+    let resolved = try ram.memory.resolve(item.ranges, upTo: 4 * page, completing: 3 * page + 100)
+    #expect(resolved.map { Expected($0, in: ram) } == item.expected)
+  }
+
+  /// A region that ends inside a page has no rest of it to lend, whatever its file has there.
+  @Test func takesNothingFromBehindARegion() throws {
+    let ram = try GuestRAM([
+      .init(at: 0, length: page + 200), .init(at: 4 * page, length: page, offset: 4 * page),
+    ])
+    let resolved = try ram.memory.resolve([range(0, page + 100)], upTo: 2 * page, completing: page + 100)
+    #expect(resolved.map { Expected($0, in: ram) } == [.init(0, 0, page + 100)])
+  }
+
   static let errors: [ResolveErrorCase] = [
     .init("an empty range", [range(0, page), range(page, 0)], .emptyRange(item: 1)),
     .init("an empty range in a hole", [range(33 * page, 0)], .emptyRange(item: 0)),

@@ -49,6 +49,12 @@ import Testing
         name: "too few pages for the image", options: "--machine q35 --memory 1G --size 64x64 1M:8K",
         items: ["ram+1048576:8192"], result: "shortBacking"),
       Case(
+        name: "exactly the image's bytes", options: "--machine q35 --memory 1G --size 50x41 1M:8200",
+        items: ["ram+1048576:12288"]),
+      Case(
+        name: "a page less than the image has", options: "--machine q35 --memory 1G --size 50x41 1M:8K",
+        items: ["ram+1048576:8192"], result: "shortBacking"),
+      Case(
         name: "two memories", options: "--layout LAYOUT 0x3000:8K",
         items: ["one+12288:4096", "two+4096:4096"],
         needs: [2, 1]),

@@ -83,10 +83,13 @@ struct Plan: ParsableCommand {
     if let sizeLimitMb {
       limits.bytes = sizeLimitMb.multipliedReportingOverflow(by: 1 << 20).overflow ? .max : sizeLimitMb << 20
     }
-    let needed = geometry.size == nil ? nil : try geometry.layout(memory: .max).pages
+    let image = geometry.size == nil ? nil : try geometry.layout(memory: .max)
 
     let joined: [MemfdRange]
-    do throws(GuestMemoryError) { joined = try memory.resolve(entries, upTo: needed ?? .max) } catch {
+    do throws(GuestMemoryError) {
+      joined = try memory.resolve(
+        entries, upTo: image?.pages ?? .max, completing: image?.bytes ?? .max)
+    } catch {
       if case .hole(let item, let address) = error {
         throw Trouble(
           "the range \(entries[item].address):\(hex(entries[item].length)) (\(item + 1) of \(entries.count)) is not the guest's "
@@ -95,7 +98,8 @@ struct Plan: ParsableCommand {
       }
       throw Trouble("\(error); the helper would answer the guest with an error")
     }
-    let facts = PlanFacts(joined, entries: entries.count, needed: needed, limits, layout, withItems: items)
+    let facts = PlanFacts(
+      joined, entries: entries.count, needed: image?.bytes, limits, layout, withItems: items)
     try output.print(facts, facts.text)
   }
 }
