@@ -24,6 +24,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   public private(set) var outputs: [SinkOutput]
 
   private let asksForScreens: Bool
+  private let strideAlignment: StrideAlignment
   private let patience: UInt32
   private let udmabuf: UdmabufDevice?
   private let loop: EventLoop
@@ -63,11 +64,12 @@ public final class QEMUDisplaySink: ScanoutSink {
   /// - Parameters:
   ///   - outputs: what is offered as long as QEMU has told nothing, one for each scanout.
   ///   - asksForScreens: QEMU says which sizes its display prefers; else `outputs` stays as it is.
+  ///   - strideAlignment: what the card wants that draws QEMU's display.
   ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
   ///   - patience: after so many milliseconds without an answer QEMU is asked what it answers always.
   public init(
-    outputs: [SinkOutput], asksForScreens: Bool, udmabuf: UdmabufDevice?, patience: UInt32 = 100,
-    loop: EventLoop, log: Logger
+    outputs: [SinkOutput], asksForScreens: Bool, strideAlignment: StrideAlignment = .none,
+    udmabuf: UdmabufDevice?, patience: UInt32 = 100, loop: EventLoop, log: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maximumOutputs, "QEMU has at most 16 consoles for a device")
     self.outputs = outputs.map { output in
@@ -76,6 +78,7 @@ public final class QEMUDisplaySink: ScanoutSink {
       return output
     }
     (self.asksForScreens, self.patience) = (asksForScreens, patience)
+    self.strideAlignment = strideAlignment
     (self.udmabuf, self.loop, self.log) = (udmabuf, loop, log)
     lanes = outputs.indices.map { QEMULane(UInt32($0)) }
     telling = Deferred(loop) { [unowned self] in tellReports() }
@@ -168,6 +171,13 @@ public final class QEMUDisplaySink: ScanoutSink {
         "QEMU's display shows \(Self.formats.map(\.description).joined(separator: ", ")), not \(layout.format)"
       )
     }
+    guard strideAlignment.allows(layout.stride) else {
+      throw SinkError(
+        .stride,
+        "the card that draws QEMU's display takes rows of a multiple of \(strideAlignment) bytes (--stride-alignment), and "
+          + "these have \(layout.stride); choose a mode whose width is a multiple of \(strideAlignment.bytes / 4) pixels"
+      )
+    }
     guard layout.offset == 0, source.x == 0, source.y == 0 else {
       throw SinkError(
         .offset,
@@ -182,7 +192,8 @@ public final class QEMUDisplaySink: ScanoutSink {
   ) throws(SinkError) -> Canvas {
     try check(scanout)
     // Many cards want rows that begin at multiples of 256 bytes.
-    let stride = (width * 4 + 255) / 256 * 256
+    let unit = max(strideAlignment.bytes, StrideAlignment.strictest.bytes)
+    let stride = (width * 4 + unit - 1) / unit * unit
     let layout = FrameLayout(width: width, height: height, format: .xrgb8888, stride: stride)
     let memory = try MemfdShadow.make(layout)
     // For a dma-buf the kernel takes all of its pages at once, and nobody has a turn meanwhile.

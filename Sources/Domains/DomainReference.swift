@@ -61,7 +61,7 @@ public struct DomainOption: Equatable, Sendable {
   public static let names = [
     "backing", "control", "control-allow", "control-group", "control-mode", "cursor", "display", "kms",
     "log-level", "max-bookkeeping", "max-entries", "max-pinned", "max-resources", "max-shadow", "resolution",
-    "sandbox", "stats",
+    "sandbox", "stats", "stride-alignment",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.

@@ -37,12 +37,15 @@ extension DomainXML {
     } catch { throw .xml(error) }
   }
 
-  /// Who has a window of QEMU's wants to see the guest there.
+  /// Who has a window of QEMU's wants to see the guest there, drawn by the card that the domain names for it.
   private var defaultOptions: [DomainOption] {
-    let hasWindow = (root.child("devices")?.children("graphics") ?? []).contains { graphics in
+    let windows = (root.child("devices")?.children("graphics") ?? []).filter { graphics in
       ["spice", "sdl", "dbus"].contains(graphics["type"]) && graphics.child("gl")?["enable"] == "yes"
     }
-    return hasWindow ? [try? DomainOption("display", "qemu")].compactMap(\.self) : []
+    if windows.isEmpty { return [] }
+    let node = windows.lazy.compactMap { $0.child("gl")?["rendernode"] }.first
+    return [try? DomainOption("display", "qemu"), node.flatMap { try? DomainOption("stride-alignment", $0) }]
+      .compactMap(\.self)
   }
 
   /// The record, which is there only where something was changed.

@@ -67,6 +67,7 @@ final class Helper {
     if options.showsOnQEMU {
       let qemu = try QEMUDisplaySink(
         outputs: Self.onQEMU(options.resolution), asksForScreens: options.resolution.isEmpty,
+        strideAlignment: Self.strideAlignment(options.strideAlignment, logger),
         udmabuf: try? udmabuf.get(), loop: loop, log: logger)
       (display, sink) = (qemu, qemu)
     }
@@ -245,6 +246,33 @@ final class Helper {
       var output = output
       output.hasCursor = true
       return output
+    }
+  }
+
+  /// A card of which nothing can be found out gets what every card takes.
+  private static func strideAlignment(
+    _ option: StrideAlignmentOption?, _ logger: Logger
+  ) -> StrideAlignment {
+    switch option {
+    case nil: return .none
+    case .bytes(let alignment): return alignment
+    case .renderNode(let path):
+      do throws(Errno) {
+        let driver = try RenderNode.driver(path)
+        if let alignment = StrideAlignment.ofDriver(driver) { return alignment }
+        logger.notice(
+          """
+          nothing is known of the rows that \(driver), the driver of \(path), takes: those of a multiple of \
+          \(StrideAlignment.strictest) bytes are lent; --stride-alignment BYTES says it better
+          """)
+      } catch {
+        logger.warning(
+          """
+          --stride-alignment: \(path) cannot be asked for its driver (\(error)): rows of a multiple of \
+          \(StrideAlignment.strictest) bytes are lent; --stride-alignment BYTES needs no render node
+          """)
+      }
+      return .strictest
     }
   }
 

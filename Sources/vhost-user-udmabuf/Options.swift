@@ -1,5 +1,6 @@
 public import ArgumentParser
 public import Buffers
+import Consumers
 import Linux
 import Logging
 import SystemPackage
@@ -60,6 +61,12 @@ struct Options: ParsableArguments {
       "Show the guest's frames on QEMU's own display: qemu, or off. By default qemu, if neither --kms nor --control is given.",
       valueName: "qemu|off"))
   var display: DisplayChoice?
+
+  @Option(
+    help: ArgumentHelp(
+      "What the rows of a picture must be a multiple of, in bytes, for the card that draws QEMU's display; or its render node, whose driver decides. Other pictures are copied.",
+      valueName: "bytes|/dev/dri/renderD..."))
+  var strideAlignment: StrideAlignmentOption?
 
   @OptionGroup var control: ControlOptions
 
@@ -138,6 +145,11 @@ struct Options: ParsableArguments {
         "--display qemu and --kms exclude each other: the frames are paced either by QEMU's display or by the card; leave one out"
       )
     }
+    if strideAlignment != nil && !showsOnQEMU {
+      throw ValidationError(
+        "--stride-alignment is about QEMU's display, and nothing is shown there: leave it out, or give --display qemu"
+      )
+    }
     if profile == .share && (shareSocketPath != nil || shareFd != nil) {
       throw ValidationError(
         "with a second device for sharing the first one is for display: leave --profile share out")
@@ -189,6 +201,22 @@ extension CursorChoice: ExpressibleByArgument {}
 extension Profile: ExpressibleByArgument {}
 enum DisplayChoice: String, ExpressibleByArgument, CaseIterable { case qemu, off }
 enum Switch: String, ExpressibleByArgument, CaseIterable { case on, off }
+
+/// `256`, or a render node.
+enum StrideAlignmentOption: ExpressibleByArgument {
+  case bytes(StrideAlignment)
+  case renderNode(FilePath)
+
+  init?(argument: String) {
+    if argument.hasPrefix("/") {
+      self = .renderNode(FilePath(argument))
+    } else if let bytes = UInt32(argument), let alignment = StrideAlignment(bytes: bytes) {
+      self = .bytes(alignment)
+    } else {
+      return nil
+    }
+  }
+}
 
 /// `1920x1080`.
 struct Resolution: ExpressibleByArgument, CustomStringConvertible {

@@ -22,12 +22,16 @@ final class QEMURig: ScanoutObserver {
   private var sequences: [UInt32: UInt64] = [:]
 
   /// - Parameter patience: in milliseconds; longer than any test takes, so that none depends on how busy the machine is.
-  init(scanouts: Int = 2, asks: Bool = true, patience: UInt32 = 3_600_000) throws {
+  init(
+    scanouts: Int = 2, asks: Bool = true, strideAlignment: StrideAlignment = .none,
+    patience: UInt32 = 3_600_000
+  ) throws {
     loop = try EventLoop()
     let mode = DisplayMode.reducedBlanking(width: 1920, height: 1080)!
     sink = try QEMUDisplaySink(
       outputs: (0..<scanouts).map { SinkOutput(name: "out-\($0)", modes: $0 == 0 ? [mode] : []) },
-      asksForScreens: asks, udmabuf: nil, patience: patience, loop: loop, log: log.logger)
+      asksForScreens: asks, strideAlignment: strideAlignment, udmabuf: nil, patience: patience, loop: loop,
+      log: log.logger)
     sink.observer = self
   }
 

@@ -160,6 +160,29 @@ import Testing
     #expect(try plain.reference()?.options == [])
   }
 
+  @Test("the card that draws the window says which pictures it takes in")
+  func windowOfACard() throws {
+    var definition = Definition()
+    definition.devices +=
+      "<graphics type='spice'><listen type='none'/><gl enable='yes' rendernode='/dev/dri/renderD129'/></graphics>"
+    let domain = try DomainXML(definition.text)
+    try domain.enable()
+    let options = [
+      try DomainOption("display", "qemu"), try DomainOption("stride-alignment", "/dev/dri/renderD129"),
+    ]
+    #expect(try domain.reference()?.options == options)
+    try domain.enable()
+    #expect(try domain.reference()?.options == options)
+    #expect(domain.text.contains("?display=qemu;stride-alignment=%2Fdev%2Fdri%2FrenderD129"))
+    // A display without GL is drawn by no card.
+    var closed = Definition()
+    closed.devices +=
+      "<graphics type='egl-headless'><gl rendernode='/dev/dri/renderD129'/></graphics>"
+    let headless = try DomainXML(closed.text)
+    try headless.enable()
+    #expect(try headless.reference()?.options == [])
+  }
+
   @Test("a device that was made by hand is left, without the back end")
   func byHand() throws {
     let domain = try DomainXML(DomainCase.ready.text)

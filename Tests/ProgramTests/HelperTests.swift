@@ -56,6 +56,9 @@ import Testing
       ["--socket-path", "/tmp/a", "--sandbox", "perhaps"],
       ["--socket-path", "/tmp/a", "--display", "vnc"],
       ["--socket-path", "/tmp/a", "--display", "qemu", "--kms", "auto"],
+      ["--socket-path", "/tmp/a", "--stride-alignment", "96"],
+      ["--socket-path", "/tmp/a", "--stride-alignment", "256", "--display", "off"],
+      ["--socket-path", "/tmp/a", "--stride-alignment", "256", "--kms", "auto"],
       ["--socket-path", "/tmp/a", "--control-mode", "660"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-mode", "999"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "nobody"],
@@ -395,6 +398,21 @@ import Testing
     try frontEnd.realize(memory: .table)
     // events_read, events_clear, num_scanouts.
     #expect(try frontEnd.config(size: 12)[8...] == [count, 0, 0, 0])
+  }
+
+  @Test(
+    "a render node that says nothing of its driver keeps no guest from starting, and is told",
+    arguments: ["/nowhere/renderD128", "/dev/null"])
+  func noRenderNode(_ node: String) throws {
+    let helper = try Listening(
+      program, options: ["--stride-alignment", node, "--log-level", "warning"])
+    do {
+      let connection = try helper.connect()
+      try greet(connection)
+    }
+    #expect(helper.child.wait() == 0)
+    let output = try helper.output.readToEnd()
+    for words in ["--stride-alignment", node, "256 bytes"] { #expect(output.contains(words), "\(output)") }
   }
 
   @Test("--fd takes a connected socket")

@@ -1,0 +1,36 @@
+/// What the rows of a dma-buf must be a multiple of, in bytes, so that a card which draws QEMU's window takes it in.
+public struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
+  /// A power of two.
+  public let bytes: UInt32
+
+  /// Any row will do.
+  public static let none = StrideAlignment(known: 1)
+  /// What every driver below takes.
+  public static let strictest = StrideAlignment(known: 256)
+
+  /// More than a page is wanted by nobody.
+  public static let largest: UInt32 = 4096
+
+  /// Nil unless it is a power of two, at most `largest`.
+  public init?(bytes: UInt32) {
+    guard bytes.nonzeroBitCount == 1, bytes <= Self.largest else { return nil }
+    self.bytes = bytes
+  }
+
+  private init(known bytes: UInt32) { self.bytes = bytes }
+
+  /// Of a card, by the name of its driver in the kernel; nil for one of which nothing is known. docs/display.md says
+  /// where these numbers come from.
+  public static func ofDriver(_ name: String) -> StrideAlignment? {
+    switch name {
+    case "amdgpu", "radeon": StrideAlignment(known: 256)
+    case "nvidia-drm", "nouveau": StrideAlignment(known: 256)
+    case "i915", "xe": StrideAlignment(known: 64)
+    default: nil
+    }
+  }
+
+  func allows(_ stride: UInt32) -> Bool { stride % bytes == 0 }
+
+  public var description: String { String(bytes) }
+}
