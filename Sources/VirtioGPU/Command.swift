@@ -53,7 +53,7 @@ enum Command: Equatable {
   case detachFromContext(ResourceID)
   case submit(size: UInt32)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
-  case moveCursor(ScanoutID, CursorPosition)
+  case moveCursor(ScanoutID, CursorPosition, ResourceID)
   /// A command of a feature that was not offered, or none at all.
   case unknown(UInt32)
 
@@ -212,7 +212,7 @@ struct CommandDecoder {
       // The numbers are unsigned in the spec; a cursor that leaves on the left comes as a large one.
       let position = CursorPosition(x: Int32(bitPattern: u32(4)), y: Int32(bitPattern: u32(8)))
       return header.type == CommandType.moveCursor
-        ? .moveCursor(scanout, position)
+        ? .moveCursor(scanout, position, ResourceID(u32(16)))
         : .updateCursor(scanout, position, ResourceID(u32(16)), hotX: u32(20), hotY: u32(24))
     default:
       return .unknown(header.type)

@@ -87,9 +87,9 @@ extension GPUDevice {
         try check(scanout)
         let image = id.rawValue == 0 ? nil : try cursorImage(try resource(id), hotX, hotY)
         setCursor(Int(scanout.rawValue), image.map { BlendedCursor(image: $0, position: position) })
-      case .moveCursor(let scanout, let position):
+      case .moveCursor(let scanout, let position, let id):
         try check(scanout)
-        moveCursor(Int(scanout.rawValue), to: position)
+        moveCursor(Int(scanout.rawValue), to: position, id)
       default: throw unknown(command)
       }
       return .now(.ok)

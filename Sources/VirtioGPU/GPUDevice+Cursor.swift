@@ -46,6 +46,7 @@ extension GPUDevice {
     if cursorChoice == .off { return }
     let before = scanouts[index].cursor
     scanouts[index].cursor = cursor
+    scanouts[index].hiddenCursor = nil
     if outputs[index].hasCursor {
       let position = onScreen(index, cursor?.position ?? CursorPosition(x: 0, y: 0))
       sink?.setCursor(cursor?.image, at: position, on: scanouts[index].id)
@@ -65,7 +66,20 @@ extension GPUDevice {
     }
   }
 
-  func moveCursor(_ index: Int, to position: CursorPosition) {
+  /// A move that names no resource hides the cursor on QEMU's own card. Some drivers never name one, such as older ones of
+  /// Redox, and mean to see it.
+  func moveCursor(_ index: Int, to position: CursorPosition, _ id: ResourceID) {
+    if id.rawValue != 0 { movesByName = true }
+    if movesByName, id.rawValue == 0 {
+      guard let cursor = scanouts[index].cursor else { return }
+      setCursor(index, nil)
+      scanouts[index].hiddenCursor = cursor
+      return
+    }
+    if var hidden = scanouts[index].hiddenCursor {
+      hidden.position = position
+      return setCursor(index, hidden)
+    }
     guard let cursor = scanouts[index].cursor, cursor.position != position else { return }
     scanouts[index].cursor?.position = position
     if outputs[index].hasCursor {
@@ -77,6 +91,7 @@ extension GPUDevice {
 
   /// A new driver shows no cursor until it says so.
   func hideCursor(_ index: Int) {
+    scanouts[index].hiddenCursor = nil
     guard scanouts[index].cursor.take() != nil, outputs[index].hasCursor else { return }
     sink?.setCursor(nil, at: CursorPosition(x: 0, y: 0), on: scanouts[index].id)
   }

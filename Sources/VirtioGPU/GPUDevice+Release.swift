@@ -153,6 +153,7 @@ extension GPUDevice {
     }
     resources.removeAll()
     contexts.removeAll()
+    movesByName = false
   }
 
   private func finish(_ release: Release) {

@@ -21,6 +21,8 @@ struct ScanoutState {
   var ownInitiative: [UInt64] = []
   /// The cursor, as long as it is to be seen.
   var cursor: BlendedCursor?
+  /// One that a move has hidden. The next one that names a resource shows it again.
+  var hiddenCursor: BlendedCursor?
 
   struct Binding {
     let resource: Resource

@@ -58,6 +58,8 @@ public final class GPUDevice {
   var outputs: [SinkOutput]
   /// How many scanouts the guest is told of, where the front end does not say that itself.
   let scanoutCount: Int
+  /// This driver names a resource when it moves a cursor: 0 means that it is hidden.
+  var movesByName = false
   /// Events that the driver has not cleared yet: events_read of the configuration space.
   var eventsRead: UInt32 = 0
   /// Hears what the device says without being asked.

@@ -107,8 +107,8 @@ enum Request {
       + words([scanout, UInt32(bitPattern: x), UInt32(bitPattern: y), 0, id, 1, 2, 0])
   }
 
-  static func moveCursor(_ scanout: UInt32, x: Int32 = 10, y: Int32 = 20) -> [UInt8] {
-    header(0x301) + words([scanout, UInt32(bitPattern: x), UInt32(bitPattern: y), 0, 0, 0, 0, 0])
+  static func moveCursor(_ scanout: UInt32, _ id: UInt32 = 0, x: Int32 = 10, y: Int32 = 20) -> [UInt8] {
+    header(0x301) + words([scanout, UInt32(bitPattern: x), UInt32(bitPattern: y), 0, id, 0, 0, 0])
   }
 
   static func rectangle(_ area: Rectangle) -> [UInt8] { words([area.x, area.y, area.width, area.height]) }
