@@ -260,6 +260,7 @@ extension GPUDevice {
     try show(resource, View(layout: image, source: area), scanout, "SET_SCANOUT")
   }
 
+  /// An image that has no pages yet comes with a flush after it has some; a blob has its own from the start.
   func show(
     _ resource: Resource, _ view: View, _ scanout: ScanoutID, _ name: String
   ) throws(Mistake) {
@@ -267,7 +268,7 @@ extension GPUDevice {
       throw Mistake(
         .invalidParameter, "rectangle", "\(name): \(view.source) of resource \(resource.id) is empty")
     }
-    guard resource.bytes != nil else {
+    guard resource.bytes != nil || resource.image != nil else {
       throw Mistake(.unspecified, "noBacking", "\(name) of resource \(resource.id), which has no backing")
     }
     let index = Int(scanout.rawValue)

@@ -357,8 +357,10 @@ public final class GPUDevice {
     _ response: Response, _ header: ControlHeader, head: UInt16, _ writable: [GuestRange], _ queue: GPUQueue,
     optional: Bool = false
   ) {
-    // Cursor commands have no room for an answer, and need none.
-    if optional && writable.isEmpty { return queue.queue.complete(head: head, written: 0) }
+    // Cursor commands have no room for an answer, and need none. NuttX leaves none for a flush either.
+    if (optional || header.type == CommandType.resourceFlush) && writable.isEmpty {
+      return queue.queue.complete(head: head, written: 0)
+    }
     var writer = ChainWriter(writable, queue.queue.memory)
     var bytes: [UInt8] = []
     swap(&bytes, &answer)  // Its capacity serves again and again.

@@ -155,7 +155,6 @@ private let outside: [(String, Rectangle)] = [
   }
 
   static let withoutBacking = [
-    BadCommand("set scanout", Request.setScanout(0, 1), ResponseType.unspecified, "noBacking"),
     BadCommand("transfer", Request.transfer(1), ResponseType.unspecified, "noBacking"),
     BadCommand(
       "transfer of nothing", Request.transfer(1, Rectangle(0, 0, 0, 0)), ResponseType.unspecified, "noBacking"

@@ -151,6 +151,23 @@ struct BadChain: CustomTestStringConvertible {
     #expect(rig.errors == ["noRoom": 2, "invalidScanout": 1])
   }
 
+  /// A flush without any room for an answer is done, and nobody is told anything.
+  @Test func aFlushWithoutRoom() throws {
+    let rig = try Rig(backing: .auto)
+    try rig.lend(1)
+    try rig.ok(Request.setScanout(0, 1))
+    for _ in 0..<100 {
+      #expect(try rig.ask(Request.flush(1), room: 0).written == 0)
+      rig.screen.flipAll()
+    }
+    #expect(rig.buffers.statistics.framesShown == 100 && rig.errors.isEmpty && rig.log.warnings.isEmpty)
+    // Some room that is too little is a mistake still, and so is a flush of nothing.
+    #expect(try rig.ask(Request.flush(1), room: 23).written == 0)
+    #expect(try rig.ask(Request.flush(9), room: 0).written == 0)
+    #expect(rig.errors == ["noRoom": 1, "invalidResource": 1])
+    try rig.expectBalance()
+  }
+
   @Test func roomInAHole() throws {
     let rig = try Rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(64))

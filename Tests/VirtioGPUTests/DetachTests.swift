@@ -215,7 +215,34 @@ import Testing
     _ = try create(rig, colour: 0x11_2233)
     try rig.ok(Request.detach(1))
     #expect(rig.buffers.statistics.shadowBytes == 0 && rig.buffers.statistics.bytesCopied == 0)
-    #expect(try rig.ask(Request.setScanout(0, 1)).type == ResponseType.unspecified)
-    #expect(rig.errors == ["noBacking": 1])
+    try rig.ok(Request.setScanout(0, 1), Request.flush(1))
+    #expect(rig.errors.isEmpty && rig.screen.next() == nil && rig.screen.shown() == nil)
+    try rig.expectBalance()
+  }
+
+  /// A scanout may choose a resource before that has its pages: it is shown with the first flush after it has them.
+  @Test(arguments: [false, true], kinds)
+  func aScanoutBeforeItsBacking(_ goesAgain: Bool, _ isLent: Bool) throws {
+    let rig = try rig(isLent)
+    let others = try create(rig, 2, colour: 0x44_5566)
+    try rig.ok(Request.setScanout(0, 2), Request.transfer(2), Request.flush(2))
+    rig.screen.flipAll()
+    let before = rig.screen.shown()?.id
+    try rig.ok(Request.create(1), Request.setScanout(0, 1), Request.flush(1))
+    rig.screen.flipAll()
+    #expect(rig.screen.shown()?.id == before, "there is nothing to be shown yet")
+    let pages = rig.pages(3)
+    draw(rig, pages.map(\.address), 0x11_2233)
+    try rig.ok(Request.attach(1, pages), Request.transfer(1))
+    if goesAgain {
+      try perform(.detach, rig, pages.map(\.address))
+      draw(rig, pages.map(\.address), 0xee_eeee)
+    }
+    try rig.ok(Request.flush(1))
+    rig.screen.flipAll()
+    try rig.settle()
+    try expect(rig, 0x11_2233)
+    #expect(rig.errors.isEmpty && others.count == 3)
+    try rig.expectBalance()
   }
 }
