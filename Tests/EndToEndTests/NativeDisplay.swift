@@ -8,10 +8,11 @@ import Testing
 @Suite(.serialized, .enabled(if: !TestHost.isActive, "runs on the machine itself"))
 struct NativeDisplayTests {
   private func start(
-    _ qemu: String? = nil, display: String, kernel: String = "oldest-udmabuf"
+    _ qemu: String? = nil, display: String, kernel: String = "oldest-udmabuf", helperOptions: [String] = []
   ) throws -> RunningGuest {
     try RunningGuest(
-      memory: "256M", resolution: "800x600", kms: nil, helperOptions: ["--backing", "shadow"],
+      memory: "256M", resolution: "800x600", kms: nil,
+      helperOptions: ["--backing", "shadow"] + helperOptions,
       options: [
         "--accel", "tcg", "--display", display, "--kernel", kernel,
         "--helper", builtPrograms.appending("vhost-user-udmabuf").string,
@@ -73,6 +74,17 @@ struct NativeDisplayTests {
     expect(.positions(640, 480, seed: 9), on: guest)
     let after = try guest.settledStatistics()
     #expect(after.liveResources == 1 && after.protocolErrors.isEmpty && after.framesFailed == 0)
+    guest.end()
+  }
+
+  /// An EDID's detailed timing cannot say its size; the helper's EDID has it as DisplayID.
+  @Test("a screen of more than 4095 pixels is the one that the guest prefers, and shows its picture")
+  func largeScreen() throws {
+    let guest = try start("stable", display: "none", helperOptions: ["--resolution", "5120x1440"])
+    #expect(try guest.shell("modetest -M virtio_gpu -c").contains("#0 5120x1440 "))
+    #expect(try guest.shell("grep -c QEMU /sys/class/drm/card0-Virtual-1/edid") == "1\n")
+    #expect(try guest.shell("hold p draw pattern 5120x1440 XR24 5 hold") == "shown\n")
+    expect(.positions(5120, 1440, seed: 5), on: guest)
     guest.end()
   }
 
