@@ -70,6 +70,9 @@ final class Helper {
         strideAlignment: Self.strideAlignment(options.strideAlignment, logger),
         udmabuf: try? udmabuf.get(), loop: loop, log: logger)
       (display, sink) = (qemu, qemu)
+    } else if options.strideAlignment != nil {
+      logger.notice(
+        "--stride-alignment has no meaning: it is about QEMU's display, and nothing is shown there")
     }
     var offered: ControlSink?
     if options.control.control != nil {

@@ -145,11 +145,6 @@ struct Options: ParsableArguments {
         "--display qemu and --kms exclude each other: the frames are paced either by QEMU's display or by the card; leave one out"
       )
     }
-    if strideAlignment != nil && !showsOnQEMU {
-      throw ValidationError(
-        "--stride-alignment is about QEMU's display, and nothing is shown there: leave it out, or give --display qemu"
-      )
-    }
     if profile == .share && (shareSocketPath != nil || shareFd != nil) {
       throw ValidationError(
         "with a second device for sharing the first one is for display: leave --profile share out")

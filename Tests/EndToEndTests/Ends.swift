@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Linux
 import SystemPackage
@@ -42,6 +43,43 @@ extension EndToEnd {
       guest.waitForEnd()
       try waitUntil("the helper is gone") { isGone(helper) }
       try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
+    }
+
+    /// The kernel writes its memory to a disk and turns the machine off. The next one boots, and takes that memory for its own.
+    @Test("a guest that hibernates comes back with its picture, lent anew")
+    func hibernation() throws {
+      let directory = try makeTemporaryDirectory()
+      defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+      let disk = directory.appending("disk")
+      try Data().write(to: URL(filePath: disk.string))
+      #expect(unsafe disk.withPlatformString { unsafe truncate($0, 400 << 20) } == 0)
+      func boot() throws -> RunningGuest {
+        try RunningGuest(
+          memory: "256M", resolution: "1024x768", options: ["--kernel", "newest", "--disk", disk.string])
+      }
+      let picture = Picture.positions(1024, 768, seed: 13)
+      let place = "cat /sys/class/block/vda/dev >/sys/power/resume"
+
+      let first = try boot()
+      try first.shell("mkswap /dev/vda && swapon /dev/vda && echo shutdown >/sys/power/disk && \(place)")
+      #expect(try first.shell("hold p draw pattern 1024x768 XR24 13 hold") == "shown\n")
+      try first.expectLent(picture)
+      try first.shell("(sleep 1; echo disk >/sys/power/state; echo back >/run/back) >/dev/null 2>&1 &")
+      first.waitForEnd()
+
+      let second = try boot()
+      #expect(try second.shell("ls /run") == "", "another system until it takes the memory over")
+      try second.shell("(sleep 1; \(place)) >/dev/null 2>&1 &")
+      // What is sent meanwhile is lost.
+      try waitUntil("the guest is back") { (try? second.shell("cat /run/back", seconds: 10)) == "back\n" }
+      #expect(try second.shell("tell p dirty 0 0 8 8") == "dirtied\n")
+      try second.expectLent(picture)
+      let statistics = try second.settledStatistics()
+      #expect(statistics.bytesCopied == 0 && statistics.buffersLent > 0)
+      // Its driver of 7.3 shows what it showed before it has made that again.
+      #expect(Set(statistics.protocolErrors.keys).isSubset(of: ["invalidResource"]))
+      try second.shell("tell p quit; drop p; true")
+      second.end()
     }
 
     @Test("3 GiB of RAM, of which a part stands above 4 GiB")

@@ -57,8 +57,6 @@ import Testing
       ["--socket-path", "/tmp/a", "--display", "vnc"],
       ["--socket-path", "/tmp/a", "--display", "qemu", "--kms", "auto"],
       ["--socket-path", "/tmp/a", "--stride-alignment", "96"],
-      ["--socket-path", "/tmp/a", "--stride-alignment", "256", "--display", "off"],
-      ["--socket-path", "/tmp/a", "--stride-alignment", "256", "--kms", "auto"],
       ["--socket-path", "/tmp/a", "--control-mode", "660"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-mode", "999"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "nobody"],
