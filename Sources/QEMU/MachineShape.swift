@@ -2,7 +2,8 @@ internal import Guest
 internal import Linux
 internal import SystemPackage
 
-/// How QEMU lays out a machine's RAM: the first part from address 0, the rest from 4 GiB on.
+/// How QEMU lays out a machine's RAM: the first part from address 0, with the VGA window in it, the rest from 4 GiB on, or
+/// from 1 TiB on where the processor is AMD's and the RAM would reach the addresses of HyperTransport.
 public struct MachineShape: Equatable, Sendable {
   /// QEMU's machines for PCs.
   public enum Machine: String, CaseIterable, Sendable { case q35, pc }
@@ -10,11 +11,19 @@ public struct MachineShape: Equatable, Sendable {
   public let machine: Machine
   /// In bytes.
   public let memory: UInt64
+  /// The guest's processor is one of AMD's.
+  public let isAMD: Bool
 
   /// A machine with so many bytes of RAM.
-  public init(_ machine: Machine, memory: UInt64) { (self.machine, self.memory) = (machine, memory) }
+  public init(_ machine: Machine, memory: UInt64, isAMD: Bool = false) {
+    (self.machine, self.memory, self.isAMD) = (machine, memory, isAMD)
+  }
 
-  private static let fourGiB: UInt64 = 1 << 32
+  fileprivate static let fourGiB: UInt64 = 1 << 32
+  /// Where a VGA card has its memory, above RAM that nobody sees there.
+  private static let window: Range<UInt64> = 0xa0000..<0xc0000
+  /// Where AMD's processors have HyperTransport, up to 1 TiB (QEMU: AMD_HT_START).
+  private static let hyperTransport: UInt64 = 0xfd_0000_0000
 
   /// The bytes below 4 GiB (QEMU: pc_q35_init, pc_init1).
   public var low: UInt64 {
@@ -26,13 +35,27 @@ public struct MachineShape: Equatable, Sendable {
     return min(memory, bound)
   }
 
+  /// With an AMD processor the machines of QEMU 7.1 and later put the RAM above 4 GiB elsewhere: it and the window for
+  /// PCI behind it, of its default size, would reach HyperTransport (QEMU: pc_max_used_gpa).
+  public var dependsOnProcessor: Bool {
+    let window: UInt64 = machine == .q35 ? 32 << 30 : 2 << 30
+    let room = Self.hyperTransport - window - Self.fourGiB
+    let high = memory - low
+    // The window begins at a whole GiB, as the room ends.
+    return high > room
+  }
+
   /// The parts with their offsets in the RAM, as parts of one memory.
   public var parts: [LayoutPart] {
-    let first = LayoutPart(address: GuestAddress(0), length: low, backing: 0, offset: 0)
-    if memory == low { return [first] }
+    let start = isAMD && dependsOnProcessor ? 1 << 40 : Self.fourGiB
     return [
-      first, LayoutPart(address: GuestAddress(Self.fourGiB), length: memory - low, backing: 0, offset: low),
-    ]
+      (address: 0, offsets: 0..<min(low, Self.window.lowerBound)),
+      (Self.window.upperBound, min(low, Self.window.upperBound)..<low), (start, low..<memory),
+    ].filter { !$0.offsets.isEmpty }.map { (address: UInt64, offsets: Range<UInt64>) in
+      LayoutPart(
+        address: GuestAddress(address), length: offsets.upperBound - offsets.lowerBound, backing: 0,
+        offset: offsets.lowerBound)
+    }
   }
 }
 
@@ -53,6 +76,9 @@ extension RunningQEMU {
     case .success(let found): (shape, id) = found
     case .failure(let reason): throw unproven(reason.why)
     }
+    if shape.dependsOnProcessor {
+      throw unproven("where so much RAM stands depends on the processor, which may be one of AMD's")
+    }
     let backends = files.filter { $0.target.hasPrefix("/memfd:memory-backend-memfd") }
     guard backends.count == 1, let file = backends.first else {
       throw unproven("it has \(backends.count) memfds of memory backends open, instead of one")
@@ -71,6 +97,6 @@ extension RunningQEMU {
     ]
     return GuestLayout(
       backings: [GuestBacking(name: id, kind: .memfd(memfd, descriptor: file.number))],
-      parts: parts + shape.parts.dropFirst(), source: .commandLine)
+      parts: parts + shape.parts.filter { $0.address.rawValue >= MachineShape.fourGiB }, source: .commandLine)
   }
 }

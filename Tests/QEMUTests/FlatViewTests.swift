@@ -95,13 +95,45 @@ import Testing
     // Video memory and ROMs apart.
     let real = machine.parts.filter { $0.address != 0 || machine.parts.count == 1 }
     for part in real {
+      // Without a VGA card there is RAM in its window too, which counts on no card.
+      let start = max(part.address, 0xc0000)
       #expect(
         shape.parts.contains {
-          $0.address.rawValue <= part.address && part.address + part.length == $0.address.rawValue + $0.length
-            && part.offset - $0.offset == part.address - $0.address.rawValue
+          $0.address.rawValue <= start && part.address + part.length == $0.address.rawValue + $0.length
+            && part.offset + $0.address.rawValue == part.address + $0.offset
         })
     }
-    #expect(shape.parts.reduce(0) { $0 + $1.length } == machine.blocks["mem"])
+    // The VGA window has 128 KiB.
+    #expect(shape.parts.reduce(0) { $0 + $1.length } + 0x20000 == machine.blocks["mem"])
+  }
+
+  @Test(
+    "RAM that would reach HyperTransport stands at 1 TiB with an AMD processor, and only then",
+    arguments: [
+      // 4 GiB, the RAM above 2 or 3 GiB, and 32 or 2 GiB for PCI, up to 0xfd00000000, which are 1012 GiB.
+      (MachineShape.Machine.q35, UInt64(2 + 976)), (.pc, 3 + 1006),
+    ])
+  func hyperTransport(_ machine: MachineShape.Machine, _ most: UInt64) throws {
+    for (memory, moves) in [(most << 30, false), (most << 30 + 4096, true)] {
+      let (intel, amd) = (
+        MachineShape(machine, memory: memory), MachineShape(machine, memory: memory, isAMD: true)
+      )
+      #expect(intel.dependsOnProcessor == moves && amd.dependsOnProcessor == moves)
+      #expect(intel.parts.last?.address.rawValue == 4 << 30)
+      #expect(amd.parts.last?.address.rawValue == (moves ? 1 << 40 : 4 << 30))
+      #expect(intel.parts.dropLast() == amd.parts.dropLast())
+      #expect(intel.parts.last?.length == amd.parts.last?.length)
+    }
+  }
+
+  @Test(
+    "the VGA window is no RAM, of machines with less than it either",
+    arguments: [0x10000, 0xa0000, 0xb0000, 0xc1000])
+  func window(_ memory: UInt64) {
+    let parts = MachineShape(.pc, memory: memory).parts
+    #expect(parts.first?.length == min(memory, 0xa0000))
+    #expect(parts.dropFirst().map(\.address.rawValue) == (memory > 0xc0000 ? [0xc0000] : []))
+    #expect(parts.dropFirst().allSatisfy { $0.offset == 0xc0000 && $0.length == memory - 0xc0000 })
   }
 
   @Test("blocks with their sizes", arguments: machines, versions)

@@ -120,6 +120,35 @@ import Testing
     #expect(output.contains("0x80000000 is in the hole from 0x80000000 to 0x100000000"), "\(output)")
   }
 
+  @Test("the VGA window is no memory", arguments: ["q35", "pc"])
+  func window(_ machine: String) throws {
+    for range in ["0xa0000", "0xbffff:1", "0x9f000:8K"] {
+      let (status, output) = try Tool.shell("udmabridge plan --machine \(machine) --memory 2G \(range)")
+      #expect(status == 1 && output.contains("is in the hole from 0xa0000 to 0xc0000"), "\(output)")
+    }
+    let facts = try Tool.json(
+      "udmabridge plan --json --items --machine \(machine) --memory 2G 0x9f000 0xc0000")
+    let items = facts["items"] as? [[String: Any]]
+    #expect(items?.map { $0["offset"] as? Int } == [0x9f000, 0xc0000])
+  }
+
+  @Test("a terabyte of RAM depends on the processor")
+  func processor() throws {
+    let line = "udmabridge plan --json --items --machine q35 --memory 1100G"
+    // Behind 2 GiB of low RAM.
+    let first = 2 << 30
+    for (options, offset) in [
+      ("0xfd00000000", 0xfd_0000_0000 - (4 << 30) + first), ("--amd 0x10000000000", first),
+    ] {
+      let facts = try Tool.json("\(line) \(options)")
+      #expect((facts["items"] as? [[String: Any]])?.first?["offset"] as? Int == offset)
+      #expect((facts["note"] as? String)?.contains("AMD") == (options.hasPrefix("--amd") ? nil : true))
+    }
+    let (status, output) = try Tool.shell("udmabridge plan --machine q35 --memory 1100G --amd 0xfd00000000")
+    #expect(status == 1 && output.contains("is in the hole from 0x80000000 to 0x10000000000"), "\(output)")
+    #expect(try Tool.json("\(line.replacing("1100G", with: "64G")) 4G")["note"] == nil)
+  }
+
   @Test("lists from standard input and from a file are one list")
   func lists() throws {
     let facts = try Tool.json(

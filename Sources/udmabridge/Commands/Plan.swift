@@ -32,6 +32,13 @@ struct Plan: ParsableCommand {
   @Option(help: ArgumentHelp("How much RAM that machine has.", valueName: "size"))
   var memory: Quantity?
 
+  @Flag(
+    name: .customLong("amd"),
+    help:
+      "That machine's processor is one of AMD's: where it has about 1 TiB of RAM, QEMU 7.1 and later puts all that is above 4 GiB at 1 TiB."
+  )
+  var isAMD = false
+
   @OptionGroup(title: "The image, if the pages are one") var geometry: GeometryOptions
 
   @Option(
@@ -59,18 +66,22 @@ struct Plan: ParsableCommand {
       throw ValidationError("give either --layout FILE or --machine q35|pc --memory SIZE")
     }
     if (machine == nil) != (memory == nil) { throw ValidationError("--machine and --memory belong together") }
+    if isAMD, machine == nil { throw ValidationError("--amd belongs to --machine") }
     if let memory, memory.value == 0 || memory.value % systemPageSize != 0 {
       throw ValidationError("--memory \(memory) is no multiple of the page size \(systemPageSize)")
     }
   }
 
+  private var shape: MachineShape? {
+    guard let machine, let memory else { return nil }
+    return MachineShape(machine, memory: memory.value, isAMD: isAMD)
+  }
+
   private func readLayout() throws -> GuestLayout {
     if let layout { return try LayoutText.read(layout) }
-    guard let machine, let memory else { preconditionFailure("validate has looked") }
+    guard let shape else { preconditionFailure("validate has looked") }
     return GuestLayout(
-      backings: [try LayoutText.standIn("ram", memory.value)],
-      parts: MachineShape(machine, memory: memory.value).parts,
-      source: .text)
+      backings: [try LayoutText.standIn("ram", shape.memory)], parts: shape.parts, source: .text)
   }
 
   func run() throws {
@@ -98,8 +109,12 @@ struct Plan: ParsableCommand {
       }
       throw Trouble("\(error); the helper would answer the guest with an error")
     }
-    let facts = PlanFacts(
+    var facts = PlanFacts(
       joined, entries: entries.count, needed: image?.bytes, limits, layout, withItems: items)
+    if let shape, shape.dependsOnProcessor, !shape.isAMD {
+      facts.note =
+        "with an AMD processor QEMU 7.1 and later puts all RAM above 4 GiB of this machine at 1 TiB: say --amd"
+    }
     try output.print(facts, facts.text)
   }
 }
@@ -130,6 +145,8 @@ struct PlanFacts: Encodable {
   /// Why it is not lent: its name, as the helper's log has it, and what to do.
   var cause: String?
   var reason: String?
+  /// What else the answer depends on.
+  var note: String?
   var items: [Item]?
 
   init(
@@ -178,6 +195,7 @@ struct PlanFacts: Encodable {
         + "\(limits.sizeLimitMb))",
       "result   " + (reason.map { "shadow (\(cause ?? "")): \($0)" } ?? "lent"),
     ]
+    if let note { lines.append("note     \(note)") }
     for item in items ?? [] {
       lines.append("item     \(hex(item.offset)):\(hex(item.length)) \(item.memory)")
     }
