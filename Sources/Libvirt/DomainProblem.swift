@@ -4,12 +4,20 @@ internal import Domains
 public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   /// Of Xen, LXC and the like.
   case type(String)
+  /// A machine whose virtio devices are not on PCI.
+  case noPCI(String)
+  /// Nobody but the guest reads its memory: SEV, SNP, TDX and the like.
+  case encrypted(String)
   case memorySource(String?)
   case memoryAccess(String?)
   /// A NUMA node that goes its own way.
   case cellAccess(String)
+  /// A DIMM or another memory device of that model that goes its own way.
+  case deviceAccess(String)
   case video(String?)
   case acceleration
+  /// An attribute of the video's driver that gives the guest a feature of virtio which the helper does not have.
+  case feature(String)
   case reference(String)
   /// The domain's name is too long for what is called after it.
   case nameTooLong(String)
@@ -21,9 +29,12 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   public var name: String {
     switch self {
     case .type: "type"
+    case .noPCI: "machine"
+    case .encrypted: "encryption"
     case .memorySource: "memory"
-    case .memoryAccess, .cellAccess: "access"
+    case .memoryAccess, .cellAccess, .deviceAccess: "access"
     case .video: "video"
+    case .feature: "features"
     case .acceleration, .reference, .nameTooLong, .otherDomain: "parameters"
     case .graphics: "graphics"
     }
@@ -32,7 +43,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   /// `enable` mends it.
   public var isMendable: Bool {
     switch self {
-    case .type, .cellAccess, .graphics, .nameTooLong: false
+    case .type, .noPCI, .encrypted, .cellAccess, .deviceAccess, .graphics, .nameTooLong: false
     default: true
     }
   }
@@ -40,31 +51,47 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .type(let type): "a domain of type \(type) has no QEMU"
+    case .noPCI(let machine):
+      "virtio devices of \(machine) are not on PCI (but on ccw, mmio or the like), and QEMU has vhost-user GPUs for PCI alone"
+    case .encrypted(let type):
+      "the guest's memory is encrypted (launchSecurity of type \(type)): nobody else can read its pages"
     case .memorySource(let type):
       "the guest's memory is " + (type.map { "of source \($0)" } ?? "QEMU's own") + ", not of a memfd"
     case .memoryAccess(let mode): "the guest's memory is \(mode ?? "private"), so that no helper can map it"
     case .cellAccess(let cell): "NUMA cell \(cell) has private memory"
+    case .deviceAccess(let model):
+      "memory of model \(model) is private: the helper would see other bytes there than the guest"
     case .video(let model):
       model.map { "the first video device is \($0), without a back end of its own" }
         ?? "there is no video device"
     case .acceleration:
       "<acceleration> of the video names no render node: libvirt looks for one of its own, and knows nothing of "
         + "this domain to tell the helper"
+    case .feature(let attribute):
+      "\(attribute)='on' in the video's <driver>: QEMU offers the guest \(Self.features[attribute] ?? attribute), which the "
+        + "helper does not have, and the guest's driver would fail"
     case .reference(let why), .nameTooLong(let why): why
     case .otherDomain(let name, let own): "the video is for a domain called \(name), but this one is \(own)"
     case .graphics(let type): "graphics of type \(type) show no dma-buf: QEMU would end at once"
     }
   }
 
+  /// Attributes of a video's driver that give features which the helper does not have, and these.
+  static let features = ["iommu": "VIRTIO_F_ACCESS_PLATFORM", "packed": "VIRTIO_F_RING_PACKED"]
+
   /// What to do about it.
   public var remedy: String {
     switch self {
     case .type: "only domains of type kvm and qemu can be enabled"
+    case .noPCI: "a machine with virtio on PCI, such as q35, pc or virt; there is no other way"
+    case .encrypted: "take <launchSecurity> out; a guest that is to have it cannot be lent"
     case .memorySource:
       "<memoryBacking><source type='memfd'/></memoryBacking>; udmabridge libvirt enable does that"
     case .memoryAccess:
       "<memoryBacking><access mode='shared'/></memoryBacking>; udmabridge libvirt enable does that"
     case .cellAccess: "give the cell memAccess='shared', or leave memAccess out"
+    case .deviceAccess: "give the device access='shared', or leave access out"
+    case .feature(let attribute): "take \(attribute)='on' out; udmabridge libvirt enable does that"
     case .video, .acceleration, .otherDomain:
       "<driver name='vhostuser'/>, <model type='virtio'>, and in that <acceleration rendernode='/run/udmabridge/NAME?'/>; "
         + "udmabridge libvirt enable does that"
@@ -84,6 +111,8 @@ extension DomainXML {
     var found: [DomainProblem] = []
     let type = root["type"] ?? ""
     if type != "kvm", type != "qemu" { found.append(.type(type)) }
+    if let machine = machineWithoutPCI { found.append(.noPCI(machine)) }
+    if let security = root.child("launchSecurity") { found.append(.encrypted(security["type"] ?? "unknown")) }
     let backing = root.child("memoryBacking")
     let source = backing?.child("source")?["type"]
     if source != "memfd" { found.append(.memorySource(source)) }
@@ -96,12 +125,28 @@ extension DomainXML {
     return found
   }
 
+  private var machineWithoutPCI: String? {
+    let type = root.descendant("os", "type")
+    let (architecture, machine) = (type?["arch"] ?? "", type?["machine"] ?? "")
+    let address = (ownVideo ?? video)?.child("address")?["type"] ?? "pci"
+    guard
+      architecture.hasPrefix("s390") || ["microvm", "isapc"].contains(machine)
+        || ["ccw", "virtio-mmio"].contains(address)
+    else { return nil }
+    return [machine, architecture].filter { !$0.isEmpty }.joined(separator: " of ")
+  }
+
   private func accessProblems(_ mode: String?) -> [DomainProblem] {
     let cells = root.descendant("cpu", "numa")?.children("cell") ?? []
-    // Each cell may say so for itself.
-    if !cells.isEmpty, cells.allSatisfy({ $0["memAccess"] == "shared" }) { return [] }
+    // Each device may say so for itself.
+    let devices = (root.child("devices")?.children("memory") ?? []).filter {
+      ($0["access"] ?? "shared") != "shared"
+    }.map { DomainProblem.deviceAccess($0["model"] ?? "unknown") }
+    // And each cell.
+    if !cells.isEmpty, cells.allSatisfy({ $0["memAccess"] == "shared" }) { return devices }
     let closed = cells.filter { ($0["memAccess"] ?? "shared") != "shared" }
     return closed.map { .cellAccess($0["id"] ?? "?") } + (mode == "shared" ? [] : [.memoryAccess(mode)])
+      + devices
   }
 
   private var videoProblems: [DomainProblem] {
@@ -109,6 +154,16 @@ extension DomainXML {
     guard video.child("driver")?["name"] == "vhostuser", video.child("model")?["type"] == "virtio" else {
       return [.video(video.child("model")?["type"] ?? "of no type")]
     }
+    return lackingFeatures.map { .feature($0) } + referenceProblems(video)
+  }
+
+  /// What the driver of our video asks for, and the helper does not have.
+  var lackingFeatures: [String] {
+    let driver = (ownVideo ?? video)?.child("driver")
+    return DomainProblem.features.keys.sorted().filter { driver?[$0] == "on" }
+  }
+
+  private func referenceProblems(_ video: XMLElement) -> [DomainProblem] {
     guard let text = video.descendant("model", "acceleration")?["rendernode"],
       DomainReference.isMeant(by: text)
     else { return [.acceleration] }

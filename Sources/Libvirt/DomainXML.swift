@@ -91,6 +91,8 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
   /// There is nothing on this machine to talk to libvirt with.
   case noLibrary(String)
   case connection(String, String)
+  /// A libvirt of one user.
+  case session(String)
   case domain(String, String)
   /// The passwords in a definition would be lost.
   case withoutSecrets(String)
@@ -113,6 +115,10 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
     case .noLibrary(let why):
       "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients), or use --stdin"
     case .connection(let uri, let why): "no connection to libvirt at \(uri): \(why)"
+    case .session(let uri):
+      "\(uri) is the libvirt of one user, who has no /run/udmabridge and is not looked after here: by hand, udmabridge "
+        + "libvirt enable --stdin --option control=$XDG_RUNTIME_DIR/NAME.control changes a definition for virsh define, and "
+        + "--control SOCKET takes the place of --domain NAME (docs/libvirt.md)"
     case .domain(let name, let why): "domain \(name): \(why)"
     case .withoutSecrets(let why):
       "\(why); its definition can be read without the passwords in it only, and would lose them if it were changed so: be "

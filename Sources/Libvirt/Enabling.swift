@@ -27,8 +27,8 @@ extension DomainXML {
       throw .secret("graphics of type \(Self.kind(of: secret))")
     }
     // A string that cannot be read is written anew.
-    let known = (try? reference())?.options ?? defaultOptions
-    let reference = DomainReference(domain: name, options: options ?? known)
+    let known = options == nil ? (try? reference())?.options : nil
+    let reference = DomainReference(domain: name, options: known ?? withStartSize(options ?? defaultOptions))
     do throws(DomainError) { _ = try DomainReference("\(reference)") } catch { throw .reference(error) }
     do throws(XMLError) {
       try enableMemory()
@@ -46,6 +46,18 @@ extension DomainXML {
     let node = windows.lazy.compactMap { $0.child("gl")?["rendernode"] }.first
     return [try? DomainOption("display", "qemu"), node.flatMap { try? DomainOption("stride-alignment", $0) }]
       .compactMap(\.self)
+  }
+
+  /// The size that the video had, or has, as the one to start in, where no other is chosen.
+  private func withStartSize(_ options: [DomainOption]) -> [DomainOption] {
+    let size = (record?.child("video") ?? video)?.descendant("model", "resolution")
+    // As the helper takes it.
+    guard !options.contains(where: { $0.name == "resolution" }),
+      let width = size?["x"].flatMap(UInt32.init), (64...16384).contains(width),
+      let height = size?["y"].flatMap(UInt32.init), (64...16384).contains(height),
+      let option = try? DomainOption("resolution", "\(width)x\(height)")
+    else { return options }
+    return options + [option]
   }
 
   /// The record, which is there only where something was changed.
@@ -91,6 +103,10 @@ extension DomainXML {
       // What says the same stays as somebody wrote it.
       if (try? self.reference()) != reference {
         ownVideo.descendant("model", "acceleration")?["rendernode"] = "\(reference)"
+      }
+      for attribute in lackingFeatures {
+        try makeRecord()[attribute] = "on"
+        ownVideo.child("driver")?[attribute] = nil
       }
       return
     }
@@ -157,6 +173,9 @@ extension DomainXML {
       } else {
         // Made by hand: the device stays, with QEMU's own back end.
         own.child("driver")?["name"] = nil
+        for attribute in DomainProblem.features.keys where record?[attribute] != nil {
+          own.child("driver")?[attribute] = record?[attribute]
+        }
         if own.child("driver")?.hasAttributes == false { own.child("driver")?.remove() }
         own.descendant("model", "acceleration")?.remove()
       }

@@ -11,6 +11,22 @@ public struct HostFiles {
 
   private func place(_ path: String) -> FilePath { root.appending(path.drop { $0 == "/" }.description) }
 
+  private func isThere(_ path: String) -> Bool { (try? FileAccess(of: place(path))) != nil }
+
+  /// Where libvirt reads its files, which it knows since it was built.
+  private var places: (descriptions: [String], configuration: String) {
+    if isThere("/etc/NIXOS") { return (["/var/lib/qemu/vhost-user"], "/var/lib/libvirt") }
+    let programs = ["sbin/libvirtd", "sbin/virtqemud", "bin/libvirtd", "bin/virtqemud"]
+    let isLocal =
+      !programs.contains { isThere("/usr/\($0)") } && programs.contains { isThere("/usr/local/\($0)") }
+    return isLocal
+      ? (["/usr/local/share/qemu/vhost-user", "/usr/local/etc/qemu/vhost-user"], "/usr/local/etc/libvirt")
+      : (["/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user"], "/etc/libvirt")
+  }
+
+  /// The directories with files that describe back ends; a file of a later one replaces its namesake.
+  public var descriptionDirectories: [FilePath] { places.descriptions.map { FilePath($0) } }
+
   // MARK: Back ends
 
   /// A file that describes a vhost-user back end, as QEMU's conventions say (`vhost-user.json`).
@@ -25,7 +41,7 @@ public struct HostFiles {
   /// `/usr/share`, and is no more than a mark if it is empty.
   public func descriptions() -> [Description] {
     var files: [String: FilePath] = [:]
-    for directory in ["/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user"].map(place) {
+    for directory in places.descriptions.map(place) {
       for name in directoryEntries(directory) where name.hasSuffix(".json") {
         files[name] = directory.appending(name)
       }
@@ -44,7 +60,7 @@ public struct HostFiles {
 
   /// A setting of `qemu.conf`: a string, or the strings of a list; nil where it is not set.
   public func setting(_ name: String) -> [String]? {
-    let text = (try? readText(place("/etc/libvirt/qemu.conf"))) ?? ""
+    let text = (try? readText(place(places.configuration + "/qemu.conf"))) ?? ""
     var value: String?
     for line in text.split(whereSeparator: \.isNewline) {
       let code = line.split(separator: "#", maxSplits: 1, omittingEmptySubsequences: false)[0]
@@ -114,13 +130,13 @@ public struct HostFiles {
 
   /// The program that the hook is a link to.
   public var hookProgram: FilePath? {
-    let directory = place("/etc/libvirt/hooks/qemu.d")
+    let directory = place(places.configuration + "/hooks/qemu.d")
     let name = directoryEntries(directory).first { $0.contains("udmabridge") }
     return name.flatMap { linkTarget(directory.appending($0)) }.map { FilePath($0) }
   }
 
   /// The hook is where libvirtd looks for it.
   public var hasHook: Bool {
-    directoryEntries(place("/etc/libvirt/hooks/qemu.d")).contains { $0.contains("udmabridge") }
+    directoryEntries(place(places.configuration + "/hooks/qemu.d")).contains { $0.contains("udmabridge") }
   }
 }

@@ -9,6 +9,8 @@ internal import Glibc
 
   /// Opens libvirt's library and connects.
   public init(_ uri: String) throws(LibvirtError) {
+    // qemu:///session, qemu+unix:///session?socket=...
+    if uri.prefix(while: { $0 != "?" }).hasSuffix("/session") { throw .session(uri) }
     if let error = unsafe clv_load() { throw .noLibrary(unsafe String(cString: error)) }
     guard let connection = unsafe clv_open(uri) else { throw .connection(uri, lastError()) }
     self.uri = uri

@@ -80,7 +80,9 @@ import Testing
     let (_, json) = try shell("udmabridge libvirt enable --stdin <plain | udmabridge libvirt check --json -")
     let object = try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any]
     let checks = try #require(object?["checks"] as? [[String: String]])
-    for name in ["type", "memory", "access", "video", "parameters", "graphics"] {
+    for name in [
+      "type", "machine", "encryption", "memory", "access", "video", "features", "parameters", "graphics",
+    ] {
       #expect(checks.first { $0["name"] == name }?["status"] == "ok", "\(name)")
     }
   }
@@ -102,6 +104,16 @@ import Testing
   func dashes() throws {
     let (status, output) = try shell("udmabridge libvirt enable --connect test+nowhere:///x -- -web")
     #expect(status == 1 && output.contains("libvirt"), "\(output)")
+  }
+
+  @Test(
+    "a user's own libvirt is refused, with the way by hand",
+    arguments: ["qemu:///session", "qemu+unix:///session?socket=/run/x", "qemu+ssh://host/session"])
+  func session(_ uri: String) throws {
+    for verb in ["check", "enable", "disable", "recover"] {
+      let (status, output) = try shell("udmabridge libvirt \(verb) web --connect '\(uri)'")
+      #expect(status == 1 && output.contains("enable --stdin --option control="), "\(output)")
+    }
   }
 
   @Test("a connection that cannot be is told in one line")

@@ -2,6 +2,7 @@
 struct Definition: Sendable {
   var name = "web"
   var type = "kvm"
+  var machine = "arch='x86_64' machine='pc-q35-7.2'"
   var backing = ""
   var cpu = ""
   var devices = Definition.vga
@@ -36,7 +37,7 @@ struct Definition: Sendable {
       <vcpu placement='static'>1</vcpu>
       <!-- kept -->
       <os>
-        <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+        <type \(machine)>hvm</type>
       </os>
       \(cpu)
       <devices>

@@ -30,8 +30,44 @@ struct DomainCase: Sendable, CustomTestStringConvertible {
   }
   private static let memfd = "<memoryBacking><source type='memfd'/></memoryBacking>"
 
+  /// The driver of a video of ours has more attributes.
+  static func driver(_ attributes: String) -> Definition {
+    changed { $0.devices = $0.devices.replacing("name='vhostuser'", with: "name='vhostuser' \(attributes)") }
+  }
+  private static func security(_ text: String) -> Definition {
+    changed { $0.cpu = "<launchSecurity \(text)</launchSecurity>" }
+  }
+  private static func dimm(_ attributes: String) -> Definition {
+    changed {
+      $0.devices +=
+        "<memory model='dimm'\(attributes)><target><size unit='GiB'>1</size><node>0</node></target></memory>"
+    }
+  }
+
   static let all = [
     DomainCase("nothing", ready, []),
+    DomainCase(
+      "SEV", security("type='sev'><policy>0x0003</policy>"), [.encrypted("sev")]),
+    DomainCase("SEV-SNP", security("type='sev-snp'><policy>0x30000</policy>"), [.encrypted("sev-snp")]),
+    DomainCase("TDX", security("type='tdx'><policy>0x10000001</policy>"), [.encrypted("tdx")]),
+    DomainCase("a private DIMM", dimm(" access='private'"), [.deviceAccess("dimm")]),
+    DomainCase("a shared DIMM", dimm(" access='shared'"), []),
+    DomainCase("a DIMM that is like the rest", dimm(""), []),
+    DomainCase("behind an IOMMU", driver("iommu='on' ats='on'"), [.feature("iommu")]),
+    DomainCase("packed rings", driver("packed='on'"), [.feature("packed")]),
+    DomainCase("both", driver("packed='on' iommu='on'"), [.feature("iommu"), .feature("packed")]),
+    DomainCase("neither", driver("packed='off' iommu='off'"), []),
+    DomainCase("aarch64", changed { $0.machine = "arch='aarch64' machine='virt'" }, []),
+    DomainCase(
+      "s390x",
+      changed {
+        $0.machine = "arch='s390x' machine='s390-ccw-virtio'"
+        $0.devices = $0.devices.replacing(
+          "<address type='pci' domain='0x0000' bus='0x00' slot='0x01' function='0x0'/>",
+          with: "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>")
+      }, [.noPCI("s390-ccw-virtio of s390x")]),
+    DomainCase(
+      "microvm", changed { $0.machine = "arch='x86_64' machine='microvm'" }, [.noPCI("microvm of x86_64")]),
     DomainCase("plain", Definition(), [.memorySource(nil), .memoryAccess(nil), .video("vga")]),
     DomainCase(
       "files, private",

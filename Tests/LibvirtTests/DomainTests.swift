@@ -120,6 +120,13 @@ import Testing
   func refused() throws {
     let xen = try DomainXML(Definition(type: "xen").text)
     #expect(throws: LibvirtError.refused([.type("xen")])) { try xen.enable() }
+    for problem in [DomainProblem.encrypted("sev"), .deviceAccess("dimm"), .noPCI("microvm of x86_64")] {
+      let sample = try #require(DomainCase.all.first { $0.problems == [problem] })
+      let domain = try DomainXML(sample.definition.text)
+      let before = domain.text
+      #expect(throws: LibvirtError.refused([problem])) { try domain.enable() }
+      #expect(domain.text == before)
+    }
     let nameless = try DomainXML("<domain type='kvm'><devices/></domain>")
     #expect(throws: LibvirtError.noName) { try nameless.enable() }
 
@@ -181,6 +188,47 @@ import Testing
     let headless = try DomainXML(closed.text)
     try headless.enable()
     #expect(try headless.reference()?.options == [])
+  }
+
+  @Test("the size that a video starts in is kept, unless another is chosen or the helper has none like it")
+  func startSize() throws {
+    func video(_ size: String) -> Definition {
+      Definition(devices: "<video><model type='virtio'><resolution \(size)/></model></video>")
+    }
+    for (size, options, wanted) in [
+      ("x='2560' y='1440'", nil, ["resolution=2560x1440"]),
+      ("x='2560' y='1440'", [try DomainOption("cursor", "off")], ["cursor=off", "resolution=2560x1440"]),
+      ("x='2560' y='1440'", [try DomainOption("resolution", "800x600")], ["resolution=800x600"]),
+      ("x='63' y='1440'", nil, []), ("x='2560' y='16385'", nil, []), ("x='-1' y='2'", nil, []),
+      ("x='2560'", nil, []),
+    ] as [(String, [DomainOption]?, [String])] {
+      let domain = try DomainXML(video(size).text)
+      try domain.enable(options: options)
+      #expect(try domain.reference()?.options.map { "\($0.name)=\($0.value)" } == wanted)
+      try domain.disable()
+      #expect(domain.video?.descendant("model", "resolution") != nil)
+    }
+    // Also when the options are changed later.
+    let domain = try DomainXML(video("x='800' y='600'").text)
+    try domain.enable()
+    try domain.enable(options: [DomainOption("cursor", "off")])
+    #expect(try domain.reference()?.options.map(\.value) == ["off", "800x600"])
+  }
+
+  @Test("features that the helper lacks are taken out of a video that was made by hand, and put back")
+  func features() throws {
+    let domain = try DomainXML(DomainCase.driver("iommu='on' ats='on' packed='on'").text)
+    try domain.enable()
+    #expect(domain.problems == [])
+    let driver = try #require(domain.ownVideo?.child("driver"))
+    #expect(driver["iommu"] == nil && driver["packed"] == nil && driver["ats"] == "on")
+    let once = domain.text
+    try domain.enable()
+    #expect(domain.text == once)
+    try domain.disable()
+    let left = try #require(domain.video?.child("driver"))
+    #expect(left["iommu"] == "on" && left["packed"] == "on" && left["name"] == nil)
+    #expect(domain.record == nil)
   }
 
   @Test("a device that was made by hand is left, without the back end")

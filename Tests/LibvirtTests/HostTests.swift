@@ -35,6 +35,40 @@ import Testing
     #expect(found.map(\.binary) == ["/bin/y", "/bin/x", nil])
   }
 
+  @Test(
+    "libvirt of another prefix reads its files there",
+    arguments: [
+      ("etc/NIXOS", ["var/lib/qemu/vhost-user"], "var/lib/libvirt"),
+      (
+        "usr/local/sbin/virtqemud",
+        ["usr/local/share/qemu/vhost-user", "usr/local/etc/qemu/vhost-user"], "usr/local/etc/libvirt"
+      ),
+    ])
+  func prefixes(_ mark: String, _ descriptions: [String], _ configuration: String) throws {
+    let gpu = #"{"type": "gpu", "binary": "/bin/x"}"#
+    for directory in descriptions + ["usr/share/qemu/vhost-user", "etc/qemu/vhost-user"] {
+      try write("\(directory)/\(directory.replacing("/", with: "-")).json", gpu)
+    }
+    for directory in [configuration, "etc/libvirt"] {
+      try write("\(directory)/qemu.conf", "user = \"\(directory)\"")
+      try write("\(directory)/hooks/qemu.d/README", "")
+    }
+    let files = HostFiles(root: root)
+    #expect(files.setting("user") == ["etc/libvirt"])
+    try write(mark, "")
+    #expect(files.setting("user") == [configuration])
+    #expect(
+      files.descriptions().map { $0.file.removingLastComponent() }
+        == descriptions.sorted().map { root.appending($0) })
+    #expect(files.descriptionDirectories == descriptions.map { FilePath("/" + $0) })
+    #expect(!files.hasHook)
+    try write("\(configuration)/hooks/qemu.d/udmabridge", "")
+    #expect(files.hasHook)
+    // The distribution's own counts more than what was built beside it.
+    try write("usr/sbin/libvirtd", "")
+    #expect(files.setting("user") == [mark == "etc/NIXOS" ? configuration : "etc/libvirt"])
+  }
+
   @Test("settings of qemu.conf")
   func settings() throws {
     try write(

@@ -11,10 +11,12 @@ import Testing
   init() throws { directory = try makeTemporaryDirectory() }
   deinit { _ = try? FileManager.default.removeItem(atPath: directory.string) }
 
-  private func install(_ verb: String, prefix: String) throws -> (status: Int32, output: String) {
+  private func install(
+    _ verb: String, prefix: String, _ variables: String...
+  ) throws -> (status: Int32, output: String) {
     try run(
       "/usr/bin/env",
-      [
+      variables + [
         "DESTDIR=\(directory)/root", "PREFIX=\(prefix)", "BUILD=\(builtPrograms)",
         repository.appending("packaging/install").string, verb,
       ], withErrors: true)
@@ -63,6 +65,20 @@ import Testing
     #expect(files() == ["etc", "etc/udmabridge", "etc/udmabridge/web.conf"])
     let (again, why) = try install("uninstall", prefix: prefix)
     #expect(again == 1 && why.contains("nothing is installed"))
+  }
+
+  @Test("what libvirt looks for is where a libvirt of another prefix looks, and is removed too")
+  func places() throws {
+    let places = ["DESCRIPTIONS=/var/lib/qemu/vhost-user", "HOOKS=/var/lib/libvirt/hooks/qemu.d"]
+    #expect(try install("install", prefix: "/opt/x", places[0], places[1]).status == 0)
+    #expect(try text("var/lib/qemu/vhost-user/30-udmabridge-gpu.json").contains("/opt/x/bin/"))
+    let hook = directory.appending("root/var/lib/libvirt/hooks/qemu.d/udmabridge-libvirt-hook")
+    #expect(linkTarget(hook) == "/opt/x/bin/udmabridge")
+    #expect(!files().contains { $0.hasPrefix("etc/qemu") || $0.hasPrefix("etc/libvirt") })
+    let (status, output) = try install("install", prefix: "/opt/y", places[0], places[1])
+    #expect(status == 1 && output.contains("belongs to PREFIX=/opt/x"), "\(output)")
+    #expect(try install("uninstall", prefix: "/opt/x").status == 0)
+    #expect(files() == [])
   }
 
   @Test(

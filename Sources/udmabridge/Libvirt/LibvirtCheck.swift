@@ -40,8 +40,9 @@ extension Report {
   fileprivate mutating func add(_ domain: DomainXML) {
     let problems = domain.problems
     for (name, good) in [
-      ("type", "QEMU runs it"), ("memory", "a memfd"), ("access", "shared"),
-      ("video", "a virtio-gpu with a back end of its own"),
+      ("type", "QEMU runs it"), ("machine", "has PCI"), ("encryption", "none"), ("memory", "a memfd"),
+      ("access", "shared"), ("video", "a virtio-gpu with a back end of its own"),
+      ("features", "none that the helper lacks"),
       ("parameters", domain.parameters ?? ""), ("graphics", "nothing that would keep QEMU from starting"),
     ] {
       let found = problems.filter { $0.name == name }
@@ -123,8 +124,9 @@ struct HostCheck {
     }
     guard let first = all.first(where: { $0.type == "gpu" }), let binary = first.binary else {
       return report.failed(
-        "back end", "no file in /usr/share/qemu/vhost-user or /etc/qemu/vhost-user describes a GPU",
-        remedy: "make install")
+        "back end",
+        "no file in \(files.descriptionDirectories.map(\.string).joined(separator: " or ")) describes a GPU",
+        remedy: "make install (NixOS: virtualisation.libvirtd.qemu.vhostUserPackages)")
     }
     guard FilePath(binary).lastComponent?.string == "vhost-user-udmabuf" else {
       return report.failed(
