@@ -114,7 +114,8 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "Consumers", "TestSupport", "udmabridge",
+        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "Consumers", "Libvirt", "TestSupport",
+        "udmabridge",
         "lend-pages", "peer", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),

@@ -59,8 +59,15 @@ public struct HostFiles {
   // MARK: libvirt's configuration
 
   /// A setting of `qemu.conf`: a string, or the strings of a list; nil where it is not set.
-  public func setting(_ name: String) -> [String]? {
-    let text = (try? readText(place(places.configuration + "/qemu.conf"))) ?? ""
+  public func setting(_ name: String) -> [String]? { Self.setting(name, in: text) }
+
+  /// The file of settings.
+  public var configuration: FilePath { FilePath(places.configuration + "/qemu.conf") }
+  /// There is one.
+  public var isConfigured: Bool { isThere(places.configuration + "/qemu.conf") }
+  private var text: String { (try? readText(place(configuration.string))) ?? "" }
+
+  private static func setting(_ name: String, in text: String) -> [String]? {
     var value: String?
     for line in text.split(whereSeparator: \.isNewline) {
       let code = line.split(separator: "#", maxSplits: 1, omittingEmptySubsequences: false)[0]
@@ -107,7 +114,24 @@ public struct HostFiles {
   /// The devices that a domain's cgroup allows; nil where cgroups do not guard devices.
   public func allowedDevices() -> [String]? {
     if let controllers = setting("cgroup_controllers"), !controllers.contains("devices") { return nil }
-    return setting("cgroup_device_acl") ?? []
+    return setting(Self.deviceList) ?? []
+  }
+
+  /// The setting with the devices that a domain's cgroup allows.
+  public static let deviceList = "cgroup_device_acl"
+
+  /// What is set, or else what the file says in a comment is so then, or else what libvirt 9 has.
+  public var deviceListOrDefault: [String] {
+    let comments = text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.dropFirst() }
+    return setting(Self.deviceList) ?? Self.setting(Self.deviceList, in: comments.joined(separator: "\n"))
+      ?? ["null", "full", "zero", "random", "urandom", "ptmx", "userfaultfd"].map { "/dev/" + $0 }
+  }
+
+  /// Those devices that a domain's helper may not open.
+  public func devicesNotAllowed(_ devices: [String]) -> [String] {
+    guard let allowed = allowedDevices() else { return [] }
+    // The domain's string leads to /dev/udmabuf.
+    return devices.filter { !allowed.contains($0) && !(hasHook && $0 == "/dev/udmabuf") }
   }
 
   /// AppArmor guards libvirtd by a profile that does not let it start this program.

@@ -46,3 +46,13 @@ public func removeDirectory(_ path: FilePath) {
   for name in directoryEntries(path) { removeFile(path.appending(name)) }
   _ = unsafe path.withPlatformString { unsafe rmdir($0) }
 }
+
+/// Removes a directory that has nothing in it; any other stays. The corresponding C function is `rmdir`.
+public func removeEmptyDirectory(_ path: FilePath) {
+  _ = unsafe path.withPlatformString { unsafe rmdir($0) }
+}
+
+/// Sets the permission bits of a file. The corresponding C function is `chmod`.
+public func setMode(_ path: FilePath, _ mode: UInt32) throws(Errno) {
+  _ = try retrying { unsafe path.withPlatformString { unsafe chmod($0, mode) } }
+}

@@ -33,17 +33,34 @@ public func execute(_ command: [String]) -> Errno {
 /// does not wait for it. The corresponding C function is `posix_spawnp`.
 /// - Returns: its number.
 @discardableResult public func startDetached(_ command: [String]) throws(Errno) -> Int32 {
+  // POSIX_SPAWN_SETSID, which is hidden from Swift.
+  try spawn(command, withoutStreams: 0...2, flags: 0x80)
+}
+
+/// Runs another program, which is looked for on the PATH, without standard input, and waits for its end.
+/// The corresponding C functions are `posix_spawnp` and `waitpid`.
+/// - Returns: its exit status; nil when a signal ended it.
+public func runToEnd(_ command: [String]) throws(Errno) -> Int32? {
+  let pid = try spawn(command, withoutStreams: 0...0, flags: 0)
+  var status: CInt = 0
+  _ = try retrying { unsafe waitpid(pid, &status, 0) }
+  return status & 0x7f == 0 ? status >> 8 & 0xff : nil
+}
+
+/// - Parameter withoutStreams: the standard streams that lead nowhere.
+private func spawn(
+  _ command: [String], withoutStreams streams: ClosedRange<CInt>, flags: Int16
+) throws(Errno) -> Int32 {
   var actions = unsafe posix_spawn_file_actions_t()
   unsafe posix_spawn_file_actions_init(&actions)
   defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-  for stream: CInt in 0...2 {
+  for stream in streams {
     unsafe posix_spawn_file_actions_addopen(&actions, stream, "/dev/null", O_RDWR, 0)
   }
   var attributes = posix_spawnattr_t()
   unsafe posix_spawnattr_init(&attributes)
   defer { unsafe posix_spawnattr_destroy(&attributes) }
-  // POSIX_SPAWN_SETSID, which is hidden from Swift.
-  unsafe posix_spawnattr_setflags(&attributes, 0x80)
+  unsafe posix_spawnattr_setflags(&attributes, flags)
   var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
   unsafe words.append(nil)
   defer { for index in unsafe words.indices { unsafe free(words[index]) } }

@@ -13,6 +13,27 @@ public func readText(_ path: FilePath, upTo limit: Int = 1 << 20) throws(Errno) 
   return String(decoding: bytes, as: UTF8.self)
 }
 
+/// Makes a file with this text, or gives this text to one that is there; through no link.
+public func writeText(_ path: FilePath, _ text: String) throws(Errno) {
+  let file = try FD.create(path)
+  unsafe try file.write(Array(text.utf8).span.bytes)
+}
+
+/// Gives a text to a file that is there, which keeps its owner, its mode and its label.
+public func replaceText(_ path: FilePath, _ text: String) throws(Errno) {
+  let file = try FD.open(path, writable: true)
+  unsafe try file.replaceContent(Array(text.utf8).span.bytes)
+}
+
+/// Makes a file with this text that takes the place of another one at once. The corresponding C function is `rename`.
+public func replaceFile(_ path: FilePath, _ text: String) throws(Errno) {
+  let new = FilePath(path.string + ".new")
+  try writeText(new, text)
+  _ = try retrying {
+    unsafe new.withPlatformString { new in unsafe path.withPlatformString { unsafe rename(new, $0) } }
+  }
+}
+
 /// Writes a line to standard error, in one call where the system lets it. A standard error that is closed
 /// or full of trouble is not ours to report.
 public func printError(_ line: String) {

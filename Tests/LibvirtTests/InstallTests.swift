@@ -52,7 +52,11 @@ import Testing
     #expect(
       linkTarget(directory.appending("root/etc/libvirt/hooks/qemu.d/udmabridge-libvirt-hook"))
         == "\(prefix)/bin/udmabridge")
-    let unit = String(prefix.dropFirst()) + "/lib/systemd/system/udmabridge-present@.service"
+    // systemd looks in no other prefix.
+    let system = prefix == "/usr" ? "usr/lib" : "etc"
+    let unit = "\(system)/systemd/system/udmabridge-present@.service"
+    #expect(try text("\(system)/tmpfiles.d/udmabridge.conf").contains("/list_limit - - - - 16384\n"))
+    #expect(try text("\(system)/udev/rules.d/60-udmabridge.rules").contains("GROUP=\"kvm\""))
     #expect(try text(unit).contains("\nExecStart=\(prefix)/bin/udmabridge present "))
 
     let definition = String(prefix.dropFirst()) + "/share/varlink/io.udmabridge.Display.varlink"

@@ -54,7 +54,7 @@ extension Doctor {
         "debugfs",
         "\(KernelBuffers.path) cannot be read: list knows of dma-bufs that processes hold, not of those that only "
           + "the kernel does",
-        remedy: "as root: mount -t debugfs debugfs /sys/kernel/debug")
+        remedy: "as root: udmabridge doctor --mend, or mount -t debugfs debugfs /sys/kernel/debug")
     }
   }
 

@@ -8,11 +8,40 @@ import Udmabuf
 struct Doctor: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Check whether this host can lend guests' memory, and say how to mend what cannot work.",
-    discussion: "The exit status is 1 if a check failed.")
+    discussion: """
+      The exit status is 1 if a check failed.
+
+      --mend does, as root, what a host's settings need: udmabuf's limit now and at each boot, /dev/udmabuf for the group kvm, \
+      the groups of a user and of libvirt's QEMU, cgroup_device_acl in libvirt's qemu.conf, and debugfs. What it does is \
+      shown first, and written down in /var/lib/udmabridge/mended.json, by which --unmend takes it back.
+      """)
+
+  @Flag(help: "Do what mends this host, after showing it and asking.")
+  var mend = false
+
+  @Flag(help: "Take back all that --mend has done.")
+  var unmend = false
+
+  @Flag(help: "Do not ask.")
+  var yes = false
+
+  @Option(
+    help: ArgumentHelp(
+      "Who is to use the devices; by default who calls sudo or doas.", valueName: "name"))
+  var user: String?
 
   @OptionGroup var output: OutputOptions
 
+  func validate() throws {
+    if mend && unmend { throw ValidationError("give either --mend or --unmend") }
+    if !mend && !unmend && yes { throw ValidationError("--yes belongs to --mend or --unmend") }
+    if !mend && user != nil { throw ValidationError("--user belongs to --mend") }
+    if mend || unmend, output.json { throw ValidationError("--json is not for --mend and --unmend") }
+    if let user, Account(user) == nil { throw ValidationError("--user: there is no user \(user)") }
+  }
+
   func run() throws {
+    if mend || unmend { return try change() }
     var report = Report()
     let device = checkDevice(&report)
     checkLimits(&report)
@@ -50,7 +79,9 @@ struct Doctor: ParsableCommand {
     } catch .permissionDenied, .notPermitted {
       report.failed(
         name, "\(UdmabufDevice.path) may not be opened by this user",
-        remedy: "join the group that owns it (kvm on most systems): adduser USER kvm, and log in anew")
+        remedy:
+          "sudo udmabridge doctor --mend, or join the group that owns it (kvm on most systems); and log in anew"
+      )
     } catch {
       report.failed(name, "\(UdmabufDevice.path): \(error)", remedy: "look into the kernel's log")
     }
@@ -76,8 +107,8 @@ struct Doctor: ParsableCommand {
       report.limited(
         "limits", found,
         remedy:
-          "as root: echo 16384 > \(UdmabufLimits.directory)/list_limit (or udmabuf.list_limit=16384 on the "
-          + "kernel's command line); or huge pages in the guest: "
+          "as root: udmabridge doctor --mend; or echo 16384 > \(UdmabufLimits.directory)/list_limit (or "
+          + "udmabuf.list_limit=16384 on the kernel's command line); or huge pages in the guest: "
           + "echo always > /sys/kernel/mm/transparent_hugepage/shmem_enabled")
     } else {
       report.ok("limits", found)
@@ -111,7 +142,7 @@ struct Doctor: ParsableCommand {
     } catch {
       report.failed(
         "KVM", "/dev/kvm may not be opened: \(error)",
-        remedy: "join the group kvm: adduser USER kvm, and log in anew")
+        remedy: "sudo udmabridge doctor --mend, or join the group kvm; and log in anew")
     }
   }
 
@@ -148,7 +179,11 @@ struct Doctor: ParsableCommand {
     for probe in probes {
       let name = "KMS \(probe.path.lastComponent?.string ?? probe.path.string)"
       if let error = probe.error {
-        report.failed(name, error, remedy: "join the group that owns \(probe.path) (video on most systems)")
+        report.failed(
+          name, error,
+          remedy:
+            "sudo udmabridge doctor --mend, or join the group that owns \(probe.path) (video on most systems)"
+        )
         continue
       }
       let screens = probe.connectors.filter(\.isConnected).map(\.name)

@@ -161,24 +161,23 @@ struct HostCheck {
       report.failed(
         name, "\(device) may not be used by \(account.name), which runs QEMU",
         remedy: access.mode & 0o060 == 0o060
-          ? "as root: adduser \(account.name) \(group), and restart libvirtd"
+          ? "as root: udmabridge doctor --mend, or adduser \(account.name) \(group); and restart libvirtd"
           : "as root: chmod g+rw \(device), lastingly by a udev rule such as make install brings")
     }
   }
 
   private func checkCgroup(_ report: inout Report) {
-    guard var allowed = files.allowedDevices() else {
+    guard let allowed = files.allowedDevices() else {
       return report.ok("cgroup", "qemu.conf: devices are not guarded")
     }
-    // The domain's string leads there.
-    if files.hasHook { allowed.append(UdmabufDevice.path.string) }
-    var missing = ([UdmabufDevice.path] + cards).map(\.string).filter { !allowed.contains($0) }
+    var missing = files.devicesNotAllowed(([UdmabufDevice.path] + cards).map(\.string))
     if !choice.contains(where: { allowed.contains($0.string) }) { missing += choice.map(\.string) }
     if missing.isEmpty { return report.ok("cgroup", "allows the devices") }
     report.failed(
       "cgroup", "cgroup_device_acl in qemu.conf does not name \(missing.joined(separator: " and "))",
       remedy:
-        "name them beside the default ones (qemu.conf lists these in a comment), and restart libvirtd: in the "
+        "as root: udmabridge doctor --mend; or name them beside the default ones (qemu.conf lists these in a comment), and "
+        + "restart libvirtd: in the "
         + "domain's cgroup opening them is refused (EPERM), and libvirt may put the helper there before it opens them"
     )
   }

@@ -1,0 +1,180 @@
+import Libvirt
+import Linux
+import SystemPackage
+import Udmabuf
+
+/// Something that stands in the way on a host, and what mends it.
+struct Remedy: Equatable {
+  let name: String
+  /// What stands in the way.
+  let what: String
+  /// In this order.
+  let changes: [Change]
+  /// What is left to do.
+  var after: String?
+
+  var text: String {
+    let indent = "\n" + String(repeating: " ", count: 9)
+    let lines = changes.flatMap { $0.description.split(separator: "\n").map(String.init) }
+    let title = name + String(repeating: " ", count: max(9 - name.count, 1)) + what
+    return title + lines.map { indent + $0 }.joined()
+      + (after.map { "\(indent)then: \($0)" } ?? "")
+  }
+}
+
+/// What is to be mended on a host.
+struct Remedies {
+  let host: ChangedHost
+  /// Who wants to use the devices.
+  let user: Account?
+
+  /// Those that are needed.
+  var needed: [Remedy] {
+    [limits, device, groups, cgroup, debugfs].compactMap(\.self).filter { !$0.changes.isEmpty }
+  }
+
+  // MARK: udmabuf
+
+  /// Ranges in a list: enough for 64 MiB of scattered pages, which is the kernel's other limit.
+  static let listLimit: UInt64 = 16384
+
+  private var limits: Remedy? {
+    let path = UdmabufLimits.directory.appending("list_limit").string
+    guard let text = host.text(path), let now = UInt64(text.prefix { $0.isNumber }) else { return nil }
+    var changes: [Change] = []
+    if now < Self.listLimit { changes.append(.value(path, new: "\(Self.listLimit)", old: "\(now)")) }
+    let words = (host.text("/proc/cmdline") ?? "").split(whereSeparator: \.isWhitespace)
+    let isSetAtBoot =
+      words.contains { $0.hasPrefix("udmabuf.list_limit=") } || mentions(Self.temporaryFiles, ".conf", path)
+    if !isSetAtBoot {
+      changes += file(
+        "/etc/tmpfiles.d/udmabridge-limits.conf",
+        "# Of udmabridge doctor --mend: how many ranges one udmabuf may have.\nw- \(path) - - - - \(Self.listLimit)\n"
+      )
+    }
+    return Remedy(
+      name: "limits",
+      what: now < Self.listLimit
+        ? "the kernel lends \(now) ranges at once, and a desktop's buffers have thousands: they are copied"
+        : "the kernel lends \(now) ranges at once, and 1024 after the next boot",
+      changes: changes,
+      after: host.isThere("/run/systemd/system") || isSetAtBoot
+        ? nil : "without systemd-tmpfiles, udmabuf.list_limit=\(Self.listLimit) on the kernel's command line")
+  }
+
+  private static let temporaryFiles = ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map {
+    $0 + "/tmpfiles.d"
+  }
+  private static let udevRules = ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map { $0 + "/udev/rules.d" }
+
+  private func mentions(_ directories: [String], _ suffix: String, _ word: String) -> Bool {
+    directories.contains { directory in
+      directoryEntries(host.place(directory)).contains { name in
+        name.hasSuffix(suffix) && host.text("\(directory)/\(name)")?.contains(word) == true
+      }
+    }
+  }
+
+  /// A new file, and the directories for it that are not there.
+  private func file(_ path: String, _ text: String) -> [Change] {
+    var missing: [Change] = []
+    var directory = FilePath(path).removingLastComponent()
+    while !host.isThere(directory.string), directory != "/" {
+      missing.insert(.directory(directory.string), at: 0)
+      directory = directory.removingLastComponent()
+    }
+    // A link is not followed, and what is there is somebody's.
+    return host.isThere(path) ? [] : missing + [.file(path, text: text)]
+  }
+
+  private static let udmabuf = UdmabufDevice.path.string
+
+  /// Nobody but root may use it where the system knows nothing of it.
+  private var device: Remedy? {
+    guard let access = try? FileAccess(of: host.place(Self.udmabuf)), usableGroup(access) == nil,
+      let kvm = groupNumber(of: "kvm")
+    else { return nil }
+    let rule = "SUBSYSTEM==\"misc\", KERNEL==\"udmabuf\", GROUP=\"kvm\", MODE=\"0660\"\n"
+    return Remedy(
+      name: "device", what: "\(Self.udmabuf) may be used by root alone",
+      changes: [
+        .access(
+          Self.udmabuf, new: .init(group: kvm, mode: 0o660),
+          old: .init(group: access.group, mode: access.mode))
+      ]
+        + (mentions(Self.udevRules, ".rules", "udmabuf")
+          ? []
+          : file("/etc/udev/rules.d/60-udmabridge-device.rules", "# Of udmabridge doctor --mend.\n" + rule)))
+  }
+
+  /// A group whose members may use a device; root's is none for others.
+  private func usableGroup(_ access: FileAccess) -> UInt32? {
+    access.mode & 0o060 == 0o060 && access.group != 0 ? access.group : nil
+  }
+
+  // MARK: Users
+
+  private var cards: [String] {
+    directoryEntries(host.place("/dev/dri")).filter { $0.hasPrefix("card") }.map { "/dev/dri/\($0)" }
+  }
+
+  private var groups: Remedy? {
+    let files = HostFiles(root: host.root)
+    let wanted =
+      (user.map { [($0, [Self.udmabuf, "/dev/kvm"] + cards)] } ?? [])
+      + (files.isConfigured ? files.account().map { [($0, [Self.udmabuf])] } ?? [] : [])
+    let changes = wanted.flatMap { account, devices in missingGroups(account, devices) }
+    let names = wanted.map(\.0).filter { account in
+      changes.contains { if case .member(account.name, _) = $0 { true } else { false } }
+    }.map(\.name)
+    return Remedy(
+      name: "groups",
+      what: "\(names.joined(separator: " and ")) may not use what the guests' memory is lent with",
+      changes: changes, after: "log in anew; restart libvirtd")
+  }
+
+  private func missingGroups(_ account: Account, _ devices: [String]) -> [Change] {
+    var groups: [UInt32] = []
+    for device in devices {
+      guard let access = try? FileAccess(of: host.place(device)), !access.allowsWriting(account) else {
+        continue
+      }
+      guard let group = usableGroup(access) ?? (device == Self.udmabuf ? groupNumber(of: "kvm") : nil),
+        !account.groups.contains(group), !groups.contains(group)
+      else { continue }
+      groups.append(group)
+    }
+    return groups.map { .member(account.name, group: groupName(of: $0)) }
+  }
+
+  // MARK: libvirt and the kernel's list
+
+  private var cgroup: Remedy? {
+    let files = HostFiles(root: host.root)
+    guard files.isConfigured, let account = files.account() else { return nil }
+    // A card that QEMU's user may not use is none of the helper's.
+    let usable = cards.filter { (try? FileAccess(of: host.place($0)))?.allowsWriting(account) == true }
+    let missing = files.devicesNotAllowed([Self.udmabuf] + usable)
+    return Remedy(
+      name: "cgroup",
+      what: "libvirt keeps its guests' helpers from opening \(missing.joined(separator: " and "))",
+      changes: missing.isEmpty
+        ? []
+        : [
+          .setting(
+            files.configuration.string, name: HostFiles.deviceList,
+            values: files.deviceListOrDefault + missing)
+        ], after: "restart libvirtd")
+  }
+
+  private var debugfs: Remedy? {
+    let place = "/sys/kernel/debug"
+    let mounts = (host.text("/proc/mounts") ?? "").split(separator: "\n").map { $0.split(separator: " ") }
+    guard host.isThere(place),
+      !mounts.contains(where: { $0.count > 2 && $0[1] == place && $0[2] == "debugfs" })
+    else { return nil }
+    return Remedy(
+      name: "debugfs", what: "udmabridge list does not see the dma-bufs that only the kernel holds",
+      changes: [.mount("debugfs", place: place)])
+  }
+}
