@@ -36,7 +36,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
   ],
   targets: [
-    .target(name: "CLinux"),
+    .target(name: "CLinux", linkerSettings: [.linkedLibrary("dl")]),
     module("Linux", ["CLinux", system]),
     module("Udmabuf", ["CLinux", "Linux", system]),
     module("Guest", ["Linux", system]),

@@ -23,6 +23,8 @@ public struct DomainPlaces: Equatable, Sendable {
 
   /// What lives while domains run.
   public var runtime: FilePath { root.appending("run/udmabridge") }
+  /// The same, of this host.
+  public static let runtimeDirectory: FilePath = "/run/udmabridge"
   /// What administrators write.
   public var configuration: FilePath { root.appending("etc/udmabridge") }
 

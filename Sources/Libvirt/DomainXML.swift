@@ -26,6 +26,9 @@ public struct DomainXML {
     return name.isEmpty ? nil : name
   }
 
+  /// It has no KVM.
+  public var isEmulated: Bool { root["type"] == "qemu" }
+
   /// The user and the group that libvirt starts QEMU as, where the domain has its own.
   public var owner: (user: UInt32, group: UInt32)? {
     let label = root.children("seclabel").first { $0["model"] == "dac" }?.child("label")?.text

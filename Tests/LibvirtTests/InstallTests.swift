@@ -111,4 +111,34 @@ import Testing
     #expect(linkTarget(hook) == "/usr/bin/udmabridge")
     #expect(files().contains(description) && !files().contains { $0.hasPrefix("opt") })
   }
+
+  // As it would be on a host with SELinux: the tools are made up, and write down how they are called.
+  @Test("what is installed is labelled where SELinux is, and not in a DESTDIR")
+  func labels() throws {
+    let (tools, log) = (directory.appending("tools"), directory.appending("log"))
+    try makeDirectory(tools, mode: 0o755)
+    for tool in ["selinuxenabled", "semanage", "restorecon"] {
+      try writeText(tools.appending(tool), "#!/bin/sh\necho \(tool) \"$@\" >>\(log)\n")
+      try setMode(tools.appending(tool), 0o755)
+    }
+    let path = "PATH=\(tools):/usr/bin:/bin"
+    #expect(try install("install", prefix: "/opt/x", path).status == 0)
+    #expect((try? readText(log)) == nil)
+    // The installation of before, on a host whose root is that of DESTDIR.
+    let prefix = directory.appending("root/opt/x")
+    let manifest = try text("opt/x/share/udmabridge/manifest")
+    let (status, output) = try run(
+      "/usr/bin/env",
+      [path, "DESTDIR=", "PREFIX=\(prefix)", repository.appending("packaging/install").string, "label"],
+      withErrors: true)
+    #expect(status == 0, "\(output)")
+    let calls = try readText(log).split(separator: "\n").map(String.init)
+    #expect(calls.contains("semanage fcontext -a -t qemu_exec_t \(prefix)/bin/vhost-user-udmabuf"))
+    #expect(calls.contains("semanage fcontext -a -t qemu_var_run_t /run/udmabridge(/.*)?"))
+    let restored = try #require(calls.last)
+    #expect(restored.hasPrefix("restorecon -F -R "))
+    for file in manifest.split(separator: "\n") where !file.hasSuffix("/") {
+      #expect(restored.split(separator: " ").contains(file), "\(file)")
+    }
+  }
 }

@@ -161,4 +161,18 @@ struct cl_denial {
 // On SIGSYS writes the line to standard error and exits with status 1.
 int cl_exit_on_denied_call(const struct cl_denial *denial);
 
+// libselinux, which is opened when it is first needed (selinux.c). 1 if it is there; nothing below may be called without.
+int cl_selinux_load(void);
+int cl_selinux_enabled(void);
+int cl_selinux_enforcing(void);
+// The file with the labels of virtual machines' processes.
+const char *cl_selinux_domain_contexts(void);
+// A file's label, and the one that the policy, or else a file of contexts, has for that path and mode: null where there is
+// none, else to be freed.
+char *cl_selinux_label(const char *path);
+char *cl_selinux_expected_label(const char *path, uint32_t mode, const char *contexts);
+void cl_selinux_free(char *label);
+// Whether the loaded policy allows it, or does not enforce it for this subject: 1, 0, or -1 where it knows no such thing.
+int cl_selinux_allows(const char *subject, const char *object, const char *class, const char *permission);
+
 #endif

@@ -75,6 +75,7 @@ struct HostCheck {
     checkCgroup(&report)
     checkHolders(&report)
     checkAppArmor(&report)
+    checkSELinux(&report)
     if files.hasHook {
       report.ok("hook", "installed")
     } else {
@@ -195,6 +196,15 @@ struct HostCheck {
         "make uninstall, then make install PREFIX=/usr; or add «\(lines)» to "
         + "/etc/apparmor.d/local/usr.sbin.libvirtd, and as root: "
         + "apparmor_parser -r /etc/apparmor.d/usr.sbin.libvirtd")
+  }
+
+  private func checkSELinux(_ report: inout Report) {
+    guard let policy = SELinux(),
+      let check = SELinuxCheck(
+        policy, isEmulated: domain.isEmulated, daemon: SELinuxCheck.daemonLabel())
+    else { return }
+    let helper = files.descriptions().first { $0.type == "gpu" }?.binary.map { FilePath($0) }
+    check.add(SELinuxCheck.uses(helper: helper, hook: files.hookProgram), to: &report)
   }
 
   /// Who has a card open may be DRM master.

@@ -1,0 +1,78 @@
+internal import CLinux
+internal import Glibc
+public import SystemPackage
+
+/// The labels of a system's files, and what its policy allows processes to do with them.
+public protocol SecurityPolicy {
+  /// What the policy forbids is refused, and not only written into a log.
+  var isEnforcing: Bool { get }
+  /// The labels of processes of virtual machines: of those under KVM, then of those that are emulated.
+  var domainLabels: [String] { get }
+  /// A file's label; nil where there is no such file, or it has none.
+  func label(of path: FilePath) -> String?
+  /// The label that the policy has for a path: what `restorecon` would give to the file.
+  func expectedLabel(of path: FilePath) -> String?
+  /// Whether a process of one label may do something with a file of another; nil if the policy knows no such thing.
+  func allows(_ subject: String, _ permission: String, _ object: String, _ kind: String) -> Bool?
+}
+
+/// SELinux, as libselinux knows it. The library is opened by name; systems without it need none.
+public struct SELinux: SecurityPolicy {
+  private let contexts: FilePath?
+
+  /// Nil where there is no libselinux, or SELinux is off.
+  public init?() {
+    guard cl_selinux_load() == 1, cl_selinux_enabled() == 1 else { return nil }
+    contexts = nil
+  }
+
+  /// One whose policy's paths are those of a file, whether SELinux is on or not; nil without the library.
+  package init?(contexts: FilePath) {
+    guard cl_selinux_load() == 1 else { return nil }
+    self.contexts = contexts
+  }
+
+  /// The corresponding C function is `security_getenforce`.
+  public var isEnforcing: Bool { cl_selinux_enforcing() == 1 }
+
+  /// The corresponding C function is `selinux_virtual_domain_context_path`.
+  public var domainLabels: [String] {
+    guard let path = unsafe cl_selinux_domain_contexts() else { return [] }
+    let text = (try? readText(FilePath(unsafe String(cString: path)))) ?? ""
+    return text.split(whereSeparator: \.isWhitespace).map(String.init)
+  }
+
+  /// The corresponding C function is `getfilecon`.
+  public func label(of path: FilePath) -> String? {
+    unsafe take(path.withPlatformString { unsafe cl_selinux_label($0) })
+  }
+
+  /// The corresponding C function is `selabel_lookup`.
+  public func expectedLabel(of path: FilePath) -> String? {
+    var status = stat()
+    guard unsafe path.withPlatformString({ unsafe lstat($0, &status) }) == 0 else { return nil }
+    return unsafe path.withPlatformString { name in
+      guard let contexts else { return unsafe take(cl_selinux_expected_label(name, status.st_mode, nil)) }
+      return unsafe contexts.withPlatformString {
+        unsafe take(cl_selinux_expected_label(name, status.st_mode, $0))
+      }
+    }
+  }
+
+  /// The corresponding C function is `security_compute_av`.
+  public func allows(
+    _ subject: String, _ permission: String, _ object: String, _ kind: String
+  ) -> Bool? {
+    switch unsafe cl_selinux_allows(subject, object, kind, permission) {
+    case 1: true
+    case 0: false
+    default: nil
+    }
+  }
+
+  private func take(_ label: UnsafeMutablePointer<CChar>?) -> String? {
+    guard let label = unsafe label else { return nil }
+    defer { unsafe cl_selinux_free(label) }
+    return unsafe String(cString: label)
+  }
+}
