@@ -92,7 +92,7 @@ struct Remedies {
   /// Nobody but root may use it where the system knows nothing of it.
   private var device: Remedy? {
     guard let access = try? FileAccess(of: host.place(Self.udmabuf)), usableGroup(access) == nil,
-      let kvm = groupNumber(of: "kvm")
+      access.mode & 0o006 != 0o006, let kvm = groupNumber(of: "kvm")
     else { return nil }
     let rule = "SUBSYSTEM==\"misc\", KERNEL==\"udmabuf\", GROUP=\"kvm\", MODE=\"0660\"\n"
     return Remedy(
