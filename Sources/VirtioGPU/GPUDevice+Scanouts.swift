@@ -80,7 +80,7 @@ extension GPUDevice: ScanoutObserver {
       case nil: rebind(index)
       case .shadow(let shadow): if isOutdated(shadow, resource, index) { rebind(index) }
       // A cursor may have come before the first flush.
-      case .lent: if blends(index), backing != .lent { rebind(index) }
+      case .lent: if scanouts[index].last == nil, blends(index), backing != .lent { rebind(index) }
       }
       if scanouts[index].binding?.picture == nil { continue }
       buffers.statistics.flushes += 1

@@ -231,7 +231,12 @@ public final class GPUDevice {
 
   private func process(_ queue: GPUQueue?, isControl: Bool) {
     if isControl { controlHasMore = false } else { cursorHasMore = false }
-    guard let queue, queue.mayWork(), whenDrained == nil || !isControl else { return }
+    guard let queue, queue.mayWork() else { return }
+    // What a stop waits for must not grow meanwhile: a cursor can bring copies.
+    if whenDrained != nil {
+      cursorHasMore = cursorHasMore || !isControl
+      return
+    }
     // What is under way looks at the queue when it is done.
     if isControl, isBusy {
       controlHasMore = true
@@ -410,6 +415,7 @@ public final class GPUDevice {
       self.control = nil
       reading.removeAll()
       finished()
+      if cursorHasMore { wake() }
     }
   }
 

@@ -341,7 +341,12 @@ import Testing
       answer = rig.answer()
     }
     #expect(!finished && rig.answer() == nil)
+    // A cursor can bring more copies: it waits, too.
+    rig.cursor.send(Request.moveCursor(0), answer: 24)
+    rig.device.kicked(1)
+    #expect(rig.answer(rig.cursor) == nil)
     try rig.turn { finished }
+    try rig.turn { rig.answer(rig.cursor) != nil }
     #expect(answer?.type == ResponseType.ok, "the answer comes before the end of the stop")
     fill(rig, start, 9)
     try rig.start(0, rig.control, fresh: false)
