@@ -209,15 +209,19 @@ extension Frame {
 
   /// What a screen would show of it: the bytes of each pixel in rows without a gap.
   func pixels() throws -> [[UInt8]] {
-    let mapping =
-      switch memory {
-      case .lent(let dmabuf): try dmabuf.map()
-      case .shadow(let memory): memory.mapping
-      }
+    let mapping = try mapping()
     return (0..<Int(layout.height)).flatMap { row in
       (0..<Int(layout.width)).map { column in
         mapping.bytes(at: Int(layout.offset) + row * Int(layout.stride) + column * 4, count: 4)
       }
+    }
+  }
+
+  /// The memory that the picture is in.
+  func mapping() throws -> Mapping {
+    switch memory {
+    case .lent(let dmabuf): try dmabuf.map()
+    case .shadow(let memory): memory.mapping
     }
   }
 }
