@@ -48,11 +48,13 @@ extension DomainXML {
       .compactMap(\.self)
   }
 
-  /// The size that the video had, or has, as the one to start in, where no other is chosen.
+  /// The size that the video had, or has, as the one to start in, where no other is chosen. QEMU's display has it from
+  /// libvirt, and follows its window; the option would make it the only one.
   private func withStartSize(_ options: [DomainOption]) -> [DomainOption] {
     let size = (record?.child("video") ?? video)?.descendant("model", "resolution")
     // As the helper takes it.
-    guard !options.contains(where: { $0.name == "resolution" }),
+    guard
+      !options.contains(where: { $0.name == "resolution" || ($0.name == "display" && $0.value == "qemu") }),
       let width = size?["x"].flatMap(UInt32.init), (64...16384).contains(width),
       let height = size?["y"].flatMap(UInt32.init), (64...16384).contains(height),
       let option = try? DomainOption("resolution", "\(width)x\(height)")
@@ -121,6 +123,7 @@ extension DomainXML {
     let acceleration = try document.make("<acceleration/>")
     acceleration["rendernode"] = "\(reference)"
     model.append(acceleration)
+    if let size = old?.descendant("model", "resolution") { model.append(size.copy(for: document)) }
     guard let old else { return append(new) }
     // It stays where the guest knows it.
     for name in old.child("model")?["type"] == "none" ? [] : ["alias", "address"] {

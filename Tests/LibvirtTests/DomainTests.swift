@@ -215,6 +215,22 @@ import Testing
     #expect(try domain.reference()?.options.map(\.value) == ["off", "800x600"])
   }
 
+  @Test("on QEMU's display the size is libvirt's to tell, and not the only one")
+  func startSizeOfAWindow() throws {
+    var definition = Definition(
+      devices: "<video><model type='virtio'><resolution x='800' y='600'/></model></video>")
+    definition.devices += "<graphics type='dbus' p2p='yes'><gl enable='yes'/></graphics>"
+    let domain = try DomainXML(definition.text)
+    for options in [nil, [try DomainOption("display", "qemu")]] {
+      try domain.enable(options: options)
+      #expect(try domain.reference()?.options == [DomainOption("display", "qemu")])
+      let size = try #require(domain.ownVideo?.descendant("model", "resolution"))
+      #expect(size["x"] == "800" && size["y"] == "600")
+    }
+    try domain.enable(options: [DomainOption("kms", "auto")])
+    #expect(try domain.reference()?.options.map(\.value) == ["auto", "800x600"])
+  }
+
   @Test("features that the helper lacks are taken out of a video that was made by hand, and put back")
   func features() throws {
     let domain = try DomainXML(DomainCase.driver("iommu='on' ats='on' packed='on'").text)
