@@ -127,11 +127,14 @@ import Testing
     // The installation of before, on a host whose root is that of DESTDIR.
     let prefix = directory.appending("root/opt/x")
     let manifest = try text("opt/x/share/udmabridge/manifest")
-    let (status, output) = try run(
-      "/usr/bin/env",
-      [path, "DESTDIR=", "PREFIX=\(prefix)", repository.appending("packaging/install").string, "label"],
-      withErrors: true)
-    #expect(status == 0, "\(output)")
+    func label(_ prefix: FilePath) throws -> (status: Int32, output: String) {
+      try run(
+        "/usr/bin/env",
+        [path, "DESTDIR=", "PREFIX=\(prefix)", repository.appending("packaging/install").string, "label"],
+        withErrors: true)
+    }
+    let (status, output) = try label(prefix)
+    #expect(status == 0 && output.isEmpty, "\(output)")
     let calls = try readText(log).split(separator: "\n").map(String.init)
     #expect(calls.contains("semanage fcontext -a -t qemu_exec_t \(prefix)/bin/vhost-user-udmabuf"))
     #expect(calls.contains("semanage fcontext -a -t qemu_var_run_t /run/udmabridge(/.*)?"))
@@ -140,5 +143,11 @@ import Testing
     for file in manifest.split(separator: "\n") where !file.hasSuffix("/") {
       #expect(restored.split(separator: " ").contains(file), "\(file)")
     }
+    let (without, why) = try label(directory.appending("root/opt/y"))
+    #expect(without == 1 && why.contains("nothing is installed there"), "\(why)")
+    // A label that is refused is told, and ends nothing.
+    try writeText(tools.appending("restorecon"), "#!/bin/sh\nexit 255\n")
+    let (failed, told) = try label(prefix)
+    #expect(failed == 0 && told.contains("restorecon failed"), "\(told)")
   }
 }
