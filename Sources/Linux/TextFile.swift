@@ -19,18 +19,36 @@ public func writeText(_ path: FilePath, _ text: String) throws(Errno) {
   unsafe try file.write(Array(text.utf8).span.bytes)
 }
 
-/// Gives a text to a file that is there, which keeps its owner, its mode and its label.
+/// Gives a text to a file that is there, all of it at once: another file takes its place, with its owner and its mode.
+/// Of a link, the file that it leads to.
 public func replaceText(_ path: FilePath, _ text: String) throws(Errno) {
-  let file = try FD.open(path, writable: true)
-  unsafe try file.replaceContent(Array(text.utf8).span.bytes)
+  let path = resolvingLinks(path)
+  let access = try FileAccess(of: path)
+  let new = FilePath(path.string + ".udmabridge-new")
+  do throws(Errno) {
+    // The text comes last: until then others could read it.
+    try writeText(new, "")
+    try setOwner(new, user: access.user, group: access.group)
+    try setMode(new, access.mode)
+    try writeText(new, text)
+    try rename(new, to: path)
+  } catch {
+    removeFile(new)
+    throw error
+  }
 }
 
-/// Makes a file with this text that takes the place of another one at once. The corresponding C function is `rename`.
+/// Makes a file with this text that takes the place of another one at once.
 public func replaceFile(_ path: FilePath, _ text: String) throws(Errno) {
   let new = FilePath(path.string + ".new")
   try writeText(new, text)
+  try rename(new, to: path)
+}
+
+/// The corresponding C function is `rename`.
+private func rename(_ old: FilePath, to new: FilePath) throws(Errno) {
   _ = try retrying {
-    unsafe new.withPlatformString { new in unsafe path.withPlatformString { unsafe rename(new, $0) } }
+    unsafe old.withPlatformString { old in unsafe new.withPlatformString { unsafe Glibc.rename(old, $0) } }
   }
 }
 

@@ -13,7 +13,8 @@ struct Doctor: ParsableCommand {
 
       --mend does, as root, what a host's settings need: udmabuf's limit now and at each boot, /dev/udmabuf for the group kvm, \
       the groups of a user and of libvirt's QEMU, cgroup_device_acl in libvirt's qemu.conf, and debugfs. What it does is \
-      shown first, and written down in /var/lib/udmabridge/mended.json, by which --unmend takes it back.
+      shown first, and written down in /var/lib/udmabridge/mended.json, by which --unmend takes it back. The exit status \
+      is 1 if a part of it failed; the others are done then.
       """)
 
   @Flag(help: "Do what mends this host, after showing it and asking.")
@@ -27,7 +28,8 @@ struct Doctor: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Who is to use the devices; by default who calls sudo or doas.", valueName: "name"))
+      "Who is to use the devices, cards too; by default who calls sudo or doas, and no cards.",
+      valueName: "name"))
   var user: String?
 
   @OptionGroup var output: OutputOptions

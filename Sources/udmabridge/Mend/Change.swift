@@ -36,6 +36,14 @@ enum Change: Codable, Equatable, CustomStringConvertible {
     }
   }
 
+  /// The next boot takes it back.
+  var endsAtBoot: Bool {
+    switch self {
+    case .value, .access, .mount: true
+    case .directory, .file, .setting, .member: false
+    }
+  }
+
   /// The first line of that.
   var title: String { String(description.prefix { $0 != "\n" }) }
 
@@ -64,6 +72,51 @@ struct ChangedHost {
 
   func isThere(_ path: String) -> Bool { (try? FileAccess(of: place(path))) != nil }
 
+  /// Whether a line of a file of systemd's or udev's, comments aside, has all of these words.
+  func mentions(_ directory: String, _ words: [String]) -> Bool {
+    ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map { "\($0)/\(directory)" }.contains { directory in
+      directoryEntries(place(directory)).filter { $0.hasSuffix(".conf") || $0.hasSuffix(".rules") }
+        .contains { name in
+          let text = (text("\(directory)/\(name)") ?? "").replacing("\\\n", with: "")
+          return text.split(separator: "\n").contains { line in
+            line.first { !$0.isWhitespace } != "#" && words.allSatisfy { line.contains($0) }
+          }
+        }
+    }
+  }
+
+  /// Nil where it cannot be known.
+  func isMounted(_ type: String, _ place: String) -> Bool? {
+    text("/proc/mounts").map { text in
+      text.split(separator: "\n").contains { line in
+        let words = line.split(separator: " ")
+        return words.count > 2 && words[1] == place && words[2] == type
+      }
+    }
+  }
+
+  /// Nil where it cannot be known.
+  private func isMember(_ user: String, of group: String) -> Bool? {
+    text("/etc/group").map { text in
+      text.split(separator: "\n").contains { line in
+        let fields = line.split(separator: ":", omittingEmptySubsequences: false)
+        return fields.count == 4 && fields[0] == group && fields[3].split(separator: ",").contains(user[...])
+      }
+    }
+  }
+
+  /// Changes somebody else's file, which has to be read wholly for that.
+  private func edit(_ path: String, _ change: (String) -> String) throws {
+    let limit = 1 << 20
+    let old = try readText(place(path), upTo: limit)
+    // The replacement character stands where bytes were none of a text's.
+    guard old.utf8.count < limit, !old.unicodeScalars.contains("\u{fffd}") else {
+      throw Trouble("it is no UTF-8 of less than \(limit) bytes; write this into it by hand")
+    }
+    let new = change(old)
+    if new != old { try replaceText(place(path), new) }
+  }
+
   func perform(_ change: Change) throws {
     do {
       switch change {
@@ -71,8 +124,7 @@ struct ChangedHost {
       case .file(let path, let text): try writeText(place(path), text)
       case .value(let path, let new, _): try writeText(place(path), new)
       case .setting(let path, let name, let values):
-        let text = try readText(place(path))
-        try replaceText(place(path), MarkedText.set(name, values, in: text))
+        try edit(path) { MarkedText.set(name, values, in: $0) }
       case .member(let user, let group): try run(["gpasswd", "--add", user, group])
       case .access(let path, let new, _): try set(path, new)
       case .mount(let type, let path): try run(["mount", "-t", type, type, place(path).string])
@@ -81,8 +133,8 @@ struct ChangedHost {
   }
 
   /// Takes a change back.
-  /// - Returns: why it is left as it is; nil where it is taken back.
-  func revert(_ change: Change) -> String? {
+  /// - Returns: why it is left as it is, and is ours no more; nil where it is taken back.
+  func revert(_ change: Change) throws -> String? {
     let changed = "was changed since"
     do {
       switch change {
@@ -91,21 +143,28 @@ struct ChangedHost {
         guard let found = text(path) else { return nil }
         if found != wanted { return "\(path) \(changed)" }
         removeFile(place(path))
+        if isThere(path) { throw Trouble("it cannot be removed") }
       case .value(let path, let new, let old):
         if text(path)?.prefix(while: { $0 != "\n" }) != new[...] { return "\(path) \(changed)" }
+        // Our own entry is gone by now.
+        if mentions("tmpfiles.d", [path, new]) { return "\(path): tmpfiles.d sets \(new) at each boot" }
         try writeText(place(path), old)
       case .setting(let path, let name, _):
-        guard let text = text(path) else { return nil }
-        try replaceText(place(path), MarkedText.unset(name, in: text))
-      case .member(let user, let group): try run(["gpasswd", "--delete", user, group])
+        guard isThere(path) else { return nil }
+        try edit(path) { MarkedText.unset(name, in: $0) }
+      case .member(let user, let group):
+        if isMember(user, of: group) == false { return "\(user) is not in the group \(group) any more" }
+        try run(["gpasswd", "--delete", user, group])
       case .access(let path, let new, let old):
         let found = try FileAccess(of: place(path))
         if (found.group, found.mode) != (new.group, new.mode) { return "\(path) \(changed)" }
         try set(path, old)
-      case .mount(_, let path): try run(["umount", place(path).string])
+      case .mount(let type, let path):
+        if isMounted(type, path) == false { return "\(path) is not mounted any more" }
+        try run(["umount", place(path).string])
       }
       return nil
-    } catch { return "\(change.title): \(error)" }
+    } catch { throw Trouble("\(change.title): \(error)") }
   }
 
   private func set(_ path: String, _ access: Change.Access) throws(Errno) {

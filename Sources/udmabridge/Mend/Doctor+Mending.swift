@@ -1,3 +1,4 @@
+import ArgumentParser
 import Glibc
 import Linux
 
@@ -10,16 +11,20 @@ extension Doctor {
     let mending = Mending(host: ChangedHost())
     if unmend {
       let changes = try mending.changes()
-      if changes.isEmpty { return try printLine("nothing was mended by udmabridge doctor") }
+      if changes.isEmpty {
+        // What a boot has taken back may still be written down.
+        try mending.undo { _ in }
+        return try printLine("nothing that udmabridge doctor mended is left")
+      }
       try printLine("taken back, the last one first:")
       for change in changes.reversed() { try printLine("  \(change.title)") }
-      if try isWanted() { try mending.undo { try printLine($0) } }
+      if try isWanted(), try !mending.undo({ try printLine($0) }) { throw ExitCode(1) }
       return
     }
-    let remedies = Remedies(host: mending.host, user: userOfDevices).needed
+    let remedies = Remedies(host: mending.host, user: userOfDevices, usesCards: user != nil).needed
     if remedies.isEmpty { return try printLine("nothing is to be mended") }
     for remedy in remedies { try printLine(remedy.text) }
-    if try isWanted() { try mending.perform(remedies) { try printLine($0) } }
+    if try isWanted(), try !mending.perform(remedies, { try printLine($0) }) { throw ExitCode(1) }
   }
 
   private var verb: String { mend ? "mend" : "unmend" }

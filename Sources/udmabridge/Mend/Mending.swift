@@ -10,54 +10,87 @@ struct Mending {
   /// What was changed and not taken back, in order.
   static let record = directory + "/mended.json"
 
-  func changes() throws -> [Change] {
-    guard let text = host.text(Self.record) else { return [] }
-    do { return try JSONDecoder().decode([Change].self, from: Data(text.utf8)) } catch {
-      throw Trouble("\(Self.record) cannot be understood: \(error)")
-    }
+  private struct Entry: Codable {
+    let change: Change
+    /// In which boot it was done.
+    let boot: String?
   }
 
-  private func write(_ changes: [Change]) throws {
+  private var boot: String? { host.text("/proc/sys/kernel/random/boot_id") }
+
+  func changes() throws -> [Change] { try entries().map(\.change) }
+
+  /// Without what a boot has taken back since.
+  private func entries() throws -> [Entry] {
+    guard let text = host.text(Self.record) else { return [] }
+    do {
+      return try JSONDecoder().decode([Entry].self, from: Data(text.utf8))
+        .filter { !$0.change.endsAtBoot || $0.boot == boot }
+    } catch { throw Trouble("\(Self.record) cannot be understood: \(error)") }
+  }
+
+  private func write(_ entries: [Entry]) throws {
     let path = host.place(Self.record)
-    if changes.isEmpty {
+    if entries.isEmpty {
       removeFile(path)
       return removeEmptyDirectory(host.place(Self.directory))
     }
     try makeDirectory(host.place(Self.directory), mode: 0o755)
-    try replaceFile(path, jsonText(changes) + "\n")
+    try replaceFile(path, jsonText(entries) + "\n")
   }
 
-  /// Does what the remedies say, each change written down before it is done: what a kill leaves half done can be taken back.
-  func perform(_ remedies: [Remedy], _ say: (String) throws -> Void) throws {
-    var done = try changes()
+  /// Does what the remedies say, each change written down before it is done: what a kill leaves half done can be taken
+  /// back. One that fails keeps no other from being done.
+  /// - Returns: whether all are done.
+  @discardableResult
+  func perform(_ remedies: [Remedy], _ say: (String) throws -> Void) throws -> Bool {
+    var done = try entries()
+    var failed = false
     for remedy in remedies {
-      for change in remedy.changes {
-        let isNew = !done.contains { $0.isLike(change) }
-        if isNew {
-          done.append(change)
-          try write(done)
-        }
-        do { try host.perform(change) } catch {
-          if isNew {
-            done.removeLast()
-            try write(done)
-          }
-          throw error
-        }
+      do {
+        for change in remedy.changes { try perform(change, &done) }
+      } catch {
+        failed = true
+        try say("failed: \(remedy.name): \(error)")
+        continue
       }
       try say("done: \(remedy.name)" + (remedy.after.map { "; then: \($0)" } ?? ""))
     }
+    return !failed
   }
 
-  /// Takes back all that is written down, the last change first. What was changed by others since stays.
-  func undo(_ say: (String) throws -> Void) throws {
-    var left = try changes()
-    while let change = left.last {
-      let why = host.revert(change)
-      left.removeLast()
-      try write(left)
-      try say(why.map { "left: \($0)" } ?? "taken back: \(change.title)")
+  private func perform(_ change: Change, _ done: inout [Entry]) throws {
+    if done.contains(where: { $0.change.isLike(change) }) { return try host.perform(change) }
+    let before = done
+    try write(before + [Entry(change: change, boot: boot)])
+    do { try host.perform(change) } catch {
+      try write(before)
+      throw error
     }
+    done.append(Entry(change: change, boot: boot))
+  }
+
+  /// Takes back all that is written down, the last change first. What was changed by others since stays; what fails stays
+  /// written down.
+  /// - Returns: whether nothing has failed.
+  @discardableResult
+  func undo(_ say: (String) throws -> Void) throws -> Bool {
+    var left = try entries()
+    var failed: [Entry] = []
+    while let entry = left.popLast() {
+      let line: String
+      do {
+        let why = try host.revert(entry.change)
+        line = why.map { "left: \($0)" } ?? "taken back: \(entry.change.title)"
+      } catch {
+        failed.insert(entry, at: 0)
+        line = "failed: \(error)"
+      }
+      try write(left + failed)
+      try say(line)
+    }
+    try write(failed)
+    return failed.isEmpty
   }
 }
 

@@ -27,6 +27,8 @@ struct Remedies {
   let host: ChangedHost
   /// Who wants to use the devices.
   let user: Account?
+  /// And the cards too: who sits at the host may use these anyway, by a list that systemd-logind sets.
+  var usesCards = false
 
   /// Those that are needed.
   var needed: [Remedy] {
@@ -45,7 +47,7 @@ struct Remedies {
     if now < Self.listLimit { changes.append(.value(path, new: "\(Self.listLimit)", old: "\(now)")) }
     let words = (host.text("/proc/cmdline") ?? "").split(whereSeparator: \.isWhitespace)
     let isSetAtBoot =
-      words.contains { $0.hasPrefix("udmabuf.list_limit=") } || mentions(Self.temporaryFiles, ".conf", path)
+      words.contains { $0.hasPrefix("udmabuf.list_limit=") } || host.mentions("tmpfiles.d", [path])
     if !isSetAtBoot {
       changes += file(
         "/etc/tmpfiles.d/udmabridge-limits.conf",
@@ -60,19 +62,6 @@ struct Remedies {
       changes: changes,
       after: host.isThere("/run/systemd/system") || isSetAtBoot
         ? nil : "without systemd-tmpfiles, udmabuf.list_limit=\(Self.listLimit) on the kernel's command line")
-  }
-
-  private static let temporaryFiles = ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map {
-    $0 + "/tmpfiles.d"
-  }
-  private static let udevRules = ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map { $0 + "/udev/rules.d" }
-
-  private func mentions(_ directories: [String], _ suffix: String, _ word: String) -> Bool {
-    directories.contains { directory in
-      directoryEntries(host.place(directory)).contains { name in
-        name.hasSuffix(suffix) && host.text("\(directory)/\(name)")?.contains(word) == true
-      }
-    }
   }
 
   /// A new file, and the directories for it that are not there.
@@ -102,7 +91,8 @@ struct Remedies {
           Self.udmabuf, new: .init(group: kvm, mode: 0o660),
           old: .init(group: access.group, mode: access.mode))
       ]
-        + (mentions(Self.udevRules, ".rules", "udmabuf")
+        // systemd has a rule for it that names no group.
+        + (host.mentions("udev/rules.d", ["udmabuf", "GROUP"])
           ? []
           : file("/etc/udev/rules.d/60-udmabridge-device.rules", "# Of udmabridge doctor --mend.\n" + rule)))
   }
@@ -121,7 +111,7 @@ struct Remedies {
   private var groups: Remedy? {
     let files = HostFiles(root: host.root)
     let wanted =
-      (user.map { [($0, [Self.udmabuf, "/dev/kvm"] + cards)] } ?? [])
+      (user.map { [($0, [Self.udmabuf, "/dev/kvm"] + (usesCards ? cards : []))] } ?? [])
       + (files.isConfigured ? files.account().map { [($0, [Self.udmabuf])] } ?? [] : [])
     let changes = wanted.flatMap { account, devices in missingGroups(account, devices) }
     let names = wanted.map(\.0).filter { account in
@@ -133,14 +123,16 @@ struct Remedies {
       changes: changes, after: "log in anew; restart libvirtd")
   }
 
+  /// None where gpasswd would be given a number for a name.
   private func missingGroups(_ account: Account, _ devices: [String]) -> [Change] {
+    if UInt32(account.name.drop { $0 == "+" }) != nil { return [] }
     var groups: [UInt32] = []
     for device in devices {
       guard let access = try? FileAccess(of: host.place(device)), !access.allowsWriting(account) else {
         continue
       }
       guard let group = usableGroup(access) ?? (device == Self.udmabuf ? groupNumber(of: "kvm") : nil),
-        !account.groups.contains(group), !groups.contains(group)
+        !account.groups.contains(group), !groups.contains(group), groupNumber(of: groupName(of: group)) != nil
       else { continue }
       groups.append(group)
     }
@@ -169,10 +161,7 @@ struct Remedies {
 
   private var debugfs: Remedy? {
     let place = "/sys/kernel/debug"
-    let mounts = (host.text("/proc/mounts") ?? "").split(separator: "\n").map { $0.split(separator: " ") }
-    guard host.isThere(place),
-      !mounts.contains(where: { $0.count > 2 && $0[1] == place && $0[2] == "debugfs" })
-    else { return nil }
+    guard host.isThere(place), host.isMounted("debugfs", place) != true else { return nil }
     return Remedy(
       name: "debugfs", what: "udmabridge list does not see the dma-bufs that only the kernel holds",
       changes: [.mount("debugfs", place: place)])
