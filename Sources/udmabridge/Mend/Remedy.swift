@@ -29,6 +29,8 @@ struct Remedies {
   let user: Account?
   /// And the cards too: who sits at the host may use these anyway, by a list that systemd-logind sets.
   var usesCards = false
+  /// Whose members may use udmabuf, where the system has nobody for it: as systemd has it.
+  var deviceGroup = "kvm"
 
   /// Those that are needed.
   var needed: [Remedy] {
@@ -81,14 +83,14 @@ struct Remedies {
   /// Nobody but root may use it where the system knows nothing of it.
   private var device: Remedy? {
     guard let access = try? FileAccess(of: host.place(Self.udmabuf)), usableGroup(access) == nil,
-      access.mode & 0o006 != 0o006, let kvm = groupNumber(of: "kvm")
+      access.mode & 0o006 != 0o006, let group = groupNumber(of: deviceGroup)
     else { return nil }
-    let rule = "SUBSYSTEM==\"misc\", KERNEL==\"udmabuf\", GROUP=\"kvm\", MODE=\"0660\"\n"
+    let rule = "SUBSYSTEM==\"misc\", KERNEL==\"udmabuf\", GROUP=\"\(deviceGroup)\", MODE=\"0660\"\n"
     return Remedy(
       name: "device", what: "\(Self.udmabuf) may be used by root alone",
       changes: [
         .access(
-          Self.udmabuf, new: .init(group: kvm, mode: 0o660),
+          Self.udmabuf, new: .init(group: group, mode: 0o660),
           old: .init(group: access.group, mode: access.mode))
       ]
         // systemd has a rule for it that names no group.
@@ -131,7 +133,7 @@ struct Remedies {
       guard let access = try? FileAccess(of: host.place(device)), !access.allowsWriting(account) else {
         continue
       }
-      guard let group = usableGroup(access) ?? (device == Self.udmabuf ? groupNumber(of: "kvm") : nil),
+      guard let group = usableGroup(access) ?? (device == Self.udmabuf ? groupNumber(of: deviceGroup) : nil),
         !account.groups.contains(group), !groups.contains(group), groupNumber(of: groupName(of: group)) != nil
       else { continue }
       groups.append(group)
