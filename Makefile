@@ -7,8 +7,10 @@
 # make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
 # make test      all tests, native and in the test host: an hour (QUICK=1: the most important ones; CONTINUE=1: go on
 #                where the last run was interrupted)
-# make check     what must hold before each change: the format, the fuzz targets, make test QUICK=1
+# make check     what must hold before each change: the format, make bench-check, the fuzz targets, make test QUICK=1
 # make bench     the figures
+# make bench-check   fails if a frame, resolve or create takes 3 % more instructions than Benchmarks/instructions.txt says,
+#                or an allocation more (UPDATE=1: writes that file anew)
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
 #
@@ -21,7 +23,7 @@ SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs install uninstall man demo test check bench fuzz bare quick lint setup tests swift libraries clean
+.PHONY: all programs install uninstall man demo test check bench bench-check fuzz bare quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -63,7 +65,7 @@ test: setup
 	Tests/run $(if $(QUICK),--quick,--all) $(if $(CONTINUE),--continue)
 
 check: setup
-	$(MAKE) lint fuzz
+	$(MAKE) lint bench-check fuzz
 	$(MAKE) test QUICK=1
 
 bench: setup
@@ -71,6 +73,10 @@ bench: setup
 	$(SWIFT_BUILD) --product bench
 	$(SWIFT_BUILD) --product bench-create
 	qemu/bench
+
+bench-check: setup
+	$(SWIFT_BUILD) --product bench
+	Benchmarks/check $(if $(UPDATE),--update)
 
 fuzz: setup
 	Fuzz/run $(SECONDS)

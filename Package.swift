@@ -130,8 +130,8 @@ let package = Package(
     .executableTarget(
       name: "bench",
       dependencies: [
-        "CBench", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Varlink", "Consumers", "Fixtures",
-        system,
+        "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "VirtioGPU", "Varlink",
+        "Consumers", "Fixtures", system, log,
       ],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]

@@ -120,7 +120,7 @@ private final class Screen {
     let bytes = Int(width) * Int(height) * 4
     card = try GraphicsCard(process, memory: 256 << 20)
     for id: UInt32 in 1...2 {
-      let pages = Self.apart(makeMemory(bytes), bytes)
+      let pages = pagesApart(makeMemory(bytes), bytes)
       try card.run([Command.create(id, width, height), Command.attach(id, pages)])
       flipping.append([
         Command.transfer(id, width, height), Command.setScanout(id, width, height),
@@ -128,7 +128,7 @@ private final class Screen {
       ])
     }
     let start = makeMemory(bytes)
-    for (pages, list) in [(Pages.apart, Self.apart(start, bytes)), (.onePiece, [(start, UInt32(bytes))])] {
+    for (pages, list) in [(Pages.apart, pagesApart(start, bytes)), (.onePiece, [(start, UInt32(bytes))])] {
       lives[pages] = [
         Command.create(3, width, height), Command.attach(3, list), Command.transfer(3, width, height),
         Command.flush(3, width, height), Command.unref(3),
@@ -141,13 +141,6 @@ private final class Screen {
     let start = card.ram.allocate(bytes)
     card.ram.write([UInt8](repeating: 0x5a, count: bytes), at: start)
     return start
-  }
-
-  /// A page list in which no page follows the one before.
-  private static func apart(_ start: UInt64, _ bytes: Int) -> [(UInt64, UInt32)] {
-    stride(from: 0, to: UInt64(bytes), by: Int(systemPageSize)).reversed().map {
-      (start + $0, UInt32(systemPageSize))
-    }
   }
 
   func live(_ pages: Pages) throws {

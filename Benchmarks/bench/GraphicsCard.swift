@@ -97,7 +97,7 @@ final class GraphicsCard {
   }
 }
 
-/// Commands of the 2D driver, laid out as `linux/virtio_gpu.h` has them.
+/// Commands of the driver, laid out as `linux/virtio_gpu.h` has them.
 enum Command {
   private static func make(_ type: UInt32, _ words: [UInt32]) -> [UInt8] {
     type.bytes + [UInt8](repeating: 0, count: 20) + words.flatMap(\.bytes)
@@ -124,5 +124,27 @@ enum Command {
   static func attach(_ id: UInt32, _ list: [(address: UInt64, length: UInt32)]) -> [UInt8] {
     make(0x106, [id, UInt32(list.count)])
       + list.flatMap { $0.address.bytes + $0.length.bytes + [0, 0, 0, 0] }
+  }
+
+  /// A blob of the host's memory, which is offered under the same number.
+  static func createHostBlob(_ id: UInt32, _ size: UInt64) -> [UInt8] {
+    make(0x10c, [id, 2, 0, 0]) + UInt64(id).bytes + size.bytes
+  }
+
+  /// The whole of an XRGB image that fills the blob.
+  static func setScanoutBlob(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {
+    make(0x10d, [0, 0, width, height, 0, id, width, height, 2, 0, width * 4, 0, 0, 0, 0, 0, 0, 0])
+  }
+
+  /// The same command with a fence.
+  static func fenced(_ command: [UInt8]) -> [UInt8] {
+    command[..<4] + (1 as UInt32).bytes + (1 as UInt64).bytes + command[16...]
+  }
+}
+
+/// A page list in which no page follows the one before.
+func pagesApart(_ start: UInt64, _ bytes: Int) -> [(address: UInt64, length: UInt32)] {
+  stride(from: 0, to: UInt64(bytes), by: Int(systemPageSize)).reversed().map {
+    (start + $0, UInt32(systemPageSize))
   }
 }

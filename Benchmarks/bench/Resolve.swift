@@ -51,7 +51,7 @@ private func measure(_ table: Table, _ entries: [GuestRange]) throws -> String {
 }
 
 /// A guest of 128 MiB in one memfd, of which each region is followed by a hole.
-private struct Table {
+struct Table {
   let memory: GuestMemory
   private let plain: [cb_region]
   private let pagesPerRegion: Int

@@ -35,9 +35,9 @@ public final class GPUDevice {
   /// The spec's bound on scanouts (5.7.4).
   public static let maxScanouts = 16
   /// How long at most something waits, in nanoseconds.
-  struct Patience {
+  package struct Patience {
     /// A flush's fence for its flip.
-    var fence: Int64 = 100_000_000
+    package var fence: Int64 = 100_000_000
     /// Pages for a sink that shows them.
     var release: Int64 = 1_000_000_000
     /// A command for the front end.
@@ -46,13 +46,13 @@ public final class GPUDevice {
     var inquiry: Int64 = 1_000_000_000
     /// Other sources of the loop for a queue with many commands, or with much to copy. In one turn of the loop each queue
     /// can have this time twice, and what was begun earlier once.
-    var turn: Int64 = 4_000_000
+    package var turn: Int64 = 4_000_000
   }
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
 
   public let buffers: BufferTable
-  var patience = Patience()
+  package var patience = Patience()
   let sink: (any ScanoutSink)?
   /// What the guest is offered, by the scanout's number. Their count never changes.
   var outputs: [SinkOutput]
