@@ -7,7 +7,7 @@ import Linux
 import SystemPackage
 import Udmabuf
 
-/// What `Benchmarks/check` counts the instructions of. Each is done again and again in this process alone, without
+/// `Benchmarks/check` counts the instructions of these. Each is done again and again in this process alone, without
 /// `/dev/udmabuf`: a count is the same on every machine.
 enum Operation: String, CaseIterable {
   /// A fenced flush of a picture that is lent, from the kick until the answer: what `Device.show` lends is no udmabuf, of

@@ -137,9 +137,9 @@ public final class BufferTable {
   ) throws(LendError) -> Buffer {
     let ranges: [MemfdRange]
     do throws(GuestMemoryError) {
-      // No more pages are lent than the image needs, whatever the guest adds to the list. What does not begin or end at a
-      // page after that is refused below.
-      ranges = try memory.resolve(entries, upTo: Self.wholePages(length), completing: length)
+      // No more pages are lent than the image needs, whatever the guest adds to the list. A range that still does not begin
+      // or end at a page is refused below.
+      ranges = try memory.resolve(entries, upTo: wholePages(length), completing: length)
     } catch {
       throw .memory(error)
     }
@@ -181,15 +181,10 @@ public final class BufferTable {
     return true
   }
 
-  private static func wholePages(_ length: UInt64) -> UInt64 {
-    (length + systemPageSize - 1) / systemPageSize * systemPageSize
-  }
-
   private func lend(_ ranges: [MemfdRange], _ length: UInt64) throws(LendError) -> DMABuf {
     let total = ranges.reduce(0) { $0 + $1.length }
     if total < length { throw .short(bytes: total, needed: length) }
-    try within(
-      .pinnedBytes, statistics.pinnedBytes + Self.wholePages(length), quotas.pinnedBytes)
+    try within(.pinnedBytes, statistics.pinnedBytes + wholePages(length), quotas.pinnedBytes)
     try within(
       .bookkeepingBytes, bookkeeping + Buffer.bookkeeping(ranges: ranges.count), quotas.bookkeepingBytes)
     return try create(ranges)

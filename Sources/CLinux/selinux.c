@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <stddef.h>
 
-// What libselinux's headers declare. It is opened when it is first needed: most systems have none.
+// As libselinux's headers declare it. The library is opened when it is first needed: most systems have none.
 struct av_decision {
   uint32_t allowed, decided, auditallow, auditdeny, seqno, flags;
 };

@@ -1,14 +1,14 @@
-/// What the rows of a dma-buf must be a multiple of, in bytes, so that a card which draws QEMU's window takes it in.
+/// A number of bytes. The card that draws QEMU's window takes in a dma-buf whose rows are a multiple of it.
 public struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
   /// A power of two.
   public let bytes: UInt32
 
   /// Any row will do.
   public static let none = StrideAlignment(known: 1)
-  /// What every driver below takes.
+  /// Every driver below takes such rows.
   public static let strictest = StrideAlignment(known: 256)
 
-  /// More than a page is wanted by nobody.
+  /// Nobody wants more than a page.
   public static let largest: UInt32 = 4096
 
   /// Nil unless it is a power of two, at most `largest`.

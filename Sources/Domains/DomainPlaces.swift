@@ -21,10 +21,10 @@ public struct DomainPlaces: Equatable, Sendable {
   /// In bytes. The path of a socket in the domain's directory, which may have 107, has room for its own name then.
   static let longest = 80
 
-  /// What lives while domains run.
-  public var runtime: FilePath { root.appending("run/udmabridge") }
-  /// The same, of this host.
+  /// A host's directory for what lives while domains run.
   public static let runtimeDirectory: FilePath = "/run/udmabridge"
+  /// The same directory, of the host whose files are in `root`.
+  public var runtime: FilePath { root.appending(Self.runtimeDirectory.components) }
   /// What administrators write.
   public var configuration: FilePath { root.appending("etc/udmabridge") }
 

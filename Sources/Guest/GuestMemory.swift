@@ -61,9 +61,9 @@ public struct GuestMemory {
   ///
   /// Each entry costs a binary search over the regions at most, and none while entries stay in one region.
   /// - Parameters:
-  ///   - limit: no more bytes than these are returned; what lies behind is checked all the same.
-  ///   - length: if the entries have so many bytes and fewer than `limit`, what lacks up to `limit` is taken from behind
-  ///     the last one, provided that the same region holds it.
+  ///   - limit: no more bytes than these are returned; the entries behind them are checked all the same.
+  ///   - length: entries with so many bytes at least, and fewer than `limit`, get the rest up to `limit` from behind the
+  ///     last one, if the same region holds it.
   /// - Throws: `emptyRange`, `overflow` or `hole`, with the number of the entry.
   public func resolve(
     _ ranges: [GuestRange], upTo limit: UInt64 = .max, completing length: UInt64 = .max
@@ -73,7 +73,7 @@ public struct GuestMemory {
     var here = 0  // The region of the last address: the next one is most often in the same.
     // The range that the next entry may join, until it turns out not to.
     var (file, start, end) = (-1, UInt64(0), UInt64(0))
-    var behind: UInt64 = 0  // What the region has behind the last entry.
+    var behind: UInt64 = 0  // So many bytes of the region are behind the last entry.
     for item in ranges.indices {
       let range = ranges[item]
       if range.length == 0 { throw .emptyRange(item: item) }
@@ -87,11 +87,11 @@ public struct GuestMemory {
         here = index
         let place = places[index]
         let offset = place.offset + (address - place.start)
-        let length = min(last, place.end) - address
-        address += length
+        let part = min(last, place.end) - address
+        address += part
         behind = place.end - address
         if left == 0 { continue }
-        let taken = min(length, left)
+        let taken = min(part, left)
         left -= taken
         if offset == end, place.file == file {
           end += taken

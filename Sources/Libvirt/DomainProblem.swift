@@ -157,7 +157,7 @@ extension DomainXML {
     return lackingFeatures.map { .feature($0) } + referenceProblems(video)
   }
 
-  /// What the driver of our video asks for, and the helper does not have.
+  /// The driver of our video asks for these, and the helper does not have them.
   var lackingFeatures: [String] {
     let driver = (ownVideo ?? video)?.child("driver")
     return DomainProblem.features.keys.sorted().filter { driver?[$0] == "on" }

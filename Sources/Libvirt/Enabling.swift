@@ -37,7 +37,7 @@ extension DomainXML {
     } catch { throw .xml(error) }
   }
 
-  /// Who has a window of QEMU's wants to see the guest there, drawn by the card that the domain names for it.
+  /// A domain with a window of QEMU's shows the guest there, drawn by the card that the domain names for it.
   private var defaultOptions: [DomainOption] {
     let windows = (root.child("devices")?.children("graphics") ?? []).filter { graphics in
       ["spice", "sdl", "dbus"].contains(graphics["type"]) && graphics.child("gl")?["enable"] == "yes"

@@ -13,7 +13,7 @@ public struct HostFiles {
 
   private func isThere(_ path: String) -> Bool { (try? FileAccess(of: place(path))) != nil }
 
-  /// Where libvirt reads its files, which it knows since it was built.
+  /// libvirt reads its files here. It knows the places since it was built.
   private var places: (descriptions: [String], configuration: String) {
     if isThere("/etc/NIXOS") { return (["/var/lib/qemu/vhost-user"], "/var/lib/libvirt") }
     let programs = ["sbin/libvirtd", "sbin/virtqemud", "bin/libvirtd", "bin/virtqemud"]
@@ -120,7 +120,7 @@ public struct HostFiles {
   /// The setting with the devices that a domain's cgroup allows.
   public static let deviceList = "cgroup_device_acl"
 
-  /// What is set, or else what the file says in a comment is so then, or else what libvirt 9 has.
+  /// The list that is set; else the default that the file has in a comment; else the one of libvirt 9.
   public var deviceListOrDefault: [String] {
     let comments = text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.dropFirst() }
     return setting(Self.deviceList) ?? Self.setting(Self.deviceList, in: comments.joined(separator: "\n"))

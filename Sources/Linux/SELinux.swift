@@ -4,7 +4,7 @@ public import SystemPackage
 
 /// The labels of a system's files, and what its policy allows processes to do with them.
 public protocol SecurityPolicy {
-  /// What the policy forbids is refused, and not only written into a log.
+  /// The kernel refuses what the policy forbids, and does not only write it into a log.
   var isEnforcing: Bool { get }
   /// The labels of processes of virtual machines: of those under KVM, then of those that are emulated.
   var domainLabels: [String] { get }

@@ -20,9 +20,9 @@ public struct MachineShape: Equatable, Sendable {
   }
 
   fileprivate static let fourGiB: UInt64 = 1 << 32
-  /// Where a VGA card has its memory, above RAM that nobody sees there.
+  /// The memory of a VGA card, above RAM that nobody sees there.
   private static let window: Range<UInt64> = 0xa0000..<0xc0000
-  /// Where AMD's processors have HyperTransport, up to 1 TiB (QEMU: AMD_HT_START).
+  /// AMD's processors have HyperTransport from here to 1 TiB (QEMU: AMD_HT_START).
   private static let hyperTransport: UInt64 = 0xfd_0000_0000
 
   /// The bytes below 4 GiB (QEMU: pc_q35_init, pc_init1).

@@ -74,7 +74,7 @@ public struct FrameLayout: Hashable, Sendable, CustomStringConvertible {
   public var bytes: UInt64 { UInt64(stride) * UInt64(height) }
 
   /// The same, rounded up to whole pages.
-  public var pages: UInt64 { (bytes + systemPageSize - 1) / systemPageSize * systemPageSize }
+  public var pages: UInt64 { wholePages(bytes) }
 
   public var description: String { "\(width)x\(height) \(format), stride \(stride), offset \(offset)" }
 }

@@ -1,14 +1,14 @@
 internal import Scanout
 
-/// What an EDID's own timings have no room for, in an extension block of the EDID: VESA DisplayID 1.3.
+/// An extension block of an EDID for the modes that its own timings have no room for: VESA DisplayID 1.3.
 enum DisplayID {
   /// As many timings as the block has room for, beside the data blocks that the standard wants of a display.
   static let maxTimings = 3
 
-  /// What a section of a block has room for: 128 bytes, less the tag, the section's header, and both sums.
+  /// A section of a block has room for so many bytes: 128, less the tag, the section's header, and both sums.
   private static let payloadSize = 121
 
-  /// What of the display the block repeats.
+  /// The block repeats this of the display.
   struct Display {
     let product: UInt16
     let serial: UInt32

@@ -96,7 +96,7 @@ final class Offers {
   private func make(_ option: OfferOption) throws -> HostOffer {
     switch option.source {
     case .memfd(let size):
-      let pages = (min(size.bytes, 1 << 41) + systemPageSize - 1) / systemPageSize * systemPageSize
+      let pages = wholePages(min(size.bytes, 1 << 41))
       guard pages > 0, pages <= 1 << 40 else {
         throw failure(option, "a memfd of \(size) has no, or too many, bytes")
       }

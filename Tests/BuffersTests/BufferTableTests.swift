@@ -243,7 +243,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
         [range(0, page), range(4 * page + 8, 2 * page)], 2 * page,
         .unaligned(.offsetMisaligned(item: 1, offset: 4 * page + 8))
       ),
-      // What ends inside a page must be the last, and begin at one.
+      // An entry that ends inside a page must be the last one, and begin at a page.
       (
         [range(0, 16), range(4 * page, page)], page + 16,
         .unaligned(.lengthMisaligned(item: 0, length: 16))

@@ -30,7 +30,7 @@ import Testing
         #expect(error?.description.contains(words) == true, "\(error?.description ?? "")")
       }
     }
-    // What is copied fits, always.
+    // A copy fits always.
     let canvas = try rig.sink.allocate(
       width: width.0, height: 8, format: .xrgb8888, on: ScanoutID(0))
     #expect(canvas.layout.stride % max(256, bytes) == 0 && canvas.layout.stride >= width.0 * 4)

@@ -6,7 +6,7 @@ import Testing
 
 @testable import udmabridge
 
-/// What `libvirt check` says where SELinux is, of a policy that is made up; no machine of the tests has one.
+/// `libvirt check` where SELinux is. The policy is made up, since no machine of the tests has one.
 @Suite struct SELinuxTests {
   /// As Fedora's, in the parts that count here.
   struct Policy: SecurityPolicy {

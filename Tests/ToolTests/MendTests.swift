@@ -8,7 +8,7 @@ import Testing
 
 @testable import udmabridge
 
-/// What `udmabridge doctor --mend` does to a host, and takes back; on files of its own.
+/// `udmabridge doctor --mend` changes a host, and takes that back; here on files of its own.
 @Suite final class MendTests {
   private let root: FilePath
   private var commands: [[String]] = []

@@ -118,7 +118,7 @@ import Testing
     #expect(rig.buffers.statistics.shadowBytes == 0)
   }
 
-  /// What stood against lending the old pages says nothing of the new ones, wherever a copy of the old ones is shown.
+  /// New pages are lent whatever stood against the old ones, wherever a copy of these is shown.
   @Test(.testHost, arguments: [0, 1] as [UInt32]) func otherPagesCanBeLent(_ other: UInt32) throws {
     let rig = try rig(true)
     rig.screen.lentRefusal = SinkError(.importing, "not these")

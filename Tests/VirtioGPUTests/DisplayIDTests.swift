@@ -24,7 +24,7 @@ import Testing
     let (output, isContent) = try EDIDDecode.run("--check --preferred-timings", edid(width, height))
     #expect(isContent && output.contains("EDID conformity: PASS"), "\(output)")
     #expect(!output.contains("Failures:"), "\(output)")
-    // What a reader of all blocks prefers is said last.
+    // A reader of all blocks says last what it prefers.
     let preferred = output.components(separatedBy: "Preferred Video Timing").last ?? ""
     #expect(preferred.contains(" \(width)x\(height) "), "\(preferred)")
   }
@@ -81,7 +81,7 @@ import Testing
     #expect(try made(wide).map(\.mode) == Array(wide.prefix(3)), "as many as there is room for")
   }
 
-  /// What neither has a place for is left out, and nothing traps.
+  /// Modes that have a place in neither are left out, and nothing traps.
   @Test func timingsThatDoNotFit() {
     func with(_ change: (inout DisplayMode) -> Void) -> DisplayMode {
       var mode = mode(5120, 2880)

@@ -7,7 +7,7 @@ import Testing
 
 @testable import VirtioGPU
 
-/// What the drivers of other guests send, in their orders and with their choices, as their public sources have it. Each
+/// The commands of other guests' drivers, in their orders and with their choices, as their public sources have them. Each
 /// picture must be on the screen, and none be copied where guest memory can be lent. U-Boot has no driver for this card.
 @Suite(.serialized) struct GuestOrderTests {
   struct Guest: CustomTestStringConvertible, Sendable {
@@ -242,7 +242,7 @@ final class Replay {
     let entries: [(address: UInt64, length: UInt32)]
     let width, height: UInt32
     fileprivate(set) var pixels: [UInt32]
-    /// What was drawn last.
+    /// The picture that was drawn last.
     fileprivate(set) var area: Rectangle
 
     init(_ entries: [(address: UInt64, length: UInt32)], _ width: UInt32, _ height: UInt32) {
@@ -257,7 +257,7 @@ final class Replay {
   let rig: Rig
   private let guest: GuestOrderTests.Guest
   private var fence: UInt64 = 0
-  /// What guest memory holds of the picture that was drawn in last.
+  /// The pixels in guest memory of the picture that was drawn in last.
   private var drawn: Picture?
 
   init(_ guest: GuestOrderTests.Guest, _ isLent: Bool) throws {
@@ -279,7 +279,7 @@ final class Replay {
   /// Draws into guest memory, each pixel after its place.
   func draw(_ picture: Picture, _ seed: UInt32, _ area: Rectangle? = nil) -> Picture {
     var new = picture
-    // What was drawn before is there still.
+    // The earlier pixels are there still.
     if let drawn, drawn.entries.map(\.address) == picture.entries.map(\.address), drawn.width == picture.width
     {
       new.pixels = drawn.pixels

@@ -327,7 +327,7 @@ import Testing
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
   }
 
-  /// What is in a resource is copied to the end before its pages go back, whatever comes in between.
+  /// A detach copies all of a resource before its pages go back, whatever comes in between.
   @Test func aStopWaitsForADetach() throws {
     let rig = try rig()
     let start = try picture(rig, 1, 7)

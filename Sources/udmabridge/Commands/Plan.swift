@@ -145,7 +145,7 @@ struct PlanFacts: Encodable {
   /// Why it is not lent: its name, as the helper's log has it, and what to do.
   var cause: String?
   var reason: String?
-  /// What else the answer depends on.
+  /// The answer depends on this too.
   var note: String?
   var items: [Item]?
 

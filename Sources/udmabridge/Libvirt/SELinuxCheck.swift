@@ -9,7 +9,7 @@ struct SELinuxCheck {
   let policy: any SecurityPolicy
   /// The label of the helper's process.
   let child: String
-  /// That of libvirt's daemon; nil while it does not run.
+  /// The label of libvirt's daemon; nil while it does not run.
   let daemon: String?
 
   /// - Parameter isEmulated: the domain has no KVM.
@@ -22,7 +22,7 @@ struct SELinuxCheck {
   /// A file, and what is done with it.
   struct Use {
     let path: FilePath
-    /// What the kernel calls a file of this kind.
+    /// The kernel's name for a file of this kind.
     let kind: String
     let byChild: [String]
     var byDaemon: [String] = []

@@ -7,7 +7,7 @@ enum Change: Codable, Equatable, CustomStringConvertible {
   case directory(String)
   /// A file that was not there, and is wholly ours.
   case file(String, text: String)
-  /// What a file of the kernel says, until the next boot.
+  /// The text of a kernel's file, until the next boot.
   case value(String, new: String, old: String)
   /// A setting of somebody else's file, in marked lines.
   case setting(String, name: String, values: [String])
@@ -21,7 +21,7 @@ enum Change: Codable, Equatable, CustomStringConvertible {
     var description: String { "group \(groupName(of: group)), mode \(String(mode, radix: 8))" }
   }
 
-  /// What is done, in a line and those that are written.
+  /// The deed in one line, and the lines that are written.
   var description: String {
     switch self {
     case .directory(let path): "new directory \(path)"

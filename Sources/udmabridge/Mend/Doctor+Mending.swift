@@ -12,7 +12,7 @@ extension Doctor {
     if unmend {
       let changes = try mending.changes()
       if changes.isEmpty {
-        // What a boot has taken back may still be written down.
+        // The record may still have what a boot has taken back.
         try mending.undo { _ in }
         return try printLine("nothing that udmabridge doctor mended is left")
       }

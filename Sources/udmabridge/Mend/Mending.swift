@@ -7,7 +7,7 @@ struct Mending {
   let host: ChangedHost
 
   private static let directory = "/var/lib/udmabridge"
-  /// What was changed and not taken back, in order.
+  /// All changes that are not taken back, in order.
   static let record = directory + "/mended.json"
 
   private struct Entry: Codable {
@@ -61,13 +61,13 @@ struct Mending {
 
   private func perform(_ change: Change, _ done: inout [Entry]) throws {
     if done.contains(where: { $0.change.isLike(change) }) { return try host.perform(change) }
-    let before = done
-    try write(before + [Entry(change: change, boot: boot)])
+    let with = done + [Entry(change: change, boot: boot)]
+    try write(with)
     do { try host.perform(change) } catch {
-      try write(before)
+      try write(done)
       throw error
     }
-    done.append(Entry(change: change, boot: boot))
+    done = with
   }
 
   /// Takes back all that is written down, the last change first. What was changed by others since stays; what fails stays

@@ -6,11 +6,11 @@ import Udmabuf
 /// Something that stands in the way on a host, and what mends it.
 struct Remedy: Equatable {
   let name: String
-  /// What stands in the way.
+  /// The obstacle.
   let what: String
   /// In this order.
   let changes: [Change]
-  /// What is left to do.
+  /// Something that is left to do.
   var after: String?
 
   var text: String {
@@ -22,10 +22,10 @@ struct Remedy: Equatable {
   }
 }
 
-/// What is to be mended on a host.
+/// Finds all that is to be mended on a host.
 struct Remedies {
   let host: ChangedHost
-  /// Who wants to use the devices.
+  /// The user of the devices.
   let user: Account?
   /// And the cards too: who sits at the host may use these anyway, by a list that systemd-logind sets.
   var usesCards = false
