@@ -26,7 +26,7 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let package = Package(
   name: "udmabridge",
   products: [
-    .library(name: "Udmabuf", targets: ["Udmabuf", "Linux"]),
+    .library(name: "Udmabuf", targets: ["Udmabuf"]),
     .executable(name: "vhost-user-udmabuf", targets: ["vhost-user-udmabuf"]),
     .executable(name: "udmabridge", targets: ["udmabridge"]),
   ],
@@ -36,9 +36,10 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
   ],
   targets: [
+    .target(name: "CUdmabuf"),
+    module("Udmabuf", ["CUdmabuf", system]),
     .target(name: "CLinux", linkerSettings: [.linkedLibrary("dl")]),
-    module("Linux", ["CLinux", system]),
-    module("Udmabuf", ["CLinux", "Linux", system]),
+    module("Linux", ["CLinux", "Udmabuf", system]),
     module("Guest", ["Linux", system]),
     module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
     module("Scanout", ["Linux", "Udmabuf", system]),
@@ -51,7 +52,7 @@ let package = Package(
     module("Varlink", ["Linux", system]),
     module("Consumers", ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", system, log]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
-    module("Sandbox", ["CLinux", "Linux", "CSeccomp", system]),
+    module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
     .systemLibrary(name: "CXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
     .target(name: "CLibvirt", linkerSettings: [.linkedLibrary("dl")]),
@@ -75,7 +76,7 @@ let package = Package(
       ],
       swiftSettings: rules),
     .target(
-      name: "Fixtures", dependencies: ["CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
+      name: "Fixtures", dependencies: ["CUdmabuf", "CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
@@ -86,7 +87,7 @@ let package = Package(
       name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
       path: "Tests/TestSupport",
       swiftSettings: rules),
-    tests("UdmabufTests", ["CLinux", "Linux", "Udmabuf", "TestSupport", system]),
+    tests("UdmabufTests", ["CUdmabuf", "CLinux", "Linux", "Udmabuf", "TestSupport", system]),
     tests(
       "VirtioGPUTests",
       [
@@ -106,7 +107,7 @@ let package = Package(
       "ProgramTests",
       ["Linux", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
     .executableTarget(
-      name: "lend-pages", dependencies: ["Linux", "Udmabuf"], path: "examples/lend-pages",
+      name: "lend-pages", dependencies: ["Udmabuf"], path: "examples/lend-pages",
       swiftSettings: rules),
     .executableTarget(
       name: "peer", dependencies: ["CDRM"], path: "Tests/Peer", cSettings: [.define("_GNU_SOURCE")]),
@@ -120,7 +121,7 @@ let package = Package(
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
-    tests("SandboxTests", ["CLinux", "CSeccomp", "Sandbox", "RawCall"]),
+    tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(
       "EndToEndTests",
       ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system]),

@@ -24,7 +24,7 @@ private nonisolated(unsafe) var run = Run { _ in }
 private nonisolated(unsafe) var isProgram = false
 
 @_cdecl("LLVMFuzzerInitialize")
-public func initialize(
+package func initialize(
   _ count: UnsafeMutablePointer<CInt>,
   _ arguments: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>>>
 ) -> CInt {
@@ -44,7 +44,7 @@ public func initialize(
 }
 
 @_cdecl("LLVMFuzzerCustomMutator")
-public func mutate(
+package func mutate(
   _ start: UnsafeMutablePointer<UInt8>, _ count: Int, _ capacity: Int, _ seed: CUnsignedInt
 ) -> Int {
   guard unsafe isProgram else { return unsafe LLVMFuzzerMutate(start, count, capacity) }
@@ -55,7 +55,7 @@ public func mutate(
 }
 
 @_cdecl("LLVMFuzzerTestOneInput")
-public func testOneInput(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
+package func testOneInput(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   unsafe run.handle(Array(UnsafeBufferPointer(start: start, count: count)))
   return 0
 }

@@ -1,10 +1,10 @@
 internal import Guest
-public import Linux
-public import Udmabuf
+internal import Linux
+package import Udmabuf
 
 /// A piece of guest memory, or of memory that the guest shares with the host, that the graphics stack may see.
-public final class Buffer {
-  public enum Backing {
+package final class Buffer {
+  package enum Backing {
     /// A dma-buf over the pages themselves, nothing copied.
     case lent(DMABuf)
     /// What is shown is a copy, and why.
@@ -12,14 +12,14 @@ public final class Buffer {
   }
 
   /// The ranges that it is made of, as few as can be.
-  public let ranges: [MemfdRange]
+  package let ranges: [MemfdRange]
   /// How many entries the guest's page list had.
-  public let entries: Int
+  package let entries: Int
   /// In bytes. Whole pages if it is lent.
-  public let size: UInt64
-  public internal(set) var backing: Backing
+  package let size: UInt64
+  package internal(set) var backing: Backing
   /// It was counted as lent: its dma-buf has been on a screen.
-  public var wasShown = false
+  package var wasShown = false
   private enum Origin {
     /// What `ranges` lie in, and no more: memory that is unplugged meanwhile is not kept.
     case guest(MappedFiles)
@@ -28,7 +28,7 @@ public final class Buffer {
 
   private let origin: Origin
   /// Its bytes, for the CPU; made when they are first read.
-  public private(set) lazy var bytes: ByteSource =
+  package private(set) lazy var bytes: ByteSource =
     switch origin {
     case .guest(let files): ByteSource(files.windows(of: ranges))
     case .host(let mapping): ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)])
@@ -42,7 +42,7 @@ public final class Buffer {
   }
 
   /// Memory of the host. Nothing of it is the guest's, so that no quota and no statistics count it.
-  public init(host mapping: Mapping, backing: Backing) {
+  package init(host mapping: Mapping, backing: Backing) {
     (ranges, origin, entries, self.backing) = ([], .host(mapping), 0, backing)
     size = UInt64(mapping.length)
     wasShown = true
@@ -50,7 +50,7 @@ public final class Buffer {
 
   var isOfHost: Bool { if case .host = origin { true } else { false } }
 
-  public var dmabuf: DMABuf? { if case .lent(let dmabuf) = backing { dmabuf } else { nil } }
+  package var dmabuf: DMABuf? { if case .lent(let dmabuf) = backing { dmabuf } else { nil } }
 
   /// What keeping account of it costs this process, in bytes.
   var bookkeeping: UInt64 { Self.bookkeeping(ranges: ranges.count) }

@@ -1,10 +1,10 @@
-public import Guest
+package import Guest
 internal import Linux
-public import SystemPackage
-public import Udmabuf
+package import SystemPackage
+package import Udmabuf
 
 /// Why guest memory could not be lent.
-public enum LendError: Error, Equatable {
+package enum LendError: Error, Equatable {
   /// The guest named memory that it does not have.
   case memory(GuestMemoryError)
   /// The guest's list covers less than the image needs.
@@ -18,12 +18,12 @@ public enum LendError: Error, Equatable {
   case descriptors(limit: Int)
   case quota(Quota, needed: UInt64, limit: UInt64)
 
-  public enum Quota: String, Sendable {
+  package enum Quota: String, Sendable {
     case resources, pinnedBytes, entries, bookkeepingBytes, shadowBytes
   }
 
   /// What udmabuf's checks find wrong with a guest's page list.
-  public init(_ error: UdmabufError) {
+  package init(_ error: UdmabufError) {
     switch error {
     case .offsetMisaligned, .lengthMisaligned: self = .unaligned(error)
     default: self = .udmabuf(error)
@@ -31,7 +31,7 @@ public enum LendError: Error, Equatable {
   }
 
   /// A short name for statistics.
-  public var kind: String {
+  package var kind: String {
     switch self {
     case .memory: "memory"
     case .short: "shortBacking"
@@ -51,7 +51,7 @@ public enum LendError: Error, Equatable {
 }
 
 extension LendError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .memory(let error): "\(error)"
     case .short(let bytes, let needed):
@@ -96,22 +96,22 @@ extension LendError.Quota {
 }
 
 /// Every live buffer of one guest, within its quotas, and the statistics.
-public final class BufferTable {
+package final class BufferTable {
   /// What a resource costs in bookkeeping before its page list is counted: generous, in bytes.
   private static let resourceCost: UInt64 = 1024
 
-  public let quotas: Quotas
-  public var statistics = Statistics()
+  package let quotas: Quotas
+  package var statistics = Statistics()
   private let device: Result<UdmabufDevice, Errno>
   private var bookkeeping: UInt64 = 0
 
   /// A missing device is told when something is to be lent.
-  public init(device: Result<UdmabufDevice, Errno>, quotas: Quotas = Quotas()) {
+  package init(device: Result<UdmabufDevice, Errno>, quotas: Quotas = Quotas()) {
     (self.device, self.quotas) = (device, quotas)
   }
 
   /// Takes account of a new resource.
-  public func admitResource() throws(LendError) {
+  package func admitResource() throws(LendError) {
     let count = statistics.liveResources + 1
     try within(.resources, count, UInt64(quotas.resources))
     try within(.bookkeepingBytes, bookkeeping + Self.resourceCost, quotas.bookkeepingBytes)
@@ -119,20 +119,20 @@ public final class BufferTable {
     bookkeeping += Self.resourceCost
   }
 
-  public func dismissResource() {
+  package func dismissResource() {
     statistics.liveResources -= 1
     bookkeeping -= Self.resourceCost
   }
 
   /// Checks a page list's length before the list itself is read.
-  public func admitEntries(_ count: UInt64) throws(LendError) {
+  package func admitEntries(_ count: UInt64) throws(LendError) {
     try within(.entries, count, UInt64(quotas.entries))
   }
 
   /// Takes the first `length` bytes of the memory that `entries` name: lent, in whole pages, or to be copied
   /// from, as `choice` says. A list that ends inside the last page lends all of that page, if it is the guest's. The
   /// buffer counts against the quotas until `release`.
-  public func take(
+  package func take(
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64, as choice: BackingChoice
   ) throws(LendError) -> Buffer {
     let ranges: [MemfdRange]
@@ -163,7 +163,7 @@ public final class BufferTable {
   }
 
   /// Lends the first `length` bytes, rounded up to whole pages, of the memory that `entries` name.
-  public func lend(
+  package func lend(
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64
   ) throws(LendError) -> Buffer {
     try take(entries, of: memory, length: length, as: .lent)
@@ -172,7 +172,7 @@ public final class BufferTable {
   /// Tries once more to lend a buffer that a limit stood against. Costs nothing where that cannot have passed,
   /// and a look at the limits else.
   /// - Returns: true if it is lent now.
-  public func lendAgain(_ buffer: Buffer) -> Bool {
+  package func lendAgain(_ buffer: Buffer) -> Bool {
     guard case .shadow(let cause) = buffer.backing, cause.mayPass,
       let dmabuf = try? lend(buffer.ranges, buffer.size)
     else { return false }
@@ -196,7 +196,7 @@ public final class BufferTable {
   }
 
   /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
-  public func release(_ buffer: Buffer) {
+  package func release(_ buffer: Buffer) {
     if buffer.isOfHost { return }
     bookkeeping -= buffer.bookkeeping
     guard case .lent = buffer.backing else { return }
@@ -205,15 +205,15 @@ public final class BufferTable {
   }
 
   /// Takes account of memory for a copy, before it is allocated.
-  public func admitShadow(_ bytes: UInt64) throws(LendError) {
+  package func admitShadow(_ bytes: UInt64) throws(LendError) {
     try within(.shadowBytes, statistics.shadowBytes + bytes, quotas.shadowBytes)
     statistics.shadowBytes += bytes
   }
 
-  public func dismissShadow(_ bytes: UInt64) { statistics.shadowBytes -= bytes }
+  package func dismissShadow(_ bytes: UInt64) { statistics.shadowBytes -= bytes }
 
   /// Counts a buffer as lent, once: its own dma-buf was on a screen.
-  public func countShown(_ buffer: Buffer) {
+  package func countShown(_ buffer: Buffer) {
     if buffer.wasShown { return }
     buffer.wasShown = true
     statistics.buffersLent += 1

@@ -1,15 +1,15 @@
-public import Guest
-public import Linux
+package import Guest
+package import Linux
 
 /// The bytes of a buffer as the CPU reads them: pieces of mapped memory, one behind the other.
-public struct ByteSource {
+package struct ByteSource {
   private let windows: [GuestWindow]
   /// Where each window starts in the whole.
   private let starts: [Int]
   /// In bytes.
-  public let length: Int
+  package let length: Int
 
-  public init(_ windows: [GuestWindow]) {
+  package init(_ windows: [GuestWindow]) {
     self.windows = windows
     var end = 0
     starts = windows.map { window in
@@ -23,7 +23,7 @@ public struct ByteSource {
   /// further on. What lies past the end of the source is left out.
   /// - Returns: how many bytes were copied.
   @discardableResult
-  public func copyRows(
+  package func copyRows(
     _ rows: Int, of count: Int, from offset: Int, stride: Int, to target: Mapping, at place: Int,
     targetStride: Int, _ shuffle: PixelShuffle? = nil
   ) -> UInt64 {
@@ -42,7 +42,7 @@ public struct ByteSource {
   }
 
   /// A copy of the first `count` bytes; zero where the source is shorter.
-  public func bytes(upTo count: Int) -> [UInt8] {
+  package func bytes(upTo count: Int) -> [UInt8] {
     var bytes: [UInt8] = []
     for window in windows where bytes.count < count {
       window.mapping.append(to: &bytes, from: window.start, count: min(window.length, count - bytes.count))

@@ -2,9 +2,9 @@ internal import SystemPackage
 internal import Udmabuf
 
 /// Why a guest's pages are not shown themselves, but copied.
-public struct ShadowCause: Equatable, Sendable {
+package struct ShadowCause: Equatable, Sendable {
   /// As log, statistics and documentation call it.
-  public enum Name: String, Sendable, CaseIterable {
+  package enum Name: String, Sendable, CaseIterable {
     /// The kernel allows fewer items in a list (`list_limit`).
     case listLimit
     /// The kernel allows fewer bytes (`size_limit_mb`).
@@ -49,15 +49,15 @@ public struct ShadowCause: Equatable, Sendable {
     case chosen
   }
 
-  public let name: Name
+  package let name: Name
   /// What was refused, its value and the limit, and what to do about it.
-  public let message: String
+  package let message: String
 
-  public init(_ name: Name, _ message: String) { (self.name, self.message) = (name, message) }
+  package init(_ name: Name, _ message: String) { (self.name, self.message) = (name, message) }
 
   /// Why these pages cannot be lent; nil for what a copy does not help against: memory that the guest does not
   /// have, and quotas.
-  public init?(_ error: LendError) {
+  package init?(_ error: LendError) {
     let name: Name? =
       switch error {
       case .memory, .quota: nil
@@ -79,11 +79,11 @@ public struct ShadowCause: Equatable, Sendable {
   }
 
   /// What stood against lending may change at any time: root raises a limit, other buffers go.
-  public var mayPass: Bool { [.listLimit, .sizeLimit, .descriptorLimit].contains(name) }
+  package var mayPass: Bool { [.listLimit, .sizeLimit, .descriptorLimit].contains(name) }
 }
 
 /// How a guest's buffers are to be shown.
-public enum BackingChoice: String, Sendable, CaseIterable {
+package enum BackingChoice: String, Sendable, CaseIterable {
   /// Lent where that is possible, else copied.
   case auto
   /// Lent, or an error to the guest.

@@ -4,18 +4,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
@@ -23,57 +19,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/dma-buf.h>
-#include <linux/magic.h>
-#include <linux/memfd.h>
 #include <linux/netlink.h>
-#include <linux/udmabuf.h>
 
-static_assert(MFD_CLOEXEC == 0x1 && MFD_ALLOW_SEALING == 0x2 && MFD_HUGETLB == 0x4, "memfd flags");
-static_assert(MFD_HUGE_SHIFT == 26, "memfd huge page shift");
-static_assert(F_SEAL_SEAL == 0x1 && F_SEAL_SHRINK == 0x2 && F_SEAL_GROW == 0x4, "seals");
-static_assert(F_SEAL_WRITE == 0x8 && F_SEAL_FUTURE_WRITE == 0x10, "seals");
 static_assert(EPOLLIN == 0x1 && EPOLLOUT == 0x4 && EPOLLERR == 0x8, "epoll events");
-static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT, "poll has the events of epoll");
 static_assert(EPOLLHUP == 0x10 && EPOLLRDHUP == 0x2000 && EPOLLET == 0x80000000u, "epoll events");
-static_assert(DMA_BUF_SYNC_READ == 1 && DMA_BUF_SYNC_WRITE == 2, "dma-buf sync");
-static_assert(DMA_BUF_SYNC_START == 0 && DMA_BUF_SYNC_END == 4, "dma-buf sync");
-static_assert(DMA_BUF_NAME_LEN == 32, "dma-buf name");
-static_assert(sizeof(struct cl_udmabuf_item) == sizeof(struct udmabuf_create_item), "item size");
-static_assert(offsetof(struct cl_udmabuf_item, offset) == offsetof(struct udmabuf_create_item, offset), "item");
-static_assert(offsetof(struct cl_udmabuf_item, size) == offsetof(struct udmabuf_create_item, size), "item");
-static_assert(offsetof(struct udmabuf_create_list, list) == 8, "list header");
 
-static_assert(CL_TMPFS_MAGIC == TMPFS_MAGIC && CL_HUGETLBFS_MAGIC == HUGETLBFS_MAGIC, "file systems");
-static_assert(CL_DMA_BUF_MAGIC == DMA_BUF_MAGIC, "file systems");
-
-// Older headers do not have the sync_file calls; the values are the kernel's ABI.
-struct cl_sync_file {
-  uint32_t flags;
-  int32_t fd;
-};
-#define CL_EXPORT_SYNC_FILE _IOWR('b', 2, struct cl_sync_file)
-#define CL_IMPORT_SYNC_FILE _IOW('b', 3, struct cl_sync_file)
-
-static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_GET_SEALS == F_GET_SEALS, "commands");
 static_assert(CL_AT_EMPTY_PATH == AT_EMPTY_PATH, "flags");
 static_assert(CL_SOL_SOCKET == SOL_SOCKET && CL_SO_PEERCRED == SO_PEERCRED, "socket options");
 static_assert(CL_SO_PEERGROUPS == SO_PEERGROUPS, "socket options");
-static_assert(CL_UDMABUF_CREATE == UDMABUF_CREATE && CL_UDMABUF_CREATE_LIST == UDMABUF_CREATE_LIST, "ioctls");
-static_assert(CL_DMA_BUF_IOCTL_SYNC == DMA_BUF_IOCTL_SYNC && CL_DMA_BUF_SET_NAME == DMA_BUF_SET_NAME_B, "ioctls");
-static_assert(CL_DMA_BUF_EXPORT_SYNC_FILE == CL_EXPORT_SYNC_FILE, "ioctls");
-static_assert(CL_DMA_BUF_IMPORT_SYNC_FILE == CL_IMPORT_SYNC_FILE, "ioctls");
-
-int cl_memfd_create(const char *name, uint32_t flags) { return memfd_create(name, flags); }
-int cl_get_seals(int fd) { return fcntl(fd, F_GET_SEALS); }
-int cl_add_seals(int fd, uint32_t seals) { return fcntl(fd, F_ADD_SEALS, (int)seals); }
-int cl_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
-int cl_truncate(int fd, int64_t length) { return ftruncate(fd, length); }
-
-int cl_set_nonblocking(int fd) {
-  int flags = fcntl(fd, F_GETFL);
-  return flags < 0 ? flags : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
 
 int cl_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 int cl_timerfd(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); }
@@ -135,11 +88,6 @@ int cl_raise_descriptor_limit(uint64_t *reached) {
   limit.rlim_cur = limit.rlim_max;
   *reached = limit.rlim_cur;
   return setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-int cl_pollable(int fd, uint32_t events, int milliseconds) {
-  struct pollfd item = {.fd = fd, .events = (short)events};
-  return poll(&item, 1, milliseconds);
 }
 
 int cl_epoll_create(void) { return epoll_create1(EPOLL_CLOEXEC); }
@@ -259,15 +207,6 @@ pid_t cl_unix_peer(int fd) {
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 int cl_pidfd_getfd(int pidfd, int fd) { return (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0); }
 
-int cl_file_system(int fd, uint32_t *kind, uint64_t *block_size) {
-  struct statfs status;
-  if (fstatfs(fd, &status) < 0)
-    return -1;
-  *kind = (uint32_t)status.f_type;
-  *block_size = (uint64_t)status.f_bsize;
-  return 0;
-}
-
 int cl_set_close_on_exec(int fd, int closes) { return fcntl(fd, F_SETFD, closes ? FD_CLOEXEC : 0); }
 
 enum { CL_MAX_DESCRIPTORS = 253 };
@@ -353,35 +292,4 @@ ssize_t cl_uevent_receive(int fd, void *bytes, size_t length, int *genuine) {
   *genuine = message.msg_namelen == sizeof sender && sender.nl_pid == 0 &&
              sender.nl_groups == CL_UEVENTS_OF_KERNEL && (message.msg_flags & MSG_TRUNC) == 0;
   return size;
-}
-
-int cl_udmabuf_create(int device, int memfd, uint64_t offset, uint64_t size) {
-  struct udmabuf_create create = {
-      .memfd = (uint32_t)memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .offset = offset, .size = size};
-  return ioctl(device, UDMABUF_CREATE, &create);
-}
-
-int cl_udmabuf_create_list(int device, void *list, uint32_t count) {
-  struct udmabuf_create_list *header = list;
-  header->flags = UDMABUF_FLAGS_CLOEXEC;
-  header->count = count;
-  return ioctl(device, UDMABUF_CREATE_LIST, header);
-}
-
-int cl_dma_buf_sync(int fd, uint64_t flags) {
-  struct dma_buf_sync sync = {.flags = flags};
-  return ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync);
-}
-
-int cl_dma_buf_set_name(int fd, const char *name) { return ioctl(fd, DMA_BUF_SET_NAME_B, name); }
-
-int cl_dma_buf_export_sync_file(int fd, uint32_t flags) {
-  struct cl_sync_file sync = {.flags = flags, .fd = -1};
-  int result = ioctl(fd, CL_EXPORT_SYNC_FILE, &sync);
-  return result < 0 ? result : sync.fd;
-}
-
-int cl_dma_buf_import_sync_file(int fd, uint32_t flags, int sync_file) {
-  struct cl_sync_file sync = {.flags = flags, .fd = sync_file};
-  return ioctl(fd, CL_IMPORT_SYNC_FILE, &sync);
 }

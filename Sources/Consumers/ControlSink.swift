@@ -1,20 +1,20 @@
-public import Linux
-public import Scanout
-public import SystemPackage
+package import Linux
+package import Scanout
+package import SystemPackage
 internal import Varlink
 
 /// Offers each frame to other processes. Whoever is slow misses frames: nothing here waits for anybody longer than
 /// `patience`.
 ///
 /// A frame counts as presented when it has been offered and nobody holds the one that it takes the place of.
-public final class ControlSink: ScanoutSink {
+package final class ControlSink: ScanoutSink {
   /// So long a frame waits until its predecessor is let go, in milliseconds.
   var patience: UInt32 = 100
   static let holdsPerConsumer = 8
 
-  public weak var observer: (any ScanoutObserver)?
+  package weak var observer: (any ScanoutObserver)?
   /// What is offered to the guest, or, beside another sink, what that one can show.
-  public var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
+  package var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
 
   var statistics = ControlStatistics()
   private var lanes: [Lane]
@@ -64,7 +64,7 @@ public final class ControlSink: ScanoutSink {
   }
 
   /// - Parameter outputs: one for each scanout. Their count never changes.
-  public init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
+  package init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
     (self.outputs, self.loop) = (outputs, loop)
     lanes = outputs.map { _ in Lane() }
     telling = Deferred(loop) { [unowned self] in tellReports() }
@@ -79,18 +79,18 @@ public final class ControlSink: ScanoutSink {
 
   // MARK: ScanoutSink
 
-  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+  package func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     try check(scanout)
   }
 
-  public func allocate(
+  package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     try check(scanout)
     return try MemfdShadow.canvas(width: width, height: height, format: format)
   }
 
-  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+  package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     let before = lanes[index].shown
     presentation.frame.acquire()
@@ -112,7 +112,7 @@ public final class ControlSink: ScanoutSink {
     before?.frame.release()
   }
 
-  public func turnOff(_ scanout: ScanoutID) {
+  package func turnOff(_ scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count, let before = lanes[index].shown.take() else { return }
     if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation, scanout)) }
@@ -120,7 +120,7 @@ public final class ControlSink: ScanoutSink {
     before.frame.release()
   }
 
-  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+  package func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count else { return }
     var serial = lanes[index].cursor?.serial ?? 0
@@ -129,14 +129,14 @@ public final class ControlSink: ScanoutSink {
     for listener in audience { listener.changed(.cursor, index) }
   }
 
-  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+  package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count else { return }
     lanes[index].cursor?.position = position
     for listener in audience { listener.changed(.cursor, index) }
   }
 
-  public func forget(_ frame: Frame) {
+  package func forget(_ frame: Frame) {
     var letGo = 0
     for index in lanes.indices where lanes[index].shown?.frame === frame {
       lanes[index].shown = nil
@@ -292,7 +292,7 @@ public final class ControlSink: ScanoutSink {
   }
 
   /// Tells everybody who watches that there will be nothing more.
-  public func end() {
+  package func end() {
     for listener in audience { listener.end() }
     audience = []
   }

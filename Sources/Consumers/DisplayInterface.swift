@@ -1,8 +1,8 @@
-public import Linux
+package import Linux
 internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
-public import Varlink
+package import Varlink
 
 /// One connection's share in the pictures: what it holds, and what it is told.
 final class Consumer {
@@ -16,10 +16,10 @@ final class Consumer {
 }
 
 /// `io.udmabridge.Display`, by which other processes get at the frames of a `ControlSink`.
-public final class DisplayInterface: VarlinkInterface {
-  public let name = "io.udmabridge.Display"
-  public let description = displayDescription
-  public let upgradedMethods = ["Stream"]
+package final class DisplayInterface: VarlinkInterface {
+  package let name = "io.udmabridge.Display"
+  package let description = displayDescription
+  package let upgradedMethods = ["Stream"]
 
   private let sink: ControlSink
   /// Memory of this process's own that the guest may map, by its number.
@@ -28,9 +28,9 @@ public final class DisplayInterface: VarlinkInterface {
   private let statistics: () -> [UInt8]
   private var consumers: [ObjectIdentifier: Consumer] = [:]
   /// Whose connections these are.
-  public weak var server: VarlinkServer?
+  package weak var server: VarlinkServer?
 
-  public init(_ sink: ControlSink, offers: [UInt64: Memfd] = [:], statistics: @escaping () -> [UInt8]) {
+  package init(_ sink: ControlSink, offers: [UInt64: Memfd] = [:], statistics: @escaping () -> [UInt8]) {
     (self.sink, self.offers, self.statistics) = (sink, offers, statistics)
   }
 
@@ -59,7 +59,7 @@ public final class DisplayInterface: VarlinkInterface {
 
   // MARK: Methods
 
-  public func handle(
+  package func handle(
     _ method: String, _ call: VarlinkCall, from connection: VarlinkConnection
   ) throws(VarlinkError) {
     switch method {

@@ -1,20 +1,20 @@
 internal import Linux
-public import Scanout
+package import Scanout
 internal import Udmabuf
-public import Varlink
+package import Varlink
 
 // What goes over the control socket, as `io.udmabridge.Display` defines it: written by the helper, read by the tool.
 
 /// In pixels.
-public struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
-  public var x, y, width, height: Int
+package struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
+  package var x, y, width, height: Int
 
-  public init(_ rectangle: Rectangle) {
+  package init(_ rectangle: Rectangle) {
     (x, y) = (Int(rectangle.x), Int(rectangle.y))
     (width, height) = (Int(rectangle.width), Int(rectangle.height))
   }
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("x", x)
       json.field("y", y)
@@ -25,14 +25,14 @@ public struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
 }
 
 /// A size that an output can show, and its refresh rate in thousandths of a hertz.
-public struct DisplayModeSize: Equatable, Sendable, Decodable, JSONWritable {
-  public var width, height, refresh: Int
+package struct DisplayModeSize: Equatable, Sendable, Decodable, JSONWritable {
+  package var width, height, refresh: Int
 
   init(_ mode: DisplayMode) {
     (width, height, refresh) = (Int(mode.hdisplay), Int(mode.vdisplay), Int(mode.refresh))
   }
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("width", width)
       json.field("height", height)
@@ -42,19 +42,19 @@ public struct DisplayModeSize: Equatable, Sendable, Decodable, JSONWritable {
 }
 
 /// A picture of a scanout, and how it lies in its buffer.
-public struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
-  public enum Kind: String, Sendable, Decodable { case lent, shadow }
-  public enum Memory: String, Sendable, Decodable { case dmabuf, memfd }
+package struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
+  package enum Kind: String, Sendable, Decodable { case lent, shadow }
+  package enum Memory: String, Sendable, Decodable { case dmabuf, memfd }
 
-  public var scanout, sequence, buffer: Int
-  public var kind: Kind
-  public var memory: Memory
+  package var scanout, sequence, buffer: Int
+  package var kind: Kind
+  package var memory: Memory
   /// The buffer's size in bytes.
-  public var size: Int
-  public var width, height: Int
-  public var format: String
-  public var fourcc, stride, offset, modifier: Int
-  public var source: DisplayRectangle
+  package var size: Int
+  package var width, height: Int
+  package var format: String
+  package var fourcc, stride, offset, modifier: Int
+  package var source: DisplayRectangle
 
   init(_ presentation: Presentation, on scanout: ScanoutID) {
     let (frame, layout) = (presentation.frame, presentation.frame.layout)
@@ -71,7 +71,7 @@ public struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
     source = DisplayRectangle(presentation.source)
   }
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
       json.field("sequence", sequence)
@@ -92,13 +92,13 @@ public struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
 }
 
 /// Where a scanout's cursor is. `image` differs for each image that it had.
-public struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
-  public var scanout: Int
-  public var visible: Bool
-  public var x, y, hotX, hotY: Int
-  public var image: Int
+package struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
+  package var scanout: Int
+  package var visible: Bool
+  package var x, y, hotX, hotY: Int
+  package var image: Int
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
       json.field("visible", visible)
@@ -112,13 +112,13 @@ public struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
 }
 
 /// A scanout, what it can show, and what it shows now.
-public struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
-  public var scanout: Int
-  public var name: String
-  public var modes: [DisplayModeSize]
-  public var frame: DisplayFrame?
+package struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
+  package var scanout: Int
+  package var name: String
+  package var modes: [DisplayModeSize]
+  package var frame: DisplayFrame?
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
       json.field("name", name)
@@ -130,18 +130,18 @@ public struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
 
 // MARK: Replies
 
-public struct DisplayOutputs: Equatable, Sendable, Decodable, JSONWritable {
-  public var outputs: [DisplayOutput]
+package struct DisplayOutputs: Equatable, Sendable, Decodable, JSONWritable {
+  package var outputs: [DisplayOutput]
 
-  public func write(to json: inout JSONWriter) { json.object { json in json.field("outputs", outputs) } }
+  package func write(to json: inout JSONWriter) { json.object { json in json.field("outputs", outputs) } }
 }
 
-public struct DisplayFrameReply: Equatable, Sendable, Decodable, JSONWritable {
-  public var frame: DisplayFrame
-  public var damage: DisplayRectangle
-  public var fileDescriptor: Int
+package struct DisplayFrameReply: Equatable, Sendable, Decodable, JSONWritable {
+  package var frame: DisplayFrame
+  package var damage: DisplayRectangle
+  package var fileDescriptor: Int
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("frame", frame)
       json.field("damage", damage)
@@ -150,11 +150,11 @@ public struct DisplayFrameReply: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-public struct DisplayCursorReply: Equatable, Sendable, Decodable, JSONWritable {
-  public var cursor: DisplayCursor
-  public var fileDescriptor: Int?
+package struct DisplayCursorReply: Equatable, Sendable, Decodable, JSONWritable {
+  package var cursor: DisplayCursor
+  package var fileDescriptor: Int?
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("cursor", cursor)
       json.field("fileDescriptor", fileDescriptor)
@@ -162,12 +162,12 @@ public struct DisplayCursorReply: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-public struct DisplayOfferReply: Equatable, Sendable, Decodable, JSONWritable {
+package struct DisplayOfferReply: Equatable, Sendable, Decodable, JSONWritable {
   /// In bytes.
-  public var size: Int
-  public var fileDescriptor: Int
+  package var size: Int
+  package var fileDescriptor: Int
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("size", size)
       json.field("fileDescriptor", fileDescriptor)
@@ -175,20 +175,20 @@ public struct DisplayOfferReply: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-public struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
-  public enum Kind: String, Sendable, Decodable { case outputs, frame, off, cursor, end }
+package struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
+  package enum Kind: String, Sendable, Decodable { case outputs, frame, off, cursor, end }
 
-  public var event: Kind
-  public var outputs: [DisplayOutput]?
-  public var scanout: Int?
-  public var frame: DisplayFrame?
-  public var damage: DisplayRectangle?
-  public var lost: Int?
-  public var cursor: DisplayCursor?
+  package var event: Kind
+  package var outputs: [DisplayOutput]?
+  package var scanout: Int?
+  package var frame: DisplayFrame?
+  package var damage: DisplayRectangle?
+  package var lost: Int?
+  package var cursor: DisplayCursor?
 
   init(_ event: Kind) { self.event = event }
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("event", event.rawValue)
       if let outputs { json.field("outputs", outputs) }
@@ -202,21 +202,21 @@ public struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
 }
 
 /// What was offered on the control socket since the start, and what there is now.
-public struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
+package struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
   /// Frames that were offered.
-  public var frames = 0
+  package var frames = 0
   /// Frame events that were sent, and frames that a caller of Watch was too slow to be told of.
-  public var events = 0, lost = 0
+  package var events = 0, lost = 0
   /// Buffers that are held now, and the callers of Watch.
-  public var holds = 0, watchers = 0
+  package var holds = 0, watchers = 0
   /// Holds that a later frame did not wait for any longer.
-  public var overdue = 0
+  package var overdue = 0
   /// Holds that were ended because the guest wanted its pages back.
-  public var cutOff = 0
+  package var cutOff = 0
   /// Connections now, and those that were refused.
-  public var connections = 0, refused = 0
+  package var connections = 0, refused = 0
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("frames", frames)
       json.field("events", events)
@@ -234,15 +234,15 @@ public struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
 // MARK: Calls
 
 /// What a method is asked for; nil leaves a parameter out.
-public struct DisplayRequest: JSONWritable {
-  public var scanout, since, buffer: Int?
-  public var hold: Bool?
+package struct DisplayRequest: JSONWritable {
+  package var scanout, since, buffer: Int?
+  package var hold: Bool?
 
-  public init(scanout: Int? = nil, since: Int? = nil, buffer: Int? = nil, hold: Bool? = nil) {
+  package init(scanout: Int? = nil, since: Int? = nil, buffer: Int? = nil, hold: Bool? = nil) {
     (self.scanout, self.since, self.buffer, self.hold) = (scanout, since, buffer, hold)
   }
 
-  public func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
       json.field("since", since)

@@ -1,8 +1,8 @@
-public import Linux
-public import Logging
-public import Scanout
-public import SystemPackage
-public import Udmabuf
+package import Linux
+package import Logging
+package import Scanout
+package import SystemPackage
+package import Udmabuf
 internal import VhostUser
 
 /// Shows frames in QEMU's own display, over the socket that QEMU hands to a vhost-user-gpu.
@@ -10,18 +10,18 @@ internal import VhostUser
 /// QEMU replaces the socket at each stop, cont and reset, and everything is told anew on the next one. What QEMU was
 /// told to show counts as in use until it has answered something that came after. Where QEMU gives no socket, there
 /// is nobody to show frames to.
-public final class QEMUDisplaySink: ScanoutSink {
+package final class QEMUDisplaySink: ScanoutSink {
   /// QEMU has so many consoles at most for one device.
-  public static let maximumOutputs = 16
+  package static let maximumOutputs = 16
   /// The formats that QEMU's displays can show of a dma-buf.
   static let formats: [FourCC] = [.xrgb8888, .argb8888, .xbgr8888, .abgr8888]
 
   /// Larger copies are sent in pixels, in bytes.
   private static let largestBuffer: UInt64 = 64 << 20
 
-  public weak var observer: (any ScanoutObserver)?
+  package weak var observer: (any ScanoutObserver)?
   /// What QEMU has told of its display, or what was given at the start. Their count never changes.
-  public private(set) var outputs: [SinkOutput]
+  package private(set) var outputs: [SinkOutput]
 
   private let asksForScreens: Bool
   private let strideAlignment: StrideAlignment
@@ -67,7 +67,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   ///   - strideAlignment: what the card wants that draws QEMU's display.
   ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
   ///   - patience: after so many milliseconds without an answer QEMU is asked what it answers always.
-  public init(
+  package init(
     outputs: [SinkOutput], asksForScreens: Bool, strideAlignment: StrideAlignment = .none,
     udmabuf: UdmabufDevice?, patience: UInt32 = 100, loop: EventLoop, log: Logger
   ) throws(Errno) {
@@ -91,10 +91,10 @@ public final class QEMUDisplaySink: ScanoutSink {
 
   // MARK: QEMU's socket
 
-  public var isAttended: Bool { connection != nil }
+  package var isAttended: Bool { connection != nil }
 
   /// The socket is QEMU's from now on, in place of an earlier one.
-  public func connect(_ socket: consuming UnixSocket) {
+  package func connect(_ socket: consuming UnixSocket) {
     disconnect()
     hadSocket = true
     do throws(Errno) {
@@ -112,7 +112,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   }
 
   /// QEMU's side of the device is gone: nothing is shown there, and nobody can be told so.
-  public func abandon() {
+  package func abandon() {
     disconnect()
     hadSocket = false
     for lane in lanes { lane.abandon() }
@@ -161,7 +161,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     }
   }
 
-  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+  package func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     try check(scanout)
     let layout = frame.layout
     guard case .lent = frame.memory else { return }
@@ -187,7 +187,7 @@ public final class QEMUDisplaySink: ScanoutSink {
   }
 
   /// A dma-buf if one can be made. QEMU takes pixels in one format only, and all its displays show that.
-  public func allocate(
+  package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     try check(scanout)
@@ -206,14 +206,14 @@ public final class QEMUDisplaySink: ScanoutSink {
     return Canvas(memory: memory, layout: layout, area: layout.bounds)
   }
 
-  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+  package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     // Beside another sink frames come all the same, and must not wait for QEMU.
     if !hadSocket { return report(.unseen(presentation, scanout)) }
     _ = lanes[Int(scanout.rawValue)].queue.submit(.present(presentation))
     proceed()
   }
 
-  public func turnOff(_ scanout: ScanoutID) {
+  package func turnOff(_ scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
     let lane = lanes[Int(scanout.rawValue)]
     // QEMU is told on its next socket. The guest is stopped or reset until then, and nobody can be waited for.
@@ -222,19 +222,19 @@ public final class QEMUDisplaySink: ScanoutSink {
     proceed()
   }
 
-  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+  package func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
     lanes[Int(scanout.rawValue)].setCursor(image, at: position)
     proceed()
   }
 
-  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+  package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
     lanes[Int(scanout.rawValue)].moveCursor(to: position)
     proceed()
   }
 
-  public func forget(_ frame: Frame) {
+  package func forget(_ frame: Frame) {
     for lane in lanes {
       let removal = lane.remove(frame)
       for gone in [removal.inFlight, removal.waiting].compactMap(\.self) {
@@ -302,7 +302,7 @@ public final class QEMUDisplaySink: ScanoutSink {
 
   // MARK: What QEMU's display is like
 
-  public func inquire(_ finished: @escaping () -> Void) -> Bool {
+  package func inquire(_ finished: @escaping () -> Void) -> Bool {
     guard asksForScreens, isAttended, inquirers.count < DisplayConnection.maxOutstanding else { return false }
     inquirers.append(finished)
     if inquiry == .none { inquiry = .wanted }
@@ -310,7 +310,7 @@ public final class QEMUDisplaySink: ScanoutSink {
     return true
   }
 
-  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
+  package func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
     guard asksForScreens, isAttended, scanout.rawValue < outputs.count,
       !knowsScreens || hasEDID(scanout),
       edidInquirers.count < DisplayConnection.maxOutstanding

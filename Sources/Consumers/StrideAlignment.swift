@@ -1,18 +1,18 @@
 /// A number of bytes. The card that draws QEMU's window takes in a dma-buf whose rows are a multiple of it.
-public struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
+package struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
   /// A power of two.
-  public let bytes: UInt32
+  package let bytes: UInt32
 
   /// Any row will do.
-  public static let none = StrideAlignment(known: 1)
+  package static let none = StrideAlignment(known: 1)
   /// Every driver below takes such rows.
-  public static let strictest = StrideAlignment(known: 256)
+  package static let strictest = StrideAlignment(known: 256)
 
   /// Nobody wants more than a page.
-  public static let largest: UInt32 = 4096
+  package static let largest: UInt32 = 4096
 
   /// Nil unless it is a power of two, at most `largest`.
-  public init?(bytes: UInt32) {
+  package init?(bytes: UInt32) {
     guard bytes.nonzeroBitCount == 1, bytes <= Self.largest else { return nil }
     self.bytes = bytes
   }
@@ -21,7 +21,7 @@ public struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
 
   /// Of a card, by the name of its driver in the kernel; nil for one of which nothing is known. docs/display.md says
   /// where these numbers come from.
-  public static func ofDriver(_ name: String) -> StrideAlignment? {
+  package static func ofDriver(_ name: String) -> StrideAlignment? {
     switch name {
     case "amdgpu", "radeon": StrideAlignment(known: 256)
     case "nvidia-drm", "nouveau": StrideAlignment(known: 256)
@@ -32,5 +32,5 @@ public struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
 
   func allows(_ stride: UInt32) -> Bool { stride % bytes == 0 }
 
-  public var description: String { String(bytes) }
+  package var description: String { String(bytes) }
 }

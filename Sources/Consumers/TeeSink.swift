@@ -1,15 +1,15 @@
-public import Scanout
+package import Scanout
 
 /// Shows everything on one sink and offers it to other processes beside that. The sink sets the pace and says what can
 /// be shown.
-public final class TeeSink: ScanoutSink {
-  public weak var observer: (any ScanoutObserver)?
+package final class TeeSink: ScanoutSink {
+  package weak var observer: (any ScanoutObserver)?
   private let shown: any ScanoutSink
   private let offered: ControlSink
   private var relay: Relay?
 
   /// - Parameter offered: made with the outputs of `shown`.
-  public init(_ shown: any ScanoutSink, _ offered: ControlSink) {
+  package init(_ shown: any ScanoutSink, _ offered: ControlSink) {
     precondition(shown.outputs == offered.outputs, "both have the same scanouts")
     (self.shown, self.offered) = (shown, offered)
     relay = Relay(self)
@@ -33,46 +33,46 @@ public final class TeeSink: ScanoutSink {
     }
   }
 
-  public var outputs: [SinkOutput] { shown.outputs }
+  package var outputs: [SinkOutput] { shown.outputs }
 
-  public func inquire(_ finished: @escaping () -> Void) -> Bool { shown.inquire(finished) }
+  package func inquire(_ finished: @escaping () -> Void) -> Bool { shown.inquire(finished) }
 
-  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
+  package func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
     shown.inquireEDID(of: scanout, finished)
   }
 
-  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+  package func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     try shown.prepare(frame, source: source, on: scanout)
     try offered.prepare(frame, source: source, on: scanout)
   }
 
-  public func allocate(
+  package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     try shown.allocate(width: width, height: height, format: format, on: scanout)
   }
 
-  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+  package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     shown.present(presentation, on: scanout)
     offered.present(presentation, on: scanout)
   }
 
-  public func turnOff(_ scanout: ScanoutID) {
+  package func turnOff(_ scanout: ScanoutID) {
     shown.turnOff(scanout)
     offered.turnOff(scanout)
   }
 
-  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+  package func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
     shown.setCursor(image, at: position, on: scanout)
     offered.setCursor(image, at: position, on: scanout)
   }
 
-  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+  package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     shown.moveCursor(to: position, on: scanout)
     offered.moveCursor(to: position, on: scanout)
   }
 
-  public func forget(_ frame: Frame) {
+  package func forget(_ frame: Frame) {
     shown.forget(frame)
     offered.forget(frame)
   }

@@ -1,17 +1,17 @@
 internal import Linux
-public import SystemPackage
+package import SystemPackage
 
 /// Where things of a domain are.
-public struct DomainPlaces: Equatable, Sendable {
+package struct DomainPlaces: Equatable, Sendable {
   /// The domain's name as that of a file: bytes that stand for something else are written `%XX`.
-  public let fileName: String
+  package let fileName: String
   private let domain: String
   private let root: FilePath
 
   /// Of the domain with this name, whatever it is made of.
   /// - Parameter root: the directory in which the host's files are.
   /// - Throws: `nameTooLong`. A shorter name in its place could be another domain's too.
-  public init(_ domain: String, root: FilePath = "/") throws(DomainError) {
+  package init(_ domain: String, root: FilePath = "/") throws(DomainError) {
     var encoded = PercentText.encode(domain)
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
     guard encoded.utf8.count <= Self.longest else { throw .nameTooLong(encoded) }
@@ -22,23 +22,23 @@ public struct DomainPlaces: Equatable, Sendable {
   static let longest = 80
 
   /// A host's directory for what lives while domains run.
-  public static let runtimeDirectory: FilePath = "/run/udmabridge"
+  package static let runtimeDirectory: FilePath = "/run/udmabridge"
   /// The same directory, of the host whose files are in `root`.
-  public var runtime: FilePath { root.appending(Self.runtimeDirectory.components) }
+  package var runtime: FilePath { root.appending(Self.runtimeDirectory.components) }
   /// What administrators write.
-  public var configuration: FilePath { root.appending("etc/udmabridge") }
+  package var configuration: FilePath { root.appending("etc/udmabridge") }
 
   /// The domain's own directory while it runs; its helper may write there.
-  public var directory: FilePath { runtime.appending(fileName) }
+  package var directory: FilePath { runtime.appending(fileName) }
   /// What a string leads to, which libvirt takes for the path of a device.
-  public func device(_ reference: String) -> FilePath {
+  package func device(_ reference: String) -> FilePath {
     root.appending(reference.drop { $0 == "/" }.description)
   }
   /// The helper's control socket, where its options do not name another.
-  public var control: FilePath { directory.appending("control") }
+  package var control: FilePath { directory.appending("control") }
   /// The control socket that the options of the domain name, as far as they can be read: those of its string, which a
   /// link in `runtime` is called while it runs, then those of its file.
-  public var chosenControl: FilePath? {
+  package var chosenControl: FilePath? {
     let strings = directoryEntries(runtime).compactMap { try? DomainReference("/run/udmabridge/\($0)") }
     let reference = strings.first { $0.domain == domain } ?? DomainReference(domain: domain)
     let all = (try? reference.allOptions(file: options)) ?? reference.options
@@ -46,16 +46,16 @@ public struct DomainPlaces: Equatable, Sendable {
     return all.last { $0.name == "control" }.map { FilePath($0.value) }
   }
   /// Options for the helper, a line `OPTION = VALUE` for each.
-  public var options: FilePath { configuration.appending(fileName + ".conf") }
+  package var options: FilePath { configuration.appending(fileName + ".conf") }
   /// Where `udmabridge present` is to run beside the domain: its options, as a systemd unit reads them.
-  public var present: FilePath { configuration.appending(fileName + ".present") }
+  package var present: FilePath { configuration.appending(fileName + ".present") }
 }
 
 extension DomainReference {
   /// The options of a domain's file and of its string, in this order. One that is in the string replaces those of the
   /// same name in the file.
   /// - Parameter path: of the file, which need not be there.
-  public func allOptions(file path: FilePath? = nil) throws(DomainError) -> [DomainOption] {
+  package func allOptions(file path: FilePath? = nil) throws(DomainError) -> [DomainOption] {
     let file = if let path { path } else { try DomainPlaces(domain).options }
     let text: String
     do throws(Errno) { text = try readText(file) } catch {
@@ -69,7 +69,7 @@ extension DomainReference {
 
 extension DomainOption {
   /// Reads a domain's file: `OPTION = VALUE` in each line, empty lines, and comments after `#` at a line's begin.
-  public static func read(_ text: String, of file: String) throws(DomainError) -> [DomainOption] {
+  package static func read(_ text: String, of file: String) throws(DomainError) -> [DomainOption] {
     var options: [DomainOption] = []
     let lines = text.split(omittingEmptySubsequences: false) { $0.isNewline }
     for (index, line) in lines.enumerated() {

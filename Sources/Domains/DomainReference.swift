@@ -3,26 +3,26 @@
 ///
 /// It is written `/run/udmabridge/NAME?OPTION=VALUE;OPTION=VALUE`. libvirt takes it for the path of a device, and lets the
 /// domain's cgroup use that; the hook makes it a link to `/dev/udmabuf`.
-public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
+package struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   /// The domain's name.
-  public let domain: String
+  package let domain: String
   /// Options of `vhost-user-udmabuf`, in order; one may be there more than once.
-  public let options: [DomainOption]
+  package let options: [DomainOption]
 
   private static let prefix = "/run/udmabridge/"
   /// The rest is the name of one file.
   private static let longest = 255
 
   /// - Parameter options: those of the string, which is checked by reading it back.
-  public init(domain: String, options: [DomainOption] = []) {
+  package init(domain: String, options: [DomainOption] = []) {
     (self.domain, self.options) = (domain, options)
   }
 
   /// A string like this is meant for this project; any other names a render node, or is somebody else's.
-  public static func isMeant(by text: String) -> Bool { text.hasPrefix(prefix) }
+  package static func isMeant(by text: String) -> Bool { text.hasPrefix(prefix) }
 
   /// Reads what libvirt passes.
-  public init(_ text: String) throws(DomainError) {
+  package init(_ text: String) throws(DomainError) {
     guard Self.isMeant(by: text) else { throw .noReference(text) }
     let file = text.dropFirst(Self.prefix.count)
     let parts = file.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
@@ -44,28 +44,28 @@ public struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   }
 
   /// As libvirt is to pass it.
-  public var description: String {
+  package var description: String {
     let words = options.map { "\($0.name)=\(PercentText.encode($0.value))" }
     return Self.prefix + PercentText.encode(domain) + "?" + words.joined(separator: ";")
   }
 }
 
 /// An option that a domain may choose for its helper: one of `vhost-user-udmabuf`, without the dashes.
-public struct DomainOption: Equatable, Sendable {
+package struct DomainOption: Equatable, Sendable {
   /// Such as `kms`.
-  public let name: String
+  package let name: String
   /// As on the command line.
-  public let value: String
+  package let value: String
 
   /// What a domain may choose. What the helper serves, and where, is libvirt's.
-  public static let names = [
+  package static let names = [
     "backing", "control", "control-allow", "control-group", "control-mode", "cursor", "display", "kms",
     "log-level", "max-bookkeeping", "max-entries", "max-pinned", "max-resources", "max-shadow", "resolution",
     "sandbox", "stats", "stride-alignment",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.
-  public init(_ name: String, _ value: String) throws(DomainError) {
+  package init(_ name: String, _ value: String) throws(DomainError) {
     guard Self.names.contains(name) else { throw .unknownOption(name) }
     guard !value.isEmpty, value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else {
       throw .noOption("\(name)=\(value)")
@@ -74,18 +74,18 @@ public struct DomainOption: Equatable, Sendable {
   }
 
   /// Reads `NAME=VALUE`.
-  public init(_ text: String) throws(DomainError) {
+  package init(_ text: String) throws(DomainError) {
     let sides = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
     guard sides.count == 2 else { throw .noOption(text) }
     try self.init(String(sides[0]), String(sides[1]))
   }
 
   /// As an argument of `vhost-user-udmabuf`.
-  public var argument: String { "--\(name)=\(value)" }
+  package var argument: String { "--\(name)=\(value)" }
 }
 
 /// What is wrong with what a domain asks for.
-public enum DomainError: Error, Equatable, CustomStringConvertible {
+package enum DomainError: Error, Equatable, CustomStringConvertible {
   case noReference(String)
   case tooLong(String)
   /// The domain's name, as it is written in names of files.
@@ -97,7 +97,7 @@ public enum DomainError: Error, Equatable, CustomStringConvertible {
   /// A line of it.
   case line(file: String, number: Int, String)
 
-  public var description: String {
+  package var description: String {
     switch self {
     case .noReference(let text):
       "«\(text.prefix(200))» is no name of a domain: write /run/udmabridge/NAME? or "

@@ -1,12 +1,12 @@
-public import Linux
+package import Linux
 
 /// The memory table of a guest: its regions, sorted by address, none overlapping. A value: a change makes
 /// a new table, and who still holds the old one goes on undisturbed.
-public struct GuestMemory {
+package struct GuestMemory {
   /// What QEMU and the kernel's KVM slots allow.
-  public static let maxRegions = 509
+  package static let maxRegions = 509
 
-  public let regions: [MemoryRegion]
+  package let regions: [MemoryRegion]
   /// The regions' numbers alone, in the same order.
   private let places: [Place]
 
@@ -20,10 +20,10 @@ public struct GuestMemory {
   }
 
   /// An empty table, in which every address is a hole.
-  public init() { (regions, places) = ([], []) }
+  package init() { (regions, places) = ([], []) }
 
   /// Takes regions in any order.
-  public init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
+  package init(_ regions: [MemoryRegion]) throws(GuestMemoryError) {
     if regions.count > Self.maxRegions { throw .tooManyRegions(limit: Self.maxRegions) }
     let sorted = regions.sorted { $0.guestAddress < $1.guestAddress }
     for (a, b) in zip(sorted, sorted.dropFirst()) where a.end > b.guestAddress.rawValue {
@@ -41,12 +41,12 @@ public struct GuestMemory {
   }
 
   /// The table with one region more.
-  public func adding(_ region: MemoryRegion) throws(GuestMemoryError) -> GuestMemory {
+  package func adding(_ region: MemoryRegion) throws(GuestMemoryError) -> GuestMemory {
     try GuestMemory(regions + [region])
   }
 
   /// The table without the region that has exactly these addresses and this length.
-  public func removing(
+  package func removing(
     _ address: GuestAddress, userAddress: UInt64, length: UInt64
   ) throws(GuestMemoryError) -> GuestMemory {
     let rest = regions.filter {
@@ -65,7 +65,7 @@ public struct GuestMemory {
   ///   - length: entries with so many bytes at least, and fewer than `limit`, get the rest up to `limit` from behind the
   ///     last one, if the same region holds it.
   /// - Throws: `emptyRange`, `overflow` or `hole`, with the number of the entry.
-  public func resolve(
+  package func resolve(
     _ ranges: [GuestRange], upTo limit: UInt64 = .max, completing length: UInt64 = .max
   ) throws(GuestMemoryError) -> [MemfdRange] {
     var left = limit
@@ -131,13 +131,13 @@ public struct GuestMemory {
 
   /// Copies guest memory to the end of `bytes`: it changes under us, so only a copy may be parsed.
   /// - Throws: `overflow` or `hole`, with `item` 0.
-  public func append(_ range: GuestRange, to bytes: inout [UInt8]) throws(GuestMemoryError) {
+  package func append(_ range: GuestRange, to bytes: inout [UInt8]) throws(GuestMemoryError) {
     try visit(range) { mapping, offset, count, _ in mapping.append(to: &bytes, from: offset, count: count) }
   }
 
   /// Copies `bytes` into guest memory.
   /// - Throws: `overflow` or `hole`, with `item` 0.
-  public func store(_ bytes: RawSpan, at address: GuestAddress) throws(GuestMemoryError) {
+  package func store(_ bytes: RawSpan, at address: GuestAddress) throws(GuestMemoryError) {
     try visit(GuestRange(address: address, length: UInt64(bytes.byteCount))) { mapping, offset, count, done in
       mapping.store(bytes.extracting(done..<done + count), at: offset)
     }
@@ -162,7 +162,7 @@ public struct GuestMemory {
   }
 
   /// The files that ranges which `resolve` made of this table lie in. Who keeps them keeps nothing else of the table.
-  public func files(of ranges: [MemfdRange]) -> MappedFiles {
+  package func files(of ranges: [MemfdRange]) -> MappedFiles {
     var files: [MappedFiles.File] = []
     for range in ranges where files.last?.memfd !== range.memfd {
       if files.contains(where: { $0.memfd === range.memfd }) { continue }
@@ -179,7 +179,7 @@ public struct GuestMemory {
   /// A window of `length` bytes at an address of the front end's own address space, for a ring.
   /// It must lie in one region.
   /// - Throws: `hole`, with `item` 0.
-  public func window(userAddress: UInt64, length: Int) throws(GuestMemoryError) -> GuestWindow {
+  package func window(userAddress: UInt64, length: Int) throws(GuestMemoryError) -> GuestWindow {
     for region in regions where userAddress >= region.userAddress {
       let offset = userAddress - region.userAddress
       if offset < region.length, UInt64(length) <= region.length - offset {
@@ -192,14 +192,14 @@ public struct GuestMemory {
 }
 
 /// Files of the guest's memory, each mapped from its start.
-public struct MappedFiles {
+package struct MappedFiles {
   typealias File = (memfd: Memfd, mapping: Mapping)
   private let files: [File]
 
   init(_ files: [File]) { self.files = files }
 
   /// Where the ranges are mapped, one behind the other.
-  public func windows(of ranges: [MemfdRange]) -> [GuestWindow] {
+  package func windows(of ranges: [MemfdRange]) -> [GuestWindow] {
     var here = 0
     return ranges.map { range in
       if files[here].memfd !== range.memfd {
@@ -214,13 +214,13 @@ public struct MappedFiles {
 }
 
 /// A piece of mapped guest memory at a fixed place: a ring. It keeps its mapping alive.
-public struct GuestWindow {
-  public let mapping: Mapping
+package struct GuestWindow {
+  package let mapping: Mapping
   /// Where it starts in the mapping, in bytes.
-  public let start: Int
-  public let length: Int
+  package let start: Int
+  package let length: Int
 
-  public init(mapping: Mapping, start: Int, length: Int) {
+  package init(mapping: Mapping, start: Int, length: Int) {
     (self.mapping, self.start, self.length) = (mapping, start, length)
   }
 }

@@ -1,7 +1,7 @@
-public import SystemPackage
+package import SystemPackage
 
 /// What is wrong with a memory table, or with an address that the guest named.
-public enum GuestMemoryError: Error, Equatable {
+package enum GuestMemoryError: Error, Equatable {
   case emptyRegion(GuestAddress)
   case regionOverflow(GuestAddress, length: UInt64)
   case regionPastFile(GuestAddress, end: UInt64, size: UInt64)
@@ -17,7 +17,7 @@ public enum GuestMemoryError: Error, Equatable {
 }
 
 extension GuestMemoryError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .emptyRegion(let address): "the memory region at \(address) is empty"
     case .regionOverflow(let address, let length):

@@ -1,25 +1,25 @@
-public import Linux
+package import Linux
 internal import SystemPackage
 
 /// A part of the guest's RAM: a range of a memfd that stands at a guest-physical address.
-public final class MemoryRegion {
-  public let guestAddress: GuestAddress
+package final class MemoryRegion {
+  package let guestAddress: GuestAddress
   /// Where the front end has it in its own address space; the addresses of rings are given in these terms.
-  public let userAddress: UInt64
-  public let backing: MemfdRange
+  package let userAddress: UInt64
+  package let backing: MemfdRange
   /// The file from its start: front ends cut the guest's memory anew at any time, and what is mapped stays as it is.
   let mapping: Mapping
 
   /// In bytes.
-  public var length: UInt64 { backing.length }
+  package var length: UInt64 { backing.length }
   /// The first address behind it. It does not overflow: `init` checks.
-  public var end: UInt64 { guestAddress.rawValue + backing.length }
+  package var end: UInt64 { guestAddress.rawValue + backing.length }
   /// How much of the file is mapped, in bytes.
   package var mappedEnd: Int { mapping.length }
 
   /// Maps the file that the range lies in, if it is not mapped yet.
   /// - Parameter neighbour: a region of the same file.
-  public init(
+  package init(
     guestAddress: GuestAddress, userAddress: UInt64, backing: MemfdRange,
     besides neighbour: MemoryRegion? = nil
   ) throws(GuestMemoryError) {

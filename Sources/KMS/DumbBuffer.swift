@@ -1,20 +1,20 @@
 internal import CDRM
-public import Linux
-public import Scanout
-public import SystemPackage
+package import Linux
+internal import Scanout
+package import SystemPackage
 
 /// A plain buffer that a card allocated in the way it likes, for pixels that the CPU writes: all zero at
 /// first. It is freed with the last reference; a framebuffer made of it keeps the memory.
-public final class DumbBuffer: ShadowMemory {
-  public let mapping: Mapping
+package final class DumbBuffer: ShadowMemory {
+  package let mapping: Mapping
   /// Bytes from one row to the next.
-  public let stride: UInt32
-  public var isDMABuf: Bool { true }
+  package let stride: UInt32
+  package var isDMABuf: Bool { true }
   let handle: UInt32
   let card: DRMFile
 
   /// The kernel's handle for it is no descriptor.
-  public func isBelow(_ bound: Int) -> Bool { true }
+  package func isBelow(_ bound: Int) -> Bool { true }
 
   /// Allocates and maps 32 bits for each pixel.
   /// - The corresponding ioctls are `DRM_IOCTL_MODE_CREATE_DUMB` and `DRM_IOCTL_MODE_MAP_DUMB`.
@@ -40,7 +40,7 @@ public final class DumbBuffer: ShadowMemory {
 
   /// A dma-buf of the same memory, for others.
   /// - The corresponding ioctl is `DRM_IOCTL_PRIME_HANDLE_TO_FD`.
-  public func descriptor() throws(Errno) -> FD {
+  package func descriptor() throws(Errno) -> FD {
     var number: CInt = -1
     try card.call { unsafe drmPrimeHandleToFD($0, handle, UInt32(DRM_CLOEXEC | DRM_RDWR), &number) }
     return FD(adopting: number)

@@ -1,31 +1,31 @@
 internal import CDRM
 internal import Linux
-public import Scanout
+package import Scanout
 internal import SystemPackage
-public import Udmabuf
+package import Udmabuf
 
 /// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
 ///
 /// The card closes with the last reference; what it was made to show goes with it.
-public final class KMSCard {
+package final class KMSCard {
   /// As errors call it: its path, or `fd:N`.
-  public let name: String
+  package let name: String
   /// The kernel driver, such as `bochs-drm`.
-  public let driver: String
+  package let driver: String
   /// Atomic commits work; otherwise the older calls are used, which can block in the driver.
-  public let isAtomic: Bool
+  package let isAtomic: Bool
   /// A framebuffer can be given modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
-  public let takesModifiers: Bool
+  package let takesModifiers: Bool
   /// dma-bufs of others can be imported (`DRM_PRIME_CAP_IMPORT`); that a certain one is accepted is not said.
-  public let imports: Bool
+  package let imports: Bool
   /// Buffers of the card can be exported as dma-bufs (`DRM_PRIME_CAP_EXPORT`).
-  public let exports: Bool
+  package let exports: Bool
   /// The card can allocate plain buffers (`DRM_CAP_DUMB_BUFFER`).
-  public let hasDumbBuffers: Bool
-  public let connectors: [KMSConnector]
+  package let hasDumbBuffers: Bool
+  package let connectors: [KMSConnector]
   /// The ids of the CRTCs; a CRTC's index is its place here.
-  public let crtcs: [UInt32]
-  public let planes: [KMSPlane]
+  package let crtcs: [UInt32]
+  package let planes: [KMSPlane]
   /// What a cursor must measure.
   let cursorSize: PixelSize
   /// By which the kernel's announcements name it.
@@ -45,14 +45,14 @@ public final class KMSCard {
   /// The driver shows a framebuffer from its first pixel on, whatever part is asked for.
   var showsFromStartOnly: Bool { Self.showFromStart.contains(driver) }
 
-  public var cursorPlanes: Int { planes.count { $0.kind == .cursor } }
+  package var cursorPlanes: Int { planes.count { $0.kind == .cursor } }
 
   /// Opens, finds or adopts the card that `target` says. The target's connectors are not looked at but by
   /// the sink.
   ///
   /// Whoever opens a card that has no DRM master becomes its master; use `becomeMaster` to be sure.
   /// - Parameter atomic: false to use the older calls even where atomic commits work.
-  public convenience init(_ target: KMSTarget, atomic: Bool = true) throws(KMSError) {
+  package convenience init(_ target: KMSTarget, atomic: Bool = true) throws(KMSError) {
     switch target.card {
     case .path(let path): try self.init(opening: path, atomic: atomic)
     case .descriptor(let number): try self.init(file: Self.adopt(number), atomic: atomic)
@@ -153,12 +153,12 @@ public final class KMSCard {
   // MARK: Master
 
   /// This descriptor may set modes.
-  public var isMaster: Bool { file.isMaster }
+  package var isMaster: Bool { file.isMaster }
 
   /// Makes sure that this process is DRM master. It stays so until `dropMaster`, or until it closes the card.
   /// - Throws: `masterHeld` if somebody else is, `masterRefused` if the kernel does not allow it.
   /// - The corresponding ioctl is `DRM_IOCTL_SET_MASTER`.
-  public func becomeMaster() throws(KMSError) {
+  package func becomeMaster() throws(KMSError) {
     if isMaster { return }
     do throws(Errno) { try file.call { drmSetMaster($0) } } catch {
       if error == .resourceBusy { throw .masterHeld(card: name, holder: masterHolder()) }
@@ -168,7 +168,7 @@ public final class KMSCard {
   }
 
   /// The corresponding ioctl is `DRM_IOCTL_DROP_MASTER`.
-  public func dropMaster() { _ = try? file.call { drmDropMaster($0) } }
+  package func dropMaster() { _ = try? file.call { drmDropMaster($0) } }
 
   /// The program and the process that is master, if debugfs may be read, which takes root.
   private func masterHolder() -> String? {
@@ -366,7 +366,7 @@ public final class KMSCard {
   /// next. It lives as long as the dma-buf.
   ///
   /// - Throws: `other` for what the card does not do.
-  public func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
+  package func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
     let size = PixelSize(width: width, height: height)
     let buffer = try allocate(size)
     do throws(Errno) { return (try DMABuf(adopting: buffer.descriptor()), buffer.stride) } catch {

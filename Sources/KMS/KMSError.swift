@@ -1,7 +1,7 @@
-public import SystemPackage
+package import SystemPackage
 
 /// Why a card cannot be used at all. `card` is its path, or `fd:N`.
-public enum KMSError: Error, Equatable {
+package enum KMSError: Error, Equatable {
   case malformedTarget(String)
   /// No card with a connected connector; what was found instead, one entry for each card.
   case noCard(found: [String])
@@ -26,7 +26,7 @@ public enum KMSError: Error, Equatable {
 }
 
 extension KMSError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .malformedTarget(let text):
       "\"\(text)\" names no KMS card; "

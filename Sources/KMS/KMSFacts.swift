@@ -1,10 +1,10 @@
 internal import CDRM
-public import Scanout
+package import Scanout
 
 /// A mode of a connector, or one that was made for it.
-public struct KMSMode: Sendable, CustomStringConvertible {
-  public let mode: DisplayMode
-  public let isPreferred: Bool
+package struct KMSMode: Sendable, CustomStringConvertible {
+  package let mode: DisplayMode
+  package let isPreferred: Bool
   /// Its lines are shown twice, or it is stereoscopic: no mode for a plain picture.
   let isUnusual: Bool
   /// As the kernel gave it, to be handed back unchanged.
@@ -43,7 +43,7 @@ public struct KMSMode: Sendable, CustomStringConvertible {
   var size: PixelSize { PixelSize(width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay)) }
   var isUsable: Bool { !mode.interlaced && !isUnusual }
 
-  public var description: String { mode.description }
+  package var description: String { mode.description }
 }
 
 struct PixelSize: Hashable, CustomStringConvertible {
@@ -55,15 +55,15 @@ struct PixelSize: Hashable, CustomStringConvertible {
 }
 
 /// A connector: where a screen is plugged in.
-public struct KMSConnector: Sendable {
-  public let id: UInt32
+package struct KMSConnector: Sendable {
+  package let id: UInt32
   /// As the kernel's logs and `xrandr` write it, such as `HDMI-A-1`.
-  public let name: String
-  public let isConnected: Bool
+  package let name: String
+  package let isConnected: Bool
   /// In the kernel's order.
-  public let modes: [KMSMode]
+  package let modes: [KMSMode]
   /// Of the visible area; 0 when unknown.
-  public let widthMillimetres, heightMillimetres: UInt32
+  package let widthMillimetres, heightMillimetres: UInt32
   /// A bit for each CRTC that can drive it, by the CRTC's index.
   let possibleCRTCs: UInt32
   /// The id of the CRTC that drives it now, or 0.
@@ -82,13 +82,13 @@ public struct KMSConnector: Sendable {
 }
 
 /// A plane: what a CRTC takes pixels from.
-public struct KMSPlane: Sendable {
-  public enum Kind: UInt64, Sendable { case overlay, primary, cursor }
-  public let id: UInt32
-  public let kind: Kind
-  public let formats: [FourCC]
+package struct KMSPlane: Sendable {
+  package enum Kind: UInt64, Sendable { case overlay, primary, cursor }
+  package let id: UInt32
+  package let kind: Kind
+  package let formats: [FourCC]
   /// The modifiers of each format, where the driver states them (`IN_FORMATS`).
-  public let modifiers: [FourCC: [UInt64]]?
+  package let modifiers: [FourCC: [UInt64]]?
   /// A bit for each CRTC that it can feed, by the CRTC's index.
   let possibleCRTCs: UInt32
   /// The id of the CRTC that it feeds now, or 0.
@@ -96,7 +96,7 @@ public struct KMSPlane: Sendable {
   let properties: PlaneProperties?
 
   /// The driver is told what part of a frame changed (`FB_DAMAGE_CLIPS`).
-  public var takesDamage: Bool { properties?.damage != nil }
+  package var takesDamage: Bool { properties?.damage != nil }
 }
 
 /// The ids of a plane's properties, which atomic commits name.

@@ -1,18 +1,18 @@
 internal import Linux
-public import Scanout
+package import Scanout
 internal import SystemPackage
 
 /// Which cards to open, each once, and which scanout goes where, as several targets say it in their order.
-public struct KMSPlan: Equatable, Sendable {
+package struct KMSPlan: Equatable, Sendable {
   /// One for each card, with all connectors that were named of it.
-  public private(set) var cards: [KMSTarget] = []
+  package private(set) var cards: [KMSTarget] = []
   /// By card, in the order of the targets; nil stands for all that the card then shows.
   private var order: [Entry] = []
 
   private struct Entry: Equatable { let card: Int, output: UInt32? }
 
   /// - Throws: `cardTwice` if a card is named more than once and not always with connectors.
-  public init(_ targets: [KMSTarget]) throws(KMSError) {
+  package init(_ targets: [KMSTarget]) throws(KMSError) {
     for target in targets {
       let place = Self.place(target.card)
       guard let card = cards.firstIndex(where: { Self.place($0.card) == place }) else {
@@ -41,7 +41,7 @@ public struct KMSPlan: Equatable, Sendable {
   }
 
   /// The way of each scanout, when it is known how many each card shows.
-  public func routes(outputs: [Int]) -> [SinkGroup.Route] {
+  package func routes(outputs: [Int]) -> [SinkGroup.Route] {
     order.flatMap { entry in
       let scanouts = entry.output.map { [$0] } ?? (0..<UInt32(outputs[entry.card])).map(\.self)
       return scanouts.map { SinkGroup.Route(sink: entry.card, scanout: ScanoutID($0)) }

@@ -1,18 +1,18 @@
 internal import CDRM
 internal import Linux
 internal import Scanout
-public import SystemPackage
-public import Udmabuf
+package import SystemPackage
+package import Udmabuf
 
 /// What one card can do, found out without showing anything and without ending anybody's session.
-public struct KMSProbe: Sendable {
-  public enum Verdict: Equatable, Sendable, CustomStringConvertible {
+package struct KMSProbe: Sendable {
+  package enum Verdict: Equatable, Sendable, CustomStringConvertible {
     case yes
     case no(String)
     /// It could not be tried, and why.
     case untested(String)
 
-    public var description: String {
+    package var description: String {
       switch self {
       case .yes: "yes"
       case .no(let why): "no: \(why)"
@@ -21,28 +21,28 @@ public struct KMSProbe: Sendable {
     }
   }
 
-  public let path: FilePath
+  package let path: FilePath
   /// Why the card could not be opened; everything else is empty or untested then.
-  public let error: String?
-  public let driver: String
-  public let isAtomic: Bool
-  public let connectors: [KMSConnector]
-  public let cursorPlanes: Int
+  package let error: String?
+  package let driver: String
+  package let isAtomic: Bool
+  package let connectors: [KMSConnector]
+  package let cursorPlanes: Int
   /// The size in pixels that the udmabuf below had: the preferred mode of the first connected connector.
-  public let triedSize: String
+  package let triedSize: String
   /// The card takes in a udmabuf.
-  public let importsUdmabuf: Verdict
+  package let importsUdmabuf: Verdict
   /// The card makes a framebuffer of it.
-  public let framebuffer: Verdict
+  package let framebuffer: Verdict
   /// The card would show it; can be tried only where nobody else is DRM master.
-  public let commit: Verdict
+  package let commit: Verdict
 
   /// Looks at every `/dev/dri/card*`. A card is opened for as long as it takes.
-  public static func all(_ udmabuf: UdmabufDevice?) -> [KMSProbe] {
+  package static func all(_ udmabuf: UdmabufDevice?) -> [KMSProbe] {
     KMSCard.paths().map { KMSProbe($0, udmabuf) }
   }
 
-  public init(_ path: FilePath, _ udmabuf: UdmabufDevice?) {
+  package init(_ path: FilePath, _ udmabuf: UdmabufDevice?) {
     self.path = path
     do throws(KMSError) {
       let card = try KMSCard(KMSTarget(.path(path)))

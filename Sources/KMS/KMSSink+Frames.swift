@@ -1,6 +1,6 @@
 internal import Linux
 internal import Logging
-public import Scanout
+package import Scanout
 internal import SystemPackage
 
 extension KMSSink {
@@ -9,7 +9,7 @@ extension KMSSink {
 
   // MARK: Frames in
 
-  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+  package func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     guard let lane = lane(scanout) else { throw noOutput(scanout) }
     let output = lane.output
     guard output.pipe.connector.isConnected else { throw noScreen(lane) }
@@ -39,7 +39,7 @@ extension KMSSink {
     }
   }
 
-  public func allocate(
+  package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     guard let lane = lane(scanout) else { throw noOutput(scanout) }
@@ -80,7 +80,7 @@ extension KMSSink {
   /// offers it too, if it can.
   ///
   /// - Throws: `mode` if the screen that is there now cannot show it.
-  public func prefer(width: UInt32, height: UInt32, on scanout: ScanoutID) throws(SinkError) {
+  package func prefer(width: UInt32, height: UInt32, on scanout: ScanoutID) throws(SinkError) {
     guard let lane = lane(scanout) else { throw noOutput(scanout) }
     let size = PixelSize(width: width, height: height)
     lane.preferred = size
@@ -107,7 +107,7 @@ extension KMSSink {
 
   // MARK: Frames out
 
-  public func forget(_ frame: Frame) {
+  package func forget(_ frame: Frame) {
     guard let framebuffer = framebuffers.removeValue(forKey: frame.id) else { return }
     let error = SinkError(.other, "the frame was taken back before it was shown")
     for lane in lanes where isOnlyScannedOut(frame, lane) { awaitFlip(lane) }
@@ -149,13 +149,13 @@ extension KMSSink {
 
   // MARK: The cursor
 
-  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+  package func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
     guard let lane = lane(scanout), let cursor = lane.output.cursor, cursor.isUsable else { return }
     cursor.set(image, at: position)
     start(lane)
   }
 
-  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+  package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     guard let lane = lane(scanout), let cursor = lane.output.cursor, cursor.isUsable else { return }
     cursor.move(to: position)
     start(lane)

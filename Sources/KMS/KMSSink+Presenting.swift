@@ -1,6 +1,6 @@
 internal import Linux
 internal import Logging
-public import Scanout
+package import Scanout
 internal import SystemPackage
 
 extension KMSSink {
@@ -9,13 +9,13 @@ extension KMSSink {
   /// How soon what was not switched off is tried again, in milliseconds.
   private static let turnOffDelay: UInt32 = 500
 
-  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+  package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     guard let lane = lane(scanout) else { return report(presentation.sequence, scanout, noOutput(scanout)) }
     lane.refusedTurnOffs = 0
     if lane.queue.submit(.present(presentation)) { start(lane) }
   }
 
-  public func turnOff(_ scanout: ScanoutID) {
+  package func turnOff(_ scanout: ScanoutID) {
     guard let lane = lane(scanout) else { return }
     lane.refusedTurnOffs = 0
     if lane.queue.submit(.turnOff) { start(lane) }

@@ -1,8 +1,8 @@
-public import Linux
-public import Logging
-public import Scanout
+package import Linux
+package import Logging
+package import Scanout
 internal import SystemPackage
-public import Udmabuf
+package import Udmabuf
 
 /// Shows frames on the screens of a card: scanout 0 on the first chosen connector, and so on.
 ///
@@ -11,16 +11,16 @@ public import Udmabuf
 ///
 /// This file takes the card over and gives it up; how frames come in and go is in `KMSSink+Frames`, how they are
 /// shown in `KMSSink+Presenting`, and what happens when screens come and go in `KMSSink+Hotplug`.
-public final class KMSSink: ScanoutSink {
+package final class KMSSink: ScanoutSink {
   /// A guest has at most 16 scanouts (virtio 1.3, 5.7.4: VIRTIO_GPU_MAX_SCANOUTS).
-  public static let maximumOutputs = 16
+  package static let maximumOutputs = 16
 
-  public let card: KMSCard
-  public internal(set) var outputs: [SinkOutput]
+  package let card: KMSCard
+  package internal(set) var outputs: [SinkOutput]
   /// The sizes, by output, that could be shown straight from guest memory at the start; other modes only by
   /// copying. Nil where no udmabuf was there to try it with.
-  public let lentSizes: [[DisplayMode]]?
-  public weak var observer: (any ScanoutObserver)?
+  package let lentSizes: [[DisplayMode]]?
+  package weak var observer: (any ScanoutObserver)?
   let lanes: [Lane]
   let loop: EventLoop
   let log: Logger
@@ -57,7 +57,7 @@ public final class KMSSink: ScanoutSink {
   ///   means all that are connected.
   /// - Parameter udmabuf: to try each mode with a buffer like those to come; without it, one of the card's
   ///   own is taken.
-  public init(
+  package init(
     _ card: KMSCard, connectors: [String] = [], udmabuf: UdmabufDevice? = nil, loop: EventLoop, log: Logger
   ) throws(KMSError) {
     try card.becomeMaster()
@@ -97,7 +97,7 @@ public final class KMSSink: ScanoutSink {
   }
 
   /// Opens or finds the card that `target` says, and takes it over.
-  public convenience init(
+  package convenience init(
     _ target: KMSTarget, udmabuf: UdmabufDevice? = nil, loop: EventLoop, log: Logger
   ) throws(KMSError) {
     try self.init(
@@ -125,7 +125,7 @@ public final class KMSSink: ScanoutSink {
 
   /// Puts back what the screens showed before, lets go of all frames, and gives the card up. Waits for the
   /// card. Nothing happens the second time.
-  public func close() {
+  package func close() {
     guard settling.take() != nil else { return }
     stopWatching()
     deliverReports()

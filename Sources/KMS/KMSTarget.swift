@@ -1,12 +1,12 @@
-public import SystemPackage
+package import SystemPackage
 
 /// Which card and which of its connectors to show on, as a user writes it:
 /// `PATH[:CONNECTOR[,CONNECTOR...]]`, `auto`, or `fd:N[:CONNECTOR[,CONNECTOR...]]`.
 ///
 /// A path may hold colons itself, as those in `/dev/dri/by-path` do: what follows the last one counts as
 /// connectors only if it reads like connectors, such as `HDMI-A-1`.
-public struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
-  public enum Card: Equatable, Sendable {
+package struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
+  package enum Card: Equatable, Sendable {
     /// The first card that has a connected connector.
     case auto
     case path(FilePath)
@@ -14,16 +14,16 @@ public struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
     case descriptor(CInt)
   }
 
-  public var card: Card
+  package var card: Card
   /// Names of connectors in the order of the scanouts; empty means all connected ones.
-  public var connectors: [String]
+  package var connectors: [String]
 
-  public init(_ card: Card, connectors: [String] = []) {
+  package init(_ card: Card, connectors: [String] = []) {
     (self.card, self.connectors) = (card, connectors)
   }
 
   /// - Throws: `malformedTarget`.
-  public init(_ text: String) throws(KMSError) {
+  package init(_ text: String) throws(KMSError) {
     if text == "auto" {
       self.init(.auto)
       return
@@ -52,7 +52,7 @@ public struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
       && text.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-") }
   }
 
-  public var description: String {
+  package var description: String {
     let name =
       switch card {
       case .auto: "auto"

@@ -1,16 +1,16 @@
 internal import FoundationEssentials
 internal import Linux
-public import QEMU
+package import QEMU
 internal import SystemPackage
 
 extension LibvirtDomain: QEMUMonitor {
-  public func monitor(_ command: String) throws(QEMUError) -> String {
+  package func monitor(_ command: String) throws(QEMUError) -> String {
     do throws(LibvirtError) { return try ask(command, human: true) } catch {
       throw .monitor(monitorName, "\(error)")
     }
   }
 
-  public func version() throws(QEMUError) -> String {
+  package func version() throws(QEMUError) -> String {
     // 10.0.2Debian 1:10.0.2+ds-2
     String(try monitor("info version").prefix { $0.isNumber || $0 == "." })
   }
@@ -18,7 +18,7 @@ extension LibvirtDomain: QEMUMonitor {
   private var monitorName: FilePath { FilePath("of domain \(name)") }
 
   /// The QEMU that runs it.
-  public func qemu() throws -> RunningQEMU {
+  package func qemu() throws -> RunningQEMU {
     guard isActive else { throw LibvirtError.domain(name, "it does not run") }
     // libvirtd's own; a name has no slash.
     let file = FilePath("/run/libvirt/qemu").appending(name + ".pid")

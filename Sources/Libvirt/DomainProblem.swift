@@ -1,7 +1,7 @@
 internal import Domains
 
 /// Something in a domain's definition with which a guest's pages cannot be lent, or QEMU does not start.
-public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
+package enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   /// Of Xen, LXC and the like.
   case type(String)
   /// A machine whose virtio devices are not on PCI.
@@ -26,7 +26,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   case graphics(String)
 
   /// Of what kind, in a word.
-  public var name: String {
+  package var name: String {
     switch self {
     case .type: "type"
     case .noPCI: "machine"
@@ -41,14 +41,14 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   }
 
   /// `enable` mends it.
-  public var isMendable: Bool {
+  package var isMendable: Bool {
     switch self {
     case .type, .noPCI, .encrypted, .cellAccess, .deviceAccess, .graphics, .nameTooLong: false
     default: true
     }
   }
 
-  public var description: String {
+  package var description: String {
     switch self {
     case .type(let type): "a domain of type \(type) has no QEMU"
     case .noPCI(let machine):
@@ -80,7 +80,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
   static let features = ["iommu": "VIRTIO_F_ACCESS_PLATFORM", "packed": "VIRTIO_F_RING_PACKED"]
 
   /// What to do about it.
-  public var remedy: String {
+  package var remedy: String {
     switch self {
     case .type: "only domains of type kvm and qemu can be enabled"
     case .noPCI: "a machine with virtio on PCI, such as q35, pc or virt; there is no other way"
@@ -107,7 +107,7 @@ public enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
 
 extension DomainXML {
   /// What stands against it, in the order of the definition.
-  public var problems: [DomainProblem] {
+  package var problems: [DomainProblem] {
     var found: [DomainProblem] = []
     let type = root["type"] ?? ""
     if type != "kvm", type != "qemu" { found.append(.type(type)) }

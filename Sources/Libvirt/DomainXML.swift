@@ -1,36 +1,36 @@
-public import Domains
+package import Domains
 internal import Linux
 
 /// A domain's definition, as libvirt has it or as a program hands it to libvirt.
-public struct DomainXML {
+package struct DomainXML {
   /// The document that it is.
-  public let document: XMLDocument
+  package let document: XMLDocument
 
   /// Reads a definition.
-  public init(_ text: [UInt8]) throws(LibvirtError) {
+  package init(_ text: [UInt8]) throws(LibvirtError) {
     do throws(XMLError) { document = try XMLDocument(text) } catch { throw .xml(error) }
     guard root.name == "domain", root.namespace == nil else { throw .noDomain(root.name) }
   }
 
   /// The same, of a text.
-  public init(_ text: String) throws(LibvirtError) { try self.init(Array(text.utf8)) }
+  package init(_ text: String) throws(LibvirtError) { try self.init(Array(text.utf8)) }
 
   /// As it is now.
-  public var text: String { document.text }
+  package var text: String { document.text }
 
   var root: XMLElement { document.root }
 
   /// Nil in one that has none yet.
-  public var name: String? {
+  package var name: String? {
     let name = root.child("name")?.text ?? ""
     return name.isEmpty ? nil : name
   }
 
   /// It has no KVM.
-  public var isEmulated: Bool { root["type"] == "qemu" }
+  package var isEmulated: Bool { root["type"] == "qemu" }
 
   /// The user and the group that libvirt starts QEMU as, where the domain has its own.
-  public var owner: (user: UInt32, group: UInt32)? {
+  package var owner: (user: UInt32, group: UInt32)? {
     let label = root.children("seclabel").first { $0["model"] == "dac" }?.child("label")?.text
     guard let words = label?.split(separator: ":").map(String.init), words.count == 2,
       let user = HostFiles.number(words[0]) ?? Account(words[0])?.user,
@@ -59,10 +59,10 @@ public struct DomainXML {
   }
 
   /// It wants this project's back end. All others are none of our business.
-  public var isOurs: Bool { ownVideo != nil || record != nil }
+  package var isOurs: Bool { ownVideo != nil || record != nil }
 
   /// Whether a definition can be one of ours; much faster than to read it.
-  public static func mayBeOurs(_ text: [UInt8]) -> Bool {
+  package static func mayBeOurs(_ text: [UInt8]) -> Bool {
     // It is in the string of the video and in the record.
     let word = Array("udmabridge".utf8)
     return text.indices.dropLast(word.count - 1).contains { index in
@@ -74,14 +74,14 @@ public struct DomainXML {
   var referenceText: String? { ownVideo?.descendant("model", "acceleration")?["rendernode"] }
 
   /// What the domain asks of its helper; nil if it is not ours.
-  public func reference() throws(LibvirtError) -> DomainReference? {
+  package func reference() throws(LibvirtError) -> DomainReference? {
     guard let text = referenceText else { return nil }
     do throws(DomainError) { return try DomainReference(text) } catch { throw .reference(error) }
   }
 }
 
 /// Why something about a domain cannot be done.
-public enum LibvirtError: Error, Equatable, CustomStringConvertible {
+package enum LibvirtError: Error, Equatable, CustomStringConvertible {
   case xml(XMLError)
   /// Some other document.
   case noDomain(String)
@@ -105,7 +105,7 @@ public enum LibvirtError: Error, Equatable, CustomStringConvertible {
   /// Its helper cannot be replaced.
   case noRecovery(String, String)
 
-  public var description: String {
+  package var description: String {
     switch self {
     case .xml(let error): "\(error)"
     case .noDomain(let name): "the XML is no domain: its outermost element is <\(name.prefix(100))>"

@@ -1,4 +1,4 @@
-public import Domains
+package import Domains
 
 /// What `enable` writes into a domain's metadata: how it was before.
 enum EnablingRecord {
@@ -15,7 +15,7 @@ extension DomainXML {
   ///   - options: for its helper; nil for those that it has.
   ///   - removingGraphics: what QEMU would not start with is taken out; `disable` puts it back.
   /// - Throws: `refused` where it could not start even so. Nothing is changed then.
-  public func enable(options: [DomainOption]? = nil, removingGraphics: Bool = false) throws(LibvirtError) {
+  package func enable(options: [DomainOption]? = nil, removingGraphics: Bool = false) throws(LibvirtError) {
     guard let name else { throw .noName }
     let refused = problems.filter { problem in
       if case .graphics = problem { return !removingGraphics }
@@ -161,7 +161,7 @@ extension DomainXML {
   }
 
   /// Undoes what `enable` did. A domain that is not ours stays as it is.
-  public func disable() throws(LibvirtError) {
+  package func disable() throws(LibvirtError) {
     do throws(XMLError) { try restore() } catch { throw .xml(error) }
   }
 

@@ -1,23 +1,23 @@
 internal import Domains
-public import Linux
-public import SystemPackage
+internal import Linux
+package import SystemPackage
 
 /// What libvirtd's hook does at each step of a domain's life. It never talks to libvirt, which waits for it.
-public struct Hook {
+package struct Hook {
   private let root: FilePath
   /// Starts a program and does not wait for it.
   private let start: ([String]) throws(Errno) -> Void
 
   /// What libvirtd sees of it.
-  public struct Outcome: Equatable {
+  package struct Outcome: Equatable {
     /// 0, or 1 where the start is refused.
-    public var status: Int32 = 0
+    package var status: Int32 = 0
     /// Lines for standard error, which libvirtd quotes.
-    public var messages: [String] = []
+    package var messages: [String] = []
   }
 
   /// - Parameter root: the directory in which the host's files are.
-  public init(
+  package init(
     root: FilePath = "/",
     start: @escaping ([String]) throws(Errno) -> Void = { command throws(Errno) in try startDetached(command)
     }
@@ -28,7 +28,7 @@ public struct Hook {
   /// - Parameters:
   ///   - operation: such as `prepare`.
   ///   - definition: what came on standard input; not asked for where it is not needed.
-  public func run(
+  package func run(
     _ name: String, _ operation: String, definition: () throws -> [UInt8]
   ) -> Outcome {
     switch operation {

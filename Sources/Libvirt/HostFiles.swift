@@ -1,13 +1,13 @@
 internal import FoundationEssentials
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// What a host's files say about libvirt, QEMU and its back ends.
-public struct HostFiles {
+package struct HostFiles {
   private let root: FilePath
 
   /// - Parameter root: the directory in which the host's files are.
-  public init(root: FilePath = "/") { self.root = root }
+  package init(root: FilePath = "/") { self.root = root }
 
   private func place(_ path: String) -> FilePath { root.appending(path.drop { $0 == "/" }.description) }
 
@@ -25,21 +25,21 @@ public struct HostFiles {
   }
 
   /// The directories with files that describe back ends; a file of a later one replaces its namesake.
-  public var descriptionDirectories: [FilePath] { places.descriptions.map { FilePath($0) } }
+  package var descriptionDirectories: [FilePath] { places.descriptions.map { FilePath($0) } }
 
   // MARK: Back ends
 
   /// A file that describes a vhost-user back end, as QEMU's conventions say (`vhost-user.json`).
-  public struct Description: Equatable {
-    public let file: FilePath
+  package struct Description: Equatable {
+    package let file: FilePath
     /// Nil if the file cannot be read as one; libvirt then finds no back end at all.
-    public let type: String?
-    public let binary: String?
+    package let type: String?
+    package let binary: String?
   }
 
   /// All of them, in the order in which libvirt takes them: by name; one in `/etc` replaces its namesake in
   /// `/usr/share`, and is no more than a mark if it is empty.
-  public func descriptions() -> [Description] {
+  package func descriptions() -> [Description] {
     var files: [String: FilePath] = [:]
     for directory in places.descriptions.map(place) {
       for name in directoryEntries(directory) where name.hasSuffix(".json") {
@@ -59,12 +59,12 @@ public struct HostFiles {
   // MARK: libvirt's configuration
 
   /// A setting of `qemu.conf`: a string, or the strings of a list; nil where it is not set.
-  public func setting(_ name: String) -> [String]? { Self.setting(name, in: text) }
+  package func setting(_ name: String) -> [String]? { Self.setting(name, in: text) }
 
   /// The file of settings.
-  public var configuration: FilePath { FilePath(places.configuration + "/qemu.conf") }
+  package var configuration: FilePath { FilePath(places.configuration + "/qemu.conf") }
   /// There is one.
-  public var isConfigured: Bool { isThere(places.configuration + "/qemu.conf") }
+  package var isConfigured: Bool { isThere(places.configuration + "/qemu.conf") }
   private var text: String { (try? readText(place(configuration.string))) ?? "" }
 
   private static func setting(_ name: String, in text: String) -> [String]? {
@@ -90,7 +90,7 @@ public struct HostFiles {
   }
 
   /// Who runs QEMU and its helpers.
-  public func account() -> Account? {
+  package func account() -> Account? {
     let names = setting("user").map { [$0.first ?? ""] } ?? ["libvirt-qemu", "qemu", "root"]
     for name in names {
       guard let account = Self.account(name) else { continue }
@@ -112,30 +112,30 @@ public struct HostFiles {
   static func number(_ text: String) -> UInt32? { UInt32(text.drop { $0 == "+" }) }
 
   /// The devices that a domain's cgroup allows; nil where cgroups do not guard devices.
-  public func allowedDevices() -> [String]? {
+  package func allowedDevices() -> [String]? {
     if let controllers = setting("cgroup_controllers"), !controllers.contains("devices") { return nil }
     return setting(Self.deviceList) ?? []
   }
 
   /// The setting with the devices that a domain's cgroup allows.
-  public static let deviceList = "cgroup_device_acl"
+  package static let deviceList = "cgroup_device_acl"
 
   /// The list that is set; else the default that the file has in a comment; else the one of libvirt 9.
-  public var deviceListOrDefault: [String] {
+  package var deviceListOrDefault: [String] {
     let comments = text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.dropFirst() }
     return setting(Self.deviceList) ?? Self.setting(Self.deviceList, in: comments.joined(separator: "\n"))
       ?? ["null", "full", "zero", "random", "urandom", "ptmx", "userfaultfd"].map { "/dev/" + $0 }
   }
 
   /// Those devices that a domain's helper may not open.
-  public func devicesNotAllowed(_ devices: [String]) -> [String] {
+  package func devicesNotAllowed(_ devices: [String]) -> [String] {
     guard let allowed = allowedDevices() else { return [] }
     // The domain's string leads to /dev/udmabuf.
     return devices.filter { !allowed.contains($0) && !(hasHook && $0 == "/dev/udmabuf") }
   }
 
   /// AppArmor guards libvirtd by a profile that does not let it start this program.
-  public func isRefusedByAppArmor(_ program: FilePath) -> Bool {
+  package func isRefusedByAppArmor(_ program: FilePath) -> Bool {
     guard (try? readText(place("/sys/module/apparmor/parameters/enabled")))?.hasPrefix("Y") == true else {
       return false
     }
@@ -153,14 +153,14 @@ public struct HostFiles {
   }
 
   /// The program that the hook is a link to.
-  public var hookProgram: FilePath? {
+  package var hookProgram: FilePath? {
     let directory = place(places.configuration + "/hooks/qemu.d")
     let name = directoryEntries(directory).first { $0.contains("udmabridge") }
     return name.flatMap { linkTarget(directory.appending($0)) }.map { FilePath($0) }
   }
 
   /// The hook is where libvirtd looks for it.
-  public var hasHook: Bool {
+  package var hasHook: Bool {
     directoryEntries(place(places.configuration + "/hooks/qemu.d")).contains { $0.contains("udmabridge") }
   }
 }

@@ -2,13 +2,13 @@ internal import CLibvirt
 internal import Glibc
 
 /// A connection to libvirtd.
-@safe public final class LibvirtConnection {
+@safe package final class LibvirtConnection {
   /// Where it leads.
-  public let uri: String
+  package let uri: String
   private let connection: OpaquePointer
 
   /// Opens libvirt's library and connects.
-  public init(_ uri: String) throws(LibvirtError) {
+  package init(_ uri: String) throws(LibvirtError) {
     // qemu:///session, qemu+unix:///session?socket=...
     if uri.prefix(while: { $0 != "?" }).hasSuffix("/session") { throw .session(uri) }
     if let error = unsafe clv_load() { throw .noLibrary(unsafe String(cString: error)) }
@@ -20,13 +20,13 @@ internal import Glibc
   deinit { unsafe clv_close(connection) }
 
   /// The domain of this name.
-  public func domain(_ name: String) throws(LibvirtError) -> LibvirtDomain {
+  package func domain(_ name: String) throws(LibvirtError) -> LibvirtDomain {
     guard let domain = unsafe clv_lookup(connection, name) else { throw .domain(name, lastError()) }
     return unsafe LibvirtDomain(domain, name, self)
   }
 
   /// Makes a definition the persistent one of its domain. A running one goes on as it is.
-  public func define(_ domain: DomainXML) throws(LibvirtError) {
+  package func define(_ domain: DomainXML) throws(LibvirtError) {
     guard let defined = unsafe clv_define(connection, domain.text, CLV_DEFINE_VALIDATE) else {
       throw .domain(domain.name ?? "", lastError())
     }
@@ -35,8 +35,8 @@ internal import Glibc
 }
 
 /// A domain that libvirt knows.
-@safe public final class LibvirtDomain {
-  public let name: String
+@safe package final class LibvirtDomain {
+  package let name: String
   private let domain: OpaquePointer
   private let connection: LibvirtConnection
 
@@ -48,12 +48,12 @@ internal import Glibc
   deinit { unsafe clv_free_domain(domain) }
 
   /// It runs.
-  public var isActive: Bool { unsafe clv_is_active(domain) == 1 }
+  package var isActive: Bool { unsafe clv_is_active(domain) == 1 }
   /// Its definition stays when it ends.
-  public var isPersistent: Bool { unsafe clv_is_persistent(domain) == 1 }
+  package var isPersistent: Bool { unsafe clv_is_persistent(domain) == 1 }
 
   /// As it runs.
-  public func running() throws(LibvirtError) -> DomainXML {
+  package func running() throws(LibvirtError) -> DomainXML {
     guard let text = unsafe clv_xml(domain, 0) else { throw .domain(name, lastError()) }
     defer { unsafe free(text) }
     return try DomainXML(unsafe String(cString: text))
@@ -71,7 +71,7 @@ internal import Glibc
 
   /// How it is defined, or, of a transient one, what runs. Passwords are there where the connection may read them.
   /// - Parameter isToBeDefined: it is made the definition again, and must not lose them.
-  public func definition(isToBeDefined: Bool = false) throws(LibvirtError) -> DomainXML {
+  package func definition(isToBeDefined: Bool = false) throws(LibvirtError) -> DomainXML {
     try DomainXML(isToBeDefined: isToBeDefined) { flags throws(LibvirtError) in
       guard let text = unsafe clv_xml(domain, flags) else { throw .domain(name, lastError()) }
       defer { unsafe free(text) }

@@ -1,5 +1,5 @@
 /// What changes between two texts: lines that go and come, and the three around them.
-public struct LineDiff: CustomStringConvertible {
+package struct LineDiff: CustomStringConvertible {
   /// A line, and what becomes of it.
   private enum Line {
     case kept(Substring)
@@ -9,7 +9,7 @@ public struct LineDiff: CustomStringConvertible {
   }
   private var lines: [Line] = []
 
-  public init(_ old: String, _ new: String) {
+  package init(_ old: String, _ new: String) {
     let (old, new) = (
       old.split(separator: "\n", omittingEmptySubsequences: false),
       new.split(separator: "\n", omittingEmptySubsequences: false)
@@ -39,10 +39,10 @@ public struct LineDiff: CustomStringConvertible {
   }
 
   /// Nothing changes.
-  public var isEmpty: Bool { lines.allSatisfy(\.isKept) }
+  package var isEmpty: Bool { lines.allSatisfy(\.isKept) }
 
   /// A line for each, after `-`, `+` or a blank. Passwords are not shown.
-  public var description: String {
+  package var description: String {
     let changed = lines.indices.filter { !lines[$0].isKept }
     var shown: [String] = []
     var last: Int?

@@ -17,7 +17,7 @@ extension LibvirtDomain: RecoverableDomain {}
 
 /// Gives a running guest a card again after its helper has ended. No QEMU connects a vhost-user GPU anew, nor lets it be
 /// unplugged; but QEMU 10.1 and later can plug in a card of the generic kind beside it, with a helper of its own.
-public struct Recovery {
+package struct Recovery {
   private let domain: any RecoverableDomain
   private let root: FilePath
   /// Starts a program, does not wait for it, and says its number.
@@ -37,7 +37,7 @@ public struct Recovery {
   private static let devices = "/machine/peripheral"
 
   /// Looks whether the domain's helper can be replaced. Nothing is changed yet, but that the domain becomes tainted.
-  public init(_ domain: LibvirtDomain) throws(LibvirtError) {
+  package init(_ domain: LibvirtDomain) throws(LibvirtError) {
     try self.init(domain, root: "/") { command throws(Errno) in try startDetached(command) }
   }
 
@@ -105,7 +105,7 @@ public struct Recovery {
 
   /// Plugs the card in, and has the domain's presenter started again, if it has one.
   /// - Parameter say: hears of each step.
-  public func run(_ say: (String) -> Void) throws {
+  package func run(_ say: (String) -> Void) throws {
     var ports = ports
     if hasOwnCard {
       say("unplugging the card of an earlier recovery")

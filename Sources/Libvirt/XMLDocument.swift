@@ -2,16 +2,16 @@ internal import CXML2
 
 /// An XML document that can be changed. What is not changed stays as it is: comments, white space, and elements that
 /// nobody here knows.
-@safe public final class XMLDocument {
+@safe package final class XMLDocument {
   private let document: xmlDocPtr
   /// It began with an XML declaration.
   private let hasDeclaration: Bool
 
   /// What is read at most, in bytes. libxml2 itself bounds the depth (256 elements) and the length of a text (10 MB).
-  public static let longest = 16 << 20
+  package static let longest = 16 << 20
 
   /// Reads a document. Nothing is fetched, and a document type is refused: no entity can grow.
-  public init(_ text: [UInt8]) throws(XMLError) {
+  package init(_ text: [UInt8]) throws(XMLError) {
     guard text.count <= Self.longest else { throw .tooLong(text.count) }
     guard let context = unsafe xmlNewParserCtxt() else { throw .unreadable(line: 0, "no memory") }
     defer { unsafe xmlFreeParserCtxt(context) }
@@ -37,13 +37,13 @@ internal import CXML2
   deinit { unsafe xmlFreeDoc(document) }
 
   /// The outermost element.
-  public var root: XMLElement {
+  package var root: XMLElement {
     guard let node = unsafe xmlDocGetRootElement(document) else { preconditionFailure("it was there") }
     return unsafe XMLElement(node, self)
   }
 
   /// All of it, in UTF-8.
-  public var text: String {
+  package var text: String {
     guard let buffer = unsafe xmlBufferCreate() else { return "" }
     defer { unsafe xmlBufferFree(buffer) }
     let options = hasDeclaration ? 0 : XML_SAVE_NO_DECL.rawValue
@@ -55,7 +55,7 @@ internal import CXML2
 
   /// A piece of XML that is not in the document yet, in its namespaces.
   /// - Parameter text: well-formed, of ours.
-  public func make(_ text: String) throws(XMLError) -> XMLElement {
+  package func make(_ text: String) throws(XMLError) -> XMLElement {
     let source = try XMLDocument(Array(text.utf8))
     return source.root.copy(for: self)
   }
@@ -68,10 +68,10 @@ internal import CXML2
 }
 
 /// An element of a document, for as long as it is in there.
-@safe public struct XMLElement {
+@safe package struct XMLElement {
   private let node: xmlNodePtr
   /// Which keeps the node.
-  public let document: XMLDocument
+  package let document: XMLDocument
 
   fileprivate init(_ node: xmlNodePtr, _ document: XMLDocument) {
     unsafe self.node = node
@@ -79,15 +79,15 @@ internal import CXML2
   }
 
   /// Without a prefix.
-  public var name: String { unsafe string(node.pointee.name) }
+  package var name: String { unsafe string(node.pointee.name) }
 
   /// The namespace's URI; nil for an element without one.
-  public var namespace: String? {
+  package var namespace: String? {
     unsafe node.pointee.ns.flatMap { unsafe $0.pointee.href.map { unsafe string($0) } }
   }
 
   /// An attribute without a namespace; nil if it is not there.
-  public subscript(attribute: String) -> String? {
+  package subscript(attribute: String) -> String? {
     get {
       guard let value = unsafe xmlGetNoNsProp(node, attribute) else { return nil }
       defer { unsafe cxml_free(value) }
@@ -103,17 +103,17 @@ internal import CXML2
   }
 
   /// It has any attribute.
-  public var hasAttributes: Bool { unsafe node.pointee.properties != nil }
+  package var hasAttributes: Bool { unsafe node.pointee.properties != nil }
 
   /// The text in it.
-  public var text: String {
+  package var text: String {
     guard let content = unsafe xmlNodeGetContent(node) else { return "" }
     defer { unsafe cxml_free(content) }
     return unsafe string(content)
   }
 
   /// The elements right in it.
-  public var children: [XMLElement] {
+  package var children: [XMLElement] {
     var found: [XMLElement] = []
     var next = unsafe node.pointee.children
     while let child = unsafe next {
@@ -124,20 +124,20 @@ internal import CXML2
   }
 
   /// Those of a name, without a namespace.
-  public func children(_ name: String) -> [XMLElement] {
+  package func children(_ name: String) -> [XMLElement] {
     children.filter { $0.name == name && $0.namespace == nil }
   }
 
   /// The first of a name, without a namespace.
-  public func child(_ name: String) -> XMLElement? { children(name).first }
+  package func child(_ name: String) -> XMLElement? { children(name).first }
 
   /// The element at the end of a path of names.
-  public func descendant(_ names: String...) -> XMLElement? {
+  package func descendant(_ names: String...) -> XMLElement? {
     names.reduce(self as XMLElement?) { $0?.child($1) }
   }
 
   /// It holds neither elements nor text nor comments.
-  public var isEmpty: Bool {
+  package var isEmpty: Bool {
     var next = unsafe node.pointee.children
     while let child = unsafe next {
       guard unsafe xmlIsBlankNode(child) == 1 else { return false }
@@ -147,7 +147,7 @@ internal import CXML2
   }
 
   /// It as it would be written.
-  public var description: String {
+  package var description: String {
     guard let buffer = unsafe xmlBufferCreate() else { return "" }
     defer { unsafe xmlBufferFree(buffer) }
     unsafe xmlNodeDump(buffer, node.pointee.doc, node, 0, 0)
@@ -157,24 +157,24 @@ internal import CXML2
   // MARK: Changes
 
   /// A copy for a document, which it is not in yet.
-  public func copy(for other: XMLDocument) -> XMLElement { unsafe other.adopt(node) }
+  package func copy(for other: XMLDocument) -> XMLElement { unsafe other.adopt(node) }
 
   /// Puts an element that is in no document in front of this one, in a line of its own.
-  public func insertBefore(_ element: XMLElement) {
+  package func insertBefore(_ element: XMLElement) {
     unsafe xmlAddPrevSibling(node, element.node)
     if let indent = indentation { unsafe xmlAddPrevSibling(node, text(indent)) }
     element.indent(to: element.indentation)
   }
 
   /// Puts an element that is in no document behind this one, in a line of its own.
-  public func insertAfter(_ element: XMLElement) {
+  package func insertAfter(_ element: XMLElement) {
     unsafe xmlAddNextSibling(node, element.node)
     if let indent = indentation { unsafe xmlAddPrevSibling(element.node, text(indent)) }
     element.indent(to: element.indentation)
   }
 
   /// Puts an element that is in no document behind all others in this one, in a line of its own.
-  public func append(_ element: XMLElement) {
+  package func append(_ element: XMLElement) {
     if let last = children.last { return last.insertAfter(element) }
     let own = indentation
     if isEmpty { removeBlanks() }
@@ -185,7 +185,7 @@ internal import CXML2
   }
 
   /// Takes it out of its document for good, with the line that it stood in. It must not be used any more.
-  public func remove() {
+  package func remove() {
     let before = unsafe node.pointee.prev
     if let before = unsafe before, unsafe xmlIsBlankNode(before) == 1 {
       unsafe xmlUnlinkNode(before)
@@ -258,12 +258,12 @@ internal import CXML2
 }
 
 /// Why a document cannot be read.
-public enum XMLError: Error, Equatable, CustomStringConvertible {
+package enum XMLError: Error, Equatable, CustomStringConvertible {
   case unreadable(line: Int, String)
   case tooLong(Int)
   case documentType
 
-  public var description: String {
+  package var description: String {
     switch self {
     case .unreadable(let line, let why): "the XML cannot be read (line \(line)): \(why)"
     case .tooLong(let count): "\(count) bytes of XML are more than \(XMLDocument.longest), which are the most"

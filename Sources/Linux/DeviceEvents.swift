@@ -1,13 +1,13 @@
 internal import CLinux
-public import SystemPackage
+package import SystemPackage
 
 /// What the kernel announces about a device: that it came, changed, or went (a uevent).
-public struct DeviceEvent: Equatable, Sendable {
+package struct DeviceEvent: Equatable, Sendable {
   private let values: [String: String]
 
   /// Reads `ACTION@PATH` and, behind it, `KEY=VALUE` strings, each of which ends with a zero byte; nil if it is
   /// something else.
-  public init?(_ bytes: some Sequence<UInt8>) {
+  package init?(_ bytes: some Sequence<UInt8>) {
     let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
     guard let first = words.first, first.contains("@") else { return nil }
     var values: [String: String] = [:]
@@ -19,10 +19,10 @@ public struct DeviceEvent: Equatable, Sendable {
   }
 
   /// The value of a key, such as `DEVNAME`; nil if there is none.
-  public subscript(_ key: String) -> String? { values[key] }
+  package subscript(_ key: String) -> String? { values[key] }
 
   /// The device, if it has a device file.
-  public var number: DeviceNumber? {
+  package var number: DeviceNumber? {
     guard let major = values["MAJOR"].flatMap({ UInt64($0) }),
       let minor = values["MINOR"].flatMap({ UInt64($0) })
     else { return nil }
@@ -32,22 +32,22 @@ public struct DeviceEvent: Equatable, Sendable {
 
 /// Hears the kernel's announcements about devices. No privilege is needed; in a network namespace of its own a
 /// process hears nothing.
-public struct DeviceEventSocket: ~Copyable {
+package struct DeviceEventSocket: ~Copyable {
   /// The kernel's announcements are shorter (`UEVENT_BUFFER_SIZE`, and its header).
   private static let capacity = 8192
   /// So many are taken at once, before other sources of the loop have their turn.
   private static let batch = 256
 
   /// Readable when something was announced.
-  public let fd: FD
+  package let fd: FD
   private var buffer = [UInt8](repeating: 0, count: capacity)
 
   /// The corresponding C function is `socket` with `NETLINK_KOBJECT_UEVENT`.
-  public init() throws(Errno) { fd = FD(adopting: try retrying { cl_uevent_socket() }) }
+  package init() throws(Errno) { fd = FD(adopting: try retrying { cl_uevent_socket() }) }
 
   /// Takes what has come. What is not the kernel's is passed over.
   /// - Returns: false if the kernel had to drop some, for want of room.
-  public mutating func drain(_ handle: (DeviceEvent) -> Void) -> Bool {
+  package mutating func drain(_ handle: (DeviceEvent) -> Void) -> Bool {
     for _ in 0..<Self.batch {
       do throws(Errno) {
         var genuine: CInt = 0

@@ -1,15 +1,15 @@
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// Makes a directory; one that is there already stays as it is. The corresponding C function is `mkdir`.
-public func makeDirectory(_ path: FilePath, mode: UInt32) throws(Errno) {
+package func makeDirectory(_ path: FilePath, mode: UInt32) throws(Errno) {
   do throws(Errno) {
     _ = try retrying { unsafe path.withPlatformString { unsafe mkdir($0, mode) } }
   } catch { if error != .fileExists { throw error } }
 }
 
 /// Makes a symbolic link. The corresponding C function is `symlink`.
-public func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
+package func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
   _ = try retrying {
     unsafe path.withPlatformString { link in
       unsafe target.withPlatformString { target in unsafe symlink(target, link) }
@@ -20,7 +20,7 @@ public func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
 /// Holds a directory for as long as the descriptor lives: of the processes that ask for it so, one has it at a time.
 /// The corresponding C function is `flock`.
 /// - Throws: `timedOut` when another process has it for five seconds.
-public func lockDirectory(_ path: FilePath) throws(Errno) -> FD {
+package func lockDirectory(_ path: FilePath) throws(Errno) -> FD {
   let directory = try FD.open(path, writable: false)
   let deadline = monotonicNanoseconds() + 5_000_000_000
   while true {
@@ -36,23 +36,23 @@ public func lockDirectory(_ path: FilePath) throws(Errno) -> FD {
 }
 
 /// Gives a file to a user and a group; of a link, the link itself. The corresponding C function is `lchown`.
-public func setOwner(_ path: FilePath, user: UInt32, group: UInt32) throws(Errno) {
+package func setOwner(_ path: FilePath, user: UInt32, group: UInt32) throws(Errno) {
   _ = try retrying { unsafe path.withPlatformString { unsafe lchown($0, user, group) } }
 }
 
 /// Removes a directory and the files in it, if it is there; one with directories in it stays. The corresponding C
 /// function is `rmdir`.
-public func removeDirectory(_ path: FilePath) {
+package func removeDirectory(_ path: FilePath) {
   for name in directoryEntries(path) { removeFile(path.appending(name)) }
   _ = unsafe path.withPlatformString { unsafe rmdir($0) }
 }
 
 /// Removes a directory that has nothing in it; any other stays. The corresponding C function is `rmdir`.
-public func removeEmptyDirectory(_ path: FilePath) {
+package func removeEmptyDirectory(_ path: FilePath) {
   _ = unsafe path.withPlatformString { unsafe rmdir($0) }
 }
 
 /// Sets the permission bits of a file. The corresponding C function is `chmod`.
-public func setMode(_ path: FilePath, _ mode: UInt32) throws(Errno) {
+package func setMode(_ path: FilePath, _ mode: UInt32) throws(Errno) {
   _ = try retrying { unsafe path.withPlatformString { unsafe chmod($0, mode) } }
 }

@@ -1,21 +1,21 @@
 internal import CLinux
-public import SystemPackage
+package import SystemPackage
 
 /// What a descriptor is ready for. The corresponding C constants are `EPOLL*`.
-public struct Readiness: OptionSet, Sendable {
+package struct Readiness: OptionSet, Sendable {
   /// The bits of `EPOLL*`.
-  public let rawValue: UInt32
+  package let rawValue: UInt32
   /// Of the bits of `EPOLL*`.
-  public init(rawValue: UInt32) { self.rawValue = rawValue }
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
   /// Something can be read. The corresponding C constant is `EPOLLIN`.
-  public static let readable = Readiness(rawValue: CL_EPOLLIN)
+  package static let readable = Readiness(rawValue: CL_EPOLLIN)
   /// Something can be written. The corresponding C constant is `EPOLLOUT`.
-  public static let writable = Readiness(rawValue: CL_EPOLLOUT)
+  package static let writable = Readiness(rawValue: CL_EPOLLOUT)
   /// The peer is gone, or the descriptor is broken. Always reported.
-  public static let hangup = Readiness(rawValue: CL_EPOLLHUP)
+  package static let hangup = Readiness(rawValue: CL_EPOLLHUP)
 
   /// Each piece of news is reported once, whether it is read or not. The corresponding C constant is `EPOLLET`.
-  public static let once = Readiness(rawValue: CL_EPOLLET)
+  package static let once = Readiness(rawValue: CL_EPOLLET)
 
   /// The kernel has two bits for what is `hangup` here.
   init(events: UInt32) {
@@ -26,12 +26,12 @@ public struct Readiness: OptionSet, Sendable {
 
 /// One thread's loop over descriptors (epoll, level-triggered unless `Readiness.once` is asked for). A handler runs to
 /// completion; none may block.
-@safe public final class EventLoop {
-  public typealias Handler = (Readiness) -> Void
+@safe package final class EventLoop {
+  package typealias Handler = (Readiness) -> Void
 
   /// Names one registration. The generation keeps an event that was already fetched for a removed source
   /// from reaching the next source in the same slot.
-  public struct Token: Hashable, Sendable {
+  package struct Token: Hashable, Sendable {
     fileprivate let slot: UInt32
     fileprivate let generation: UInt32
     fileprivate var packed: UInt64 { UInt64(generation) << 32 | UInt64(slot) }
@@ -52,7 +52,7 @@ public struct Readiness: OptionSet, Sendable {
   private var running = false
 
   /// A loop without sources. The corresponding C function is `epoll_create1`.
-  public init() throws(Errno) {
+  package init() throws(Errno) {
     epoll = FD(adopting: try retrying { cl_epoll_create() })
     unsafe events = .allocate(capacity: Self.batch)
   }
@@ -60,7 +60,7 @@ public struct Readiness: OptionSet, Sendable {
   deinit { unsafe events.deallocate() }
 
   /// Watches a descriptor until `remove`. The caller keeps it open that long.
-  public func add(
+  package func add(
     _ fd: borrowing FD, _ readiness: Readiness = .readable, _ handler: @escaping Handler
   ) throws(Errno) -> Token {
     let slot = free.popLast() ?? UInt32(slots.count)
@@ -81,7 +81,7 @@ public struct Readiness: OptionSet, Sendable {
   }
 
   /// Watches for something else from now on; for nothing but a hangup with an empty set.
-  public func modify(_ token: Token, _ fd: borrowing FD, _ readiness: Readiness) throws(Errno) {
+  package func modify(_ token: Token, _ fd: borrowing FD, _ readiness: Readiness) throws(Errno) {
     _ = try fd.withRaw { raw throws(Errno) in
       try epoll.withRaw { epoll throws(Errno) in
         try retrying { cl_epoll_modify(epoll, raw, readiness.rawValue, token.packed) }
@@ -90,7 +90,7 @@ public struct Readiness: OptionSet, Sendable {
   }
 
   /// Stops watching. Events of it that were already fetched are dropped.
-  public func remove(_ token: Token, _ fd: borrowing FD) {
+  package func remove(_ token: Token, _ fd: borrowing FD) {
     precondition(slots[Int(token.slot)].generation == token.generation, "a source is removed once")
     fd.withRaw { raw in epoll.withRaw { _ = cl_epoll_remove($0, raw) } }
     slots[Int(token.slot)].handler = nil
@@ -103,7 +103,7 @@ public struct Readiness: OptionSet, Sendable {
   /// Handles what is ready, waiting for at most `milliseconds` (-1: as long as it takes), and then what is deferred.
   /// - Returns: how many handlers had their turn.
   @discardableResult
-  public func turn(milliseconds: Int32 = -1) throws(Errno) -> Int {
+  package func turn(milliseconds: Int32 = -1) throws(Errno) -> Int {
     let count = try epoll.withRaw { epoll throws(Errno) in
       try retrying {
         unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), scheduled.isEmpty ? milliseconds : 0)
@@ -124,18 +124,18 @@ public struct Readiness: OptionSet, Sendable {
   }
 
   /// Turns until `stop` is called.
-  public func run() throws(Errno) {
+  package func run() throws(Errno) {
     running = true
     while running { try turn() }
   }
 
   /// Ends `run` after the current turn.
-  public func stop() { running = false }
+  package func stop() { running = false }
 }
 
 /// A handler that runs at the end of the loop's turn, once, however often it was scheduled: for what must not be done in
 /// the middle of something else.
-public final class Deferred {
+package final class Deferred {
   private let loop: EventLoop
   private let entry: Entry
 
@@ -150,7 +150,7 @@ public final class Deferred {
   }
 
   /// `handler` does not run any more when this object is gone.
-  public init(_ loop: EventLoop, _ handler: @escaping () -> Void) {
+  package init(_ loop: EventLoop, _ handler: @escaping () -> Void) {
     self.loop = loop
     entry = Entry()
     entry.handler = handler
@@ -159,7 +159,7 @@ public final class Deferred {
   deinit { entry.handler = nil }
 
   /// What is scheduled by a deferred handler runs in the next turn, which does not wait then.
-  public func schedule() {
+  package func schedule() {
     if entry.isScheduled { return }
     entry.isScheduled = true
     loop.schedule(entry)

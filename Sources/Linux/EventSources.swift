@@ -1,23 +1,23 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// An eventfd, by which the two sides of a virtqueue call each other. Nonblocking.
-public struct EventFD: ~Copyable, Sendable {
+package struct EventFD: ~Copyable, Sendable {
   /// The eventfd itself: readable while its counter is not zero.
-  public let fd: FD
+  package let fd: FD
 
   /// Adopts an eventfd that a peer sent. It is made nonblocking, since what was sent may be anything.
-  public init(adopting fd: consuming FD) throws(Errno) {
+  package init(adopting fd: consuming FD) throws(Errno) {
     try fd.setNonblocking()
     self.fd = fd
   }
 
   /// The corresponding C function is `eventfd`.
-  public init() throws(Errno) { fd = FD(adopting: try retrying { cl_eventfd() }) }
+  package init() throws(Errno) { fd = FD(adopting: try retrying { cl_eventfd() }) }
 
   /// Adds one to the counter. A counter that is full wakes the reader just as well.
-  public borrowing func signal() {
+  package borrowing func signal() {
     fd.withRaw { raw in
       var one: UInt64 = 1
       _ = try? retrying { unsafe write(raw, &one, 8) }
@@ -27,7 +27,7 @@ public struct EventFD: ~Copyable, Sendable {
   /// Takes the counter.
   /// - Returns: false when it was zero or cannot be read.
   @discardableResult
-  public borrowing func drain() -> Bool {
+  package borrowing func drain() -> Bool {
     fd.withRaw { raw in
       var counter: UInt64 = 0
       return (try? retrying { unsafe read(raw, &counter, 8) }) == 8
@@ -36,15 +36,15 @@ public struct EventFD: ~Copyable, Sendable {
 }
 
 /// A one-shot timer as a source of an event loop.
-public final class Timer {
+package final class Timer {
   private let fd: FD
   private let loop: EventLoop
   private var token: EventLoop.Token?
   /// It was armed and has not fired.
-  public private(set) var armed = false
+  package private(set) var armed = false
 
   /// `handler` runs each time that an armed delay has passed.
-  public init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
+  package init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
     fd = FD(adopting: try retrying { cl_timerfd() })
     self.loop = loop
     token = try loop.add(fd) { [unowned self] _ in
@@ -57,13 +57,13 @@ public final class Timer {
   deinit { if let token { loop.remove(token, fd) } }
 
   /// Fires once after `milliseconds`, at least one; an earlier delay is forgotten.
-  public func arm(milliseconds: UInt32) {
+  package func arm(milliseconds: UInt32) {
     armed = true
     _ = fd.withRaw { cl_timerfd_arm($0, max(1, milliseconds)) }
   }
 
   /// Forgets a delay that was armed.
-  public func disarm() {
+  package func disarm() {
     guard armed else { return }
     armed = false
     _ = fd.withRaw { cl_timerfd_arm($0, 0) }
@@ -71,12 +71,12 @@ public final class Timer {
 }
 
 /// Signals as a source of an event loop. They stay blocked in this thread for good.
-public struct SignalFD: ~Copyable {
+package struct SignalFD: ~Copyable {
   /// Readable while a signal waits.
-  public let fd: FD
+  package let fd: FD
 
   /// The corresponding C function is `signalfd`.
-  public init(_ signals: [CInt]) throws(Errno) {
+  package init(_ signals: [CInt]) throws(Errno) {
     fd = FD(
       adopting: try retrying {
         unsafe signals.withUnsafeBufferPointer { unsafe cl_signalfd($0.baseAddress, $0.count) }
@@ -84,23 +84,23 @@ public struct SignalFD: ~Copyable {
   }
 
   /// The number of the next signal that arrived, or nil.
-  public borrowing func next() -> CInt? {
+  package borrowing func next() -> CInt? {
     fd.withRaw { raw in try? retrying { cl_signalfd_read(raw) } }
   }
 }
 
 /// Lets a write fail instead of ending the process: with `brokenPipe` to a pipe that nobody reads, with
 /// `fileTooLarge` beyond the size that this process may give a file (`RLIMIT_FSIZE`).
-public func ignoreWriteSignals() throws(Errno) {
+package func ignoreWriteSignals() throws(Errno) {
   for number in [SIGPIPE, SIGXFSZ] { _ = try retrying { cl_ignore_signal(number) } }
 }
 
 /// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its
 /// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time; or not there yet, in a
 /// file system that is full.
-public func exitOnBusError(_ line: StaticString) throws(Errno) {
+package func exitOnBusError(_ line: StaticString) throws(Errno) {
   _ = try retrying { unsafe cl_exit_on_bus_error(line.utf8Start, line.utf8CodeUnitCount) }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
-public func monotonicNanoseconds() -> Int64 { cl_monotonic_nanoseconds() }
+package func monotonicNanoseconds() -> Int64 { cl_monotonic_nanoseconds() }

@@ -1,12 +1,12 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 extension FD {
   /// Lets the program that this process becomes next have the descriptor: under `number`, where something else
   /// may have been open until now, or under its own.
   /// - Returns: the number.
-  public borrowing func hand(as number: CInt? = nil) throws(Errno) -> CInt {
+  package borrowing func hand(as number: CInt? = nil) throws(Errno) -> CInt {
     try withRaw { own throws(Errno) in
       guard let number, number != own else {
         _ = try retrying { cl_set_close_on_exec(own, 0) }
@@ -19,7 +19,7 @@ extension FD {
 
 /// Becomes another program, which is looked for on the PATH. Returns only to say why it could not be.
 /// The corresponding C function is `execvp`.
-public func execute(_ command: [String]) -> Errno {
+package func execute(_ command: [String]) -> Errno {
   var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
   unsafe words.append(nil)
   defer { for index in unsafe words.indices { unsafe free(words[index]) } }
@@ -32,7 +32,7 @@ public func execute(_ command: [String]) -> Errno {
 /// Starts another program, which is looked for on the PATH, in a session of its own and with no standard stream of ours, and
 /// does not wait for it. The corresponding C function is `posix_spawnp`.
 /// - Returns: its number.
-@discardableResult public func startDetached(_ command: [String]) throws(Errno) -> Int32 {
+@discardableResult package func startDetached(_ command: [String]) throws(Errno) -> Int32 {
   // POSIX_SPAWN_SETSID, which is hidden from Swift.
   try spawn(command, withoutStreams: 0...2, flags: 0x80)
 }
@@ -40,7 +40,7 @@ public func execute(_ command: [String]) -> Errno {
 /// Runs another program, which is looked for on the PATH, without standard input, and waits for its end.
 /// The corresponding C functions are `posix_spawnp` and `waitpid`.
 /// - Returns: its exit status; nil when a signal ended it.
-public func runToEnd(_ command: [String]) throws(Errno) -> Int32? {
+package func runToEnd(_ command: [String]) throws(Errno) -> Int32? {
   let pid = try spawn(command, withoutStreams: 0...0, flags: 0)
   var status: CInt = 0
   _ = try retrying { unsafe waitpid(pid, &status, 0) }
@@ -71,6 +71,6 @@ private func spawn(
 }
 
 /// Sets a variable of this process's environment, which it hands on to the program that it becomes.
-public func setEnvironment(_ name: String, _ value: String) {
+package func setEnvironment(_ name: String, _ value: String) {
   unsafe setenv(name, value, 1)
 }

@@ -1,45 +1,45 @@
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// Who may do what with a file, as its mode says. Other rules (access control lists, security modules, cgroups) may
 /// forbid more.
-public struct FileAccess: Equatable, Sendable {
+package struct FileAccess: Equatable, Sendable {
   /// The permission bits alone.
-  public let mode: UInt32
+  package let mode: UInt32
   /// Whom it belongs to.
-  public let user, group: UInt32
+  package let user, group: UInt32
 
   /// Of what is there. The corresponding C function is `stat`.
-  public init(of path: FilePath) throws(Errno) {
+  package init(of path: FilePath) throws(Errno) {
     var status = stat()
     _ = try retrying { unsafe path.withPlatformString { unsafe stat($0, &status) } }
     (mode, user, group) = (status.st_mode & 0o7777, status.st_uid, status.st_gid)
   }
 
   /// Whether an account may read and write it.
-  public func allowsWriting(_ account: Account) -> Bool {
+  package func allowsWriting(_ account: Account) -> Bool {
     if account.user == 0 { return true }
     if account.user == user { return mode & 0o600 == 0o600 }
     return account.groups.contains(group) ? mode & 0o060 == 0o060 : mode & 0o006 == 0o006
   }
 
   /// Whether any execute bit is set.
-  public var isExecutable: Bool { mode & 0o111 != 0 }
+  package var isExecutable: Bool { mode & 0o111 != 0 }
 }
 
 /// A user of this system.
-public struct Account: Equatable, Sendable {
+package struct Account: Equatable, Sendable {
   /// What it is called; its number where it has no name.
-  public let name: String
+  package let name: String
   /// Its number.
-  public let user: UInt32
+  package let user: UInt32
   /// The number of its own group.
-  public let group: UInt32
+  package let group: UInt32
   /// That one and all others.
-  public let groups: Set<UInt32>
+  package let groups: Set<UInt32>
 
   /// The account that is called so; nil if there is none. The corresponding C functions are `getpwnam` and `getgrouplist`.
-  public init?(_ name: String) {
+  package init?(_ name: String) {
     guard let entry = unsafe getpwnam(name) else { return nil }
     let (user, group) = unsafe (entry.pointee.pw_uid, entry.pointee.pw_gid)
     var groups = [gid_t](repeating: 0, count: 1024)
@@ -50,13 +50,13 @@ public struct Account: Equatable, Sendable {
   }
 
   /// One that may be known by its numbers alone.
-  public init(name: String, user: UInt32, group: UInt32, groups: Set<UInt32> = []) {
+  package init(name: String, user: UInt32, group: UInt32, groups: Set<UInt32> = []) {
     (self.name, self.user, self.group, self.groups) = (name, user, group, groups.union([group]))
   }
 }
 
 /// The name of a group; its number where it has none. The corresponding C function is `getgrgid`.
-public func groupName(of number: UInt32) -> String {
+package func groupName(of number: UInt32) -> String {
   guard let entry = unsafe getgrgid(number), let name = unsafe entry.pointee.gr_name else {
     return "\(number)"
   }

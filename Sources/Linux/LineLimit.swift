@@ -1,12 +1,12 @@
 /// Which lines of a log may be written that somebody else causes, a guest above all: some at once, one a second after
 /// that, and so many in an hour.
-public struct LineLimit: Sendable {
+package struct LineLimit: Sendable {
   /// So many lines may come at once.
-  public static let atOnce = 30
+  package static let atOnce = 30
   /// So many may come in an hour.
-  public static let perHour = 1000
+  package static let perHour = 1000
   /// What is said in the place of the last one.
-  public static let full = "\(perHour) lines within an hour: no more until the hour is over"
+  package static let full = "\(perHour) lines within an hour: no more until the hour is over"
   private static let second: Int64 = 1_000_000_000
 
   private var paidUntil: Int64?
@@ -15,7 +15,7 @@ public struct LineLimit: Sendable {
   private var leftOut = 0
 
   /// What becomes of a line.
-  public enum Verdict: Equatable, Sendable {
+  package enum Verdict: Equatable, Sendable {
     /// It is written. So many before it were not.
     case write(leftOut: Int)
     /// It is left out, as are all until the hour is over; that is to be said in its place.
@@ -24,11 +24,11 @@ public struct LineLimit: Sendable {
   }
 
   /// None was written yet.
-  public init() {}
+  package init() {}
 
   /// Decides on one more line.
   /// - Parameter now: in nanoseconds, never less than before.
-  public mutating func next(at now: Int64) -> Verdict {
+  package mutating func next(at now: Int64) -> Verdict {
     if let hourBegan, now - hourBegan < 3600 * Self.second {
       // The one that says so counts too.
       if written >= Self.perHour {
@@ -55,7 +55,7 @@ public struct LineLimit: Sendable {
 
   /// Decides on a line that is written now, if it is.
   /// - Returns: what to write, if anything.
-  public mutating func admit(_ line: @autoclosure () -> String) -> String? {
+  package mutating func admit(_ line: @autoclosure () -> String) -> String? {
     switch next(at: monotonicNanoseconds()) {
     case .write(leftOut: 0): line()
     case .write(let count): "\(line()) (\(count) before it left out: too many in a short time)"

@@ -1,25 +1,25 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// Who is at the other end of a Unix socket, as of the moment when it connected.
-public struct PeerCredentials: Equatable, Sendable {
+package struct PeerCredentials: Equatable, Sendable {
   /// The process.
-  public var pid: Int32
+  package var pid: Int32
   /// The effective user.
-  public var user: UInt32
+  package var user: UInt32
   /// The primary group and all others.
-  public var groups: Set<UInt32>
+  package var groups: Set<UInt32>
 
   /// What is told of somebody.
-  public init(pid: Int32, user: UInt32, groups: Set<UInt32>) {
+  package init(pid: Int32, user: UInt32, groups: Set<UInt32>) {
     (self.pid, self.user, self.groups) = (pid, user, groups)
   }
 }
 
 extension UnixSocket {
   /// The kernel's word on who connected. The corresponding socket options are `SO_PEERCRED` and `SO_PEERGROUPS`.
-  public borrowing func peer() throws(Errno) -> PeerCredentials {
+  package borrowing func peer() throws(Errno) -> PeerCredentials {
     let socket = fd.withRaw { $0 }
     var (pid, user, group) = (Int32(0), UInt32(0), UInt32(0))
     _ = try retrying { unsafe cl_peer_credentials(socket, &pid, &user, &group) }
@@ -38,24 +38,23 @@ extension UnixSocket {
 
   /// Waits until there is something to receive, or the peer is gone; at most `milliseconds`, -1 for as long as it takes.
   /// - Returns: false when the time is up.
-  public borrowing func waitUntilReadable(milliseconds: Int32 = -1) throws(Errno) -> Bool {
-    let socket = fd.withRaw { $0 }
-    return try retrying { cl_pollable(socket, CL_EPOLLIN, milliseconds) } > 0
+  package borrowing func waitUntilReadable(milliseconds: Int32 = -1) throws(Errno) -> Bool {
+    try fd.isReadable(within: milliseconds)
   }
 }
 
 /// The user that this process acts for. The corresponding C function is `geteuid`.
-public func effectiveUser() -> UInt32 { geteuid() }
+package func effectiveUser() -> UInt32 { geteuid() }
 
 /// The number of the group that is called `name`; nil if there is none. The corresponding C function is `getgrnam`.
-public func groupNumber(of name: String) -> UInt32? {
+package func groupNumber(of name: String) -> UInt32? {
   unsafe getgrnam(name)?.pointee.gr_gid
 }
 
 /// Gives the file of a socket that this process has just bound to a group. Another file that has come to this name
 /// since keeps its own. The corresponding C function is `fchownat`.
 /// - Throws: `fileExists` when it is not this process's socket any more.
-public func setSocketGroup(_ path: FilePath, _ group: UInt32) throws(Errno) {
+package func setSocketGroup(_ path: FilePath, _ group: UInt32) throws(Errno) {
   // The name may become another file's at any time; a descriptor stays what was looked at.
   let file = FD(adopting: try retrying { unsafe path.withPlatformString { unsafe cl_open_name($0) } })
   let status = try file.status()

@@ -1,18 +1,18 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// Another process, held by a pidfd: what is read of it is its own, and never that of a later one that got the
 /// same number.
 ///
 /// Its files and its memory map may be looked at by the same user and group, and with `CAP_SYS_PTRACE`.
-public final class RunningProcess: Sendable {
+package final class RunningProcess: Sendable {
   /// Its number, which is its own for as long as it runs.
-  public let pid: Int32
+  package let pid: Int32
   private let pidfd: FD
 
   /// The corresponding C function is `pidfd_open`.
-  public init(_ pid: Int32) throws(ProcessError) {
+  package init(_ pid: Int32) throws(ProcessError) {
     guard pid > 0 else { throw .none(pid) }
     self.pid = pid
     do throws(Errno) { pidfd = FD(adopting: try retrying { cl_pidfd_open(pid) }) } catch {
@@ -22,22 +22,22 @@ public final class RunningProcess: Sendable {
   }
 
   /// A pidfd can be read once its process has ended.
-  public var isRunning: Bool {
-    pidfd.withRaw { raw in (try? retrying { cl_pollable(raw, CL_EPOLLIN, 0) }) == 0 }
+  package var isRunning: Bool {
+    (try? pidfd.isReadable(within: 0)) == false
   }
 
   /// The name of its program, at most 15 bytes, as it calls itself.
-  public func name() throws(ProcessError) -> String {
+  package func name() throws(ProcessError) -> String {
     String(try text("comm").dropLast())
   }
 
   /// Its arguments, the program's name first.
-  public func arguments() throws(ProcessError) -> [String] {
+  package func arguments() throws(ProcessError) -> [String] {
     try text("cmdline").split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
   }
 
   /// Its effective user. Everybody may know that, of a process that hides all else too.
-  public func user() throws(ProcessError) -> UInt32 {
+  package func user() throws(ProcessError) -> UInt32 {
     let line = try text("status").split(separator: "\n").first { $0.hasPrefix("Uid:") }
     // The real one, the effective one, and two more.
     let numbers = line?.split(whereSeparator: \.isWhitespace).dropFirst().compactMap { UInt32($0) } ?? []
@@ -46,13 +46,13 @@ public final class RunningProcess: Sendable {
   }
 
   /// The text of a file in its directory of procfs, at most 16 MiB.
-  public func text(_ name: String) throws(ProcessError) -> String {
+  package func text(_ name: String) throws(ProcessError) -> String {
     try reading(name) { path throws(Errno) in try readText(path, upTo: 16 << 20) }
   }
 
   /// A descriptor of our own for what it has open as `number`.
   /// The corresponding C function is `pidfd_getfd`.
-  public func descriptor(_ number: CInt) throws(ProcessError) -> FD {
+  package func descriptor(_ number: CInt) throws(ProcessError) -> FD {
     do throws(Errno) {
       return FD(
         adopting: try pidfd.withRaw { pidfd throws(Errno) in try retrying { cl_pidfd_getfd(pidfd, number) } })
@@ -67,7 +67,7 @@ public final class RunningProcess: Sendable {
   }
 
   /// What it has open, by number. Which of these are there changes while they are listed.
-  public func openFiles() throws(ProcessError) -> [OpenFile] {
+  package func openFiles() throws(ProcessError) -> [OpenFile] {
     let directory = FilePath("/proc/\(pid)/fd")
     let names = try reading("fd") { path throws(Errno) in
       _ = try FD.open(path, writable: false)
@@ -82,7 +82,7 @@ public final class RunningProcess: Sendable {
   }
 
   /// Under which number it has a file open; nil if under none. That may change at any time.
-  public func number(of files: [OpenFile], device: UInt64, inode: UInt64) -> CInt? {
+  package func number(of files: [OpenFile], device: UInt64, inode: UInt64) -> CInt? {
     files.first { file in
       let status = try? FileStatus(of: FilePath("/proc/\(pid)/fd/\(file.number)"))
       return status?.device == device && status?.inode == inode
@@ -90,7 +90,7 @@ public final class RunningProcess: Sendable {
   }
 
   /// Its memory map, by address.
-  public func mappings() throws(ProcessError) -> [ProcessMapping] {
+  package func mappings() throws(ProcessError) -> [ProcessMapping] {
     try text("maps").split(separator: "\n").compactMap { ProcessMapping($0) }
   }
 
@@ -112,32 +112,32 @@ public final class RunningProcess: Sendable {
 }
 
 /// Something that a process has open.
-public struct OpenFile: Hashable, Sendable {
+package struct OpenFile: Hashable, Sendable {
   /// The descriptor's number in that process.
-  public let number: CInt
+  package let number: CInt
   /// A path, or what the kernel calls a file without one, such as `/memfd:NAME (deleted)` or `/dmabuf:NAME`.
-  public let target: String
+  package let target: String
 
   /// It is a memfd.
-  public var isMemfd: Bool { target.hasPrefix("/memfd:") }
+  package var isMemfd: Bool { target.hasPrefix("/memfd:") }
   /// It is a dma-buf.
-  public var isDMABuf: Bool { target.hasPrefix("/dmabuf:") }
+  package var isDMABuf: Bool { target.hasPrefix("/dmabuf:") }
 }
 
 /// A line of `/proc/PID/maps`: a piece of a process's memory, and the file that it is of.
-public struct ProcessMapping: Equatable, Sendable {
+package struct ProcessMapping: Equatable, Sendable {
   /// The first address, and the first one behind it.
-  public let start, end: UInt64
+  package let start, end: UInt64
   /// What is written reaches the file and all who have it mapped.
-  public let isShared: Bool
+  package let isShared: Bool
   /// Of `start`, in the file.
-  public let offset: UInt64
+  package let offset: UInt64
   /// Of the file; 0 for memory without one.
-  public let inode: UInt64
+  package let inode: UInt64
   /// The file's device, as `FileStatus.device` has it.
-  public let device: UInt64
+  package let device: UInt64
   /// Empty for memory without a file.
-  public let path: String
+  package let path: String
 
   /// Nil for what is no such line.
   init?(_ line: Substring) {
@@ -158,7 +158,7 @@ public struct ProcessMapping: Equatable, Sendable {
 }
 
 /// Why a process could not be looked into.
-public enum ProcessError: Error, Equatable, CustomStringConvertible {
+package enum ProcessError: Error, Equatable, CustomStringConvertible {
   /// Nobody has this number.
   case none(Int32)
   /// It ended while it was looked at.
@@ -171,7 +171,7 @@ public enum ProcessError: Error, Equatable, CustomStringConvertible {
   case other(Int32, String, Errno)
 
   /// What was refused, and what to do about it.
-  public var description: String {
+  package var description: String {
     switch self {
     case .none(let pid): "there is no process \(pid)"
     case .ended(let pid): "process \(pid) has ended"
@@ -199,6 +199,6 @@ public enum ProcessError: Error, Equatable, CustomStringConvertible {
 }
 
 /// The processes of this host that can be seen, by number.
-public func processNumbers() -> [Int32] {
+package func processNumbers() -> [Int32] {
   directoryEntries("/proc").compactMap { Int32($0) }.sorted()
 }

@@ -1,9 +1,9 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// The labels of a system's files, and what its policy allows processes to do with them.
-public protocol SecurityPolicy {
+package protocol SecurityPolicy {
   /// The kernel refuses what the policy forbids, and does not only write it into a log.
   var isEnforcing: Bool { get }
   /// The labels of processes of virtual machines: of those under KVM, then of those that are emulated.
@@ -17,11 +17,11 @@ public protocol SecurityPolicy {
 }
 
 /// SELinux, as libselinux knows it. The library is opened by name; systems without it need none.
-public struct SELinux: SecurityPolicy {
+package struct SELinux: SecurityPolicy {
   private let contexts: FilePath?
 
   /// Nil where there is no libselinux, or SELinux is off.
-  public init?() {
+  package init?() {
     guard cl_selinux_load() == 1, cl_selinux_enabled() == 1 else { return nil }
     contexts = nil
   }
@@ -33,22 +33,22 @@ public struct SELinux: SecurityPolicy {
   }
 
   /// The corresponding C function is `security_getenforce`.
-  public var isEnforcing: Bool { cl_selinux_enforcing() == 1 }
+  package var isEnforcing: Bool { cl_selinux_enforcing() == 1 }
 
   /// The corresponding C function is `selinux_virtual_domain_context_path`.
-  public var domainLabels: [String] {
+  package var domainLabels: [String] {
     guard let path = unsafe cl_selinux_domain_contexts() else { return [] }
     let text = (try? readText(FilePath(unsafe String(cString: path)))) ?? ""
     return text.split(whereSeparator: \.isWhitespace).map(String.init)
   }
 
   /// The corresponding C function is `getfilecon`.
-  public func label(of path: FilePath) -> String? {
+  package func label(of path: FilePath) -> String? {
     unsafe take(path.withPlatformString { unsafe cl_selinux_label($0) })
   }
 
   /// The corresponding C function is `selabel_lookup`.
-  public func expectedLabel(of path: FilePath) -> String? {
+  package func expectedLabel(of path: FilePath) -> String? {
     var status = stat()
     guard unsafe path.withPlatformString({ unsafe lstat($0, &status) }) == 0 else { return nil }
     return unsafe path.withPlatformString { name in
@@ -60,7 +60,7 @@ public struct SELinux: SecurityPolicy {
   }
 
   /// The corresponding C function is `security_compute_av`.
-  public func allows(
+  package func allows(
     _ subject: String, _ permission: String, _ object: String, _ kind: String
   ) -> Bool? {
     switch unsafe cl_selinux_allows(subject, object, kind, permission) {

@@ -1,10 +1,10 @@
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// Runs a command through the shell and returns what it wrote to standard output, at most `limit` bytes, and
 /// its exit status; nil when it did not end by itself.
 /// The corresponding C function is `popen`.
-public func runShell(_ command: StaticString, upTo limit: Int = 1 << 20) throws(Errno) -> (
+package func runShell(_ command: StaticString, upTo limit: Int = 1 << 20) throws(Errno) -> (
   output: String, status: CInt?
 ) {
   guard let stream = unsafe popen(command.description, "r") else { throw Errno(rawValue: errno) }
@@ -22,7 +22,7 @@ public func runShell(_ command: StaticString, upTo limit: Int = 1 << 20) throws(
 }
 
 /// The names in a directory, sorted; none if it cannot be read.
-public func directoryEntries(_ path: FilePath) -> [String] {
+package func directoryEntries(_ path: FilePath) -> [String] {
   guard let directory = unsafe path.withPlatformString({ unsafe opendir($0) }) else { return [] }
   defer { unsafe closedir(directory) }
   var names: [String] = []

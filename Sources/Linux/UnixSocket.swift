@@ -1,19 +1,19 @@
 internal import CLinux
 internal import Glibc
-public import SystemPackage
+package import SystemPackage
 
 /// The descriptors that came with one message, at most eight. What is not taken closes with it.
-public struct ReceivedDescriptors: ~Copyable {
+package struct ReceivedDescriptors: ~Copyable {
   /// How many are kept of one message.
-  public static let capacity = 8
+  package static let capacity = 8
   private var slots: InlineArray<8, FD?> = InlineArray { _ in nil }
   /// How many arrived, taken or not.
-  public private(set) var count = 0
+  package private(set) var count = 0
   /// More arrived than fit, or the kernel had to drop some.
-  public package(set) var overflowed = false
+  package var overflowed = false
 
   /// None.
-  public init() {}
+  package init() {}
 
   package mutating func append(_ fd: consuming FD) {
     slots[count] = consume fd
@@ -21,7 +21,7 @@ public struct ReceivedDescriptors: ~Copyable {
   }
 
   /// Hands over the descriptor at `index`; nil if it was taken before or never came.
-  public mutating func take(_ index: Int) -> FD? {
+  package mutating func take(_ index: Int) -> FD? {
     index < count ? slots[index].take() : nil
   }
 
@@ -37,7 +37,7 @@ public struct ReceivedDescriptors: ~Copyable {
 
 /// The numbers of this process's sockets that could send a message, with descriptors where that goes, to any other
 /// socket, whatever they are connected to. Of those for netlink the kernel asks for privileges.
-public func unboundSockets() -> [CInt] {
+package func unboundSockets() -> [CInt] {
   let kinds = [SOCK_DGRAM, SOCK_RAW].map { CInt($0.rawValue) }
   return directoryEntries("/proc/self/fd").compactMap { CInt($0) }.sorted().filter { number in
     guard let type = socketOption(number, SO_TYPE) else { return false }
@@ -52,17 +52,17 @@ func socketOption(_ number: CInt, _ option: CInt) -> CInt? {
 }
 
 /// A Unix stream socket that carries descriptors.
-public struct UnixSocket: ~Copyable, Sendable {
+package struct UnixSocket: ~Copyable, Sendable {
   /// The socket itself.
-  public let fd: FD
+  package let fd: FD
 
   /// Adopts a connected or a listening socket.
-  public init(adopting fd: consuming FD) { self.fd = fd }
+  package init(adopting fd: consuming FD) { self.fd = fd }
 
   /// Binds `path` and listens, nonblocking. A file that stands there already is not removed.
   /// - Parameter mode: of the socket's file, from its first moment on; what the umask leaves, if none is given. There
   ///   must be one thread only then.
-  public static func listen(_ path: FilePath, mode: UInt32? = nil) throws(Errno) -> UnixSocket {
+  package static func listen(_ path: FilePath, mode: UInt32? = nil) throws(Errno) -> UnixSocket {
     let mode = mode.map(CInt.init) ?? -1
     return unsafe try at(path) { unsafe cl_unix_listen($0, $1, mode) }
   }
@@ -70,13 +70,13 @@ public struct UnixSocket: ~Copyable, Sendable {
   /// Connects to the listener at `path`.
   /// - Parameter milliseconds: how long a place in its queue is waited for, where many wait already; at least one.
   /// - Throws: `timedOut` when there is none after that time.
-  public static func connect(_ path: FilePath, milliseconds: UInt32 = 5000) throws(Errno) -> UnixSocket {
+  package static func connect(_ path: FilePath, milliseconds: UInt32 = 5000) throws(Errno) -> UnixSocket {
     unsafe try at(path) { unsafe cl_unix_connect($0, $1, max(1, milliseconds)) }
   }
 
   /// Whether `path` is the file of a socket that nobody has open any more, as a killed process leaves it. A
   /// listener at `path` does not notice the question.
-  public static func isStale(_ path: FilePath) -> Bool {
+  package static func isStale(_ path: FilePath) -> Bool {
     // Of any other file the kernel says too that the connection was refused.
     guard (try? FileStatus(of: path))?.isSocket == true else { return false }
     do throws(Errno) {
@@ -95,18 +95,18 @@ public struct UnixSocket: ~Copyable, Sendable {
   }
 
   /// The next connection, nonblocking; `wouldBlock` if there is none yet.
-  public borrowing func accept() throws(Errno) -> UnixSocket {
+  package borrowing func accept() throws(Errno) -> UnixSocket {
     let raw = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_accept(raw) } }
     return UnixSocket(adopting: FD(adopting: raw))
   }
 
   /// Sends what fits, with no descriptors; `wouldBlock` on a full nonblocking socket.
-  public borrowing func send(_ bytes: RawSpan) throws(Errno) -> Int {
+  package borrowing func send(_ bytes: RawSpan) throws(Errno) -> Int {
     try send(bytes, rawDescriptors: [])
   }
 
   /// Sends with one descriptor, of which the peer gets its own.
-  public borrowing func send(_ bytes: RawSpan, passing passed: borrowing FD) throws(Errno) -> Int {
+  package borrowing func send(_ bytes: RawSpan, passing passed: borrowing FD) throws(Errno) -> Int {
     let number = passed.withRaw { $0 }
     return try send(bytes, rawDescriptors: [number])
   }
@@ -127,7 +127,7 @@ public struct UnixSocket: ~Copyable, Sendable {
   ///
   /// - Returns: how many bytes; 0 at the end of the stream.
   /// - Throws: `wouldBlock` when nothing is there yet.
-  public borrowing func receive(
+  package borrowing func receive(
     into bytes: inout [UInt8], upTo capacity: Int, descriptors: inout ReceivedDescriptors
   ) throws(Errno) -> Int {
     let socket = fd.withRaw { $0 }
@@ -166,13 +166,13 @@ public struct UnixSocket: ~Copyable, Sendable {
 
   /// The process at the other end, or the one that listened there; nil if it is of another pid namespace.
   /// The corresponding socket option is `SO_PEERCRED`.
-  public borrowing func peerProcess() throws(Errno) -> Int32? {
+  package borrowing func peerProcess() throws(Errno) -> Int32? {
     let pid = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_peer(raw) } }
     return pid > 0 ? pid : nil
   }
 
   /// Two connected sockets; blocking ones, for a test or for handing one end to another process.
-  public static func pair(_ body: (consuming UnixSocket, consuming UnixSocket) throws -> Void) throws {
+  package static func pair(_ body: (consuming UnixSocket, consuming UnixSocket) throws -> Void) throws {
     var numbers = InlineArray<2, CInt>(repeating: -1)
     _ = try retrying {
       var span = numbers.mutableSpan
@@ -180,4 +180,9 @@ public struct UnixSocket: ~Copyable, Sendable {
     }
     try body(UnixSocket(adopting: FD(adopting: numbers[0])), UnixSocket(adopting: FD(adopting: numbers[1])))
   }
+}
+
+extension FD {
+  /// It is a socket that carries a stream of bytes. The corresponding socket option is `SO_TYPE`.
+  package var isStreamSocket: Bool { withRaw { socketOption($0, SO_TYPE) } == CInt(SOCK_STREAM.rawValue) }
 }

@@ -1,40 +1,40 @@
-public import Guest
+package import Guest
 
 /// A piece of the guest-physical address space that is memory, as QEMU's monitor prints it for `info mtree -f`:
 ///
 ///     0000000100000000-000000013fffffff (prio 0, ram): pc.ram @0000000080000000 KVM
-public struct FlatRange: Equatable, Sendable {
+package struct FlatRange: Equatable, Sendable {
   /// The first address.
-  public let address: GuestAddress
+  package let address: GuestAddress
   /// In bytes.
-  public let length: UInt64
+  package let length: UInt64
   /// The guest cannot write there: RAM that is a copy of ROM for now, or ROM.
-  public let isReadOnly: Bool
+  package let isReadOnly: Bool
   /// QEMU's name of the memory region.
-  public let name: String
+  package let name: String
   /// Of `address`, in the memory region.
-  public let offset: UInt64
+  package let offset: UInt64
 
   /// A piece as the monitor names it.
-  public init(address: GuestAddress, length: UInt64, isReadOnly: Bool, name: String, offset: UInt64) {
+  package init(address: GuestAddress, length: UInt64, isReadOnly: Bool, name: String, offset: UInt64) {
     (self.address, self.length, self.isReadOnly) = (address, length, isReadOnly)
     (self.name, self.offset) = (name, offset)
   }
 }
 
 /// What the CPUs of a guest see as memory, in the order of addresses.
-public struct FlatView: Equatable, Sendable {
+package struct FlatView: Equatable, Sendable {
   /// Sorted by address.
-  public let ranges: [FlatRange]
+  package let ranges: [FlatRange]
 
   /// As the first CPU sees it, out of system management mode.
-  public static let addressSpace = "cpu-memory-0"
+  package static let addressSpace = "cpu-memory-0"
 
   /// Reads the answer to `info mtree -f`: the flat view of `addressSpace`.
   ///
   /// What is neither RAM nor ROM, such as a device's registers, is passed over.
   /// - Throws: `unknownForm` with the line that was not understood, or with what was missing.
-  public init(_ text: String, of addressSpace: String = FlatView.addressSpace) throws(QEMUError) {
+  package init(_ text: String, of addressSpace: String = FlatView.addressSpace) throws(QEMUError) {
     var ranges: [FlatRange] = []
     var (isWanted, isFound) = (false, false)
     for line in text.split(whereSeparator: \.isNewline) {
@@ -101,17 +101,17 @@ extension Substring {
 }
 
 /// A block of QEMU's memory, as its monitor prints it for `info ramblock`.
-public struct RAMBlock: Equatable, Sendable {
+package struct RAMBlock: Equatable, Sendable {
   /// QEMU's id of the block.
-  public let name: String
+  package let name: String
   /// Of the memory that it is made of, in bytes.
-  public let pageSize: UInt64
+  package let pageSize: UInt64
   /// In bytes; a block that can grow may have more room.
-  public let used: UInt64
+  package let used: UInt64
 
   /// Reads the answer to `info ramblock`: name, page size with its unit, offset, used, total, and from QEMU 8 on
   /// the place in QEMU and the rights.
-  public static func list(_ text: String) throws(QEMUError) -> [RAMBlock] {
+  package static func list(_ text: String) throws(QEMUError) -> [RAMBlock] {
     var blocks: [RAMBlock] = []
     for line in text.split(whereSeparator: \.isNewline) {
       let words = line.split(separator: " ")

@@ -1,11 +1,11 @@
-public import Guest
-public import Linux
+package import Guest
+package import Linux
 internal import SystemPackage
 
 /// Memory that a guest sees, and what it is made of.
-public struct GuestBacking: Sendable {
+package struct GuestBacking: Sendable {
   /// What the memory is.
-  public enum Kind: Sendable {
+  package enum Kind: Sendable {
     /// A memfd, and under which number QEMU has it.
     case memfd(Memfd, descriptor: CInt)
     /// Some other file that QEMU has mapped.
@@ -15,51 +15,51 @@ public struct GuestBacking: Sendable {
   }
 
   /// QEMU's name of it, most often the id of its memory backend.
-  public let name: String
+  package let name: String
   /// What it is made of.
-  public let kind: Kind
+  package let kind: Kind
 
   /// A memory and what it is made of.
-  public init(name: String, kind: Kind) { (self.name, self.kind) = (name, kind) }
+  package init(name: String, kind: Kind) { (self.name, self.kind) = (name, kind) }
 
   /// The memfd, if it is one.
-  public var memfd: Memfd? { if case .memfd(let memfd, _) = kind { memfd } else { nil } }
+  package var memfd: Memfd? { if case .memfd(let memfd, _) = kind { memfd } else { nil } }
 }
 
 /// A piece of the guest-physical address space, and where it is kept.
-public struct LayoutPart: Equatable, Sendable {
+package struct LayoutPart: Equatable, Sendable {
   /// The first address.
-  public let address: GuestAddress
+  package let address: GuestAddress
   /// In bytes.
-  public let length: UInt64
+  package let length: UInt64
   /// The guest cannot write there.
-  public let isReadOnly: Bool
+  package let isReadOnly: Bool
   /// The place of its memory in `GuestLayout.backings`.
-  public let backing: Int
+  package let backing: Int
   /// Of `address`, in the memfd or the file.
-  public let offset: UInt64
+  package let offset: UInt64
 
   /// A piece of the memory `backing`.
-  public init(address: GuestAddress, length: UInt64, isReadOnly: Bool = false, backing: Int, offset: UInt64) {
+  package init(address: GuestAddress, length: UInt64, isReadOnly: Bool = false, backing: Int, offset: UInt64) {
     (self.address, self.length, self.isReadOnly) = (address, length, isReadOnly)
     (self.backing, self.offset) = (backing, offset)
   }
 
   /// The last address in it.
-  public var last: GuestAddress { GuestAddress(address.rawValue + (length - 1)) }
+  package var last: GuestAddress { GuestAddress(address.rawValue + (length - 1)) }
 }
 
 /// Where the memory of a guest is: which part of which memfd stands at which guest-physical address.
-public struct GuestLayout: Sendable {
+package struct GuestLayout: Sendable {
   /// The memories that the parts are of.
-  public let backings: [GuestBacking]
+  package let backings: [GuestBacking]
   /// Sorted by address. What lies between two parts is no memory.
-  public let parts: [LayoutPart]
+  package let parts: [LayoutPart]
   /// How it is known.
-  public let source: Source
+  package let source: Source
 
   /// How a layout came to be known.
-  public enum Source: String, Sendable {
+  package enum Source: String, Sendable {
     /// QEMU's monitor said it, and the process's memory map agrees.
     case monitor
     /// It follows from the command line.
@@ -69,14 +69,14 @@ public struct GuestLayout: Sendable {
   }
 
   /// Takes the parts in any order.
-  public init(backings: [GuestBacking], parts: [LayoutPart], source: Source) {
+  package init(backings: [GuestBacking], parts: [LayoutPart], source: Source) {
     self.backings = backings
     self.parts = parts.sorted { $0.address < $1.address }
     self.source = source
   }
 
   /// The table with which addresses are resolved: of those parts that are in memfds.
-  public func memory() throws(QEMUError) -> GuestMemory {
+  package func memory() throws(QEMUError) -> GuestMemory {
     do throws(GuestMemoryError) {
       var regions: [MemoryRegion] = []
       for part in joined {
@@ -92,7 +92,7 @@ public struct GuestLayout: Sendable {
   }
 
   /// The parts, those joined that follow each other in the address space and in their memory.
-  public var joined: [LayoutPart] {
+  package var joined: [LayoutPart] {
     var result: [LayoutPart] = []
     for part in parts {
       if let before = result.last, before.backing == part.backing,
@@ -113,7 +113,7 @@ public struct GuestLayout: Sendable {
   }
 
   /// What is at an address that no memfd is at, for an error: a hole and its bounds, or memory that cannot be lent.
-  public func absence(at address: GuestAddress) -> String {
+  package func absence(at address: GuestAddress) -> String {
     if let part = parts.last(where: { $0.address <= address }), address <= part.last {
       let backing = backings[part.backing]
       return switch backing.kind {

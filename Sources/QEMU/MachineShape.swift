@@ -4,18 +4,18 @@ internal import SystemPackage
 
 /// How QEMU lays out a machine's RAM: the first part from address 0, with the VGA window in it, the rest from 4 GiB on, or
 /// from 1 TiB on where the processor is AMD's and the RAM would reach the addresses of HyperTransport.
-public struct MachineShape: Equatable, Sendable {
+package struct MachineShape: Equatable, Sendable {
   /// QEMU's machines for PCs.
-  public enum Machine: String, CaseIterable, Sendable { case q35, pc }
+  package enum Machine: String, CaseIterable, Sendable { case q35, pc }
   /// Which machine.
-  public let machine: Machine
+  package let machine: Machine
   /// In bytes.
-  public let memory: UInt64
+  package let memory: UInt64
   /// The guest's processor is one of AMD's.
-  public let isAMD: Bool
+  package let isAMD: Bool
 
   /// A machine with so many bytes of RAM.
-  public init(_ machine: Machine, memory: UInt64, isAMD: Bool = false) {
+  package init(_ machine: Machine, memory: UInt64, isAMD: Bool = false) {
     (self.machine, self.memory, self.isAMD) = (machine, memory, isAMD)
   }
 
@@ -26,7 +26,7 @@ public struct MachineShape: Equatable, Sendable {
   private static let hyperTransport: UInt64 = 0xfd_0000_0000
 
   /// The bytes below 4 GiB (QEMU: pc_q35_init, pc_init1).
-  public var low: UInt64 {
+  package var low: UInt64 {
     let bound: UInt64 =
       switch machine {
       case .q35: memory >= 0xb000_0000 ? 0x8000_0000 : 0xb000_0000
@@ -37,7 +37,7 @@ public struct MachineShape: Equatable, Sendable {
 
   /// With an AMD processor the machines of QEMU 7.1 and later put the RAM above 4 GiB elsewhere: it and the window for
   /// PCI behind it, of its default size, would reach HyperTransport (QEMU: pc_max_used_gpa).
-  public var dependsOnProcessor: Bool {
+  package var dependsOnProcessor: Bool {
     let window: UInt64 = machine == .q35 ? 32 << 30 : 2 << 30
     let room = Self.hyperTransport - window - Self.fourGiB
     let high = memory - low
@@ -46,7 +46,7 @@ public struct MachineShape: Equatable, Sendable {
   }
 
   /// The parts with their offsets in the RAM, as parts of one memory.
-  public var parts: [LayoutPart] {
+  package var parts: [LayoutPart] {
     let start = isAMD && dependsOnProcessor ? 1 << 40 : Self.fourGiB
     return [
       (address: 0, offsets: 0..<min(low, Self.window.lowerBound)),

@@ -1,9 +1,9 @@
-public import Guest
-public import Linux
-public import SystemPackage
+package import Guest
+package import Linux
+package import SystemPackage
 
 /// Why the RAM of a running QEMU is not known.
-public enum QEMUError: Error, CustomStringConvertible {
+package enum QEMUError: Error, CustomStringConvertible {
   case noMonitor(FilePath, Errno)
   /// Nobody greets on the monitor.
   case busy(FilePath)
@@ -24,7 +24,7 @@ public enum QEMUError: Error, CustomStringConvertible {
   case memory(GuestMemoryError)
 
   /// What is not known, and what to do about it.
-  public var description: String {
+  package var description: String {
     switch self {
     case .noMonitor(let path, .noSuchFileOrDirectory):
       "there is no monitor \(path); start QEMU with -qmp unix:\(path),server=on,wait=off"

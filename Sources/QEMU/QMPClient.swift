@@ -1,9 +1,9 @@
 internal import FoundationEssentials
 internal import Linux
-public import SystemPackage
+package import SystemPackage
 
 /// What is asked of a running QEMU.
-public protocol QEMUMonitor {
+package protocol QEMUMonitor {
   /// Runs a command of the human monitor, and returns what it prints.
   func monitor(_ command: String) throws(QEMUError) -> String
   /// QEMU's version, such as `10.0.2`.
@@ -12,7 +12,7 @@ public protocol QEMUMonitor {
 
 /// A connection to QEMU's monitor, in the QEMU Machine Protocol: one JSON object in a line, asked and answered by
 /// turns. Events that come in between are passed over.
-public final class QMPClient: QEMUMonitor {
+package final class QMPClient: QEMUMonitor {
   private let socket: UnixSocket
   private let path: FilePath
   private var received: [UInt8] = []
@@ -30,7 +30,7 @@ public final class QMPClient: QEMUMonitor {
   ///   - milliseconds: how long QEMU may take for each answer.
   ///   - end: no answer is waited for longer than until then, in nanoseconds of the monotonic clock.
   /// - Throws: `busy` when nobody greets, as when QEMU serves another client there.
-  public init(_ path: FilePath, milliseconds: Int64 = 5000, until end: Int64 = .max) throws(QEMUError) {
+  package init(_ path: FilePath, milliseconds: Int64 = 5000, until end: Int64 = .max) throws(QEMUError) {
     (self.path, self.end) = (path, end)
     patience = milliseconds * 1_000_000
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch {
@@ -44,16 +44,16 @@ public final class QMPClient: QEMUMonitor {
   }
 
   /// The process at the other end: QEMU, or whoever made the socket for it.
-  public var peer: Int32? { try? socket.peerProcess() }
+  package var peer: Int32? { try? socket.peerProcess() }
 
   /// QEMU's version, such as `10.0.2`.
-  public func version() throws(QEMUError) -> String {
+  package func version() throws(QEMUError) -> String {
     let answer: Version = try execute("query-version")
     return "\(answer.qemu.major).\(answer.qemu.minor).\(answer.qemu.micro)"
   }
 
   /// Runs a command of the human monitor, and returns what it prints.
-  public func monitor(_ command: String) throws(QEMUError) -> String {
+  package func monitor(_ command: String) throws(QEMUError) -> String {
     let text: String = try execute("human-monitor-command", ["command-line": command])
     return text
   }

@@ -1,19 +1,19 @@
 internal import Guest
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// A QEMU that runs, and the memory of its guest.
-public final class RunningQEMU {
+package final class RunningQEMU {
   /// QEMU itself.
-  public let process: RunningProcess
+  package let process: RunningProcess
   /// Nil if only the process is known.
-  public let monitor: (any QEMUMonitor)?
+  package let monitor: (any QEMUMonitor)?
   /// Where the monitor is; nil without one.
-  public let monitorPath: FilePath?
+  package let monitorPath: FilePath?
 
   /// Through its monitor.
   /// - Parameter pid: QEMU itself, where somebody else, such as libvirtd, made the monitor's socket.
-  public init(monitor path: FilePath, pid: Int32? = nil) throws(QEMUError) {
+  package init(monitor path: FilePath, pid: Int32? = nil) throws(QEMUError) {
     let monitor = try QMPClient(path)
     guard let pid = pid ?? monitor.peer else { throw .noProcess(path) }
     do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
@@ -22,7 +22,7 @@ public final class RunningQEMU {
 
   /// Through somebody who has its monitor.
   /// - Parameter path: what errors call the monitor.
-  public init(monitor: any QEMUMonitor, named path: FilePath, pid: Int32) throws(QEMUError) {
+  package init(monitor: any QEMUMonitor, named path: FilePath, pid: Int32) throws(QEMUError) {
     do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
     (self.monitor, monitorPath) = (monitor, path)
   }
@@ -32,7 +32,7 @@ public final class RunningQEMU {
   /// - Parameter milliseconds: how long all that is asked of its monitors may take, now and later; nil: as long as it
   ///   takes.
   /// - Throws: `tooManyMonitors` where none of those that are tried is its own: any process can call itself QEMU.
-  public init(pid: Int32, milliseconds: Int64? = nil) throws(QEMUError) {
+  package init(pid: Int32, milliseconds: Int64? = nil) throws(QEMUError) {
     let end = milliseconds.map { monotonicNanoseconds() + $0 * 1_000_000 } ?? .max
     let arguments: [String]
     do throws(ProcessError) {
@@ -68,7 +68,7 @@ public final class RunningQEMU {
   /// Where the guest's memory is, and that in memfds opened.
   ///
   /// - Throws: `unproven` where there is no monitor and more than one layout would be possible.
-  public func layout() throws(QEMUError) -> GuestLayout {
+  package func layout() throws(QEMUError) -> GuestLayout {
     guard let monitor else { return try provenLayout() }
     // PAM registers and hotplug change the view at any time: it must be the same before and after.
     var view = try FlatView(try monitor.monitor("info mtree -f"))
@@ -82,7 +82,7 @@ public final class RunningQEMU {
   }
 
   /// The blocks of its memory, as the monitor lists them; nil without one.
-  public func blocks() throws(QEMUError) -> [RAMBlock]? {
+  package func blocks() throws(QEMUError) -> [RAMBlock]? {
     guard let monitor else { return nil }
     return try RAMBlock.list(try monitor.monitor("info ramblock"))
   }

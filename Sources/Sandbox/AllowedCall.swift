@@ -1,4 +1,5 @@
 internal import CLinux
+internal import CUdmabuf
 internal import Glibc
 
 /// What an argument of a system call must be: its bits under `mask` are those of `value`.
@@ -68,8 +69,8 @@ struct AllowedCall: Sendable {
     AllowedCall(
       "fcntl",
       onlyIf: [
-        [.argument(1, is: F_GETFL)], [.argument(1, is: F_SETFL)], [.argument(1, is: CL_F_GET_SEALS)],
-        [.argument(1, is: CL_F_ADD_SEALS)], [.argument(1, is: F_DUPFD_CLOEXEC)],
+        [.argument(1, is: F_GETFL)], [.argument(1, is: F_SETFL)], [.argument(1, is: CU_F_GET_SEALS)],
+        [.argument(1, is: CU_F_ADD_SEALS)], [.argument(1, is: F_DUPFD_CLOEXEC)],
       ],
       for: "making what QEMU sends nonblocking; the seals of memfds; a dma-buf's second descriptor, for QEMU"),
     AllowedCall("fstat", for: "the size and the kind of what QEMU sends"),
@@ -92,8 +93,8 @@ struct AllowedCall: Sendable {
     AllowedCall(
       "ioctl",
       onlyIf: [
-        CL_UDMABUF_CREATE, CL_UDMABUF_CREATE_LIST, CL_DMA_BUF_IOCTL_SYNC, CL_DMA_BUF_SET_NAME,
-        CL_DMA_BUF_EXPORT_SYNC_FILE, CL_DMA_BUF_IMPORT_SYNC_FILE,
+        CU_UDMABUF_CREATE, CU_UDMABUF_CREATE_LIST, CU_DMA_BUF_IOCTL_SYNC, CU_DMA_BUF_SET_NAME,
+        CU_DMA_BUF_EXPORT_SYNC_FILE, CU_DMA_BUF_IMPORT_SYNC_FILE,
       ].map { [.argument(1, is: $0)] } + drm.map { [.argument(1, under: 0xffff, is: 0x6400 | $0.number)] },
       for: "udmabuf, dma-bufs, and the card"),
 

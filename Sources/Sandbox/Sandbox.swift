@@ -2,7 +2,7 @@ internal import CLinux
 internal import CSeccomp
 internal import Glibc
 internal import Linux
-public import SystemPackage
+package import SystemPackage
 
 /// Confines this process to what its loop does, so that somebody who takes it over from within a guest gets
 /// nothing that it has not already: no file, no program, no connection, no privilege.
@@ -11,9 +11,9 @@ public import SystemPackage
 /// its pages, for whoever holds it.
 ///
 /// There must be one thread only: none of this reaches others.
-public struct Sandbox {
+package struct Sandbox {
   /// Each allows less than the one before it.
-  public enum Phase: CaseIterable, Sendable {
+  package enum Phase: CaseIterable, Sendable {
     /// A socket waits for its connection: that one may be accepted, and the socket's file removed.
     case waiting
     /// Connected, and others may still connect: to a control socket, or as the next front end.
@@ -27,7 +27,7 @@ public struct Sandbox {
   /// From now on the process ends with status 1 and a line on standard error when a phase denies a system
   /// call, and a crash ends it without a backtrace, which would be the work of another program.
   /// - Parameter program: what the line begins with.
-  public init(program: String) throws(SandboxError) {
+  package init(program: String) throws(SandboxError) {
     // A filter sees no addresses, so that nothing else would keep these from sending to any socket.
     if let number = unboundSockets().first {
       throw SandboxError(
@@ -45,7 +45,7 @@ public struct Sandbox {
 
   /// Allows from now on what `phase` needs, and traps the rest. There is no way back.
   /// The corresponding system call is `seccomp` with `SECCOMP_SET_MODE_FILTER`.
-  public func enter(_ phase: Phase) throws(SandboxError) {
+  package func enter(_ phase: Phase) throws(SandboxError) {
     guard let filter = unsafe seccomp_init(SCMP_ACT_TRAP) else {
       throw SandboxError(step: "making a filter", error: .noMemory)
     }
@@ -66,12 +66,12 @@ public struct Sandbox {
 }
 
 /// Why the sandbox cannot be entered.
-public struct SandboxError: Error, CustomStringConvertible {
+package struct SandboxError: Error, CustomStringConvertible {
   /// What was being done.
-  public let step: String
-  public let error: Errno
+  package let step: String
+  package let error: Errno
 
-  public var description: String {
+  package var description: String {
     let cause =
       error == .invalidArgument || error == .noFunction ? "the kernel has no seccomp filters" : "\(error)"
     return "the sandbox cannot be entered: \(step): \(cause); --sandbox off runs without it"

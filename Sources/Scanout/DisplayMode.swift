@@ -1,13 +1,13 @@
 /// A display's timing, in the terms of DRM's `drm_mode_modeinfo`.
-public struct DisplayMode: Hashable, Sendable, CustomStringConvertible {
+package struct DisplayMode: Hashable, Sendable, CustomStringConvertible {
   /// Pixel clock in kHz.
-  public var clock: UInt32
-  public var hdisplay, hsyncStart, hsyncEnd, htotal: UInt16
-  public var vdisplay, vsyncStart, vsyncEnd, vtotal: UInt16
-  public var hsyncPositive, vsyncPositive: Bool
-  public var interlaced: Bool
+  package var clock: UInt32
+  package var hdisplay, hsyncStart, hsyncEnd, htotal: UInt16
+  package var vdisplay, vsyncStart, vsyncEnd, vtotal: UInt16
+  package var hsyncPositive, vsyncPositive: Bool
+  package var interlaced: Bool
 
-  public init(
+  package init(
     clock: UInt32, horizontal: (display: UInt16, syncStart: UInt16, syncEnd: UInt16, total: UInt16),
     vertical: (display: UInt16, syncStart: UInt16, syncEnd: UInt16, total: UInt16),
     hsyncPositive: Bool, vsyncPositive: Bool, interlaced: Bool = false
@@ -19,16 +19,16 @@ public struct DisplayMode: Hashable, Sendable, CustomStringConvertible {
   }
 
   /// Refresh rate in thousandths of a hertz.
-  public var refresh: UInt32 {
+  package var refresh: UInt32 {
     let pixels = UInt64(htotal) * UInt64(vtotal)
     return pixels == 0 ? 0 : UInt32(clamping: UInt64(clock) * 1_000_000 / pixels)
   }
 
-  public var description: String { "\(hdisplay)x\(vdisplay)@\((refresh + 500) / 1000)" }
+  package var description: String { "\(hdisplay)x\(vdisplay)@\((refresh + 500) / 1000)" }
 
   /// A 60 Hz timing for any size from 64x64 to 16384x16384 pixels, or nil: VESA's Coordinated Video
   /// Timings with reduced blanking, version 1.
-  public static func reducedBlanking(width: UInt32, height: UInt32) -> DisplayMode? {
+  package static func reducedBlanking(width: UInt32, height: UInt32) -> DisplayMode? {
     guard (64...16384).contains(width), (64...16384).contains(height) else { return nil }
     // CVT 1.1, 5.4: 160 pixels of horizontal blanking (48 front porch, 32 sync), at least 460 us of
     // vertical blanking (front porch 3, back porch at least 6), and a clock in steps of 250 kHz.

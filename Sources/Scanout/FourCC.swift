@@ -1,34 +1,34 @@
-public import Linux
+package import Linux
 
 /// A pixel format, named by the four characters that DRM gives it. The corresponding C constants are
 /// `DRM_FORMAT_*`.
-public struct FourCC: Hashable, Sendable, CustomStringConvertible {
-  public let rawValue: UInt32
-  public init(rawValue: UInt32) { self.rawValue = rawValue }
+package struct FourCC: Hashable, Sendable, CustomStringConvertible {
+  package let rawValue: UInt32
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
 
   /// The code of four ASCII characters, such as `XR24`.
-  public init(_ name: StaticString) {
+  package init(_ name: StaticString) {
     precondition(name.utf8CodeUnitCount == 4, "a fourcc has four characters")
     rawValue = unsafe UnsafeBufferPointer(start: name.utf8Start, count: 4).reversed()
       .reduce(0) { $0 << 8 | UInt32($1) }
   }
 
   /// Bytes blue, green, red, unused.
-  public static let xrgb8888 = FourCC("XR24")
+  package static let xrgb8888 = FourCC("XR24")
   /// Bytes blue, green, red, alpha.
-  public static let argb8888 = FourCC("AR24")
+  package static let argb8888 = FourCC("AR24")
 
   // The formats of virtio-gpu beside these two (virtio 1.3, 5.7.6.8), named as DRM names them: from the
   // highest bits of a little-endian word to the lowest.
-  public static let bgra8888 = FourCC("BA24")
-  public static let bgrx8888 = FourCC("BX24")
-  public static let abgr8888 = FourCC("AB24")
-  public static let xbgr8888 = FourCC("XB24")
-  public static let rgba8888 = FourCC("RA24")
-  public static let rgbx8888 = FourCC("RX24")
+  package static let bgra8888 = FourCC("BA24")
+  package static let bgrx8888 = FourCC("BX24")
+  package static let abgr8888 = FourCC("AB24")
+  package static let xbgr8888 = FourCC("XB24")
+  package static let rgba8888 = FourCC("RA24")
+  package static let rgbx8888 = FourCC("RX24")
 
   /// The same bytes without a meaning for alpha; nil for a format that has no alpha.
-  public var opaque: FourCC? {
+  package var opaque: FourCC? {
     switch self {
     case .argb8888: .xrgb8888
     case .abgr8888: .xbgr8888
@@ -39,7 +39,7 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
   }
 
   /// The same bytes with a meaning for the one that is unused.
-  public var withAlpha: FourCC {
+  package var withAlpha: FourCC {
     switch self {
     case .xrgb8888: .argb8888
     case .xbgr8888: .abgr8888
@@ -50,7 +50,7 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
   }
 
   /// Of the formats of guests; nil for one that is not among them.
-  public var bytesPerPixel: UInt64? {
+  package var bytesPerPixel: UInt64? {
     switch self {
     case .xrgb8888, .argb8888, .xbgr8888, .abgr8888, .rgbx8888, .rgba8888, .bgrx8888, .bgra8888: 4
     case FourCC("RG16"): 2
@@ -74,7 +74,7 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
   }
 
   /// How a pixel of this format becomes one of another format; nil if one of them is not of 32 bits.
-  public func shuffle(to other: FourCC) -> PixelShuffle? {
+  package func shuffle(to other: FourCC) -> PixelShuffle? {
     guard let from = channels, let to = other.channels else { return nil }
     // Each format has one byte that is no colour.
     let spare = UInt8(from.firstIndex { $0 == "A" || $0 == "X" }!)
@@ -86,7 +86,7 @@ public struct FourCC: Hashable, Sendable, CustomStringConvertible {
     return PixelShuffle(order: (order[0], order[1], order[2], order[3]), set: set)
   }
 
-  public var description: String {
+  package var description: String {
     // It goes out with each frame: four characters need no memory of their own.
     var text = ""
     for place: UInt32 in 0..<4 {

@@ -1,9 +1,9 @@
-public import Linux
-public import SystemPackage
-public import Udmabuf
+internal import Linux
+package import SystemPackage
+package import Udmabuf
 
 /// What holds a frame's pixels.
-public enum FrameMemory {
+package enum FrameMemory {
   /// The guest's own pages.
   case lent(DMABuf)
   /// Memory of the sink, into which this process copies.
@@ -12,7 +12,7 @@ public enum FrameMemory {
 
 /// Memory that a sink allocated in the way it likes, for pixels that this process writes. It is freed with the
 /// last reference. A frame of it can be shown by that sink alone.
-public protocol ShadowMemory: AnyObject {
+package protocol ShadowMemory: AnyObject {
   var mapping: Mapping { get }
 
   /// Another process can import it, not only map it.
@@ -26,37 +26,37 @@ public protocol ShadowMemory: AnyObject {
 }
 
 /// Where a copy of a picture goes: memory of a sink that it can show on one scanout, and how it lies there.
-public struct Canvas {
-  public let memory: any ShadowMemory
+package struct Canvas {
+  package let memory: any ShadowMemory
   /// Of all of it. It may be larger than the picture, as a mode of the screen is, and of another format.
-  public let layout: FrameLayout
+  package let layout: FrameLayout
   /// Where the picture's first pixel goes, and how much of the picture there is room for.
-  public let area: Rectangle
+  package let area: Rectangle
 
-  public init(memory: any ShadowMemory, layout: FrameLayout, area: Rectangle) {
+  package init(memory: any ShadowMemory, layout: FrameLayout, area: Rectangle) {
     precondition(area.fits(width: layout.width, height: layout.height), "the picture lies in its canvas")
     (self.memory, self.layout, self.area) = (memory, layout, area)
   }
 }
 
 /// Shadow memory for whoever has no wishes: a memfd, sealed so that it can be mapped by others too.
-public final class MemfdShadow: ShadowMemory {
-  public let memfd: Memfd
-  public let mapping: Mapping
+package final class MemfdShadow: ShadowMemory {
+  package let memfd: Memfd
+  package let mapping: Mapping
 
-  public var isDMABuf: Bool { false }
+  package var isDMABuf: Bool { false }
 
-  public func descriptor() throws(Errno) -> FD {
+  package func descriptor() throws(Errno) -> FD {
     try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
   }
 
-  public func isBelow(_ bound: Int) -> Bool { memfd.withDescriptor { $0.isBelow(bound) } }
+  package func isBelow(_ bound: Int) -> Bool { memfd.withDescriptor { $0.isBelow(bound) } }
 
   private init(_ memfd: Memfd, _ mapping: Mapping) { (self.memfd, self.mapping) = (memfd, mapping) }
 
   /// A canvas of exactly the picture's size, its rows close together.
   /// - Throws: `other` when the host has no memory left.
-  public static func canvas(
+  package static func canvas(
     width: UInt32, height: UInt32, format: FourCC
   ) throws(SinkError) -> Canvas {
     let layout = FrameLayout(width: width, height: height, format: format, stride: width * 4)
@@ -65,7 +65,7 @@ public final class MemfdShadow: ShadowMemory {
 
   /// Memory for an image of this layout, whole pages.
   /// - Throws: `other` when the host has no memory left.
-  public static func make(_ layout: FrameLayout) throws(SinkError) -> MemfdShadow {
+  package static func make(_ layout: FrameLayout) throws(SinkError) -> MemfdShadow {
     do throws(Errno) {
       let memfd = try Memfd.create(
         name: "udmabridge-shadow", size: layout.pages, seals: [.shrink, .grow, .seal])

@@ -3,34 +3,34 @@
 /// shown.
 ///
 /// A use ends when the queue's own state is settled, so `Frame.whenIdle` may call whoever owns the queue.
-public final class PresentationQueue {
-  public enum Step {
+package final class PresentationQueue {
+  package enum Step {
     case present(Presentation)
     case turnOff
   }
 
   /// Where a frame stood that was taken out.
-  public struct Removal {
-    public fileprivate(set) var wasShown = false
-    public fileprivate(set) var inFlight: Presentation?
-    public fileprivate(set) var waiting: Presentation?
+  package struct Removal {
+    package fileprivate(set) var wasShown = false
+    package fileprivate(set) var inFlight: Presentation?
+    package fileprivate(set) var waiting: Presentation?
   }
 
   /// What is on the screen now.
-  public private(set) var shown: Presentation?
+  package private(set) var shown: Presentation?
   private var inFlight: Step?
   private var waiting: Step?
   /// Is told the sequence number of each presentation that leaves the queue because of what came after it.
-  public var whenReplaced: ((UInt64) -> Void)?
+  package var whenReplaced: ((UInt64) -> Void)?
 
-  public init() {}
+  package init() {}
 
   /// Something was handed to the display and has not been confirmed.
-  public var isBusy: Bool { inFlight != nil }
+  package var isBusy: Bool { inFlight != nil }
 
   /// Takes a step in turn.
   /// - Returns: true if it is this caller's to start now: ask `current`.
-  public func submit(_ step: Step) -> Bool {
+  package func submit(_ step: Step) -> Bool {
     var step = step
     if case .present(var presentation) = step {
       presentation.frame.acquire()
@@ -55,11 +55,11 @@ public final class PresentationQueue {
   }
 
   /// The step that was handed, or is to be handed, to the display.
-  public var current: Step? { inFlight }
+  package var current: Step? { inFlight }
 
   /// The display confirmed the current step. The frame that was shown before is let go.
   /// - Returns: true if another step is `current` now, to be started.
-  public func completed() -> Bool {
+  package func completed() -> Bool {
     let before = shown
     switch inFlight {
     case .present(let presentation): shown = presentation
@@ -74,7 +74,7 @@ public final class PresentationQueue {
 
   /// The display refused the current step; what was shown stays.
   /// - Returns: true if another step is `current` now, to be started.
-  public func failed() -> Bool {
+  package func failed() -> Bool {
     let refused = inFlight
     advance()
     renewCurrent()
@@ -88,7 +88,7 @@ public final class PresentationQueue {
   ///
   /// - Parameter isStarted: the display has taken the current step on. One that it has not leaves what is shown
   ///   as it is.
-  public func remove(_ frame: Frame, isStarted: Bool = true) -> Removal {
+  package func remove(_ frame: Frame, isStarted: Bool = true) -> Removal {
     var removal = Removal()
     var ended: [Step?] = []
     if let presentation = presentation(in: waiting, of: frame) {
@@ -112,7 +112,7 @@ public final class PresentationQueue {
   }
 
   /// Lets go of everything, as when the display is given up. What was not shown yet counts as replaced.
-  public func removeAll() {
+  package func removeAll() {
     let before = shown.map(Step.present)
     let unshown = [inFlight, waiting]
     (shown, inFlight, waiting) = (nil, nil, nil)

@@ -1,15 +1,15 @@
 /// What a sink can show on one scanout.
-public struct SinkOutput: Equatable, Sendable {
+package struct SinkOutput: Equatable, Sendable {
   /// As its users call it, such as `Virtual-1`.
-  public var name: String
+  package var name: String
   /// The modes it can show, the preferred one first.
-  public var modes: [DisplayMode]
+  package var modes: [DisplayMode]
   /// Of the visible area, in millimetres; 0 when unknown.
-  public var widthMillimetres, heightMillimetres: UInt32
+  package var widthMillimetres, heightMillimetres: UInt32
   /// It shows a cursor above the picture, without a change to the picture.
-  public var hasCursor: Bool
+  package var hasCursor: Bool
 
-  public init(
+  package init(
     name: String, modes: [DisplayMode], widthMillimetres: UInt32 = 0, heightMillimetres: UInt32 = 0,
     hasCursor: Bool = false
   ) {
@@ -19,40 +19,40 @@ public struct SinkOutput: Equatable, Sendable {
 }
 
 /// Why a sink will not show a frame: what it refused, why, and what to do about it.
-public struct SinkError: Error, Equatable, CustomStringConvertible {
-  public enum Refusal: String, Sendable {
+package struct SinkError: Error, Equatable, CustomStringConvertible {
+  package enum Refusal: String, Sendable {
     case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
     /// The card takes no memory of others, whatever the layout.
-    public var concernsAllMemory: Bool { self == .importing || self == .bouncing }
+    package var concernsAllMemory: Bool { self == .importing || self == .bouncing }
 
     /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
-    public var isMendedByCopying: Bool {
+    package var isMendedByCopying: Bool {
       switch self {
       case .importing, .bouncing, .format, .stride, .mode, .part, .offset, .other: true
       case .noOutput, .disconnected, .busy: false
       }
     }
   }
-  public var refusal: Refusal
-  public var description: String
+  package var refusal: Refusal
+  package var description: String
 
-  public init(_ refusal: Refusal, _ description: String) {
+  package init(_ refusal: Refusal, _ description: String) {
     (self.refusal, self.description) = (refusal, description)
   }
 }
 
 /// A frame on its way to one scanout.
-public struct Presentation {
-  public let frame: Frame
+package struct Presentation {
+  package let frame: Frame
   /// The part of the frame that the scanout shows.
-  public let source: Rectangle
+  package let source: Rectangle
   /// What has changed since this scanout's last presentation, in the frame's pixels.
-  public var damage: Rectangle
+  package var damage: Rectangle
   /// Counts up with each `present` of this scanout.
-  public let sequence: UInt64
+  package let sequence: UInt64
 
-  public init(frame: Frame, source: Rectangle, damage: Rectangle, sequence: UInt64) {
+  package init(frame: Frame, source: Rectangle, damage: Rectangle, sequence: UInt64) {
     (self.frame, self.source, self.damage, self.sequence) = (frame, source, damage, sequence)
   }
 }
@@ -60,7 +60,7 @@ public struct Presentation {
 /// Shows frames: a KMS card, QEMU's display, other processes.
 ///
 /// Everything returns at once; what takes time is told to the observer, from the event loop.
-public protocol ScanoutSink: AnyObject {
+package protocol ScanoutSink: AnyObject {
   /// One for each scanout that can be shown, by the scanout's number.
   var outputs: [SinkOutput] { get }
   var observer: (any ScanoutObserver)? { get set }
@@ -108,15 +108,15 @@ public protocol ScanoutSink: AnyObject {
 
 extension ScanoutSink {
   /// Most sinks are what shows the frames.
-  public var isAttended: Bool { true }
+  package var isAttended: Bool { true }
   /// Most sinks know by themselves what they show frames on.
-  public func inquire(_ finished: @escaping () -> Void) -> Bool { false }
+  package func inquire(_ finished: @escaping () -> Void) -> Bool { false }
   /// And have EDIDs made for their outputs.
-  public func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool { false }
+  package func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool { false }
 }
 
 /// Hears from a sink what became of each presentation: exactly one of these, for every sequence number.
-public protocol ScanoutObserver: AnyObject {
+package protocol ScanoutObserver: AnyObject {
   /// It is on the screen now.
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID)
   /// Another one, or nothing at all, was to be shown before its turn came.

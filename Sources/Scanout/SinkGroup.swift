@@ -1,13 +1,13 @@
 /// Several sinks as one, their scanouts numbered through.
-public final class SinkGroup: ScanoutSink {
+package final class SinkGroup: ScanoutSink {
   /// Where a scanout of the group is: which of the sinks, and which scanout of that.
-  public struct Route: Equatable, Sendable {
-    public let sink: Int
-    public let scanout: ScanoutID
-    public init(sink: Int, scanout: ScanoutID) { (self.sink, self.scanout) = (sink, scanout) }
+  package struct Route: Equatable, Sendable {
+    package let sink: Int
+    package let scanout: ScanoutID
+    package init(sink: Int, scanout: ScanoutID) { (self.sink, self.scanout) = (sink, scanout) }
   }
 
-  public weak var observer: (any ScanoutObserver)?
+  package weak var observer: (any ScanoutObserver)?
   private let sinks: [any ScanoutSink]
   private let routes: [Route]
   private var relays: [Relay] = []
@@ -16,7 +16,7 @@ public final class SinkGroup: ScanoutSink {
 
   /// - Parameter routes: one for each scanout of the group. Each names a scanout that its sink has, and no two
   ///   are the same.
-  public init(_ sinks: [any ScanoutSink], routes: [Route]) {
+  package init(_ sinks: [any ScanoutSink], routes: [Route]) {
     (self.sinks, self.routes) = (sinks, routes)
     for (index, sink) in sinks.enumerated() {
       var numbers: [ScanoutID: ScanoutID] = [:]
@@ -55,7 +55,7 @@ public final class SinkGroup: ScanoutSink {
     func outputsChanged() { group.observer?.outputsChanged() }
   }
 
-  public var outputs: [SinkOutput] { routes.map { sinks[$0.sink].outputs[Int($0.scanout.rawValue)] } }
+  package var outputs: [SinkOutput] { routes.map { sinks[$0.sink].outputs[Int($0.scanout.rawValue)] } }
 
   private func route(_ scanout: ScanoutID) -> Route? {
     scanout.rawValue < routes.count ? routes[Int(scanout.rawValue)] : nil
@@ -67,40 +67,40 @@ public final class SinkGroup: ScanoutSink {
 
   // MARK: Frames
 
-  public func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
+  package func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError) {
     guard let route = route(scanout) else { throw noOutput(scanout) }
     try sinks[route.sink].prepare(frame, source: source, on: route.scanout)
     knownTo[frame.id, default: []].insert(route.sink)
   }
 
-  public func allocate(
+  package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     guard let route = route(scanout) else { throw noOutput(scanout) }
     return try sinks[route.sink].allocate(width: width, height: height, format: format, on: route.scanout)
   }
 
-  public func forget(_ frame: Frame) {
+  package func forget(_ frame: Frame) {
     for sink in knownTo.removeValue(forKey: frame.id) ?? [] { sinks[sink].forget(frame) }
   }
 
   // MARK: Presenting
 
   /// A scanout that is not there traps: whoever presents has prepared the frame there.
-  public func present(_ presentation: Presentation, on scanout: ScanoutID) {
+  package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     guard let route = route(scanout) else { preconditionFailure("\(noOutput(scanout))") }
     sinks[route.sink].present(presentation, on: route.scanout)
   }
 
-  public func turnOff(_ scanout: ScanoutID) {
+  package func turnOff(_ scanout: ScanoutID) {
     if let route = route(scanout) { sinks[route.sink].turnOff(route.scanout) }
   }
 
-  public func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
+  package func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID) {
     if let route = route(scanout) { sinks[route.sink].setCursor(image, at: position, on: route.scanout) }
   }
 
-  public func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
+  package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     if let route = route(scanout) { sinks[route.sink].moveCursor(to: position, on: route.scanout) }
   }
 }

@@ -1,5 +1,4 @@
-internal import CLinux
-public import Linux
+internal import CUdmabuf
 internal import Synchronization
 public import SystemPackage
 
@@ -39,9 +38,9 @@ public final class DMABuf: Sendable {
   /// - Throws: `invalidArgument` for a longer name.
   /// - The corresponding ioctl is `DMA_BUF_SET_NAME`.
   public func setName(_ name: String) throws(Errno) {
-    guard name.utf8.count < CL_DMA_BUF_NAME_LEN else { throw .invalidArgument }
+    guard name.utf8.count < CU_DMA_BUF_NAME_LEN else { throw .invalidArgument }
     _ = try fd.withRaw { raw throws(Errno) in
-      try retrying { unsafe name.withCString { unsafe cl_dma_buf_set_name(raw, $0) } }
+      try retrying { unsafe name.withCString { unsafe cu_dma_buf_set_name(raw, $0) } }
     }
   }
 
@@ -69,25 +68,25 @@ public final class DMABuf: Sendable {
     /// Of the bits of `DMA_BUF_SYNC_*`.
     public init(rawValue: UInt64) { self.rawValue = rawValue }
     /// It is read.
-    public static let read = Access(rawValue: CL_DMA_BUF_SYNC_READ)
+    public static let read = Access(rawValue: CU_DMA_BUF_SYNC_READ)
     /// It is written.
-    public static let write = Access(rawValue: CL_DMA_BUF_SYNC_WRITE)
+    public static let write = Access(rawValue: CU_DMA_BUF_SYNC_WRITE)
   }
 
   /// Announces that the CPU will use a mapping; waits for devices that write. Pair it with `endCPUAccess`.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_SYNC`.
   public func beginCPUAccess(_ access: Access) throws(Errno) {
-    try sync(access.rawValue | CL_DMA_BUF_SYNC_START)
+    try sync(access.rawValue | CU_DMA_BUF_SYNC_START)
   }
 
   /// Ends what `beginCPUAccess` began; `invalidArgument` from udmabuf if nothing was begun.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_SYNC`.
   public func endCPUAccess(_ access: Access) throws(Errno) {
-    try sync(access.rawValue | CL_DMA_BUF_SYNC_END)
+    try sync(access.rawValue | CU_DMA_BUF_SYNC_END)
   }
 
   private func sync(_ flags: UInt64) throws(Errno) {
-    _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_dma_buf_sync(raw, flags) } }
+    _ = try fd.withRaw { raw throws(Errno) in try retrying { cu_dma_buf_sync(raw, flags) } }
   }
 
   /// Maps all of it. Bracket what is read and written with `beginCPUAccess` and `endCPUAccess`.
@@ -112,7 +111,7 @@ public final class DMABuf: Sendable {
   /// No device works on the pages: all fences have signalled. Does not wait.
   /// The corresponding call is `poll` with `POLLOUT`.
   package var isIdle: Bool {
-    fd.withRaw { raw in (try? retrying { cl_pollable(raw, CL_EPOLLOUT, 0) }) != 0 }
+    fd.withRaw { raw in (try? retrying { cu_pollable(raw, CU_POLLOUT, 0) }) != 0 }
   }
 
   // MARK: Fences
@@ -122,7 +121,7 @@ public final class DMABuf: Sendable {
   /// The corresponding ioctl is `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`.
   public func exportSyncFile(_ access: Access) throws(Errno) -> FD {
     let raw = try fd.withRaw { raw throws(Errno) in
-      try retrying { cl_dma_buf_export_sync_file(raw, UInt32(truncatingIfNeeded: access.rawValue)) }
+      try retrying { cu_dma_buf_export_sync_file(raw, UInt32(truncatingIfNeeded: access.rawValue)) }
     }
     return FD(adopting: raw)
   }
@@ -132,7 +131,7 @@ public final class DMABuf: Sendable {
   public func importSyncFile(_ syncFile: borrowing FD, _ access: Access) throws(Errno) {
     _ = try syncFile.withRaw { fence throws(Errno) in
       try fd.withRaw { raw throws(Errno) in
-        try retrying { cl_dma_buf_import_sync_file(raw, UInt32(truncatingIfNeeded: access.rawValue), fence) }
+        try retrying { cu_dma_buf_import_sync_file(raw, UInt32(truncatingIfNeeded: access.rawValue), fence) }
       }
     }
   }

@@ -1,5 +1,4 @@
-internal import CLinux
-public import Linux
+internal import CUdmabuf
 public import SystemPackage
 
 /// `/dev/udmabuf`: makes dma-bufs out of the pages of memfds.
@@ -29,7 +28,7 @@ public final class UdmabufDevice {
   /// The corresponding ioctl is `UDMABUF_CREATE`.
   public func create(_ range: MemfdRange) throws(UdmabufError) -> DMABuf {
     try adopt(CollectionOfOne(range)) { device in
-      range.memfd.withDescriptor { $0.withRaw { cl_udmabuf_create(device, $0, range.offset, range.length) } }
+      range.memfd.withDescriptor { $0.withRaw { cu_udmabuf_create(device, $0, range.offset, range.length) } }
     }
   }
 
@@ -39,13 +38,13 @@ public final class UdmabufDevice {
   /// - Throws: the first thing that is wrong with the list, before the kernel is asked.
   /// - The corresponding ioctl is `UDMABUF_CREATE_LIST`.
   public func create(_ ranges: [MemfdRange]) throws(UdmabufError) -> DMABuf {
-    let stride = MemoryLayout<cl_udmabuf_item>.stride
+    let stride = MemoryLayout<cu_udmabuf_item>.stride
     return try adopt(ranges) { device in
       unsafe withUnsafeTemporaryAllocation(
-        byteCount: CL_UDMABUF_LIST_HEADER + ranges.count * stride, alignment: 8
+        byteCount: CU_UDMABUF_LIST_HEADER + ranges.count * stride, alignment: 8
       ) { list in
         var known: ObjectIdentifier?
-        var item = cl_udmabuf_item()
+        var item = cu_udmabuf_item()
         for index in ranges.indices {
           // Most often all ranges are of one memfd, whose number is then asked once.
           if known != ObjectIdentifier(ranges[index].memfd) {
@@ -55,9 +54,9 @@ public final class UdmabufDevice {
           item.offset = ranges[index].offset
           item.size = ranges[index].length
           unsafe list.storeBytes(
-            of: item, toByteOffset: CL_UDMABUF_LIST_HEADER + index * stride, as: cl_udmabuf_item.self)
+            of: item, toByteOffset: CU_UDMABUF_LIST_HEADER + index * stride, as: cu_udmabuf_item.self)
         }
-        return unsafe cl_udmabuf_create_list(device, list.baseAddress, UInt32(ranges.count))
+        return unsafe cu_udmabuf_create_list(device, list.baseAddress, UInt32(ranges.count))
       }
     }
   }

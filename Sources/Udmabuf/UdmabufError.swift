@@ -1,4 +1,3 @@
-public import Linux
 public import SystemPackage
 
 /// Why no udmabuf was made. The kernel answers most of these with `EINVAL`; they are told apart before it

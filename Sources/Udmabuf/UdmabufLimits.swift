@@ -1,4 +1,3 @@
-internal import Linux
 public import SystemPackage
 
 /// How much one udmabuf may be made of, as the kernel's module parameters say.

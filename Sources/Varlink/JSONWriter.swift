@@ -1,37 +1,37 @@
 /// Something that is written as one JSON value.
-public protocol JSONWritable {
+package protocol JSONWritable {
   func write(to json: inout JSONWriter)
 }
 
 /// JSON, written straight into bytes that are used again for each message.
-public struct JSONWriter {
-  public private(set) var bytes: [UInt8] = []
+package struct JSONWriter {
+  package private(set) var bytes: [UInt8] = []
   /// What comes next in an object or an array is separated from what was before.
   private var needsComma = false
 
-  public init() {}
+  package init() {}
 
   /// Forgets what was written, and keeps the room for it.
-  public mutating func removeAll() {
+  package mutating func removeAll() {
     bytes.removeAll(keepingCapacity: true)
     needsComma = false
   }
 
   /// `{...}`, whose fields `body` writes.
-  public mutating func object(_ body: (inout JSONWriter) -> Void) { enclosed("{", "}", body) }
+  package mutating func object(_ body: (inout JSONWriter) -> Void) { enclosed("{", "}", body) }
 
-  public mutating func field(_ name: StaticString, _ value: some JSONWritable) {
+  package mutating func field(_ name: StaticString, _ value: some JSONWritable) {
     key(name)
     value.write(to: &self)
     needsComma = true
   }
 
   /// Writes nothing at all for nil.
-  public mutating func field(_ name: StaticString, _ value: (some JSONWritable)?) {
+  package mutating func field(_ name: StaticString, _ value: (some JSONWritable)?) {
     if let value { field(name, value) }
   }
 
-  public mutating func field(_ name: StaticString, _ values: [some JSONWritable]) {
+  package mutating func field(_ name: StaticString, _ values: [some JSONWritable]) {
     field(name) { json in
       json.enclosed("[", "]") { json in
         for value in values {
@@ -44,14 +44,14 @@ public struct JSONWriter {
   }
 
   /// A field whose value `body` writes.
-  public mutating func field(_ name: StaticString, _ body: (inout JSONWriter) -> Void) {
+  package mutating func field(_ name: StaticString, _ body: (inout JSONWriter) -> Void) {
     key(name)
     body(&self)
     needsComma = true
   }
 
   /// A value that is JSON already.
-  public mutating func raw(_ json: [UInt8]) { bytes += json }
+  package mutating func raw(_ json: [UInt8]) { bytes += json }
 
   /// Ends a message (varlink: messages are separated by NUL).
   mutating func endMessage() { bytes.append(0) }
@@ -127,19 +127,19 @@ public struct JSONWriter {
 }
 
 extension Bool: JSONWritable {
-  public func write(to json: inout JSONWriter) { json.append(self ? "true" : "false") }
+  package func write(to json: inout JSONWriter) { json.append(self ? "true" : "false") }
 }
 
 extension Int: JSONWritable {
-  public func write(to json: inout JSONWriter) { json.append(self) }
+  package func write(to json: inout JSONWriter) { json.append(self) }
 }
 
 extension String: JSONWritable {
-  public func write(to json: inout JSONWriter) { json.append(quoted: self) }
+  package func write(to json: inout JSONWriter) { json.append(quoted: self) }
 }
 
 /// `{}`
-public struct EmptyObject: JSONWritable, Decodable {
-  public init() {}
-  public func write(to json: inout JSONWriter) { json.object { _ in } }
+package struct EmptyObject: JSONWritable, Decodable {
+  package init() {}
+  package func write(to json: inout JSONWriter) { json.object { _ in } }
 }

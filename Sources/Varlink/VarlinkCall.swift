@@ -2,22 +2,22 @@ internal import FoundationEssentials
 
 /// A method's parameters. All that a caller may name are in `names`; another one is a mistake of the caller's that
 /// is told to him, and not passed over.
-public protocol VarlinkParameters: Decodable {
+package protocol VarlinkParameters: Decodable {
   static var names: [String] { get }
 }
 
 extension EmptyObject: VarlinkParameters {
-  public static var names: [String] { [] }
+  package static var names: [String] { [] }
 }
 
 /// A call of a method, as it was received.
-public struct VarlinkCall {
+package struct VarlinkCall {
   /// `org.example.Interface.Method`
-  public let method: String
+  package let method: String
   /// Any number of replies are welcome.
-  public let wantsMore: Bool
+  package let wantsMore: Bool
   /// No reply is.
-  public let isOneway: Bool
+  package let isOneway: Bool
   /// After the reply the connection is to speak the method's own protocol.
   let wantsUpgrade: Bool
   private let message: Data
@@ -67,7 +67,7 @@ public struct VarlinkCall {
 
   /// The parameters of the method.
   /// - Throws: `InvalidParameter` with the name of one that is missing, unknown, or of the wrong type.
-  public func parameters<Parameters: VarlinkParameters>(
+  package func parameters<Parameters: VarlinkParameters>(
     _ type: Parameters.Type = Parameters.self
   ) throws(VarlinkError) -> Parameters {
     do {

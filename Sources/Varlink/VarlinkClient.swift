@@ -1,9 +1,9 @@
 internal import FoundationEssentials
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// Why a call did not bring an answer.
-public enum VarlinkClientError: Error, CustomStringConvertible {
+package enum VarlinkClientError: Error, CustomStringConvertible {
   /// Nobody listens there, or the caller may not connect.
   case connecting(FilePath, Errno)
   case transport(Errno)
@@ -14,7 +14,7 @@ public enum VarlinkClientError: Error, CustomStringConvertible {
   /// The method answered with an error: its name, and its parameters as text.
   case answered(name: String, parameters: String)
 
-  public var description: String {
+  package var description: String {
     switch self {
     case .connecting(let path, let error):
       switch error {
@@ -36,7 +36,7 @@ public enum VarlinkClientError: Error, CustomStringConvertible {
 private struct ReplyBody<Parameters: Decodable>: Decodable { let parameters: Parameters }
 
 /// A connection to a service: waits for each answer, or takes it in an event loop.
-public final class VarlinkClient {
+package final class VarlinkClient {
   /// A longer reply is not read, in bytes.
   private static let longestMessage = 16 << 20
   private let socket: UnixSocket
@@ -44,22 +44,22 @@ public final class VarlinkClient {
   /// What came with the reply that is being received.
   private var descriptors = ReceivedDescriptors()
 
-  public init(_ path: FilePath) throws(VarlinkClientError) {
+  package init(_ path: FilePath) throws(VarlinkClientError) {
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .connecting(path, error) }
   }
 
   /// Adopts a connected socket.
-  public init(adopting socket: consuming UnixSocket) { self.socket = socket }
+  package init(adopting socket: consuming UnixSocket) { self.socket = socket }
 
   /// A reply: its parameters as JSON, the descriptor that came with it, and whether another one follows.
-  public struct Reply: ~Copyable {
+  package struct Reply: ~Copyable {
     /// JSON, an object.
-    public let message: [UInt8]
-    public let continues: Bool
-    public var descriptor: FD?
+    package let message: [UInt8]
+    package let continues: Bool
+    package var descriptor: FD?
 
     /// Reads the parameters.
-    public borrowing func decode<Parameters: Decodable>(
+    package borrowing func decode<Parameters: Decodable>(
       _: Parameters.Type = Parameters.self
     ) throws(VarlinkClientError) -> Parameters {
       do { return try JSONDecoder().decode(ReplyBody<Parameters>.self, from: Data(message)).parameters } catch
@@ -70,7 +70,7 @@ public final class VarlinkClient {
   }
 
   /// Calls a method and waits for its answer.
-  public func call(
+  package func call(
     _ method: String, _ parameters: some JSONWritable = EmptyObject()
   ) throws(VarlinkClientError) -> Reply {
     try send(method, parameters, more: false)
@@ -78,7 +78,7 @@ public final class VarlinkClient {
   }
 
   /// Calls a method that has several replies: ask `next` for each.
-  public func callMore(
+  package func callMore(
     _ method: String, _ parameters: some JSONWritable = EmptyObject()
   ) throws(VarlinkClientError) {
     try send(method, parameters, more: true)
@@ -136,7 +136,7 @@ public final class VarlinkClient {
   }
 
   /// The next reply, waited for.
-  public func next() throws(VarlinkClientError) -> Reply {
+  package func next() throws(VarlinkClientError) -> Reply {
     while true {
       if let reply = try nextReceived() { return reply }
       do throws(Errno) { _ = try socket.waitUntilReadable() } catch { throw .transport(error) }
@@ -146,7 +146,7 @@ public final class VarlinkClient {
   // MARK: In an event loop
 
   /// Lends the socket, to be watched: when it is readable, `nextReceived` has something to do.
-  public func withDescriptor<Result: ~Copyable, Failure: Error>(
+  package func withDescriptor<Result: ~Copyable, Failure: Error>(
     _ body: (borrowing FD) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     try body(socket.fd)
@@ -154,14 +154,14 @@ public final class VarlinkClient {
 
   /// Calls a method, and leaves its answer to `nextReceived`. One call at a time: a descriptor belongs to the reply
   /// that is awaited.
-  public func begin(
+  package func begin(
     _ method: String, _ parameters: some JSONWritable = EmptyObject()
   ) throws(VarlinkClientError) {
     try send(method, parameters, more: false)
   }
 
   /// The next reply, if all of it is there; ask again until there is none.
-  public func nextReceived() throws(VarlinkClientError) -> Reply? {
+  package func nextReceived() throws(VarlinkClientError) -> Reply? {
     while !input.contains(0) {
       guard input.count <= Self.longestMessage else { throw .malformed("it has more than 16 MiB") }
       let count: Int

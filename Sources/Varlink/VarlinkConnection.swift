@@ -1,4 +1,4 @@
-public import Linux
+package import Linux
 internal import SystemPackage
 
 /// A caller's connection: takes its calls one after the other, and never waits for it.
@@ -6,14 +6,14 @@ internal import SystemPackage
 /// A call is looked at when the answer to the one before it is with the kernel, so that what a caller who does not
 /// read can make this process keep is one answer and one call. While several replies are wanted (`more`) nothing
 /// else is read.
-public final class VarlinkConnection {
+package final class VarlinkConnection {
   /// A longer message ends the connection, in bytes.
-  public static let longestMessage = 64 << 10
+  package static let longestMessage = 64 << 10
   private static let bytesPerTurn = 4 << 10
 
-  public let peer: PeerCredentials
+  package let peer: PeerCredentials
   /// Runs once, when the connection is over.
-  public var whenGone: (() -> Void)?
+  package var whenGone: (() -> Void)?
   /// The same, for the server.
   var whenClosed: (() -> Void)?
   /// Runs when the reply of a stream that could not be sent at once is on its way. Set with `beginStream`.
@@ -58,13 +58,13 @@ public final class VarlinkConnection {
 
   deinit { close() }
 
-  public var isOpen: Bool { token != nil }
+  package var isOpen: Bool { token != nil }
 
   /// Nothing waits to be sent.
-  public var isReadyToSend: Bool { sent == writer.bytes.count }
+  package var isReadyToSend: Bool { sent == writer.bytes.count }
 
   /// Ends the connection, whatever waits to be sent. One that was upgraded only stops to count among the server's.
-  public func close() {
+  package func close() {
     if case .closed = state { return }
     stopListening()
     state = .closed
@@ -85,14 +85,14 @@ public final class VarlinkConnection {
   // MARK: Answering
 
   /// Answers the call that is being handled.
-  public func reply(_ parameters: some JSONWritable) {
+  package func reply(_ parameters: some JSONWritable) {
     guard takeTurn() else { return }
     begin(parameters, continues: false)
     send()
   }
 
   /// Answers, with a descriptor of which the caller gets its own. Its index is 0.
-  public func reply(_ parameters: some JSONWritable, passing fd: borrowing FD) {
+  package func reply(_ parameters: some JSONWritable, passing fd: borrowing FD) {
     guard takeTurn() else { return }
     begin(parameters, continues: false)
     do throws(Errno) {
@@ -106,21 +106,21 @@ public final class VarlinkConnection {
 
   /// The call that is being handled gets any number of replies. `whenSent` runs each time that one which could not be
   /// sent at once is on its way, and another may follow.
-  public func beginStream(_ whenSent: @escaping () -> Void) {
+  package func beginStream(_ whenSent: @escaping () -> Void) {
     guard case .called(isOneway: false) = state else { return }
     state = .streaming
     self.whenSent = whenSent
   }
 
   /// One reply of several. It must not be called before `isReadyToSend`.
-  public func stream(_ parameters: some JSONWritable) {
+  package func stream(_ parameters: some JSONWritable) {
     guard case .streaming = state else { return }
     begin(parameters, continues: true)
     send()
   }
 
   /// The last reply of several.
-  public func endStream(_ parameters: some JSONWritable) {
+  package func endStream(_ parameters: some JSONWritable) {
     guard case .streaming = state else { return }
     whenSent = nil
     state = .idle
@@ -133,7 +133,7 @@ public final class VarlinkConnection {
   /// The connection counts among the server's until `close`, which `adopt`'s side calls at the end of it; `whenGone`
   /// runs then, or when the server ends.
   /// - Parameter adopt: not called when the caller does not take the answer, or has said more than this call.
-  public func upgrade(
+  package func upgrade(
     _ parameters: some JSONWritable, _ adopt: @escaping (consuming UnixSocket) -> Void
   ) {
     guard takeTurn() else { return }

@@ -1,8 +1,8 @@
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// An interface that a server offers.
-public protocol VarlinkInterface: AnyObject {
+package protocol VarlinkInterface: AnyObject {
   /// Such as `org.example.Interface`.
   var name: String { get }
   /// In varlink's interface definition language.
@@ -18,27 +18,27 @@ public protocol VarlinkInterface: AnyObject {
 }
 
 extension VarlinkInterface {
-  public var upgradedMethods: [String] { [] }
+  package var upgradedMethods: [String] { [] }
 }
 
 /// What a service says of itself.
-public struct VarlinkInfo: Sendable {
-  public var vendor, product, version, url: String
-  public init(vendor: String, product: String, version: String, url: String) {
+package struct VarlinkInfo: Sendable {
+  package var vendor, product, version, url: String
+  package init(vendor: String, product: String, version: String, url: String) {
     (self.vendor, self.product, self.version, self.url) = (vendor, product, version, url)
   }
 }
 
 /// Serves interfaces on a Unix socket (https://varlink.org), as sources of an event loop.
-public final class VarlinkServer {
+package final class VarlinkServer {
   private let limits: ConnectionLimits
   /// Connections that were closed because there were too many, or because of who they were.
-  public private(set) var refusedCount = 0
+  package private(set) var refusedCount = 0
   /// Is told why a connection was refused.
-  public var whenRefused: ((String) -> Void)?
+  package var whenRefused: ((String) -> Void)?
 
   /// Of connections at once, where nothing else is said.
-  public static let connectionLimit = 32
+  package static let connectionLimit = 32
 
   private let socket: UnixSocket
   private let loop: EventLoop
@@ -52,7 +52,7 @@ public final class VarlinkServer {
   ///   - socket: listens.
   ///   - limit: of connections at once; those beyond are closed.
   ///   - admits: who may call.
-  public init(
+  package init(
     _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
     limit: Int = connectionLimit, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
@@ -66,10 +66,10 @@ public final class VarlinkServer {
 
   deinit { close() }
 
-  public var connectionCount: Int { connections.count }
+  package var connectionCount: Int { connections.count }
 
   /// Accepts nobody any more and ends all connections.
-  public func close() {
+  package func close() {
     pause?.disarm()
     if let token = token.take() { loop.remove(token, socket.fd) }
     for connection in connections.values { connection.close() }

@@ -1,17 +1,17 @@
 internal import Linux
 internal import SystemPackage
-public import Virtio
+package import Virtio
 
 /// Where something of the host's is mapped in a shared memory region. The C original is `VhostUserMMap`.
-public struct SharedMemoryMapping: Equatable, Sendable {
+package struct SharedMemoryMapping: Equatable, Sendable {
   /// The region's id.
-  public var region: UInt8
+  package var region: UInt8
   /// Where the mapped bytes begin in the descriptor, and in the region; how many there are. All in bytes, whole
   /// pages: QEMU does not check that.
-  public var fileOffset, offset, length: UInt64
-  public var isWritable: Bool
+  package var fileOffset, offset, length: UInt64
+  package var isWritable: Bool
 
-  public init(region: UInt8, fileOffset: UInt64 = 0, offset: UInt64, length: UInt64, isWritable: Bool) {
+  package init(region: UInt8, fileOffset: UInt64 = 0, offset: UInt64, length: UInt64, isWritable: Bool) {
     (self.region, self.fileOffset, self.offset) = (region, fileOffset, offset)
     (self.length, self.isWritable) = (length, isWritable)
   }
@@ -24,7 +24,7 @@ public struct SharedMemoryMapping: Equatable, Sendable {
 }
 
 /// What a back end may ask of the front end. The C originals are `VHOST_USER_BACKEND_*`.
-public enum BackendRequest: Equatable, Sendable {
+package enum BackendRequest: Equatable, Sendable {
   /// The configuration space changed.
   case configChanged
   /// This device has an object of that name: who looks it up is sent here, with `GET_SHARED_OBJECT`.
@@ -68,7 +68,7 @@ public enum BackendRequest: Equatable, Sendable {
 /// Nothing waits: an acknowledgement that was asked for comes through the loop, while the session serves what the
 /// front end sends meanwhile. It often must be served first: QEMU tells of a mapping's memory, and has that
 /// acknowledged, before it acknowledges the mapping. The reason of a failure QEMU says nowhere.
-public final class BackendChannel {
+package final class BackendChannel {
   private let socket: UnixSocket
   private let loop: EventLoop
   private var token: EventLoop.Token?
@@ -100,7 +100,7 @@ public final class BackendChannel {
 
   /// Sends without waiting.
   /// - Throws: `socket` when it does not fit, or the front end is gone.
-  public func send(_ request: BackendRequest) throws(VhostUserError) {
+  package func send(_ request: BackendRequest) throws(VhostUserError) {
     try send(request, needsReply: false, [])
   }
 

@@ -1,13 +1,13 @@
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// QEMU's display socket (`GPU_SET_SOCKET`), seen from the back end.
 ///
 /// Nothing here waits. QEMU reads each message to its end, and does nothing else meanwhile: so one that has begun is
 /// finished before any other, as soon as there is room, and until then no other is taken.
-public final class DisplayConnection {
+package final class DisplayConnection {
   /// So many replies may be outstanding.
-  public static let maxOutstanding = 64
+  package static let maxOutstanding = 64
   /// So many replies are read in one turn of the loop.
   private static let repliesPerTurn = 16
 
@@ -36,7 +36,7 @@ public final class DisplayConnection {
   private var incoming: [UInt8] = []
 
   /// - Throws: what the kernel says of a descriptor that cannot be watched.
-  public init(
+  package init(
     _ socket: consuming UnixSocket, loop: EventLoop, onReady: @escaping () -> Void,
     onEnd: @escaping (DisplayError?) -> Void
   ) throws(Errno) {
@@ -49,26 +49,26 @@ public final class DisplayConnection {
   deinit { close() }
 
   /// It is not over. The socket itself closes with its owner.
-  public var isOpen: Bool { token != nil }
+  package var isOpen: Bool { token != nil }
 
   // MARK: Sending
 
   /// Sends a message that has no reply, and no descriptor.
   /// - Returns: false if there is no room for it now: nothing of it was sent, and `onReady` is called later.
-  public func send(_ message: DisplayMessage) -> Bool {
+  package func send(_ message: DisplayMessage) -> Bool {
     precondition(message.request.replySize == nil, "a reply is waited for")
     return transmit(message, [])
   }
 
   /// Sends a message with a descriptor, of which QEMU gets its own, in the same way.
-  public func send(_ message: DisplayMessage, passing fd: borrowing FD) -> Bool {
+  package func send(_ message: DisplayMessage, passing fd: borrowing FD) -> Bool {
     transmit(message, [fd.withRaw { $0 }])
   }
 
   /// Sends a message that has a reply, in the same way.
   /// - Parameter answered: called with the reply; with nil when one comes to something that was asked later; not at
   ///   all when the connection is over.
-  public func ask(_ message: DisplayMessage, _ answered: @escaping (DisplayReply?) -> Void) -> Bool {
+  package func ask(_ message: DisplayMessage, _ answered: @escaping (DisplayReply?) -> Void) -> Bool {
     precondition(message.request.replySize != nil, "there is a reply to wait for")
     if waiting.count >= Self.maxOutstanding {
       isAwaited = true

@@ -1,9 +1,9 @@
-public import Linux
-public import SystemPackage
+package import Linux
+package import SystemPackage
 
 /// QEMU's display socket (`GPU_SET_SOCKET`) where nothing is to be shown by QEMU: nothing is sent, and what
 /// comes is thrown away, descriptors and all, so that QEMU never waits for room. It closes with its owner.
-public final class DisplayDrain {
+package final class DisplayDrain {
   /// So much is read in one turn; the rest waits for the next.
   private static let chunk = 4096
 
@@ -13,7 +13,7 @@ public final class DisplayDrain {
   private var discarded: [UInt8] = []
 
   /// - Throws: what epoll says of a descriptor that it cannot watch.
-  public init(_ socket: consuming UnixSocket, loop: EventLoop) throws(Errno) {
+  package init(_ socket: consuming UnixSocket, loop: EventLoop) throws(Errno) {
     self.loop = loop
     self.socket = nil
     token = try loop.add(socket.fd) { [unowned self] _ in drain() }
@@ -23,7 +23,7 @@ public final class DisplayDrain {
   deinit { close() }
 
   /// QEMU has not closed it.
-  public var isOpen: Bool { socket != nil }
+  package var isOpen: Bool { socket != nil }
 
   private func drain() {
     var descriptors = ReceivedDescriptors()

@@ -1,7 +1,7 @@
-public import Linux
+package import Linux
 
 /// What a back end sends on QEMU's display socket. The C originals are `VHOST_USER_GPU_*`.
-public enum DisplayRequest: UInt32, Sendable, CaseIterable {
+package enum DisplayRequest: UInt32, Sendable, CaseIterable {
   case getProtocolFeatures = 1
   case setProtocolFeatures
   case getDisplayInfo
@@ -18,7 +18,7 @@ public enum DisplayRequest: UInt32, Sendable, CaseIterable {
 
 extension DisplayRequest: CustomStringConvertible {
   /// As the protocol names it.
-  public var description: String {
+  package var description: String {
     switch self {
     case .getProtocolFeatures: "GET_PROTOCOL_FEATURES"
     case .setProtocolFeatures: "SET_PROTOCOL_FEATURES"
@@ -38,61 +38,61 @@ extension DisplayRequest: CustomStringConvertible {
 
 /// What a front end's display can do beyond the first version of the protocol. The C originals are
 /// `VHOST_USER_GPU_PROTOCOL_F_*`.
-public struct DisplayFeatures: OptionSet, Sendable {
-  public let rawValue: UInt64
-  public init(rawValue: UInt64) { self.rawValue = rawValue }
+package struct DisplayFeatures: OptionSet, Sendable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
   /// It answers GET_EDID.
-  public static let edid = DisplayFeatures(rawValue: 1 << 0)
+  package static let edid = DisplayFeatures(rawValue: 1 << 0)
   /// It knows DMABUF_SCANOUT2.
-  public static let dmabuf2 = DisplayFeatures(rawValue: 1 << 1)
+  package static let dmabuf2 = DisplayFeatures(rawValue: 1 << 1)
 }
 
 /// A part of a scanout, or of a desktop, in pixels.
-public struct DisplayArea: Equatable, Sendable {
-  public var x, y, width, height: UInt32
-  public init(x: UInt32, y: UInt32, width: UInt32, height: UInt32) {
+package struct DisplayArea: Equatable, Sendable {
+  package var x, y, width, height: UInt32
+  package init(x: UInt32, y: UInt32, width: UInt32, height: UInt32) {
     (self.x, self.y, self.width, self.height) = (x, y, width, height)
   }
 }
 
 /// Where a cursor is: the upper left pixel of its image, which may lie outside the picture.
-public struct DisplayCursorPlace: Equatable, Sendable {
-  public var scanout: UInt32
-  public var x, y: Int32
-  public init(scanout: UInt32, x: Int32, y: Int32) { (self.scanout, self.x, self.y) = (scanout, x, y) }
+package struct DisplayCursorPlace: Equatable, Sendable {
+  package var scanout: UInt32
+  package var x, y: Int32
+  package init(scanout: UInt32, x: Int32, y: Int32) { (self.scanout, self.x, self.y) = (scanout, x, y) }
 }
 
 /// How an image lies in the dma-buf that goes with DMABUF_SCANOUT. The C original is `VhostUserGpuDMABUFScanout`.
-public struct DisplayBuffer: Equatable, Sendable {
+package struct DisplayBuffer: Equatable, Sendable {
   /// What is shown of the image. QEMU does not look at x and y.
-  public var area: DisplayArea
+  package var area: DisplayArea
   /// Of the whole image, in pixels.
-  public var width, height: UInt32
+  package var width, height: UInt32
   /// Bytes from one row to the next. The first one begins with the dma-buf.
-  public var stride: UInt32
+  package var stride: UInt32
   /// DRM's name of the pixel format.
-  public var fourcc: UInt32
+  package var fourcc: UInt32
 
-  public init(area: DisplayArea, width: UInt32, height: UInt32, stride: UInt32, fourcc: UInt32) {
+  package init(area: DisplayArea, width: UInt32, height: UInt32, stride: UInt32, fourcc: UInt32) {
     (self.area, self.width, self.height) = (area, width, height)
     (self.stride, self.fourcc) = (stride, fourcc)
   }
 }
 
 /// Where the pixels of an UPDATE are: rows of four bytes for each pixel, blue, green, red and one that is unused.
-public struct DisplayPixels {
-  public let mapping: Mapping
+package struct DisplayPixels {
+  package let mapping: Mapping
   /// Where the first pixel is, and from one row to the next, in bytes.
-  public let offset, stride: Int
+  package let offset, stride: Int
 
   /// All of the rows must be in `mapping`.
-  public init(_ mapping: Mapping, offset: Int, stride: Int) {
+  package init(_ mapping: Mapping, offset: Int, stride: Int) {
     (self.mapping, self.offset, self.stride) = (mapping, offset, stride)
   }
 }
 
 /// A message of a back end on QEMU's display socket.
-public enum DisplayMessage {
+package enum DisplayMessage {
   case getProtocolFeatures
   case setProtocolFeatures(DisplayFeatures)
   case getDisplayInfo
@@ -114,11 +114,11 @@ public enum DisplayMessage {
   case dmabufScanout2(UInt32, DisplayBuffer, modifier: UInt64)
 
   /// An UPDATE carries no more bytes of pixels than this.
-  public static let maxPixelBytes = 1 << 20
+  package static let maxPixelBytes = 1 << 20
   /// What a CURSOR_UPDATE carries.
-  public static let cursorBytes = 64 * 64 * 4
+  package static let cursorBytes = 64 * 64 * 4
 
-  public var request: DisplayRequest {
+  package var request: DisplayRequest {
     switch self {
     case .getProtocolFeatures: .getProtocolFeatures
     case .setProtocolFeatures: .setProtocolFeatures

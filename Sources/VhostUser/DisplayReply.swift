@@ -1,7 +1,7 @@
-public import SystemPackage
+package import SystemPackage
 
 /// What QEMU's display socket said that it must not, or why it failed.
-public enum DisplayError: Error, Equatable {
+package enum DisplayError: Error, Equatable {
   case socket(Errno)
   case cutOff
   case unknownReply(code: UInt32)
@@ -14,7 +14,7 @@ public enum DisplayError: Error, Equatable {
 }
 
 extension DisplayError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .socket(let errno): "the socket failed: \(errno)"
     case .cutOff: "it was closed in the middle of a reply"
@@ -73,14 +73,14 @@ extension DisplayRequest {
 }
 
 /// A screen of the front end.
-public struct DisplayScreen: Equatable, Sendable {
-  public var area: DisplayArea
-  public var isEnabled: Bool
-  public init(area: DisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
+package struct DisplayScreen: Equatable, Sendable {
+  package var area: DisplayArea
+  package var isEnabled: Bool
+  package init(area: DisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
 }
 
 /// What a front end answers on its display socket.
-public enum DisplayReply: Equatable, Sendable {
+package enum DisplayReply: Equatable, Sendable {
   case protocolFeatures(DisplayFeatures)
   /// Always of 16 screens, by the number of their scanouts. The C original is `virtio_gpu_resp_display_info`.
   case displayInfo([DisplayScreen])

@@ -3,10 +3,10 @@ internal import Linux
 internal import SystemPackage
 
 /// The memory of one guest as far as its devices were told of it: each region is mapped once for all of them.
-public final class KnownMemory {
+package final class KnownMemory {
   private var tables: [ObjectIdentifier: [MemoryRegion]] = [:]
 
-  public init() {}
+  package init() {}
 
   var regions: [MemoryRegion] { tables.values.flatMap(\.self) }
 

@@ -1,5 +1,5 @@
 /// The front end's requests that a session understands. The C originals are `VHOST_USER_*`.
-public enum Request: UInt32, Sendable, CaseIterable {
+package enum Request: UInt32, Sendable, CaseIterable {
   case getFeatures = 1
   case setFeatures = 2
   case setOwner = 3
@@ -57,7 +57,7 @@ public enum Request: UInt32, Sendable, CaseIterable {
 
 extension Request: CustomStringConvertible {
   /// The name in the specification.
-  public var description: String {
+  package var description: String {
     switch self {
     case .getFeatures: "GET_FEATURES"
     case .setFeatures: "SET_FEATURES"

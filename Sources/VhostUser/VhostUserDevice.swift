@@ -1,9 +1,9 @@
-public import Guest
-public import Linux
-public import Virtio
+package import Guest
+package import Linux
+package import Virtio
 
 /// What a vhost-user session serves: a virtio device. All calls come from the session's loop, one at a time.
-public protocol VhostUserDevice: AnyObject {
+package protocol VhostUserDevice: AnyObject {
   /// How many virtqueues the device has; it does not change.
   var queueCount: Int { get }
   /// The virtio feature bits that the device offers, beyond those of the transport.
@@ -45,8 +45,8 @@ public protocol VhostUserDevice: AnyObject {
 
 extension VhostUserDevice {
   /// Most devices have none.
-  public var sharedMemory: [UInt8: UInt64] { [:] }
+  package var sharedMemory: [UInt8: UInt64] { [:] }
 
   /// Most devices share nothing.
-  public func sharedObject(_ uuid: ObjectUUID) -> FD? { nil }
+  package func sharedObject(_ uuid: ObjectUUID) -> FD? { nil }
 }

@@ -1,10 +1,10 @@
-public import Guest
-public import SystemPackage
-public import Virtio
+package import Guest
+package import SystemPackage
+package import Virtio
 
 /// Why a session ended before its front end closed it. Each says which message was wrong, in what, and, where
 /// there is one, what to change in QEMU's command line.
-public enum VhostUserError: Error, Equatable {
+package enum VhostUserError: Error, Equatable {
   // The socket.
   case socket(Errno)
   case cutOff(while: String)
@@ -47,7 +47,7 @@ extension VhostUserError {
 }
 
 extension VhostUserError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .socket(let errno): "the vhost-user socket failed: \(errno)"
     case .cutOff(let place): "the front end closed the connection \(place)"

@@ -1,7 +1,7 @@
 internal import Guest
-public import Linux
-public import Logging
-public import SystemPackage
+package import Linux
+package import Logging
+package import SystemPackage
 internal import Virtio
 
 /// The back end's side of one vhost-user connection, as QEMU's front ends from 7.2 on speak it.
@@ -9,7 +9,7 @@ internal import Virtio
 /// It owns the socket and the rings. Everything happens in calls from the loop, one message or kick at a
 /// time; nothing waits. A peer that breaks the protocol ends the session, with an error that says in what.
 /// How the rings start, move and stop is in `VhostUserSession+Rings`.
-public final class VhostUserSession {
+package final class VhostUserSession {
   /// What the guest's address space and KVM's slots allow.
   static let maxMemorySlots = UInt64(GuestMemory.maxRegions)
 
@@ -37,9 +37,9 @@ public final class VhostUserSession {
   /// Nothing is read.
   private var isHeld = false
   /// A message has come. Before that, whoever connected may be no front end.
-  public private(set) var hasStarted = false
+  package private(set) var hasStarted = false
   /// The socket for requests to the front end, if it gave one.
-  public private(set) var backendChannel: BackendChannel?
+  package private(set) var backendChannel: BackendChannel?
 
   /// Serves the connection until its end, as long as this value lives. The device is kept.
   /// - Parameters:
@@ -48,7 +48,7 @@ public final class VhostUserSession {
   ///   - onFirstMessage: called once, before the first message is answered.
   ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
   ///     rings have stopped then.
-  public init(
+  package init(
     _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice,
     known: KnownMemory = KnownMemory(),
     logger: Logger,
@@ -79,7 +79,7 @@ public final class VhostUserSession {
   // MARK: The connection
 
   /// Reads nothing more for a while, or goes on.
-  public func hold(_ isHeld: Bool) throws(Errno) {
+  package func hold(_ isHeld: Bool) throws(Errno) {
     guard let token, let stream else { return }
     try loop.modify(token, stream.socket.fd, isHeld ? [] : .readable)
     self.isHeld = isHeld
@@ -272,7 +272,7 @@ public final class VhostUserSession {
   /// Asks the front end for something, without waiting for it.
   /// - Returns: false if nothing was asked: it gave no socket for that, or did not negotiate the feature.
   /// - Throws: `socket` when it does not fit, or the front end is gone. The session goes on.
-  public func ask(_ request: BackendRequest) throws(VhostUserError) -> Bool {
+  package func ask(_ request: BackendRequest) throws(VhostUserError) -> Bool {
     guard let backendChannel, protocolFeatures.contains(request.needs) else { return false }
     try backendChannel.send(request)
     return true
@@ -283,14 +283,14 @@ public final class VhostUserSession {
   /// - Parameter finished: called once, later, with whether it was done.
   /// - Throws: when nothing was asked: the front end has no such channel, or does not negotiate what is needed for
   ///   it, or is gone.
-  public func map(
+  package func map(
     _ fd: borrowing FD, _ mapping: SharedMemoryMapping, _ finished: @escaping (Bool) -> Void
   ) throws(VhostUserError) {
     try mappingChannel().send(.map(mapping), passing: fd, finished)
   }
 
   /// Has the front end take a mapping away, in the same way.
-  public func unmap(
+  package func unmap(
     _ mapping: SharedMemoryMapping, _ finished: @escaping (Bool) -> Void
   ) throws(VhostUserError) {
     try mappingChannel().send(.unmap(mapping), finished)

@@ -1,11 +1,11 @@
 internal import Guest
 internal import Linux
 internal import SystemPackage
-public import Virtio
+package import Virtio
 
 /// One ring of a session: what the front end said of it, and the queue while it runs.
-public final class Vring {
-  public let index: Int
+package final class Vring {
+  package let index: Int
 
   // As the messages set it up.
   var size: UInt32 = 0
@@ -31,21 +31,21 @@ public final class Vring {
 
   /// It runs, is enabled, and its memory is there. A device that has left chains in it takes them when it is told of a
   /// kick after that.
-  public var mayWork: Bool { isStarted && !isAdrift && kick?.isWatched ?? false }
+  package var mayWork: Bool { isStarted && !isAdrift && kick?.isWatched ?? false }
 
   /// The ring's queue while it runs. There is a new one after each start.
-  public var queue: VirtQueue {
+  package var queue: VirtQueue {
     guard let running else { preconditionFailure("the ring does not run") }
     return running
   }
 
   /// Calls the driver if it wants to hear of what was completed (`VirtQueue.shouldNotify`).
-  public func notify() {
+  package func notify() {
     if let running, running.shouldNotify() { call?.event.signal() }
   }
 
   /// Tells the front end that the ring is broken, if it gave a descriptor for that.
-  public func reportError() { error?.event.signal() }
+  package func reportError() { error?.event.signal() }
 
   /// Makes the queue, if everything for it is there.
   /// - Returns: whether the driver is a new one, or nil if the ring is not set up yet.

@@ -1,62 +1,62 @@
-public import Guest
-public import Linux
-public import Logging
-public import VhostUser
-public import Virtio
-public import VirtioGPU
+package import Guest
+package import Linux
+package import Logging
+package import VhostUser
+package import Virtio
+package import VirtioGPU
 
 /// The virtio-gpu device behind a vhost-user session: passes on what each of them says to the other.
-public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
+package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
   private var display: DisplayDrain?
   /// The connection that it serves.
-  public weak var session: VhostUserSession?
+  package weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
   /// Takes each display socket, to show the frames there. Without it nothing is shown there.
-  public var onDisplaySocket: ((consuming UnixSocket) -> Void)?
+  package var onDisplaySocket: ((consuming UnixSocket) -> Void)?
 
   /// - Parameter loop: reads what QEMU's display sends.
-  public init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
+  package init(_ device: GPUDevice, loop: EventLoop, logger: Logger) {
     (self.device, self.loop, self.logger) = (device, loop, logger)
     device.frontEnd = self
   }
 
-  public var queueCount: Int { 2 }
-  public var deviceFeatures: UInt64 { device.features }
+  package var queueCount: Int { 2 }
+  package var deviceFeatures: UInt64 { device.features }
 
-  public var sharedMemory: [UInt8: UInt64] { device.sharedMemory }
+  package var sharedMemory: [UInt8: UInt64] { device.sharedMemory }
 
-  public func featuresChanged(_ acked: UInt64) { device.featuresChanged(acked) }
+  package func featuresChanged(_ acked: UInt64) { device.featuresChanged(acked) }
 
-  public func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
+  package func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
 
-  public func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
+  package func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
 
   /// What is lent stays valid; later lists are resolved against the table that the queue holds.
-  public func memoryChanged(_ memory: GuestMemory) {}
+  package func memoryChanged(_ memory: GuestMemory) {}
 
-  public func started(_ vring: Vring, index: Int, fresh: Bool) {
+  package func started(_ vring: Vring, index: Int, fresh: Bool) {
     let queue = GPUQueue(queue: vring.queue, mayWork: { vring.mayWork }, notify: { vring.notify() })
     device.start(queue, index: index, fresh: fresh)
   }
 
-  public func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
+  package func unusable(_ index: Int, _ error: VhostUserError) { device.reportUnusable("\(error)") }
 
-  public func kicked(_ index: Int) { device.kicked(index) }
+  package func kicked(_ index: Int) { device.kicked(index) }
 
-  public func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
+  package func stopping(_ index: Int, _ finished: @escaping () -> Void) { device.stop(index, finished) }
 
-  public func dropped(_ index: Int) { device.drop(index) }
+  package func dropped(_ index: Int) { device.drop(index) }
 
-  public func reset() { device.reset() }
+  package func reset() { device.reset() }
 
-  public func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
+  package func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
 
   // MARK: What the device says
 
-  public func tell(_ news: DeviceNews) throws(LostNews) {
+  package func tell(_ news: DeviceNews) throws(LostNews) {
     // QEMU tells the guest of its own screens.
     if news == .configChanged, onDisplaySocket != nil { return }
     let request: BackendRequest =
@@ -82,7 +82,7 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   // MARK: Memory of the host
 
-  public func map(
+  package func map(
     _ fd: borrowing FD, at offset: UInt64, length: UInt64, writable: Bool,
     _ finished: @escaping (Bool) -> Void
   ) throws(LostNews) {
@@ -94,7 +94,7 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
     } catch { throw LostNews("\(error)") }
   }
 
-  public func unmap(
+  package func unmap(
     at offset: UInt64, length: UInt64, _ finished: @escaping (Bool) -> Void
   ) throws(LostNews) {
     let mapping = SharedMemoryMapping(
@@ -109,7 +109,7 @@ public final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   /// QEMU sends a new socket at every start, stop and reset. Where the frames go elsewhere nothing is sent there, and
   /// what comes is thrown away.
-  public func displaySocket(_ socket: consuming UnixSocket) {
+  package func displaySocket(_ socket: consuming UnixSocket) {
     if let onDisplaySocket {
       onDisplaySocket(socket)
     } else {

@@ -1,27 +1,27 @@
-public import Guest
+package import Guest
 
 /// Reads the device-readable part of a chain from its start, over any number of descriptors.
 ///
 /// Guest memory changes under us: each byte is copied in once, and only the copy may be parsed. It holds the
 /// chain's array; let it end before the chain is filled again, or that array is copied.
-public struct ChainReader {
+package struct ChainReader {
   private var cursor: ChainCursor
   private let memory: GuestMemory
 
-  public init(_ chain: DescriptorChain, _ memory: GuestMemory) { self.init(chain.readable, memory) }
+  package init(_ chain: DescriptorChain, _ memory: GuestMemory) { self.init(chain.readable, memory) }
 
-  public init(_ readable: [GuestRange], _ memory: GuestMemory) {
+  package init(_ readable: [GuestRange], _ memory: GuestMemory) {
     cursor = ChainCursor(readable)
     self.memory = memory
   }
 
   /// In bytes.
-  public var remaining: UInt64 { cursor.remaining }
+  package var remaining: UInt64 { cursor.remaining }
 
   /// Appends the next `count` bytes to `bytes`.
   /// - Throws: `readPastEnd` before anything is read, or `memory`; the reader has then passed some of them,
   ///   and `bytes` holds these.
-  public mutating func read(_ count: Int, into bytes: inout [UInt8]) throws(VirtQueueError) {
+  package mutating func read(_ count: Int, into bytes: inout [UInt8]) throws(VirtQueueError) {
     guard count >= 0, UInt64(count) <= remaining else { throw .readPastEnd(count: count, left: remaining) }
     var left = UInt64(count)
     while left > 0 {
@@ -36,26 +36,26 @@ public struct ChainReader {
 ///
 /// An answer may come long after the chain was taken: its head and a copy of its `writable` are all that is
 /// needed then.
-public struct ChainWriter {
+package struct ChainWriter {
   private var cursor: ChainCursor
   private let memory: GuestMemory
   /// How many bytes were written: what `VirtQueue.complete` wants to know.
-  public private(set) var written: UInt32 = 0
+  package private(set) var written: UInt32 = 0
 
-  public init(_ chain: DescriptorChain, _ memory: GuestMemory) { self.init(chain.writable, memory) }
+  package init(_ chain: DescriptorChain, _ memory: GuestMemory) { self.init(chain.writable, memory) }
 
-  public init(_ writable: [GuestRange], _ memory: GuestMemory) {
+  package init(_ writable: [GuestRange], _ memory: GuestMemory) {
     cursor = ChainCursor(writable)
     self.memory = memory
   }
 
   /// The room left, in bytes.
-  public var remaining: UInt64 { cursor.remaining }
+  package var remaining: UInt64 { cursor.remaining }
 
   /// Writes all of `bytes`.
   /// - Throws: `writePastEnd` before anything is written, or `memory`, when only the bytes counted in
   ///   `written` arrived.
-  public mutating func write(_ bytes: RawSpan) throws(VirtQueueError) {
+  package mutating func write(_ bytes: RawSpan) throws(VirtQueueError) {
     guard UInt64(bytes.byteCount) <= remaining, UInt64(bytes.byteCount) <= UInt64(UInt32.max - written) else {
       throw .writePastEnd(count: bytes.byteCount, left: remaining)
     }

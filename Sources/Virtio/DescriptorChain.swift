@@ -1,22 +1,22 @@
-public import Guest
+package import Guest
 
 /// One request of the driver: what it wrote for the device, and where the device may write its answer.
 ///
 /// Nothing is resolved yet: the ranges are what the guest states. `VirtQueue.next(into:)` fills the same
 /// value again and again, so that the arrays keep their capacity; who needs them longer copies them.
-public struct DescriptorChain {
+package struct DescriptorChain {
   /// Names the chain in `VirtQueue.complete`.
-  public internal(set) var head: UInt16 = 0
+  package internal(set) var head: UInt16 = 0
   /// What the device reads, in order. None is empty.
-  public var readable: [GuestRange] = []
+  package var readable: [GuestRange] = []
   /// What the device may write, in order. None is empty.
-  public var writable: [GuestRange] = []
+  package var writable: [GuestRange] = []
 
-  public init() {}
+  package init() {}
 
   /// In bytes; at most 2^32 - 1 together with `writableLength`.
-  public var readableLength: UInt64 { readable.totalLength }
-  public var writableLength: UInt64 { writable.totalLength }
+  package var readableLength: UInt64 { readable.totalLength }
+  package var writableLength: UInt64 { writable.totalLength }
 }
 
 extension [GuestRange] {

@@ -1,19 +1,19 @@
 /// The name under which virtio devices share an object (virtio 1.3, 2.11: exporting objects).
-public struct ObjectUUID: Hashable, Sendable {
+package struct ObjectUUID: Hashable, Sendable {
   /// In bytes.
-  public static let size = 16
+  package static let size = 16
 
   /// As they stand in messages: `size` of them.
-  public let bytes: [UInt8]
+  package let bytes: [UInt8]
 
   /// Takes over what a peer sent, whatever its version.
-  public init(_ bytes: [UInt8]) {
+  package init(_ bytes: [UInt8]) {
     precondition(bytes.count == Self.size, "a UUID has 16 bytes")
     self.bytes = bytes
   }
 
   /// A new one of version 4, which is random (RFC 9562, 5.4), from the system's generator.
-  public static func random() -> ObjectUUID {
+  package static func random() -> ObjectUUID {
     var generator = SystemRandomNumberGenerator()
     var bytes = (0..<size).map { _ in UInt8.random(in: .min ... .max, using: &generator) }
     bytes[6] = bytes[6] & 0x0f | 0x40  // the version
@@ -24,7 +24,7 @@ public struct ObjectUUID: Hashable, Sendable {
 
 extension ObjectUUID: CustomStringConvertible {
   /// Hexadecimal, in groups of 4, 2, 2, 2 and 6 bytes.
-  public var description: String {
+  package var description: String {
     var text = ""
     for (index, byte) in bytes.enumerated() {
       if [4, 6, 8, 10].contains(index) { text += "-" }

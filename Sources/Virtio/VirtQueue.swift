@@ -1,4 +1,4 @@
-public import Guest
+package import Guest
 internal import Linux
 
 /// The device's side of a split virtqueue (virtio 1.3, 2.7).
@@ -6,18 +6,18 @@ internal import Linux
 /// The driver changes the rings and the memory under us at any time: every field is read once, and what was
 /// read is checked. Nothing that it writes makes a call here loop without bound or touch memory outside the
 /// table. Once its buffers are warm, a queue allocates nothing per chain.
-public final class VirtQueue {
+package final class VirtQueue {
   /// virtio 1.3, 2.7: the largest queue.
-  public static let maxSize: UInt16 = 32768
+  package static let maxSize: UInt16 = 32768
 
   /// In descriptors, a power of two.
-  public let size: UInt16
+  package let size: UInt16
   /// Where chains and indirect tables lie. It may be replaced while the queue runs; see `move`.
-  public var memory: GuestMemory
+  package var memory: GuestMemory
   /// The next available index: what `GET_VRING_BASE` answers.
-  public private(set) var position: UInt16
+  package private(set) var position: UInt16
   /// The driver wrote something into the ring that cannot be: `next` gives out nothing more.
-  public private(set) var isBroken = false
+  package private(set) var isBroken = false
 
   private var descriptors: GuestWindow
   private var available: GuestWindow
@@ -37,7 +37,7 @@ public final class VirtQueue {
   ///   - start: the next available index; the used index starts equal to it, so every chain before it must
   ///     have been completed.
   /// - Throws: `size`, `ringTooShort` or `ringMisaligned`.
-  public init(
+  package init(
     size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory,
     eventIndex: Bool, indirect: Bool = true, start: UInt16
   ) throws(VirtQueueError) {
@@ -59,7 +59,7 @@ public final class VirtQueue {
 
   /// The same rings at another place of the host's memory, after the memory table changed.
   /// - Throws: `ringTooShort` or `ringMisaligned`; the queue is then unchanged.
-  public func move(
+  package func move(
     descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory
   ) throws(VirtQueueError) {
     try Self.check(
@@ -72,7 +72,7 @@ public final class VirtQueue {
 
   /// How many bytes a part of a queue of `size` takes (virtio 1.3, 2.7). The event fields at the end of the
   /// two rings are there only with the event index.
-  public static func bytes(of part: RingPart, size: UInt16, eventIndex: Bool) -> Int {
+  package static func bytes(of part: RingPart, size: UInt16, eventIndex: Bool) -> Int {
     let tail = eventIndex ? 2 : 0
     return switch part {
     case .descriptors: 16 * Int(size)
@@ -107,7 +107,7 @@ public final class VirtQueue {
   /// - Returns: false when nothing is available, or the ring is broken.
   /// - Throws: an error that `breaksRing` once, after which this returns false; or what is wrong with one
   ///   chain, which has been taken: `chain.head` names it, and it may be completed.
-  public func next(into chain: inout DescriptorChain) throws(VirtQueueError) -> Bool {
+  package func next(into chain: inout DescriptorChain) throws(VirtQueueError) -> Bool {
     chain.readable.removeAll(keepingCapacity: true)
     chain.writable.removeAll(keepingCapacity: true)
     if isBroken { return false }
@@ -190,7 +190,7 @@ public final class VirtQueue {
 
   /// Gives the chain at `head` back to the driver, in any order. Call `shouldNotify` after one or several.
   /// - Parameter written: how many bytes of the chain's writable part were written, from its start.
-  public func complete(head: UInt16, written: UInt32) {
+  package func complete(head: UInt16, written: UInt32) {
     let slot = Int(usedIndex & (size - 1))
     // struct virtq_used_elem: le32 id, le32 len (virtio 1.3, 2.7.8).
     used.mapping.store(UInt64(head) | UInt64(written) << 32, at: used.start + 4 + 8 * slot)
@@ -200,7 +200,7 @@ public final class VirtQueue {
 
   /// Whether the driver wants to be called for what was completed since the last call of this
   /// (virtio 1.3, 2.7.7.2).
-  public func shouldNotify() -> Bool {
+  package func shouldNotify() -> Bool {
     if usedIndex == notifiedIndex { return false }
     // The used index must be visible before the driver's wish is read: the driver does the reverse.
     fullMemoryFence()
@@ -227,14 +227,14 @@ public final class VirtQueue {
 
   /// Asks the driver not to kick until `resumeKicks`; it may still do so. With the event index there is
   /// nothing to write: the event that was asked for last stays behind.
-  public func suspendKicks() {
+  package func suspendKicks() {
     kicksSuspended = true
     if !eventIndex { used.mapping.storeRelease(Self.noNotify, at: used.start) }
   }
 
   /// Asks the driver to kick for the next chain (virtio 1.3, 2.7.10).
   /// - Returns: true if chains arrived before it could know, for which it will not kick.
-  public func resumeKicks() -> Bool {
+  package func resumeKicks() -> Bool {
     kicksSuspended = false
     if eventIndex {
       used.mapping.storeRelease(position, at: used.start + 4 + 8 * Int(size))

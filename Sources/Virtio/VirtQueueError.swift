@@ -1,14 +1,14 @@
-public import Guest
+package import Guest
 
 /// One of the three parts of a split virtqueue.
-public enum RingPart: String, Sendable {
+package enum RingPart: String, Sendable {
   case descriptors = "descriptor table"
   case available = "available ring"
   case used = "used ring"
 }
 
 /// What is wrong with a virtqueue, with one chain in it, or with an access to the memory that a chain names.
-public enum VirtQueueError: Error, Equatable {
+package enum VirtQueueError: Error, Equatable {
   // The queue as it was set up.
   case size(UInt16)
   case ringTooShort(RingPart, length: Int, needed: Int)
@@ -34,7 +34,7 @@ public enum VirtQueueError: Error, Equatable {
 
   /// The ring itself cannot go on: the queue gives out nothing more until it is set up anew. Otherwise only
   /// one chain is bad; it was taken, and may be completed with length 0.
-  public var breaksRing: Bool {
+  package var breaksRing: Bool {
     switch self {
     case .size, .ringTooShort, .ringMisaligned, .indexAhead, .headOutOfRange: true
     default: false
@@ -43,7 +43,7 @@ public enum VirtQueueError: Error, Equatable {
 }
 
 extension VirtQueueError: CustomStringConvertible {
-  public var description: String {
+  package var description: String {
     switch self {
     case .size(let size): "the queue size \(size) is not a power of two from 1 to \(VirtQueue.maxSize)"
     case .ringTooShort(let part, let length, let needed):

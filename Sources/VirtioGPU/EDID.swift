@@ -1,8 +1,8 @@
-public import Scanout
+package import Scanout
 
 /// Describes a display to the guest: VESA E-EDID 1.4, with a CTA-861 extension where one block cannot hold
 /// all modes, and a DisplayID extension for those that a detailed timing cannot say.
-public enum EDID {
+package enum EDID {
   private static let blockSize = 128
   private static let timingsInBase = 3
   private static let timingsInExtension = 6
@@ -14,7 +14,7 @@ public enum EDID {
   /// Modes over 4095 pixels a side or over 655 MHz are in the DisplayID block. Readers that do not know it take the
   /// first of the others as the preferred one; the base block has no timing where there is no other.
   /// - Parameter serial: tells the displays of one guest apart.
-  public static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
+  package static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
     let (width, height) = size(output)
     func fitsBase(_ mode: DisplayMode) -> Bool { detailedTiming(mode, width, height) != nil }
     let large = output.modes.filter { !fitsBase($0) && DisplayID.fits($0) }

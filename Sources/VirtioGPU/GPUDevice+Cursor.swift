@@ -3,7 +3,7 @@ internal import Linux
 internal import Scanout
 
 /// Where the guest's cursor may be shown.
-public enum CursorChoice: String, Sendable, CaseIterable {
+package enum CursorChoice: String, Sendable, CaseIterable {
   /// On the screen's own plane for it; where there is none, drawn into a copy of the picture.
   case auto
   /// On a plane, or not at all: pictures are never copied for the sake of a cursor.

@@ -8,7 +8,7 @@ internal import Virtio
 // are accepted, and empty.
 extension GPUDevice {
   /// The regions that the front end is to make, by their numbers.
-  public var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.size] } ?? [:] }
+  package var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.size] } ?? [:] }
 
   var mapsHostMemory: Bool { hostRegion != nil && has(Feature.virgl) && has(Feature.resourceBlob) }
 

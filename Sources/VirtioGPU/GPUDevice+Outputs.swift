@@ -10,7 +10,7 @@ extension GPUDevice {
   static let displayEvent: UInt32 = 1 << 0
 
   /// `size` bytes of it from `offset` on; zero beyond its end.
-  public func config(offset: UInt32, size: UInt32) -> [UInt8] {
+  package func config(offset: UInt32, size: UInt32) -> [UInt8] {
     var fields = [UInt8](repeating: 0, count: 20)
     for byte in 0..<4 { fields[byte] = UInt8(truncatingIfNeeded: eventsRead >> (8 * byte)) }
     fields[8] = UInt8(scanoutCount)
@@ -79,7 +79,7 @@ extension GPUDevice {
 
   /// The driver, or a front end that writes the whole space on its behalf, may write events_clear alone: the
   /// bits that are set there are cleared in events_read. The rest is ignored.
-  public func writeConfig(offset: UInt32, _ bytes: [UInt8]) {
+  package func writeConfig(offset: UInt32, _ bytes: [UInt8]) {
     for (index, byte) in bytes.enumerated() {
       let place = UInt64(offset) + UInt64(index)
       guard Self.eventsClear.contains(place) else { continue }
@@ -89,7 +89,7 @@ extension GPUDevice {
 
   /// A scanout keeps its number, and their count is what it was at the start: an output that is gone has no
   /// modes, and one that came in addition is not offered.
-  public func outputsChanged() {
+  package func outputsChanged() {
     guard let sink else { return }
     let now = sink.outputs
     let offered = outputs.enumerated().map { index, before -> SinkOutput in

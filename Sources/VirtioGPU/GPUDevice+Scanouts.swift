@@ -1,6 +1,6 @@
 internal import Buffers
 internal import Linux
-public import Scanout
+package import Scanout
 
 /// What one scanout shows, as the guest wants it.
 struct ScanoutState {
@@ -134,18 +134,18 @@ extension GPUDevice: ScanoutObserver {
 
   // MARK: What the sink reports
 
-  public func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
+  package func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
     if isFlush(sequence, scanout) { buffers.statistics.framesShown += 1 }
     if let buffer = buffersByFrame[frame.id] { buffers.countShown(buffer) }
     ended(sequence, scanout)
   }
 
-  public func replaced(_ sequence: UInt64, on scanout: ScanoutID) {
+  package func replaced(_ sequence: UInt64, on scanout: ScanoutID) {
     // A fence waits on, for what it was replaced by.
     if isFlush(sequence, scanout) { buffers.statistics.framesCoalesced += 1 }
   }
 
-  public func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
+  package func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     if isFlush(sequence, scanout) { buffers.statistics.framesFailed += 1 }
     mistakes.report(error.refusal.rawValue, "scanout \(scanout) could not show a frame: \(error)")
     ended(sequence, scanout)

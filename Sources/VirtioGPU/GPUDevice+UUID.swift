@@ -1,8 +1,8 @@
 internal import Buffers
-public import Linux
+package import Linux
 internal import SystemPackage
 internal import Udmabuf
-public import Virtio
+package import Virtio
 
 // Other devices of the guest find a buffer by a name that this device gives it, and get its dma-buf through
 // the front end.
@@ -37,7 +37,7 @@ extension GPUDevice {
 
   /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no room for one
   /// more descriptor.
-  public func sharedObject(_ uuid: ObjectUUID) -> FD? {
+  package func sharedObject(_ uuid: ObjectUUID) -> FD? {
     guard let dmabuf = sharedObjects[uuid] else { return nil }
     do throws(Errno) {
       return try dmabuf.withSharedDescriptor { fd throws(Errno) in try fd.duplicate() }

@@ -1,20 +1,20 @@
-public import Buffers
+package import Buffers
 internal import Guest
-public import Linux
-public import Logging
-public import Scanout
-public import SystemPackage
+package import Linux
+package import Logging
+package import Scanout
+package import SystemPackage
 internal import Udmabuf
-public import Virtio
+package import Virtio
 
 /// A running virtqueue, and how to tell the driver that something was completed in it.
-public struct GPUQueue {
-  public let queue: VirtQueue
+package struct GPUQueue {
+  package let queue: VirtQueue
   /// It is enabled and its memory is there; nothing is taken from it otherwise.
-  public let mayWork: () -> Bool
-  public let notify: () -> Void
+  package let mayWork: () -> Bool
+  package let notify: () -> Void
 
-  public init(
+  package init(
     queue: VirtQueue, mayWork: @escaping () -> Bool = { true }, notify: @escaping () -> Void
   ) { (self.queue, self.mayWork, self.notify) = (queue, mayWork, notify) }
 }
@@ -28,12 +28,12 @@ public struct GPUQueue {
 /// `GPUDevice+Blobs`, how memory of the host comes into the guest in `GPUDevice+HostMemory`, how other
 /// devices find a buffer in `GPUDevice+UUID`, and what becomes of work that is too much for one turn of the loop in
 /// `GPUDevice+Work`.
-public final class GPUDevice {
+package final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
-  public static let controlQueue = 0
-  public static let cursorQueue = 1
+  package static let controlQueue = 0
+  package static let cursorQueue = 1
   /// The spec's bound on scanouts (5.7.4).
-  public static let maxScanouts = 16
+  package static let maxScanouts = 16
   /// How long at most something waits, in nanoseconds.
   package struct Patience {
     /// A flush's fence for its flip.
@@ -51,7 +51,7 @@ public final class GPUDevice {
   /// So many commands are taken before other sources of the loop have their turn.
   private static let commandsPerTurn = 256
 
-  public let buffers: BufferTable
+  package let buffers: BufferTable
   package var patience = Patience()
   let sink: (any ScanoutSink)?
   /// What the guest is offered, by the scanout's number. Their count never changes.
@@ -63,7 +63,7 @@ public final class GPUDevice {
   /// Events that the driver has not cleared yet: events_read of the configuration space.
   var eventsRead: UInt32 = 0
   /// Hears what the device says without being asked.
-  public weak var frontEnd: (any GPUFrontEnd)?
+  package weak var frontEnd: (any GPUFrontEnd)?
   /// The dma-bufs that other devices may ask for, by name.
   var sharedObjects: [ObjectUUID: DMABuf] = [:]
   let logger: Logger
@@ -83,7 +83,7 @@ public final class GPUDevice {
   let backing: BackingChoice
   let cursorChoice: CursorChoice
   /// What the guest may use of the spec: bits of `Feature`.
-  public let features: UInt64
+  package let features: UInt64
   /// Of these, what its driver chose.
   private var chosen: UInt64 = 0
 
@@ -131,7 +131,7 @@ public final class GPUDevice {
   ///   - profile: which of the features that exclude each other are offered.
   ///   - hostMemory: the size of the region in which memory of the host is mapped, whole pages, and what of it the
   ///     guest may use there; nil for none.
-  public init(
+  package init(
     buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], scanoutCount: Int? = nil,
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
     hostMemory: HostMemory? = nil, loop: EventLoop, logger: Logger
@@ -161,13 +161,13 @@ public final class GPUDevice {
   // MARK: The device's life
 
   /// The driver's choice among `features`.
-  public func featuresChanged(_ chosen: UInt64) { self.chosen = chosen }
+  package func featuresChanged(_ chosen: UInt64) { self.chosen = chosen }
 
   func has(_ feature: UInt64) -> Bool { chosen & feature != 0 }
 
   /// A queue runs from now on. A control queue that starts afresh has a new driver behind it: what the old
   /// one left is dropped.
-  public func start(_ queue: GPUQueue, index: Int, fresh: Bool) {
+  package func start(_ queue: GPUQueue, index: Int, fresh: Bool) {
     switch index {
     case Self.controlQueue:
       if fresh { dropAll() }
@@ -178,19 +178,19 @@ public final class GPUDevice {
   }
 
   /// The driver set a queue up in a way in which it cannot run.
-  public func reportUnusable(_ why: String) {
+  package func reportUnusable(_ why: String) {
     mistakes.report("brokenRing", "a virtqueue is unusable until the driver sets it up anew: \(why)")
   }
 
   /// The driver says that there is something in the queue.
-  public func kicked(_ index: Int) {
+  package func kicked(_ index: Int) {
     process(index == Self.controlQueue ? control : cursor, isControl: index == Self.controlQueue)
   }
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
   /// when what stays in a resource without its pages is copied, pages that are in use have come back and no device reads
   /// others, which takes `Patience.release` at most after the copy.
-  public func stop(_ index: Int, _ finished: @escaping () -> Void) {
+  package func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control != nil else {
       if index == Self.cursorQueue { cursor = nil }
       return finished()
@@ -206,7 +206,7 @@ public final class GPUDevice {
   }
 
   /// The queue has ended without a word: nothing that was taken from it is answered any more.
-  public func drop(_ index: Int) {
+  package func drop(_ index: Int) {
     if index == Self.cursorQueue {
       cursor = nil
       return
@@ -220,7 +220,7 @@ public final class GPUDevice {
 
   /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
   /// waits is answered any more.
-  public func reset() {
+  package func reset() {
     drop(Self.controlQueue)
     drop(Self.cursorQueue)
     eventsRead = 0

@@ -1,8 +1,8 @@
-public import Linux
-public import Virtio
+package import Linux
+package import Virtio
 
 /// What the device says without being asked.
-public enum DeviceNews: Equatable, Sendable {
+package enum DeviceNews: Equatable, Sendable {
   /// The configuration space has changed.
   case configChanged
   /// `GPUDevice.sharedObject` has a dma-buf of that name from now on.
@@ -12,13 +12,13 @@ public enum DeviceNews: Equatable, Sendable {
 }
 
 /// Why news did not get through.
-public struct LostNews: Error, CustomStringConvertible {
-  public let description: String
-  public init(_ description: String) { self.description = description }
+package struct LostNews: Error, CustomStringConvertible {
+  package let description: String
+  package init(_ description: String) { self.description = description }
 }
 
 /// Joins the device to its guest, and takes its news there.
-public protocol GPUFrontEnd: AnyObject {
+package protocol GPUFrontEnd: AnyObject {
   /// Passes it on at once or not at all: nothing may be waited for. Who does not want to know it is not told.
   /// - Throws: when it is lost. The device counts that, and goes on.
   func tell(_ news: DeviceNews) throws(LostNews)

@@ -1,12 +1,12 @@
-public import Buffers
-public import Linux
+package import Buffers
+package import Linux
 
 /// Memory of the host that a guest may map and show.
-public final class HostOffer {
+package final class HostOffer {
   /// By which the guest asks for it (`blob_id`); not 0.
-  public let id: UInt64
+  package let id: UInt64
   /// In bytes, whole pages. A blob of it is of exactly this size.
-  public var size: UInt64 { buffer.size }
+  package var size: UInt64 { buffer.size }
   /// How it is shown, and read.
   let buffer: Buffer
   let isWritable: Bool
@@ -19,7 +19,7 @@ public final class HostOffer {
   ///   - fd: a memfd or a dma-buf, of which the front end gets a descriptor of its own with each mapping: it can
   ///     read and write all of it, whatever `isWritable` allows the guest.
   ///   - limit: so many blobs of it may exist at once.
-  public init(id: UInt64, _ fd: consuming FD, _ buffer: Buffer, isWritable: Bool, limit: Int) {
+  package init(id: UInt64, _ fd: consuming FD, _ buffer: Buffer, isWritable: Bool, limit: Int) {
     precondition(buffer.size > 0 && buffer.size % systemPageSize == 0, "whole pages are mapped")
     (self.id, self.buffer, self.isWritable, self.limit) = (id, buffer, isWritable, limit)
     self.fd = fd
@@ -31,15 +31,15 @@ public final class HostOffer {
 }
 
 /// The region in which memory of the host is mapped into the guest, and what there is to be mapped.
-public struct HostMemory {
+package struct HostMemory {
   /// VIRTIO_GPU_SHM_ID_HOST_VISIBLE: the region's number.
-  public static let region: UInt8 = 1
+  package static let region: UInt8 = 1
 
   /// In bytes, whole pages.
-  public let size: UInt64
-  public let offers: [HostOffer]
+  package let size: UInt64
+  package let offers: [HostOffer]
 
-  public init(size: UInt64, offers: [HostOffer]) {
+  package init(size: UInt64, offers: [HostOffer]) {
     precondition(size > 0 && size % systemPageSize == 0, "the region has whole pages")
     (self.size, self.offers) = (size, offers)
   }

@@ -9,7 +9,7 @@ enum Feature {
 }
 
 /// Which of the features that exclude each other in stock drivers the guest is offered.
-public enum Profile: String, Sendable, CaseIterable {
+package enum Profile: String, Sendable, CaseIterable {
   /// The guest's buffers are blobs of its own memory, and it may import any dma-buf of its own.
   case display
   /// Memory of the host may be mapped into the guest.

@@ -1,4 +1,4 @@
-public import ArgumentParser
+internal import ArgumentParser
 public import Buffers
 import Consumers
 import Linux

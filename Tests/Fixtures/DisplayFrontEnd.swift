@@ -1,21 +1,21 @@
-public import Linux
+package import Linux
 internal import SystemPackage
 
 /// QEMU's end of the display socket.
-public final class DisplayFrontEnd {
+package final class DisplayFrontEnd {
   private final class End {
     let socket: UnixSocket
     init(_ socket: consuming UnixSocket) { self.socket = socket }
   }
 
   /// A message as it came.
-  public struct Received: Equatable, Sendable {
-    public let request: UInt32
-    public let payload: [UInt8]
+  package struct Received: Equatable, Sendable {
+    package let request: UInt32
+    package let payload: [UInt8]
     /// Of the descriptor that came with it.
-    public let inode: UInt64?
+    package let inode: UInt64?
 
-    public init(_ request: UInt32, _ payload: [UInt8] = [], inode: UInt64? = nil) {
+    package init(_ request: UInt32, _ payload: [UInt8] = [], inode: UInt64? = nil) {
       (self.request, self.payload, self.inode) = (request, payload, inode)
     }
   }
@@ -23,13 +23,13 @@ public final class DisplayFrontEnd {
   private var mine: End?
   private var bytes: [UInt8] = []
   /// How many bytes have been read.
-  public private(set) var received = 0
+  package private(set) var received = 0
   private var inode: UInt64?
   /// The last descriptor that came, for a look into its memory.
-  public private(set) var mapping: Mapping?
+  package private(set) var mapping: Mapping?
 
   /// - Parameter body: takes the other end.
-  public init(_ body: (consuming UnixSocket) throws -> Void) throws {
+  package init(_ body: (consuming UnixSocket) throws -> Void) throws {
     try UnixSocket.pair { mine, theirs in
       try mine.fd.setNonblocking()
       self.mine = End(mine)
@@ -38,10 +38,10 @@ public final class DisplayFrontEnd {
   }
 
   /// Takes over an end that is connected.
-  public init(adopting socket: consuming UnixSocket) { mine = End(socket) }
+  package init(adopting socket: consuming UnixSocket) { mine = End(socket) }
 
   /// The next message; nil if there is no whole one.
-  public func next() throws -> Received? {
+  package func next() throws -> Received? {
     guard try fill(to: 12) else { return nil }
     let (request, flags, size): (UInt32, UInt32, UInt32) = (
       bytes.value(at: 0), bytes.value(at: 4), bytes.value(at: 8)
@@ -56,7 +56,7 @@ public final class DisplayFrontEnd {
   }
 
   /// All that is there.
-  public func all() throws -> [Received] {
+  package func all() throws -> [Received] {
     var messages: [Received] = []
     while let message = try next() { messages.append(message) }
     return messages
@@ -85,12 +85,12 @@ public final class DisplayFrontEnd {
 
   // MARK: Replies
 
-  public func reply(_ request: UInt32, _ payload: [UInt8] = [], flags: UInt32 = 4) throws {
+  package func reply(_ request: UInt32, _ payload: [UInt8] = [], flags: UInt32 = 4) throws {
     try send([request, flags, UInt32(payload.count)].flatMap(\.bytes) + payload)
   }
 
   /// - Parameter screens: the first ones of 16; the rest is not enabled.
-  public static func displayInfo(_ screens: [(width: UInt32, height: UInt32)]) -> [UInt8] {
+  package static func displayInfo(_ screens: [(width: UInt32, height: UInt32)]) -> [UInt8] {
     var numbers: [UInt32] = [0x1101, 0, 0, 0, 0, 0]
     for index in 0..<16 {
       let screen = index < screens.count ? screens[index] : (width: 0, height: 0)
@@ -99,23 +99,23 @@ public final class DisplayFrontEnd {
     return numbers.flatMap(\.bytes)
   }
 
-  public static func edid(_ bytes: [UInt8]) -> [UInt8] {
+  package static func edid(_ bytes: [UInt8]) -> [UInt8] {
     ([0x1104, 0, 0, 0, 0, 0, UInt32(bytes.count), 0] as [UInt32]).flatMap(\.bytes) + bytes
       + [UInt8](repeating: 0, count: 1024 - bytes.count)
   }
 
-  public func send(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
+  package func send(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
     _ = unsafe try mine?.socket.send(bytes.span.bytes, rawDescriptors: descriptors)
   }
 
   /// The other end sees that nobody is there any more.
-  public func hangUp() {
+  package func hangUp() {
     mine?.socket.shutDown()
     mine = nil
   }
 
   /// The other end is closed.
-  public var isOver: Bool {
+  package var isOver: Bool {
     get throws {
       var rest: [UInt8] = []
       var descriptors = ReceivedDescriptors()

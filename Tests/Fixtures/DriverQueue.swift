@@ -1,4 +1,4 @@
-public import Guest
+package import Guest
 internal import Linux
 
 /// The driver's side of a split virtqueue in the RAM of a pretended guest: it writes descriptor tables and
@@ -6,29 +6,29 @@ internal import Linux
 ///
 /// For an ordinary request use `send` and `receive`. For an unusual one use `add`, and for a broken one
 /// `setDescriptor`, `makeAvailable` and `setAvailableIndex`.
-public final class DriverQueue {
+package final class DriverQueue {
   /// Descriptor flags (virtio 1.3, 2.7.5).
-  public static let next: UInt16 = 1
-  public static let write: UInt16 = 2
-  public static let indirect: UInt16 = 4
+  package static let next: UInt16 = 1
+  package static let write: UInt16 = 2
+  package static let indirect: UInt16 = 4
 
-  public let ram: GuestRAM
-  public let size: UInt16
-  public let eventIndex: Bool
+  package let ram: GuestRAM
+  package let size: UInt16
+  package let eventIndex: Bool
   /// Guest addresses.
-  public let descriptors: UInt64
-  public let available: UInt64
-  public let used: UInt64
+  package let descriptors: UInt64
+  package let available: UInt64
+  package let used: UInt64
 
   /// Free-running, as in the rings.
-  public private(set) var availableIndex: UInt16
-  public private(set) var seenUsed: UInt16
+  package private(set) var availableIndex: UInt16
+  package private(set) var seenUsed: UInt16
   private var kickedAt: UInt16
   private var free: [UInt16]
   private var inFlight: [UInt16: Sent] = [:]
 
   /// How many descriptors a direct chain may still take; an indirect one takes one.
-  public var freeDescriptors: Int { free.count }
+  package var freeDescriptors: Int { free.count }
 
   /// What one chain took.
   private struct Sent {
@@ -39,7 +39,7 @@ public final class DriverQueue {
   }
 
   /// Sets up empty rings. A `start` other than 0 gives rings that have run before.
-  public init(_ ram: GuestRAM, size: UInt16 = 64, eventIndex: Bool = true, start: UInt16 = 0) {
+  package init(_ ram: GuestRAM, size: UInt16 = 64, eventIndex: Bool = true, start: UInt16 = 0) {
     self.ram = ram
     self.size = size
     self.eventIndex = eventIndex
@@ -57,9 +57,9 @@ public final class DriverQueue {
 
   // MARK: The device's view
 
-  public var descriptorWindow: GuestWindow { window(descriptors, 16 * Int(size)) }
-  public var availableWindow: GuestWindow { window(available, 6 + 2 * Int(size)) }
-  public var usedWindow: GuestWindow { window(used, 6 + 8 * Int(size)) }
+  package var descriptorWindow: GuestWindow { window(descriptors, 16 * Int(size)) }
+  package var availableWindow: GuestWindow { window(available, 6 + 2 * Int(size)) }
+  package var usedWindow: GuestWindow { window(used, 6 + 8 * Int(size)) }
 
   private func window(_ address: UInt64, _ length: Int) -> GuestWindow {
     try! ram.memory.window(userAddress: GuestRAM.userBase + address, length: length)
@@ -74,7 +74,7 @@ public final class DriverQueue {
   ///   - indirect: whether the chain is an indirect table, as the stock drivers make it.
   /// - Returns: the head, under which the answer comes.
   @discardableResult
-  public func send(
+  package func send(
     _ request: [UInt8], pieces: Int = 1, answer capacity: Int, answerPieces: Int = 1, indirect: Bool = true
   ) -> UInt16 {
     let readable = cut(request.count, pieces).map { length in
@@ -95,7 +95,7 @@ public final class DriverQueue {
 
   /// The next answer that the device gave, or nil; the driver then waits to be called for the next one.
   /// `bytes` has as many as the device says it wrote, at most what there is room for.
-  public func receive() -> (head: UInt16, written: UInt32, bytes: [UInt8])? {
+  package func receive() -> (head: UInt16, written: UInt32, bytes: [UInt8])? {
     guard let (head, written) = nextUsed() else {
       usedEvent = seenUsed
       return nil
@@ -118,7 +118,7 @@ public final class DriverQueue {
 
   /// Makes a chain of buffers that are somewhere in guest memory already, and publishes it.
   @discardableResult
-  public func add(readable: [GuestRange], writable: [GuestRange], indirect: Bool = false) -> UInt16 {
+  package func add(readable: [GuestRange], writable: [GuestRange], indirect: Bool = false) -> UInt16 {
     var sent = Sent(writable: writable)
     let ranges = readable + writable
     func flags(_ index: Int) -> UInt16 {
@@ -155,7 +155,7 @@ public final class DriverQueue {
   }
 
   /// The next entry of the used ring, or nil. Its descriptors stay taken until `reclaim`.
-  public func nextUsed() -> (head: UInt16, written: UInt32)? {
+  package func nextUsed() -> (head: UInt16, written: UInt32)? {
     let (mapping, offset) = ram.place(used + 2, 2)
     if mapping.loadAcquire(at: offset) == seenUsed { return nil }
     let entry = used + 4 + 8 * UInt64(seenUsed & (size - 1))
@@ -164,7 +164,7 @@ public final class DriverQueue {
   }
 
   /// Frees what the chain at `head` took.
-  public func reclaim(_ head: UInt16) {
+  package func reclaim(_ head: UInt16) {
     guard let sent = inFlight.removeValue(forKey: head) else { return }
     free += sent.descriptors.reversed()
     if let (address, length) = sent.table { ram.free(address, length) }
@@ -173,7 +173,7 @@ public final class DriverQueue {
 
   // MARK: Raw access, for what no driver does
 
-  public func setDescriptor(
+  package func setDescriptor(
     _ index: UInt16, address: UInt64, length: UInt32, flags: UInt16, next: UInt16 = 0
   ) {
     Self.writeDescriptor(
@@ -181,7 +181,7 @@ public final class DriverQueue {
   }
 
   /// One entry of a descriptor table or of an indirect table anywhere in guest memory.
-  public static func writeDescriptor(
+  package static func writeDescriptor(
     _ ram: GuestRAM, at place: UInt64, address: UInt64, length: UInt32, flags: UInt16, next: UInt16
   ) {
     ram.write(address, at: place)
@@ -191,12 +191,12 @@ public final class DriverQueue {
   }
 
   /// Puts a head into the available ring, whatever it is, and publishes it.
-  public func makeAvailable(_ head: UInt16) {
+  package func makeAvailable(_ head: UInt16) {
     ram.write(head, at: available + 4 + 2 * UInt64(availableIndex & (size - 1)))
     setAvailableIndex(availableIndex &+ 1)
   }
 
-  public func setAvailableIndex(_ index: UInt16) {
+  package func setAvailableIndex(_ index: UInt16) {
     availableIndex = index
     let (mapping, offset) = ram.place(available + 2, 2)
     mapping.storeRelease(index, at: offset)
@@ -205,7 +205,7 @@ public final class DriverQueue {
   // MARK: Notification
 
   /// Whether the device wants a kick for what was added since the last call of this (virtio 1.3, 2.7.13.4.1).
-  public func wantsKick() -> Bool {
+  package func wantsKick() -> Bool {
     fullMemoryFence()
     let old = kickedAt
     kickedAt = availableIndex
@@ -216,13 +216,13 @@ public final class DriverQueue {
   }
 
   /// With the event index: the driver is to be called when this used index is passed.
-  public var usedEvent: UInt16 {
+  package var usedEvent: UInt16 {
     get { ram.number(at: available + 4 + 2 * UInt64(size)) }
     set { ram.write(newValue, at: available + 4 + 2 * UInt64(size)) }
   }
 
   /// Without the event index: the driver does not want to be called (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
-  public var suppressesCalls: Bool {
+  package var suppressesCalls: Bool {
     get { ram.number(UInt16.self, at: available) & 1 != 0 }
     set { ram.write(UInt16(newValue ? 1 : 0), at: available) }
   }

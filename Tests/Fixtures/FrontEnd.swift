@@ -1,9 +1,10 @@
 internal import CLinux
-public import Linux
-public import SystemPackage
+internal import CUdmabuf
+package import Linux
+package import SystemPackage
 
 /// What went wrong at the front end's side of a test.
-public enum FrontEndError: Error, Equatable {
+package enum FrontEndError: Error, Equatable {
   /// The back end closed the connection.
   case closed
   /// The back end has nothing more to do and has not answered.
@@ -18,9 +19,9 @@ public enum FrontEndError: Error, Equatable {
 ///
 /// Both ends may live in one thread: whenever this end waits for an answer, it calls `turn`, which lets the
 /// other end work.
-public final class FrontEnd {
+package final class FrontEnd {
   /// How memory is announced.
-  public enum MemoryStyle: Sendable, CaseIterable {
+  package enum MemoryStyle: Sendable, CaseIterable {
     /// One `SET_MEM_TABLE`, again at every start.
     case table
     /// `ADD_MEM_REG` for each region, once.
@@ -28,68 +29,68 @@ public final class FrontEnd {
   }
 
   // Requests by their number in the specification.
-  public static let getFeatures: UInt32 = 1
-  public static let setFeatures: UInt32 = 2
-  public static let setOwner: UInt32 = 3
-  public static let resetOwner: UInt32 = 4
-  public static let setMemoryTable: UInt32 = 5
-  public static let setLogBase: UInt32 = 6
-  public static let setLogDescriptor: UInt32 = 7
-  public static let setVringNum: UInt32 = 8
-  public static let setVringAddress: UInt32 = 9
-  public static let setVringBase: UInt32 = 10
-  public static let getVringBase: UInt32 = 11
-  public static let setVringKick: UInt32 = 12
-  public static let setVringCall: UInt32 = 13
-  public static let setVringError: UInt32 = 14
-  public static let getProtocolFeatures: UInt32 = 15
-  public static let setProtocolFeatures: UInt32 = 16
-  public static let getQueueNum: UInt32 = 17
-  public static let setVringEnable: UInt32 = 18
-  public static let setBackendRequestSocket: UInt32 = 21
-  public static let getConfig: UInt32 = 24
-  public static let setConfig: UInt32 = 25
-  public static let setDisplaySocket: UInt32 = 33
-  public static let resetDevice: UInt32 = 34
-  public static let getMaxMemorySlots: UInt32 = 36
-  public static let addMemoryRegion: UInt32 = 37
-  public static let removeMemoryRegion: UInt32 = 38
-  public static let getSharedObject: UInt32 = 41
-  public static let getSharedMemoryConfig: UInt32 = 44
+  package static let getFeatures: UInt32 = 1
+  package static let setFeatures: UInt32 = 2
+  package static let setOwner: UInt32 = 3
+  package static let resetOwner: UInt32 = 4
+  package static let setMemoryTable: UInt32 = 5
+  package static let setLogBase: UInt32 = 6
+  package static let setLogDescriptor: UInt32 = 7
+  package static let setVringNum: UInt32 = 8
+  package static let setVringAddress: UInt32 = 9
+  package static let setVringBase: UInt32 = 10
+  package static let getVringBase: UInt32 = 11
+  package static let setVringKick: UInt32 = 12
+  package static let setVringCall: UInt32 = 13
+  package static let setVringError: UInt32 = 14
+  package static let getProtocolFeatures: UInt32 = 15
+  package static let setProtocolFeatures: UInt32 = 16
+  package static let getQueueNum: UInt32 = 17
+  package static let setVringEnable: UInt32 = 18
+  package static let setBackendRequestSocket: UInt32 = 21
+  package static let getConfig: UInt32 = 24
+  package static let setConfig: UInt32 = 25
+  package static let setDisplaySocket: UInt32 = 33
+  package static let resetDevice: UInt32 = 34
+  package static let getMaxMemorySlots: UInt32 = 36
+  package static let addMemoryRegion: UInt32 = 37
+  package static let removeMemoryRegion: UInt32 = 38
+  package static let getSharedObject: UInt32 = 41
+  package static let getSharedMemoryConfig: UInt32 = 44
 
   /// Lets the back end work. It returns whether there was anything to do.
-  public typealias Turn = () throws -> Bool
+  package typealias Turn = () throws -> Bool
 
-  public let socket: UnixSocket
+  package let socket: UnixSocket
   private let turn: Turn
   /// What the back end offered and what was taken of it.
-  public private(set) var offeredFeatures: UInt64 = 0
-  public private(set) var protocolFeatures: UInt64 = 0
-  public private(set) var queueCount = 0
+  package private(set) var offeredFeatures: UInt64 = 0
+  package private(set) var protocolFeatures: UInt64 = 0
+  package private(set) var queueCount = 0
   private var lines: [(kick: Line, call: Line, error: Line)] = []
   private var memorySent = false
   /// The descriptors that came with the last answer.
   private var descriptors = ReceivedDescriptors()
   /// Feature bits that go into `SET_FEATURES` beside the ones that were offered, as vhost-user-gpu's do.
-  public var extraFeatures: UInt64 = 1 << 40
+  package var extraFeatures: UInt64 = 1 << 40
 
   /// Deliver each message in pieces of so many bytes, with a turn of the back end after each; the
   /// descriptors go with the first piece.
-  public var pieceSize: Int? = nil
+  package var pieceSize: Int? = nil
 
   /// An eventfd of this side.
-  public final class Line {
-    public let event: EventFD
-    public init() throws(Errno) { event = try EventFD() }
+  package final class Line {
+    package let event: EventFD
+    package init() throws(Errno) { event = try EventFD() }
   }
 
   /// A descriptor that came with an answer.
-  public final class Passed {
-    public let fd: FD
+  package final class Passed {
+    package let fd: FD
     init(_ fd: consuming FD) { self.fd = fd }
   }
 
-  public init(_ socket: consuming UnixSocket, turn: @escaping Turn) throws(Errno) {
+  package init(_ socket: consuming UnixSocket, turn: @escaping Turn) throws(Errno) {
     try socket.fd.setNonblocking()
     self.socket = socket
     self.turn = turn
@@ -98,7 +99,7 @@ public final class FrontEnd {
   // MARK: Messages
 
   /// Sends one message. `descriptors` are borrowed for the call.
-  public func send(
+  package func send(
     _ request: UInt32, _ payload: [UInt8] = [], flags: UInt32 = 1, size: UInt32? = nil,
     descriptors: [CInt] = []
   ) throws {
@@ -112,7 +113,7 @@ public final class FrontEnd {
   }
 
   /// Sends any bytes: a part of a message, or none.
-  public func sendBytes(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
+  package func sendBytes(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
     var idle = 0
     while try !sendOnce(bytes, descriptors) {
       idle = try turn() ? 0 : idle + 1
@@ -134,7 +135,7 @@ public final class FrontEnd {
   }
 
   /// The payload of the answer to `request`.
-  public func reply(to request: UInt32) throws -> [UInt8] {
+  package func reply(to request: UInt32) throws -> [UInt8] {
     descriptors = ReceivedDescriptors()
     let header = try receive(12, for: request)
     let (code, flags): (UInt32, UInt32) = (header.value(at: 0), header.value(at: 4))
@@ -170,18 +171,18 @@ public final class FrontEnd {
   }
 
   /// Whether there is anything to read, the end of the stream included.
-  public var hasInput: Bool { socket.fd.withRaw { cl_pollable($0, CL_EPOLLIN, 0) } == 1 }
+  package var hasInput: Bool { socket.fd.withRaw { cu_pollable($0, CL_EPOLLIN, 0) } == 1 }
 
   /// Asks, and returns the answer's payload.
-  public func ask(_ request: UInt32, _ payload: [UInt8] = [], descriptors: [CInt] = []) throws -> [UInt8] {
+  package func ask(_ request: UInt32, _ payload: [UInt8] = [], descriptors: [CInt] = []) throws -> [UInt8] {
     try send(request, payload, descriptors: descriptors)
     return try reply(to: request)
   }
 
-  public func askWord(_ request: UInt32) throws -> UInt64 { try ask(request).value(at: 0) }
+  package func askWord(_ request: UInt32) throws -> UInt64 { try ask(request).value(at: 0) }
 
   /// Sends a message and waits until the back end says that it is done, if it can (`REPLY_ACK`).
-  public func tell(_ request: UInt32, _ payload: [UInt8] = [], descriptors: [CInt] = []) throws {
+  package func tell(_ request: UInt32, _ payload: [UInt8] = [], descriptors: [CInt] = []) throws {
     guard protocolFeatures & 1 << 3 != 0 else {
       return try send(request, payload, descriptors: descriptors)
     }
@@ -201,7 +202,7 @@ public final class FrontEnd {
   ///   - backendRequests: whether to hand over a socket for the back end's requests, and which.
   ///   - sharedObjects: whether this front end knows objects that devices share.
   ///   - sharedMemory: whether it can map host memory into the guest.
-  public func realize(
+  package func realize(
     memory: MemoryStyle, replyAck: Bool = true, backendRequests: CInt? = nil, sharedObjects: Bool = false,
     sharedMemory: Bool = false
   ) throws {
@@ -228,19 +229,19 @@ public final class FrontEnd {
   }
 
   /// The configuration space, as the driver's probe reads it.
-  public func config(offset: UInt32 = 0, size: UInt32) throws -> [UInt8] {
+  package func config(offset: UInt32 = 0, size: UInt32) throws -> [UInt8] {
     let answer = try ask(
       Self.getConfig, bytes(offset, size, 0) + [UInt8](repeating: 0, count: Int(size)))
     return Array(answer.dropFirst(12))
   }
 
-  public func writeConfig(offset: UInt32 = 0, _ config: [UInt8]) throws {
+  package func writeConfig(offset: UInt32 = 0, _ config: [UInt8]) throws {
     try send(Self.setConfig, bytes(offset, UInt32(config.count), 0) + config)
   }
 
   /// Asks for the object of that name, as for another device that looked it up.
   /// - Returns: its descriptor; nil if the back end has none of that name.
-  public func sharedObject(_ uuid: [UInt8]) throws -> Passed? {
+  package func sharedObject(_ uuid: [UInt8]) throws -> Passed? {
     let answer = try ask(Self.getSharedObject, uuid)
     if !answer.isEmpty || descriptors.count > 1 { throw FrontEndError.wrongReply(answer) }
     guard let fd = descriptors.take(0) else { return nil }
@@ -249,7 +250,7 @@ public final class FrontEnd {
 
   /// The driver is ready: features, memory, and one ring after the other. The rings start at the index that
   /// the driver's ring has now.
-  public func start(_ queues: [DriverQueue], display: CInt? = nil) throws {
+  package func start(_ queues: [DriverQueue], display: CInt? = nil) throws {
     if let display { try send(Self.setDisplaySocket, descriptors: [display]) }
     var features = offeredFeatures | extraFeatures
     if !queues.allSatisfy(\.eventIndex) { features &= ~(1 << 29) }
@@ -261,7 +262,7 @@ public final class FrontEnd {
   }
 
   /// Announces all of the RAM, in the way that was negotiated.
-  public func sendMemory(_ ram: GuestRAM) throws {
+  package func sendMemory(_ ram: GuestRAM) throws {
     if protocolFeatures & 1 << 15 == 0 {
       try sendTable(ram, ram.blocks)
     } else if !memorySent {
@@ -270,27 +271,27 @@ public final class FrontEnd {
     memorySent = true
   }
 
-  public func sendTable(_ ram: GuestRAM, _ blocks: [GuestRAM.Block]) throws {
+  package func sendTable(_ ram: GuestRAM, _ blocks: [GuestRAM.Block]) throws {
     let payload = bytes(UInt32(blocks.count), 0) + blocks.flatMap(Self.region)
     try tell(Self.setMemoryTable, payload, descriptors: blocks.map { ram.files[$0.file].number })
   }
 
-  public func add(_ ram: GuestRAM, _ block: GuestRAM.Block) throws {
+  package func add(_ ram: GuestRAM, _ block: GuestRAM.Block) throws {
     try tell(
       Self.addMemoryRegion, bytes(0, 0) + Self.region(block), descriptors: [ram.files[block.file].number])
   }
 
-  public func remove(_ block: GuestRAM.Block) throws {
+  package func remove(_ block: GuestRAM.Block) throws {
     try tell(Self.removeMemoryRegion, bytes(0, 0) + Self.region(block))
   }
 
   /// `VhostUserMemoryRegion`
-  public static func region(_ block: GuestRAM.Block) -> [UInt8] {
+  package static func region(_ block: GuestRAM.Block) -> [UInt8] {
     [block.address, block.length, GuestRAM.userBase + block.address, block.offset].flatMap { $0.bytes }
   }
 
   /// Everything that a ring needs, but for its enabling.
-  public func setUp(_ index: Int, _ queue: DriverQueue, base: UInt16) throws {
+  package func setUp(_ index: Int, _ queue: DriverQueue, base: UInt16) throws {
     try send(Self.setVringNum, bytes(UInt32(index), UInt32(queue.size)))
     try send(Self.setVringBase, bytes(UInt32(index), UInt32(base)))
     try send(Self.setVringAddress, Self.addresses(index, queue))
@@ -298,30 +299,30 @@ public final class FrontEnd {
   }
 
   /// `struct vhost_vring_addr`
-  public static func addresses(_ index: Int, _ queue: DriverQueue) -> [UInt8] {
+  package static func addresses(_ index: Int, _ queue: DriverQueue) -> [UInt8] {
     let base = GuestRAM.userBase
     return [UInt32(index), 0].flatMap { $0.bytes }
       + [base + queue.descriptors, base + queue.used, base + queue.available, 0].flatMap { $0.bytes }
   }
 
-  public func enable(_ index: Int, _ isEnabled: Bool) throws {
+  package func enable(_ index: Int, _ isEnabled: Bool) throws {
     try tell(Self.setVringEnable, bytes(UInt32(index), isEnabled ? 1 : 0))
   }
 
-  public func sendLine(_ request: UInt32, _ index: Int, _ line: Line) throws {
+  package func sendLine(_ request: UInt32, _ index: Int, _ line: Line) throws {
     let number = line.event.fd.withRaw { $0 }
     try send(request, UInt64(index).bytes, descriptors: [number])
   }
 
   /// The VM pauses, or the driver resets the device.
   /// - Returns: the index at which each ring stopped.
-  public func stop() throws -> [UInt16] {
+  package func stop() throws -> [UInt16] {
     for index in 0..<queueCount { try enable(index, false) }
     return try (0..<queueCount).map(base)
   }
 
   /// Stops one ring.
-  public func base(of index: Int) throws -> UInt16 {
+  package func base(of index: Int) throws -> UInt16 {
     let answer = try ask(Self.getVringBase, bytes(UInt32(index), 0))
     guard answer.value(at: 0) == UInt32(index) else { throw FrontEndError.wrongReply(answer) }
     return UInt16(answer.value(at: 4) as UInt32)
@@ -329,40 +330,40 @@ public final class FrontEnd {
 
   // MARK: Events
 
-  public func kick(_ index: Int) { lines[index].kick.event.signal() }
+  package func kick(_ index: Int) { lines[index].kick.event.signal() }
 
   /// Kicks if the device asked for it, as a driver does.
   /// - Returns: whether it did.
   @discardableResult
-  public func kickIfWanted(_ index: Int, _ queue: DriverQueue) -> Bool {
+  package func kickIfWanted(_ index: Int, _ queue: DriverQueue) -> Bool {
     let wanted = queue.wantsKick()
     if wanted { kick(index) }
     return wanted
   }
 
   /// Whether the back end called since the last look.
-  public func called(_ index: Int) -> Bool { lines[index].call.event.drain() }
+  package func called(_ index: Int) -> Bool { lines[index].call.event.drain() }
 
   /// Whether the back end reported an error since the last look.
-  public func failed(_ index: Int) -> Bool { lines[index].error.event.drain() }
+  package func failed(_ index: Int) -> Bool { lines[index].error.event.drain() }
 
-  public func line(_ index: Int) -> (kick: Line, call: Line, error: Line) { lines[index] }
+  package func line(_ index: Int) -> (kick: Line, call: Line, error: Line) { lines[index] }
 }
 
 extension Memfd {
   /// The number, for a call that passes it on.
-  public var number: CInt { withDescriptor { $0.withRaw { $0 } } }
+  package var number: CInt { withDescriptor { $0.withRaw { $0 } } }
 }
 
 extension FixedWidthInteger {
   /// In the byte order of the machine.
-  public var bytes: [UInt8] {
+  package var bytes: [UInt8] {
     (0..<Self.bitWidth / 8).map { UInt8(truncatingIfNeeded: self >> Self(8 * $0)) }
   }
 }
 
 extension [UInt8] {
-  public func value<Number: FixedWidthInteger>(at offset: Int) -> Number {
+  package func value<Number: FixedWidthInteger>(at offset: Int) -> Number {
     self[offset..<offset + Number.bitWidth / 8].reversed().reduce(0) { $0 << 8 | Number($1) }
   }
 }

@@ -1,19 +1,19 @@
-public import Guest
-public import Linux
+package import Guest
+package import Linux
 
 /// The RAM of a pretended guest: real memfds, laid out at guest-physical addresses as the test wants.
 ///
 /// What a driver does goes through mappings of its own, so that the code under test is not used to set up
 /// its own tests; `memory` is the device's view of the same files.
-public final class GuestRAM {
+package final class GuestRAM {
   /// A piece of RAM: `length` bytes of file number `file` from `offset` on, at `address`.
-  public struct Block: Sendable {
-    public var address: UInt64
-    public var length: UInt64
-    public var file: Int
-    public var offset: UInt64
+  package struct Block: Sendable {
+    package var address: UInt64
+    package var length: UInt64
+    package var file: Int
+    package var offset: UInt64
 
-    public init(at address: UInt64, length: UInt64, file: Int = 0, offset: UInt64 = 0) {
+    package init(at address: UInt64, length: UInt64, file: Int = 0, offset: UInt64 = 0) {
       self.address = address
       self.length = length
       self.file = file
@@ -22,21 +22,21 @@ public final class GuestRAM {
   }
 
   /// The front end has guest address 0 here, in its own address space.
-  public static let userBase: UInt64 = 0x7f00_0000_0000
+  package static let userBase: UInt64 = 0x7f00_0000_0000
 
-  public let blocks: [Block]
-  public let files: [Memfd]
+  package let blocks: [Block]
+  package let files: [Memfd]
   private let mappings: [Mapping]
 
   /// Makes as many memfds as the blocks name, each as long as they need, sealed as QEMU seals them.
-  public convenience init(_ blocks: [Block], seals: Seals = [.shrink, .grow, .seal]) throws {
+  package convenience init(_ blocks: [Block], seals: Seals = [.shrink, .grow, .seal]) throws {
     try self.init(blocks) { file, size in
       try Memfd.create(name: "guest-ram-\(file)", size: size, seals: seals)
     }
   }
 
   /// - Parameter makeFile: returns the file of that number, as long as it is told, in bytes.
-  public init(_ blocks: [Block], makeFile: (Int, UInt64) throws -> Memfd) throws {
+  package init(_ blocks: [Block], makeFile: (Int, UInt64) throws -> Memfd) throws {
     self.blocks = blocks
     var files: [Memfd] = []
     for file in 0...(blocks.map(\.file).max() ?? 0) {
@@ -55,13 +55,13 @@ public final class GuestRAM {
   }
 
   /// One block at address 0.
-  public convenience init(size: UInt64 = 16 << 20) throws {
+  package convenience init(size: UInt64 = 16 << 20) throws {
     try self.init([Block(at: 0, length: size)])
   }
 
   /// The shape that QEMU gives a 4 GiB guest with a VGA device, but smaller: three regions over one file, of
   /// which the third stands apart at 4 GiB.
-  public static func likeQEMU(low: UInt64 = 8 << 20, high: UInt64 = 8 << 20) throws -> GuestRAM {
+  package static func likeQEMU(low: UInt64 = 8 << 20, high: UInt64 = 8 << 20) throws -> GuestRAM {
     try GuestRAM([
       Block(at: 0, length: 0xa0000),
       Block(at: 0xc0000, length: low - 0xc0000, offset: 0xc0000),
@@ -70,14 +70,14 @@ public final class GuestRAM {
   }
 
   /// A block as the device sees it.
-  public func region(_ block: Block) throws(GuestMemoryError) -> MemoryRegion {
+  package func region(_ block: Block) throws(GuestMemoryError) -> MemoryRegion {
     try MemoryRegion(
       guestAddress: GuestAddress(block.address), userAddress: Self.userBase + block.address,
       backing: MemfdRange(memfd: files[block.file], offset: block.offset, length: block.length))
   }
 
   /// The device's view of all blocks.
-  public private(set) lazy var memory: GuestMemory = try! GuestMemory(blocks.map { try! region($0) })
+  package private(set) lazy var memory: GuestMemory = try! GuestMemory(blocks.map { try! region($0) })
 
   // MARK: The driver's access
 
@@ -91,22 +91,22 @@ public final class GuestRAM {
     preconditionFailure("\(hex(address))+\(length) is not in one block of the guest's RAM")
   }
 
-  public func write(_ bytes: [UInt8], at address: UInt64) {
+  package func write(_ bytes: [UInt8], at address: UInt64) {
     let (mapping, offset) = place(address, bytes.count)
     unsafe mapping.store(bytes.span.bytes, at: offset)
   }
 
-  public func write<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number, at address: UInt64) {
+  package func write<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number, at address: UInt64) {
     let (mapping, offset) = place(address, MemoryLayout<Number>.size)
     mapping.store(number, at: offset)
   }
 
-  public func read(_ count: Int, at address: UInt64) -> [UInt8] {
+  package func read(_ count: Int, at address: UInt64) -> [UInt8] {
     let (mapping, offset) = place(address, count)
     return mapping.bytes(at: offset, count: count)
   }
 
-  public func number<Number: FixedWidthInteger & BitwiseCopyable>(
+  package func number<Number: FixedWidthInteger & BitwiseCopyable>(
     _: Number.Type = Number.self, at address: UInt64
   ) -> Number {
     let (mapping, offset) = place(address, MemoryLayout<Number>.size)
@@ -127,7 +127,7 @@ public final class GuestRAM {
 
   /// Memory for a ring or a message, in the longest block, aligned to its length rounded up to a power of
   /// two (to a page at most), and zero when it is first used.
-  public func allocate(_ length: Int) -> UInt64 {
+  package func allocate(_ length: Int) -> UInt64 {
     let size = rounded(length)
     if let address = free[size]?.popLast() { return address }
     let alignment = min(size, 4096)
@@ -138,5 +138,5 @@ public final class GuestRAM {
   }
 
   /// Gives memory back for another `allocate`.
-  public func free(_ address: UInt64, _ length: Int) { free[rounded(length), default: []].append(address) }
+  package func free(_ address: UInt64, _ length: Int) { free[rounded(length), default: []].append(address) }
 }

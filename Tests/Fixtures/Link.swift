@@ -1,18 +1,18 @@
-public import Linux
-public import Logging
-public import VhostUser
+package import Linux
+package import Logging
+package import VhostUser
 
 /// A vhost-user session and the front end it serves, on the two ends of a socketpair and in one thread.
-public final class Link {
-  public let loop: EventLoop
-  public private(set) var frontEnd: FrontEnd! = nil
-  public private(set) var session: VhostUserSession? = nil
+package final class Link {
+  package let loop: EventLoop
+  package private(set) var frontEnd: FrontEnd! = nil
+  package private(set) var session: VhostUserSession? = nil
   /// How the session ended: nil as long as it runs, `.some(nil)` after an orderly end.
-  public private(set) var end: VhostUserError?? = nil
+  package private(set) var end: VhostUserError?? = nil
   /// How often it was said that the session ended.
-  public private(set) var endCount = 0
+  package private(set) var endCount = 0
 
-  public init(
+  package init(
     _ device: any VhostUserDevice, loop: EventLoop? = nil,
     logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
   ) throws {
@@ -36,16 +36,16 @@ public final class Link {
   private var hasEnded: Bool { session == nil || end != nil }
 
   /// Lets the back end do all there is to do.
-  public func settle() throws {
+  package func settle() throws {
     for _ in 0..<100_000 where try loop.turn(milliseconds: 0) == 0 { return }
   }
 
   /// Closes the front end's side.
-  public func hangUp() {
+  package func hangUp() {
     frontEnd.socket.shutDown()
     frontEnd = nil
   }
 
   /// Ends the session from the back end's side.
-  public func dropSession() { session = nil }
+  package func dropSession() { session = nil }
 }

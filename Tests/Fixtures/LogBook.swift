@@ -1,23 +1,23 @@
-public import Logging
+package import Logging
 internal import Synchronization
 
 /// Keeps what was logged.
-public final class LogBook: Sendable {
-  public struct Line: Sendable {
-    public let level: Logger.Level
-    public let text: String
+package final class LogBook: Sendable {
+  package struct Line: Sendable {
+    package let level: Logger.Level
+    package let text: String
   }
 
   private let kept = Mutex<[Line]>([])
 
-  public init() {}
+  package init() {}
 
-  public var lines: [Line] { kept.withLock { $0 } }
-  public var warnings: [String] { lines.filter { $0.level >= .warning }.map(\.text) }
+  package var lines: [Line] { kept.withLock { $0 } }
+  package var warnings: [String] { lines.filter { $0.level >= .warning }.map(\.text) }
 
   fileprivate func add(_ line: Line) { kept.withLock { $0.append(line) } }
 
-  public var logger: Logger { Logger(label: "test") { [self] _ in Handler(book: self) } }
+  package var logger: Logger { Logger(label: "test") { [self] _ in Handler(book: self) } }
 
   private struct Handler: LogHandler {
     let book: LogBook

@@ -1,18 +1,18 @@
 internal import Glibc
-public import Linux
+package import Linux
 
 /// How long a test waits for an event: far off, since the machine may be busy, and the test host is emulated. It is one
 /// bound for all tests, so that none of them measures the machine.
-public enum Patience {
-  public static let seconds = 300
+package enum Patience {
+  package static let seconds = 300
 
   /// The end of a wait that begins now, in nanoseconds of the monotonic clock.
-  public static func deadline() -> Int64 { monotonicNanoseconds() + Int64(seconds) * 1_000_000_000 }
+  package static func deadline() -> Int64 { monotonicNanoseconds() + Int64(seconds) * 1_000_000_000 }
 }
 
 extension FrontEnd {
   /// Gives a back end in another process time for its answers, as long as that process runs.
-  public static func turns(while isRunning: @escaping () -> Bool) -> Turn {
+  package static func turns(while isRunning: @escaping () -> Bool) -> Turn {
     // Of a millisecond at least. Only what is waited counts, however long the connection lasts.
     var left = Patience.seconds * 1000
     return {
@@ -27,5 +27,5 @@ extension FrontEnd {
 extension UnixSocket {
   /// Ends the connection for the other end too, at once. To close a socket is not enough: a process that another test
   /// starts just then has a copy of it until it becomes its program.
-  public borrowing func shutDown() { fd.withRaw { _ = shutdown($0, CInt(SHUT_RDWR)) } }
+  package borrowing func shutDown() { fd.withRaw { _ = shutdown($0, CInt(SHUT_RDWR)) } }
 }

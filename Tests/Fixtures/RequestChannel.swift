@@ -2,7 +2,7 @@ internal import Linux
 internal import SystemPackage
 
 /// The socket on which a back end asks the front end for something, with both of its ends.
-public final class RequestChannel {
+package final class RequestChannel {
   private final class End {
     let socket: UnixSocket
     init(_ socket: consuming UnixSocket) { self.socket = socket }
@@ -12,20 +12,20 @@ public final class RequestChannel {
   private let theirs: End
 
   /// What a back end asked.
-  public struct Asked: Equatable {
-    public let code: UInt32
-    public let payload: [UInt8]
+  package struct Asked: Equatable {
+    package let code: UInt32
+    package let payload: [UInt8]
     /// An acknowledgement was asked for.
-    public let needsReply: Bool
+    package let needsReply: Bool
     /// The inode of the descriptor that came with it.
-    public let inode: UInt64?
+    package let inode: UInt64?
 
-    public init(_ code: UInt32, _ payload: [UInt8] = [], needsReply: Bool = false, inode: UInt64? = nil) {
+    package init(_ code: UInt32, _ payload: [UInt8] = [], needsReply: Bool = false, inode: UInt64? = nil) {
       (self.code, self.payload, self.needsReply, self.inode) = (code, payload, needsReply, inode)
     }
   }
 
-  public init() throws {
+  package init() throws {
     var ends: (mine: End, theirs: End)?
     try UnixSocket.pair { mine, theirs in ends = (End(mine), End(theirs)) }
     guard let ends else { preconditionFailure("a pair was made, or an error thrown") }
@@ -34,10 +34,10 @@ public final class RequestChannel {
   }
 
   /// The end for `SET_BACKEND_REQ_FD`.
-  public var number: CInt { theirs.socket.fd.withRaw { $0 } }
+  package var number: CInt { theirs.socket.fd.withRaw { $0 } }
 
   /// What was asked since the last call. Nothing is acknowledged.
-  public func next() throws -> [Asked] {
+  package func next() throws -> [Asked] {
     var asked: [Asked] = []
     while let (header, inode) = try receive(12) {
       let (code, flags, size): (UInt32, UInt32, UInt32) = (
@@ -52,14 +52,14 @@ public final class RequestChannel {
   }
 
   /// Acknowledges a request: 0 says that it was done.
-  public func acknowledge(_ code: UInt32, _ word: UInt64 = 0, size: UInt32 = 8, flags: UInt32 = 5) throws {
+  package func acknowledge(_ code: UInt32, _ word: UInt64 = 0, size: UInt32 = 8, flags: UInt32 = 5) throws {
     try send([code, flags, size].flatMap(\.bytes) + word.bytes)
   }
 
-  public func send(_ bytes: [UInt8]) throws { _ = unsafe try mine?.socket.send(bytes.span.bytes) }
+  package func send(_ bytes: [UInt8]) throws { _ = unsafe try mine?.socket.send(bytes.span.bytes) }
 
   /// Closes this end.
-  public func hangUp() {
+  package func hangUp() {
     mine?.socket.shutDown()
     mine = nil
   }

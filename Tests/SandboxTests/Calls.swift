@@ -1,4 +1,5 @@
 import CLinux
+import CUdmabuf
 import CSeccomp
 import Glibc
 import RawCall
@@ -171,7 +172,7 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
     .init("poll", "ppoll", what: "of one descriptor") { enter in
       let event = cl_eventfd()
       enter()
-      return cl_pollable(event, CL_EPOLLOUT, 0) == 1 && cl_pollable(event, CL_EPOLLIN, 0) == 0
+      return cu_pollable(event, CL_EPOLLOUT, 0) == 1 && cu_pollable(event, CL_EPOLLIN, 0) == 0
     },
     .init("read") { enter in
       let event = cl_eventfd()
@@ -211,12 +212,12 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
     .init("fcntl", what: "F_GETFL and F_SETFL") { enter in
       let event = cl_eventfd()
       enter()
-      return cl_set_nonblocking(event) == 0
+      return cu_set_nonblocking(event) == 0
     },
     .init("fcntl", what: "F_ADD_SEALS and F_GET_SEALS") { enter in
-      let memfd = unsafe cl_memfd_create("seals", CL_MFD_ALLOW_SEALING)
+      let memfd = unsafe cu_memfd_create("seals", CU_MFD_ALLOW_SEALING)
       enter()
-      return cl_add_seals(memfd, CL_F_SEAL_SHRINK) == 0 && cl_get_seals(memfd) == CInt(CL_F_SEAL_SHRINK)
+      return cu_add_seals(memfd, CU_F_SEAL_SHRINK) == 0 && cu_get_seals(memfd) == CInt(CU_F_SEAL_SHRINK)
     },
     .init("fstat") { enter in
       var status = stat()
@@ -235,36 +236,36 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
       }
     },
     .init("lseek") { enter in
-      let memfd = unsafe cl_memfd_create("seek", 0)
-      _ = cl_truncate(memfd, 12345)
+      let memfd = unsafe cu_memfd_create("seek", 0)
+      _ = cu_truncate(memfd, 12345)
       enter()
       return lseek(memfd, 0, SEEK_END) == 12345
     },
     .init("memfd_create") { enter in
       enter()
-      return unsafe cl_memfd_create("shadow", CL_MFD_CLOEXEC | CL_MFD_ALLOW_SEALING) >= 0
+      return unsafe cu_memfd_create("shadow", CU_MFD_CLOEXEC | CU_MFD_ALLOW_SEALING) >= 0
     },
     .init("ftruncate") { enter in
-      let memfd = unsafe cl_memfd_create("truncate", 0)
+      let memfd = unsafe cu_memfd_create("truncate", 0)
       enter()
-      return cl_truncate(memfd, 4096) == 0
+      return cu_truncate(memfd, 4096) == 0
     },
     .init("pread64") { enter in
-      let memfd = unsafe cl_memfd_create("read", 0)
-      _ = cl_truncate(memfd, 4096)
+      let memfd = unsafe cu_memfd_create("read", 0)
+      _ = cu_truncate(memfd, 4096)
       var value: UInt64 = 1
       enter()
       return unsafe pread(memfd, &value, 8, 0) == 8 && value == 0
     },
     .init("pwrite64") { enter in
-      let memfd = unsafe cl_memfd_create("write", 0)
+      let memfd = unsafe cu_memfd_create("write", 0)
       var value: UInt64 = 1
       enter()
       return unsafe pwrite(memfd, &value, 8, 0) == 8
     },
     .init("mmap", what: "of a file, to write") { enter in
-      let memfd = unsafe cl_memfd_create("map", 0)
-      _ = cl_truncate(memfd, 4096)
+      let memfd = unsafe cu_memfd_create("map", 0)
+      _ = cu_truncate(memfd, 4096)
       enter()
       return unsafe mmap(nil, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0) != MAP_FAILED
     },

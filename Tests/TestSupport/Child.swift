@@ -2,7 +2,7 @@ internal import Fixtures
 internal import Glibc
 internal import Linux
 internal import Synchronization
-public import SystemPackage
+package import SystemPackage
 
 /// Held while a process is started, and while a pipe is made: one that is started in between would inherit an end, and
 /// whoever reads the other one would wait for it.
@@ -10,14 +10,14 @@ private let starting = Mutex(())
 
 /// A process of ours, waited for by its id. It ends with this object at the latest: an ended one that nobody waits for
 /// would be all that `#expect(processExitsWith:)` sees, which waits for any child.
-public final class Child {
-  public let pid: Int32
+package final class Child {
+  package let pid: Int32
   private var status: Int32?
 
   /// Starts a program with standard input from nowhere and no signal blocked.
   /// - Parameter descriptors: which of ours it gets under which number, standard output and error included;
   ///   those that are not named are ours.
-  public init(_ program: FilePath, _ arguments: [String], descriptors: [Int32: Int32] = [:]) throws {
+  package init(_ program: FilePath, _ arguments: [String], descriptors: [Int32: Int32] = [:]) throws {
     var actions = unsafe posix_spawn_file_actions_t()
     unsafe posix_spawn_file_actions_init(&actions)
     defer { unsafe posix_spawn_file_actions_destroy(&actions) }
@@ -50,11 +50,11 @@ public final class Child {
   }
 
   /// - Returns: the exit status once it has ended, 128 and the signal's number if it was killed.
-  public func poll() -> Int32? { reap(WNOHANG) }
+  package func poll() -> Int32? { reap(WNOHANG) }
 
   /// Waits for its end. One that does not come in twice `Patience` is brought about, which its status tells.
   @discardableResult
-  public func wait() -> Int32 {
+  package func wait() -> Int32 {
     var pause: UInt32 = 200
     let deadline = Patience.deadline() + Int64(Patience.seconds) * 1_000_000_000
     while monotonicNanoseconds() < deadline {
@@ -80,13 +80,13 @@ public final class Child {
     wait()
   }
 
-  public var isRunning: Bool { poll() == nil }
+  package var isRunning: Bool { poll() == nil }
 
   /// Sends a signal, unless it has ended.
-  public func signal(_ number: Int32) { if isRunning { _ = kill(pid, number) } }
+  package func signal(_ number: Int32) { if isRunning { _ = kill(pid, number) } }
 
   /// Stops it: when this returns it does nothing more until SIGCONT.
-  public func stop() throws {
+  package func stop() throws {
     signal(SIGSTOP)
     var word: Int32 = 0
     try waitUntil("process \(pid) has stopped") {
@@ -99,7 +99,7 @@ public final class Child {
 /// Runs a program to its end and returns what it wrote to standard output, and to standard error if that is
 /// wanted too.
 @discardableResult
-public func run(
+package func run(
   _ program: FilePath, _ arguments: [String], withErrors: Bool = false
 ) throws -> (status: Int32, output: String) {
   let (child, reader) = try startReading(program, arguments, withErrors: withErrors)
@@ -108,21 +108,21 @@ public func run(
 }
 
 /// The end of a pipe that a child writes to.
-public final class PipeEnd {
+package final class PipeEnd {
   private let fd: FD
   /// What was read and not returned.
   private var rest: [UInt8] = []
   init(_ fd: consuming FD) { self.fd = fd }
 
   /// All that was not read as a line, once nobody writes any more.
-  public func readToEnd() throws -> String {
+  package func readToEnd() throws -> String {
     while try readMore() {}
     defer { rest = [] }
     return String(decoding: rest, as: UTF8.self)
   }
 
   /// The next line, without its end; nil if nobody writes any more.
-  public func readLine() throws -> String? {
+  package func readLine() throws -> String? {
     while true {
       if let end = rest.firstIndex(of: 0x0a) {
         defer { rest.removeSubrange(...end) }
@@ -146,7 +146,7 @@ public final class PipeEnd {
 }
 
 /// Starts a program whose output can be read until its end.
-public func startReading(
+package func startReading(
   _ program: FilePath, _ arguments: [String], withErrors: Bool = false, descriptors: [Int32: Int32] = [:]
 ) throws -> (child: Child, output: PipeEnd) {
   var ends: [CInt] = [-1, -1]
@@ -163,31 +163,31 @@ public func startReading(
   return (try Child(program, arguments, descriptors: all), reader)
 }
 
-public struct TroubleInTest: Error, CustomStringConvertible {
-  public let description: String
-  public init(_ description: String) { self.description = description }
+package struct TroubleInTest: Error, CustomStringConvertible {
+  package let description: String
+  package init(_ description: String) { self.description = description }
 }
 
 /// The repository, whose `qemu` folder has the programs that a person would use.
-public let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
+package let repository = FilePath(#filePath).removingLastComponent().removingLastComponent()
   .removingLastComponent()
 
 /// What `qemu/setup` fetches is there.
-public let testCache: FilePath = {
+package let testCache: FilePath = {
   func variable(_ name: String) -> String? { unsafe getenv(name).map { unsafe String(cString: $0) } }
   let folder = variable("XDG_CACHE_HOME") ?? (variable("HOME") ?? "") + "/.cache"
   return FilePath(variable("UDMABRIDGE_CACHE") ?? folder + "/udmabridge")
 }()
 
 /// The folder of the programs that were built with these tests, wherever these are run.
-public let builtPrograms: FilePath = {
+package let builtPrograms: FilePath = {
   let bundle = FilePath(CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? "")
   return (bundle.isAbsolute ? bundle : resolvingLinks("/proc/self/cwd").pushing(bundle))
     .removingLastComponent()
 }()
 
 /// A new directory for one test.
-public func makeTemporaryDirectory() throws -> FilePath {
+package func makeTemporaryDirectory() throws -> FilePath {
   var template = Array("/tmp/udmabridge-XXXXXX".utf8CString)
   guard unsafe mkdtemp(&template) != nil else { throw TroubleInTest("no directory in /tmp: \(errno)") }
   return FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))

@@ -1,13 +1,13 @@
 internal import Foundation
 internal import Linux
-public import SystemPackage
+package import SystemPackage
 
 /// QEMU's monitor, as any program would use it.
-public final class Monitor {
+package final class Monitor {
   private let socket: UnixSocket
   private var received: [UInt8] = []
 
-  public init(_ path: FilePath) throws {
+  package init(_ path: FilePath) throws {
     socket = try UnixSocket.connect(path)
     _ = try line()
     _ = try execute("qmp_capabilities")
@@ -16,7 +16,7 @@ public final class Monitor {
   /// Executes a command.
   /// - Returns: QEMU's answer, which most often is an object.
   @discardableResult
-  public func execute(_ command: String, _ arguments: [String: Any] = [:]) throws -> Any {
+  package func execute(_ command: String, _ arguments: [String: Any] = [:]) throws -> Any {
     let request = try JSONSerialization.data(withJSONObject: ["execute": command, "arguments": arguments])
     let bytes = [UInt8](request) + [0x0a]
     unsafe try socket.fd.write(bytes.span.bytes)
@@ -28,7 +28,7 @@ public final class Monitor {
   }
 
   /// What `info version` and the like print.
-  public func human(_ line: String) throws -> String {
+  package func human(_ line: String) throws -> String {
     try execute("human-monitor-command", ["command-line": line]) as? String ?? ""
   }
 

@@ -1,20 +1,20 @@
 internal import Glibc
 internal import Linux
-public import SystemPackage
+package import SystemPackage
 
 /// What is on a screen: that of the test host, as the machine outside of it sees it, or one that QEMU made a picture of.
-public struct Screenshot {
+package struct Screenshot {
   /// In pixels.
-  public let width, height: Int
+  package let width, height: Int
   /// Three bytes for each pixel.
-  public let rgb: [UInt8]
+  package let rgb: [UInt8]
 
-  public init(width: Int, height: Int, rgb: [UInt8]) {
+  package init(width: Int, height: Int, rgb: [UInt8]) {
     (self.width, self.height, self.rgb) = (width, height, rgb)
   }
 
   /// - Parameter head: of a card that has several screens.
-  public static func take(head: Int = 0) throws -> Screenshot {
+  package static func take(head: Int = 0) throws -> Screenshot {
     let file = "/tmp/screen-\(monotonicNanoseconds()).ppm"
     defer { _ = unsafe unlink(file) }
     let (status, output) = try run(repository.appending("qemu/screenshot"), ["--head", "\(head)", file])
@@ -23,7 +23,7 @@ public struct Screenshot {
   }
 
   /// Reads a PPM file of QEMU's.
-  public init(_ file: FilePath) throws {
+  package init(_ file: FilePath) throws {
     let fd = try FD.open(file, writable: false)
     var bytes: [UInt8] = []
     while case let more = try fd.read(upTo: 1 << 20), !more.isEmpty { bytes += more }

@@ -1,20 +1,20 @@
 internal import Glibc
-public import Linux
+package import Linux
 internal import Synchronization
-public import SystemPackage
-public import Testing
+package import SystemPackage
+package import Testing
 internal import Udmabuf
 
 /// The VM of `qemu/testhost`, which has `/dev/udmabuf` and a KMS card.
-public enum TestHost {
+package enum TestHost {
   /// We are in it. In there a device that is missing fails a test; elsewhere such tests are skipped.
-  public static let isActive = unsafe getenv("UDMABRIDGE_TESTHOST") != nil
+  package static let isActive = unsafe getenv("UDMABRIDGE_TESTHOST") != nil
 
   private static let limitLock = Mutex(())
 
   /// Runs `body` while udmabuf has these limits, and no other test changes them. But for a moment nobody
   /// sets them below the driver's own 1024 items and 64 MiB, so small buffers can be made.
-  public static func withUdmabufLimits<Result>(
+  package static func withUdmabufLimits<Result>(
     items: UInt64 = 1024, megabytes: UInt64 = 64, _ body: () throws -> Result
   ) throws -> Result {
     try limitLock.withLock { _ in
@@ -31,25 +31,25 @@ public enum TestHost {
   }
 
   /// Writes a file of sysfs or procfs.
-  public static func write(_ text: String, to path: FilePath) throws {
+  package static func write(_ text: String, to path: FilePath) throws {
     try FD.open(path, writable: true).write(unsafe Array(text.utf8).span.bytes)
   }
 }
 
 extension Trait where Self == ConditionTrait {
   /// The test needs the test host.
-  public static var testHost: Self {
+  package static var testHost: Self {
     .enabled(if: TestHost.isActive, "runs in the test host: qemu/testhost -- swift test --skip-build")
   }
 }
 
 /// A number for each pixel of each frame, so that a pixel out of place shows.
-public func pixel(_ x: UInt32, _ y: UInt32, frame: UInt32 = 0) -> UInt32 {
+package func pixel(_ x: UInt32, _ y: UInt32, frame: UInt32 = 0) -> UInt32 {
   ((x &* 7 &+ frame &* 31) & 0xff) << 16 | ((y &* 5 &+ frame &* 17) & 0xff) << 8 | ((x ^ y) &+ frame) & 0xff
 }
 
 /// The pages of a memfd in an order in which no two neighbours follow each other.
-public func scatteredRanges(of memfd: Memfd, pages: Int) -> [MemfdRange] {
+package func scatteredRanges(of memfd: Memfd, pages: Int) -> [MemfdRange] {
   // Backwards is enough: each page would have to be followed by the next one to be joined with it.
   (0..<pages).reversed().map {
     MemfdRange(memfd: memfd, offset: UInt64($0) * systemPageSize, length: systemPageSize)

@@ -1,10 +1,10 @@
 internal import CDRM
 internal import Glibc
-public import Linux
+package import Linux
 internal import SystemPackage
 
 /// A device that reads buffers for as long as it is told to: vgem, whose fences a program signals itself.
-public final class Vgem {
+package final class Vgem {
   private let file: FD
   private var handles: [UInt32] = []
 
@@ -15,7 +15,7 @@ public final class Vgem {
   private static let (attach, signal): (UInt, UInt) = (1, 2)
 
   /// The first card of that driver (`qemu/testhost --vgem`).
-  public init() throws {
+  package init() throws {
     for number in 0..<8 {
       guard let card = try? FD.open(FilePath("/dev/dri/card\(number)"), writable: true) else { continue }
       let isVgem = card.withRaw { raw in
@@ -33,7 +33,7 @@ public final class Vgem {
 
   /// Takes a dma-buf in and begins to read it.
   /// - Returns: the fence's number.
-  public func read(_ dmabuf: borrowing FD) throws -> UInt32 {
+  package func read(_ dmabuf: borrowing FD) throws -> UInt32 {
     var request = FenceAttach(handle: 0, flags: 0, fence: 0, padding: 0)
     try call { card in
       dmabuf.withRaw { raw in unsafe drmPrimeFDToHandle(card, raw, &request.handle) }
@@ -46,7 +46,7 @@ public final class Vgem {
   }
 
   /// It has read.
-  public func finish(_ fence: UInt32) throws {
+  package func finish(_ fence: UInt32) throws {
     var request = FenceSignal(fence: fence, flags: 0)
     try call { card in
       unsafe drmCommandWrite(card, Self.signal, &request, UInt(MemoryLayout<FenceSignal>.size))

@@ -1,10 +1,10 @@
 internal import Fixtures
 internal import Glibc
-public import Linux
+package import Linux
 
 /// Waits until `condition` holds, for `Patience` and no longer: for an event, and not for a time.
 /// - Parameter times: as long as so many ordinary events take.
-public func waitUntil(_ what: String, times: Int64 = 1, _ condition: () throws -> Bool) throws {
+package func waitUntil(_ what: String, times: Int64 = 1, _ condition: () throws -> Bool) throws {
   var pause: UInt32 = 1000
   try wait(what, times) {
     if try condition() { return true }
@@ -17,7 +17,7 @@ public func waitUntil(_ what: String, times: Int64 = 1, _ condition: () throws -
 extension EventLoop {
   /// Turns the loop until `condition` holds, for `Patience` and no longer.
   /// - Parameter isToldOf: an event of the loop tells of it; else it is looked at again and again.
-  public func turn(until what: String, isToldOf: Bool = false, _ condition: () throws -> Bool) throws {
+  package func turn(until what: String, isToldOf: Bool = false, _ condition: () throws -> Bool) throws {
     let pause = isToldOf ? Int32(Patience.seconds * 1000) : 10
     try wait(what, 1) {
       if try condition() { return true }

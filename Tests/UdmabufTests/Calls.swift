@@ -1,4 +1,5 @@
 import CLinux
+import CUdmabuf
 import Glibc
 import SystemPackage
 import Udmabuf
@@ -7,7 +8,7 @@ import Udmabuf
 
 /// Makes a file shorter or longer. The corresponding C function is `ftruncate`.
 func resize(_ fd: borrowing FD, _ size: UInt64) throws(Errno) {
-  _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_truncate(raw, Int64(size)) } }
+  _ = try fd.withRaw { raw throws(Errno) in try retrying { cu_truncate(raw, Int64(size)) } }
 }
 
 /// Asks the kernel for a udmabuf without checking anything first.
@@ -16,7 +17,7 @@ func createUnchecked(_ range: MemfdRange) throws(Errno) {
   let raw = try device.withRaw { device throws(Errno) in
     try range.memfd.withDescriptor { memfd throws(Errno) in
       try memfd.withRaw { memfd throws(Errno) in
-        try retrying { cl_udmabuf_create(device, memfd, range.offset, range.length) }
+        try retrying { cu_udmabuf_create(device, memfd, range.offset, range.length) }
       }
     }
   }

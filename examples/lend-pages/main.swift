@@ -1,4 +1,3 @@
-import Linux
 import Udmabuf
 
 // Two ranges of a memfd as one dma-buf of 20 KiB.

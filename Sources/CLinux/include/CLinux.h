@@ -8,16 +8,6 @@
 #include <sys/types.h>
 
 // Values that the uapi headers define as macros; shims.c asserts each one.
-static const uint32_t CL_MFD_CLOEXEC = 0x1;
-static const uint32_t CL_MFD_ALLOW_SEALING = 0x2;
-static const uint32_t CL_MFD_HUGETLB = 0x4;
-static const uint32_t CL_MFD_HUGE_SHIFT = 26;
-
-static const uint32_t CL_F_SEAL_SEAL = 0x1;
-static const uint32_t CL_F_SEAL_SHRINK = 0x2;
-static const uint32_t CL_F_SEAL_GROW = 0x4;
-static const uint32_t CL_F_SEAL_WRITE = 0x8;
-static const uint32_t CL_F_SEAL_FUTURE_WRITE = 0x10;
 
 static const uint32_t CL_EPOLLIN = 0x1;
 static const uint32_t CL_EPOLLOUT = 0x4;
@@ -26,52 +16,17 @@ static const uint32_t CL_EPOLLHUP = 0x10;
 static const uint32_t CL_EPOLLRDHUP = 0x2000;
 static const uint32_t CL_EPOLLET = 0x80000000;
 
-static const uint64_t CL_DMA_BUF_SYNC_READ = 1;
-static const uint64_t CL_DMA_BUF_SYNC_WRITE = 2;
-static const uint64_t CL_DMA_BUF_SYNC_START = 0;
-static const uint64_t CL_DMA_BUF_SYNC_END = 4;
-static const size_t CL_DMA_BUF_NAME_LEN = 32;
-
-static const uint32_t CL_TMPFS_MAGIC = 0x01021994;
-static const uint32_t CL_HUGETLBFS_MAGIC = 0x958458f6;
-static const uint32_t CL_DMA_BUF_MAGIC = 0x444d4142;
-
-// What a filter compares arguments with: commands, and the request numbers of the ioctls below.
-static const uint32_t CL_F_ADD_SEALS = 1033;
-static const uint32_t CL_F_GET_SEALS = 1034;
+// What a filter compares arguments with.
 static const uint32_t CL_AT_EMPTY_PATH = 0x1000;
 static const uint32_t CL_SOL_SOCKET = 1;
 static const uint32_t CL_SO_PEERCRED = 17;
 static const uint32_t CL_SO_PEERGROUPS = 59;
 static const uint32_t CL_SECCOMP_SET_MODE_FILTER = 1;
-static const uint32_t CL_UDMABUF_CREATE = 0x40187542;
-static const uint32_t CL_UDMABUF_CREATE_LIST = 0x40087543;
-static const uint32_t CL_DMA_BUF_IOCTL_SYNC = 0x40086200;
-static const uint32_t CL_DMA_BUF_SET_NAME = 0x40086201;
-static const uint32_t CL_DMA_BUF_EXPORT_SYNC_FILE = 0xc0086202;
-static const uint32_t CL_DMA_BUF_IMPORT_SYNC_FILE = 0x40086203;
-
-// One item of UDMABUF_CREATE_LIST, laid out as struct udmabuf_create_item.
-struct cl_udmabuf_item {
-  uint32_t memfd;
-  uint32_t padding;
-  uint64_t offset;
-  uint64_t size;
-};
-// The bytes before the first item: struct udmabuf_create_list without its tail.
-static const size_t CL_UDMABUF_LIST_HEADER = 8;
 
 struct cl_epoll_event {
   uint32_t events;
   uint64_t token;
 };
-
-int cl_memfd_create(const char *name, uint32_t flags);
-int cl_get_seals(int fd);
-int cl_add_seals(int fd, uint32_t seals);
-int cl_dup(int fd);
-int cl_truncate(int fd, int64_t length);
-int cl_set_nonblocking(int fd);
 
 int cl_eventfd(void);
 int cl_timerfd(void);
@@ -87,7 +42,6 @@ int cl_exit_on_bus_error(const char *line, size_t length);
 int64_t cl_monotonic_nanoseconds(void);
 // `reached` is the limit then.
 int cl_raise_descriptor_limit(uint64_t *reached);
-int cl_pollable(int fd, uint32_t events, int milliseconds);
 
 int cl_epoll_create(void);
 int cl_epoll_add(int epoll, int fd, uint32_t events, uint64_t token);
@@ -120,23 +74,12 @@ ssize_t cl_receive(int fd, void *bytes, size_t length, int *fds, size_t capacity
 
 int cl_pidfd_open(pid_t pid);
 int cl_pidfd_getfd(int pidfd, int fd);
-// The kind of file system that holds an open file (a magic number of linux/magic.h), and its block size in bytes.
-int cl_file_system(int fd, uint32_t *kind, uint64_t *block_size);
 int cl_set_close_on_exec(int fd, int closes);
 
 // A nonblocking socket that reads what the kernel itself announces about devices (uevents).
 int cl_uevent_socket(void);
 // Receives one announcement; `genuine` says that the kernel sent it to everybody, and that all of it fit.
 ssize_t cl_uevent_receive(int fd, void *bytes, size_t length, int *genuine);
-
-int cl_udmabuf_create(int device, int memfd, uint64_t offset, uint64_t size);
-// `list` starts with CL_UDMABUF_LIST_HEADER bytes, which this call fills in, and `count` items.
-int cl_udmabuf_create_list(int device, void *list, uint32_t count);
-
-int cl_dma_buf_sync(int fd, uint64_t flags);
-int cl_dma_buf_set_name(int fd, const char *name);
-int cl_dma_buf_export_sync_file(int fd, uint32_t flags);
-int cl_dma_buf_import_sync_file(int fd, uint32_t flags, int sync_file);
 
 // What a process gives up for good (sandbox.c).
 int cl_no_new_privileges(void);

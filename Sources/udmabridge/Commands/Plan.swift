@@ -1,4 +1,4 @@
-public import ArgumentParser
+internal import ArgumentParser
 import Buffers
 import Guest
 import Linux

@@ -1,6 +1,6 @@
-public import ArgumentParser
+internal import ArgumentParser
 import Linux
-public import Scanout
+internal import Scanout
 
 /// How an image lies in memory.
 struct GeometryOptions: ParsableArguments {

@@ -17,9 +17,9 @@ package func retrying<Result: FixedWidthInteger & SignedInteger>(
 }
 
 /// The size of a page in bytes, as the system states it (`sysconf(_SC_PAGESIZE)`).
-public let systemPageSize = UInt64(sysconf(CInt(_SC_PAGESIZE)))
+package let systemPageSize = UInt64(sysconf(CInt(_SC_PAGESIZE)))
 
 /// So many bytes, rounded up to whole pages.
-public func wholePages(_ bytes: UInt64) -> UInt64 {
+package func wholePages(_ bytes: UInt64) -> UInt64 {
   (bytes + systemPageSize - 1) / systemPageSize * systemPageSize
 }

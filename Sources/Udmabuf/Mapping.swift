@@ -40,7 +40,7 @@ public import SystemPackage
   /// Gives memory of the file back to the kernel, whole pages, which read as zero from now on.
   /// The corresponding C call is `madvise` with `MADV_REMOVE`.
   /// - Returns: false where the file cannot do that.
-  public func discard(_ count: Int, at offset: Int) -> Bool {
+  package func discard(_ count: Int, at offset: Int) -> Bool {
     check(offset, count)
     return unsafe madvise(base + offset, count, MADV_REMOVE) == 0
   }
@@ -56,7 +56,7 @@ public import SystemPackage
   }
 
   /// Copies `count` bytes from `offset` on to the end of `bytes`.
-  public func append(to bytes: inout [UInt8], from offset: Int, count: Int) {
+  package func append(to bytes: inout [UInt8], from offset: Int, count: Int) {
     check(offset, count)
     unsafe bytes.append(contentsOf: UnsafeRawBufferPointer(start: base + offset, count: count))
   }
@@ -91,18 +91,18 @@ public import SystemPackage
 
   /// Whether the address of `offset` is a multiple of `alignment`. The start of a mapping is aligned as the
   /// offset in the file is.
-  public func isAligned(_ offset: Int, to alignment: Int) -> Bool {
+  package func isAligned(_ offset: Int, to alignment: Int) -> Bool {
     unsafe UInt(bitPattern: base + offset) % UInt(alignment) == 0
   }
 
   /// A ring index, with everything that was written before it by the other side. `offset` must make an
   /// even address.
-  public func loadAcquire(at offset: Int) -> UInt16 {
+  package func loadAcquire(at offset: Int) -> UInt16 {
     UInt16(littleEndian: unsafe atomic(at: offset).pointee.load(ordering: .acquiring))
   }
 
   /// Publishes a ring index after everything that was written before it.
-  public func storeRelease(_ value: UInt16, at offset: Int) {
+  package func storeRelease(_ value: UInt16, at offset: Int) {
     unsafe atomic(at: offset).pointee.store(value.littleEndian, ordering: .releasing)
   }
 
@@ -115,4 +115,4 @@ public import SystemPackage
 }
 
 /// Orders a store before a later load of another location: what an event index needs on both sides.
-public func fullMemoryFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
+package func fullMemoryFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }

@@ -1,4 +1,4 @@
-internal import CLinux
+internal import CUdmabuf
 public import SystemPackage
 
 /// The seals of a memfd. The corresponding C constants are `F_SEAL_*`.
@@ -9,15 +9,15 @@ public struct Seals: OptionSet, Sendable, CustomStringConvertible {
   public init(rawValue: UInt32) { self.rawValue = rawValue }
 
   /// No seal can be added.
-  public static let seal = Seals(rawValue: CL_F_SEAL_SEAL)
+  public static let seal = Seals(rawValue: CU_F_SEAL_SEAL)
   /// The file cannot become shorter. udmabuf demands it.
-  public static let shrink = Seals(rawValue: CL_F_SEAL_SHRINK)
+  public static let shrink = Seals(rawValue: CU_F_SEAL_SHRINK)
   /// The file cannot become longer.
-  public static let grow = Seals(rawValue: CL_F_SEAL_GROW)
+  public static let grow = Seals(rawValue: CU_F_SEAL_GROW)
   /// Nobody can write. udmabuf refuses it.
-  public static let write = Seals(rawValue: CL_F_SEAL_WRITE)
+  public static let write = Seals(rawValue: CU_F_SEAL_WRITE)
   /// No new mapping can write. udmabuf refuses it.
-  public static let futureWrite = Seals(rawValue: CL_F_SEAL_FUTURE_WRITE)
+  public static let futureWrite = Seals(rawValue: CU_F_SEAL_FUTURE_WRITE)
 
   private static let names: [(Seals, String)] = [
     (.seal, "SEAL"), (.shrink, "SHRINK"), (.grow, "GROW"), (.write, "WRITE"), (.futureWrite, "FUTURE_WRITE"),
@@ -62,32 +62,32 @@ public final class Memfd: Sendable {
   public static func create(
     name: String, size: UInt64, seals: Seals = [], pages: PageKind = .system
   ) throws(Errno) -> Memfd {
-    var flags = CL_MFD_CLOEXEC | CL_MFD_ALLOW_SEALING
+    var flags = CU_MFD_CLOEXEC | CU_MFD_ALLOW_SEALING
     if case .huge(let bytes) = pages {
       guard bytes.nonzeroBitCount == 1 else { throw .invalidArgument }
-      flags |= CL_MFD_HUGETLB | UInt32(bytes.trailingZeroBitCount) << CL_MFD_HUGE_SHIFT
+      flags |= CU_MFD_HUGETLB | UInt32(bytes.trailingZeroBitCount) << CU_MFD_HUGE_SHIFT
     }
-    let raw = try retrying { unsafe name.withCString { unsafe cl_memfd_create($0, flags) } }
+    let raw = try retrying { unsafe name.withCString { unsafe cu_memfd_create($0, flags) } }
     let fd = FD(adopting: raw)
     guard let length = Int64(exactly: size) else { throw .fileTooLarge }
-    _ = try retrying { cl_truncate(raw, length) }
-    if !seals.isEmpty { _ = try retrying { cl_add_seals(raw, seals.rawValue) } }
+    _ = try retrying { cu_truncate(raw, length) }
+    if !seals.isEmpty { _ = try retrying { cu_add_seals(raw, seals.rawValue) } }
     return try Memfd(adopting: fd)
   }
 
   /// The seals, or `invalidArgument` when the file is no memfd. The corresponding call is `F_GET_SEALS`.
   public func seals() throws(Errno) -> Seals {
-    Seals(rawValue: UInt32(try fd.withRaw { raw throws(Errno) in try retrying { cl_get_seals(raw) } }))
+    Seals(rawValue: UInt32(try fd.withRaw { raw throws(Errno) in try retrying { cu_get_seals(raw) } }))
   }
 
   /// Adds seals, for good. The corresponding call is `F_ADD_SEALS`.
   public func add(_ seals: Seals) throws(Errno) {
-    _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_add_seals(raw, seals.rawValue) } }
+    _ = try fd.withRaw { raw throws(Errno) in try retrying { cu_add_seals(raw, seals.rawValue) } }
   }
 
   /// Maps the first bytes, of a file that somebody else has made and that cannot become shorter meanwhile.
   /// - Throws: as `checkCannotShrink` does.
-  public func mapForReading(_ size: Int) throws(Errno) -> Mapping {
+  package func mapForReading(_ size: Int) throws(Errno) -> Mapping {
     guard size > 0 else { throw .invalidArgument }
     try checkCannotShrink(below: UInt64(size))
     return try withDescriptor { fd throws(Errno) in
@@ -98,7 +98,7 @@ public final class Memfd: Sendable {
   /// Sees to it that reading the first `size` bytes of a mapping can never end this process by SIGBUS.
   /// - Throws: `invalidArgument` when the file is shorter, or no memfd; `notPermitted` when it is not sealed against
   ///   becoming shorter (`F_SEAL_SHRINK`).
-  public func checkCannotShrink(below size: UInt64) throws(Errno) {
+  package func checkCannotShrink(below size: UInt64) throws(Errno) {
     // The seal first: a size that was asked for before it could be another one by now.
     guard try seals().contains(.shrink) else { throw .notPermitted }
     guard try currentSize() >= size else { throw .invalidArgument }
@@ -141,4 +141,4 @@ public struct MemfdRange: Sendable, Equatable, CustomStringConvertible {
 }
 
 /// A number the way addresses are written: `0x1f000`.
-public func hex(_ value: some BinaryInteger) -> String { "0x" + String(value, radix: 16) }
+package func hex(_ value: some BinaryInteger) -> String { "0x" + String(value, radix: 16) }

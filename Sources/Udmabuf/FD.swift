@@ -1,4 +1,4 @@
-internal import CLinux
+internal import CUdmabuf
 internal import Glibc
 public import SystemPackage
 
@@ -17,15 +17,15 @@ public struct FD: ~Copyable, Sendable {
   /// Takes ownership of a descriptor that this process inherited, after checking that it is open, and
   /// marks it close-on-exec.
   /// - Throws: `badFileDescriptor` if there is none of that number.
-  public static func inherited(_ number: CInt) throws(Errno) -> FD {
+  package static func inherited(_ number: CInt) throws(Errno) -> FD {
     _ = try retrying { fcntl(number, F_SETFD, FD_CLOEXEC) }
     return FD(adopting: number)
   }
 
   /// A descriptor of our own for one that this process inherited, which stays as it is.
   /// - Throws: `badFileDescriptor` if there is none of that number.
-  public static func copy(ofInherited number: CInt) throws(Errno) -> FD {
-    FD(adopting: try retrying { cl_dup(number) })
+  package static func copy(ofInherited number: CInt) throws(Errno) -> FD {
+    FD(adopting: try retrying { cu_dup(number) })
   }
 
   /// Opens a file, close-on-exec. The corresponding C function is `open`.
@@ -37,20 +37,20 @@ public struct FD: ~Copyable, Sendable {
   /// Creates or empties a file for writing, with the rights that the umask leaves of 0666. A link is not followed: in
   /// a directory that others may write to it could lead to any file of this process's user.
   /// - Throws: `tooManySymbolicLinkLevels` for a link.
-  public static func create(_ path: FilePath) throws(Errno) -> FD {
+  package static func create(_ path: FilePath) throws(Errno) -> FD {
     let flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW
     return FD(
       adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags, 0o666) } })
   }
 
   /// What `create` threw, for people.
-  public static func whyNotCreated(_ error: Errno) -> String {
+  package static func whyNotCreated(_ error: Errno) -> String {
     error == .tooManySymbolicLinkLevels
       ? "it is a link, and links are not followed; name the file that it leads to" : "\(error)"
   }
 
   /// Whether standard error leads nowhere: it is closed, or `/dev/null`.
-  public static var standardErrorIsLost: Bool {
+  package static var standardErrorIsLost: Bool {
     do throws(Errno) {
       let status = try standardError { fd throws(Errno) in try fd.status() }
       return status.number == DeviceNumber(major: 1, minor: 3)
@@ -58,14 +58,14 @@ public struct FD: ~Copyable, Sendable {
   }
 
   /// Lends standard error, which stays open.
-  public static func standardError<Result>(
+  package static func standardError<Result>(
     _ body: (borrowing FD) throws(Errno) -> Result
   ) throws(Errno) -> Result {
     try lend(2, body)
   }
 
   /// Lends standard output, which stays open.
-  public static func standardOutput<Result>(
+  package static func standardOutput<Result>(
     _ body: (borrowing FD) throws(Errno) -> Result
   ) throws(Errno) -> Result {
     try lend(1, body)
@@ -94,7 +94,7 @@ public struct FD: ~Copyable, Sendable {
 
   /// Whether its number is below `bound`. The kernel hands out the lowest number that is free, so when a new
   /// descriptor's is not, `bound` others are open.
-  public borrowing func isBelow(_ bound: Int) -> Bool { Int(raw) < bound }
+  package borrowing func isBelow(_ bound: Int) -> Bool { Int(raw) < bound }
 
   /// Gives the number up to a new owner that is not Swift's; this value no longer closes it.
   public consuming func relinquish() -> CInt {
@@ -104,31 +104,28 @@ public struct FD: ~Copyable, Sendable {
   }
 
   /// Opens the same file once more, with a place of its own in it: for a memfd or a file, not for what has no name.
-  public borrowing func reopen(writable: Bool) throws(Errno) -> FD {
+  package borrowing func reopen(writable: Bool) throws(Errno) -> FD {
     try FD.open(FilePath("/proc/self/fd/\(raw)"), writable: writable)
   }
 
   /// It was opened for writing too. The corresponding call is `F_GETFL`.
-  public var isWritable: Bool {
+  package var isWritable: Bool {
     get throws(Errno) { try retrying { fcntl(raw, F_GETFL) } & O_ACCMODE == O_RDWR }
   }
 
   /// A second descriptor for the same open file, close-on-exec.
   public borrowing func duplicate() throws(Errno) -> FD {
-    FD(adopting: try retrying { cl_dup(raw) })
+    FD(adopting: try retrying { cu_dup(raw) })
   }
 
   /// Waits until something can be read, for at most so long (-1: as long as it takes).
-  public borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
-    try retrying { cl_pollable(raw, CL_EPOLLIN, milliseconds) } > 0
+  package borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
+    try retrying { cu_pollable(raw, CU_POLLIN, milliseconds) } > 0
   }
 
-  /// It is a socket that carries a stream of bytes. The corresponding socket option is `SO_TYPE`.
-  public var isStreamSocket: Bool { socketOption(raw, SO_TYPE) == CInt(SOCK_STREAM.rawValue) }
-
   /// Keeps all other status flags.
-  public borrowing func setNonblocking() throws(Errno) {
-    _ = try retrying { cl_set_nonblocking(raw) }
+  package borrowing func setNonblocking() throws(Errno) {
+    _ = try retrying { cu_set_nonblocking(raw) }
   }
 
   /// Device, inode, size and kind of the open file (`fstat`).
@@ -140,36 +137,36 @@ public struct FD: ~Copyable, Sendable {
 
   /// What kind of file it is, as far as that matters for sharing memory. The corresponding C function is
   /// `fstatfs`.
-  public borrowing func fileKind() throws(Errno) -> FileKind {
+  package borrowing func fileKind() throws(Errno) -> FileKind {
     var (kind, block): (UInt32, UInt64) = (0, 0)
-    _ = try retrying { unsafe cl_file_system(raw, &kind, &block) }
+    _ = try retrying { unsafe cu_file_system(raw, &kind, &block) }
     return switch kind {
-    case CL_DMA_BUF_MAGIC: .dmaBuf
-    case CL_TMPFS_MAGIC: .sharedMemory
-    case CL_HUGETLBFS_MAGIC: .hugePages(block)
+    case CU_DMA_BUF_MAGIC: .dmaBuf
+    case CU_TMPFS_MAGIC: .sharedMemory
+    case CU_HUGETLBFS_MAGIC: .hugePages(block)
     default: .other
     }
   }
 
   /// Where the descriptor's end is, in bytes; how a dma-buf tells its size. Moves the file offset.
-  public borrowing func seekToEnd() throws(Errno) -> UInt64 {
+  package borrowing func seekToEnd() throws(Errno) -> UInt64 {
     UInt64(try retrying { lseek(raw, 0, SEEK_END) })
   }
 
   /// Reads up to `capacity` bytes; fewer at the end of the file, none at its very end.
-  public borrowing func read(upTo capacity: Int) throws(Errno) -> [UInt8] {
+  package borrowing func read(upTo capacity: Int) throws(Errno) -> [UInt8] {
     unsafe try filled(capacity) { raw, buffer in unsafe Glibc.read(raw, buffer, capacity) }
   }
 
   /// Reads as `read(upTo:)` does from `offset` on, which a file of sysfs reads anew each time.
   /// The corresponding C function is `pread`.
-  public borrowing func read(upTo capacity: Int, at offset: Int64) throws(Errno) -> [UInt8] {
+  package borrowing func read(upTo capacity: Int, at offset: Int64) throws(Errno) -> [UInt8] {
     unsafe try filled(capacity) { raw, buffer in unsafe pread(raw, buffer, capacity, Int(offset)) }
   }
 
   /// Reads up to `capacity` bytes to the start of `buffer`, which grows to that once and is used again.
   /// - Returns: how many bytes; 0 at the end of the file.
-  public borrowing func read(into buffer: inout [UInt8], upTo capacity: Int) throws(Errno) -> Int {
+  package borrowing func read(into buffer: inout [UInt8], upTo capacity: Int) throws(Errno) -> Int {
     if buffer.count < capacity { buffer.append(contentsOf: repeatElement(0, count: capacity - buffer.count)) }
     return try retrying {
       unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(raw, $0.baseAddress, capacity) }
@@ -190,16 +187,16 @@ public struct FD: ~Copyable, Sendable {
   }
 
   /// Makes `bytes` the whole content of a regular file.
-  public borrowing func replaceContent(_ bytes: RawSpan) throws(Errno) {
+  package borrowing func replaceContent(_ bytes: RawSpan) throws(Errno) {
     let count = try retrying {
       unsafe bytes.withUnsafeBytes { unsafe pwrite(raw, $0.baseAddress, $0.count, 0) }
     }
     guard count == bytes.byteCount else { throw .noSpace }
-    _ = try retrying { cl_truncate(raw, Int64(count)) }
+    _ = try retrying { cu_truncate(raw, Int64(count)) }
   }
 
   /// Writes all bytes, however many calls it takes.
-  public borrowing func write(_ bytes: RawSpan) throws(Errno) {
+  package borrowing func write(_ bytes: RawSpan) throws(Errno) {
     var rest = bytes
     while rest.byteCount > 0 {
       let count = try retrying {
@@ -208,76 +205,4 @@ public struct FD: ~Copyable, Sendable {
       rest = rest.extracting(droppingFirst: count)
     }
   }
-}
-
-/// What `fstat` says of an open file.
-public struct FileStatus: Equatable, Sendable {
-  /// Of the file system that holds the file (`st_dev`).
-  public let device: UInt64
-  /// The file's number in its file system.
-  public let inode: UInt64
-  /// In bytes. A dma-buf reports 0 here; ask `FD.seekToEnd`.
-  public let size: UInt64
-  /// It is a socket of some kind.
-  public let isSocket: Bool
-  /// Whom it belongs to.
-  public let user: UInt32
-  /// How many names it has.
-  public let links: UInt64
-  /// Of a device file, which device it is.
-  public let number: DeviceNumber
-
-  fileprivate init(_ status: stat) {
-    (device, inode, size) = (
-      UInt64(status.st_dev), UInt64(status.st_ino), UInt64(max(0, status.st_size))
-    )
-    isSocket = status.st_mode & S_IFMT == S_IFSOCK
-    (user, links) = (status.st_uid, UInt64(status.st_nlink))
-    number = DeviceNumber(UInt64(status.st_rdev))
-  }
-
-  /// Of the file at `path`, or where it leads. The corresponding C function is `stat`.
-  public init(of path: FilePath) throws(Errno) {
-    var status = stat()
-    _ = try retrying { unsafe path.withPlatformString { unsafe stat($0, &status) } }
-    self.init(status)
-  }
-}
-
-/// What an open file is, by the file system that holds it.
-public enum FileKind: Equatable, Sendable {
-  case dmaBuf
-  /// A memfd, or a file of tmpfs.
-  case sharedMemory
-  /// A memfd of huge pages of this many bytes, or a file of hugetlbfs.
-  case hugePages(UInt64)
-  case other
-}
-
-/// The two numbers by which the kernel knows a device.
-public struct DeviceNumber: Hashable, Sendable {
-  /// The driver's number, and the device's with that driver.
-  public let major, minor: UInt64
-
-  /// Of its two parts.
-  public init(major: UInt64, minor: UInt64) { (self.major, self.minor) = (major, minor) }
-
-  /// As a `dev_t` of the C library, which `FileStatus.device` is.
-  var packed: UInt64 {
-    (major & 0xfff) << 8 | (major & 0xffff_f000) << 32 | minor & 0xff | (minor & 0xffff_ff00) << 12
-  }
-
-  /// Takes a `dev_t` of the C library apart. The corresponding C macros are `major` and `minor`.
-  init(_ number: UInt64) {
-    major = number >> 8 & 0xfff | number >> 32 & 0xffff_f000
-    minor = number & 0xff | number >> 12 & 0xffff_ff00
-  }
-}
-
-/// Raises the soft limit on open descriptors to the hard one (`RLIMIT_NOFILE`): every lent buffer holds one.
-/// - Returns: how many descriptors may be open then.
-public func raiseDescriptorLimit() throws(Errno) -> UInt64 {
-  var reached: UInt64 = 0
-  _ = try retrying { unsafe cl_raise_descriptor_limit(&reached) }
-  return reached
 }
