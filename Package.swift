@@ -76,7 +76,8 @@ let package = Package(
       ],
       swiftSettings: rules),
     .target(
-      name: "Fixtures", dependencies: ["CUdmabuf", "CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
+      name: "Fixtures",
+      dependencies: ["CUdmabuf", "CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
@@ -110,14 +111,14 @@ let package = Package(
       name: "lend-pages", dependencies: ["Udmabuf"], path: "examples/lend-pages",
       swiftSettings: rules),
     .executableTarget(
-      name: "peer", dependencies: ["CDRM"], path: "Tests/Peer", cSettings: [.define("_GNU_SOURCE")]),
+      name: "stranger", dependencies: ["CDRM"], path: "Tests/Stranger", cSettings: [.define("_GNU_SOURCE")]),
     tests("QEMUTests", ["Linux", "Guest", "QEMU", "TestSupport", system]),
     tests(
       "ToolTests",
       [
         "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "Consumers", "Libvirt", "TestSupport",
         "udmabridge",
-        "lend-pages", "peer", system,
+        "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),

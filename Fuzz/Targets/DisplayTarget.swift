@@ -10,7 +10,7 @@ func fuzzDisplay(_ input: inout Input) throws {
   for _ in 0..<4 where !input.isEmpty {
     try UnixSocket.pair { mine, theirs in
       try theirs.fd.setNonblocking()
-      let drain = try DisplayDrain(mine, loop: loop)
+      let drain = try QEMUDisplayDrain(mine, loop: loop)
       try send(&input, to: theirs, descriptors, drain, loop)
       expect(drain.isOpen, "the socket is closed while the peer has it open")
       try hangUp(theirs, drain, loop)
@@ -19,7 +19,8 @@ func fuzzDisplay(_ input: inout Input) throws {
 }
 
 private func send(
-  _ input: inout Input, to socket: borrowing UnixSocket, _ descriptors: Descriptors, _ drain: DisplayDrain,
+  _ input: inout Input, to socket: borrowing UnixSocket, _ descriptors: Descriptors,
+  _ drain: QEMUDisplayDrain,
   _ loop: EventLoop
 ) throws {
   for _ in 0..<64 where !input.isEmpty {
@@ -45,7 +46,7 @@ private func send(
   expect(sent == long.count, "what was sent is not taken")
 }
 
-private func hangUp(_ socket: consuming UnixSocket, _ drain: DisplayDrain, _ loop: EventLoop) throws {
+private func hangUp(_ socket: consuming UnixSocket, _ drain: QEMUDisplayDrain, _ loop: EventLoop) throws {
   discard(socket)
   try settle(loop)
   expect(!drain.isOpen, "the socket stays open when the peer is gone")

@@ -21,7 +21,7 @@ func fuzzReplies(_ input: inout Input) throws {
 private final class Back {
   let pixels: Mapping
   let buffer: Memfd
-  private(set) var connection: DisplayConnection?
+  private(set) var connection: QEMUDisplayConnection?
   private(set) var ends = 0
   private var asked = 0
   private var heard = 0
@@ -32,16 +32,16 @@ private final class Back {
     pixels = try buffer.withDescriptor { fd throws(Errno) in
       try Mapping(fd, offset: 0, length: Int(16 * systemPageSize), writable: false)
     }
-    connection = try DisplayConnection(
+    connection = try QEMUDisplayConnection(
       socket, loop: loop, onReady: {}, onEnd: { [unowned self] _ in ends += 1 })
   }
 
   func send(_ input: inout Input) {
     guard let connection else { return }
     let scanout = UInt32(input.byte())
-    let place = DisplayCursorPlace(scanout: scanout, x: Int32(input.byte()), y: -1)
+    let place = QEMUDisplayCursorPlace(scanout: scanout, x: Int32(input.byte()), y: -1)
     // As many pixels as there are.
-    let area = DisplayArea(
+    let area = QEMUDisplayArea(
       x: 0, y: 0, width: UInt32(input.byte() % 128), height: UInt32(input.byte() % 128))
     switch input.byte() % 11 {
     case 0: ask(.getProtocolFeatures)
@@ -50,12 +50,13 @@ private final class Back {
     case 3: _ = connection.send(.cursorPosition(place))
     case 4: _ = connection.send(.cursorHide(place))
     case 5:
-      let image = [UInt8](repeating: 1, count: DisplayMessage.cursorBytes)
+      let image = [UInt8](repeating: 1, count: QEMUDisplayMessage.cursorBytes)
       _ = connection.send(.cursorUpdate(place, hotX: 1, hotY: 2, image: image))
     case 6: _ = connection.send(.scanout(scanout, width: area.width, height: area.height))
-    case 7: _ = connection.send(.update(scanout, area, DisplayPixels(pixels, offset: 0, stride: 128 * 4)))
+    case 7: _ = connection.send(.update(scanout, area, QEMUDisplayPixels(pixels, offset: 0, stride: 128 * 4)))
     case 8:
-      let layout = DisplayBuffer(area: area, width: area.width, height: area.height, stride: 512, fourcc: 1)
+      let layout = QEMUDisplayBuffer(
+        area: area, width: area.width, height: area.height, stride: 512, fourcc: 1)
       buffer.withDescriptor {
         _ = connection.send(.dmabufScanout2(scanout, layout, modifier: 0), passing: $0)
       }
@@ -64,7 +65,7 @@ private final class Back {
     }
   }
 
-  private func ask(_ message: DisplayMessage) {
+  private func ask(_ message: QEMUDisplayMessage) {
     let isAsked = connection?.ask(message) { [unowned self] reply in
       expect(ends == 0, "a reply comes after the end")
       heard += 1

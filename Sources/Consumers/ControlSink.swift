@@ -17,7 +17,7 @@ package final class ControlSink: ScanoutSink {
   package var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
 
   var statistics = ControlStatistics()
-  private var lanes: [Lane]
+  private var lanes: [ControlLane]
   private var holds: [Hold] = []
   private(set) var audience: [any Audience] = []
 
@@ -29,7 +29,7 @@ package final class ControlSink: ScanoutSink {
   private var reportsTold: [Report] = []
 
   /// What one scanout shows.
-  private struct Lane {
+  private struct ControlLane {
     var shown: Presentation?
     /// It is `shown`, and is reported when its predecessor is not held any more.
     var waiting: Waiting?
@@ -66,7 +66,7 @@ package final class ControlSink: ScanoutSink {
   /// - Parameter outputs: one for each scanout. Their count never changes.
   package init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
     (self.outputs, self.loop) = (outputs, loop)
-    lanes = outputs.map { _ in Lane() }
+    lanes = outputs.map { _ in ControlLane() }
     telling = Deferred(loop) { [unowned self] in tellReports() }
     timer = try Timer(loop) { [unowned self] in endPatience() }
   }

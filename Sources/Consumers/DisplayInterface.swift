@@ -159,7 +159,7 @@ package final class DisplayInterface: VarlinkInterface {
   private func stream(_ socket: consuming UnixSocket, _ connection: VarlinkConnection) {
     let consumer = consumer(connection)
     do throws(Errno) {
-      let stream = try DisplayStream(sink, consumer, socket, loop: sink.loop) { [weak connection] in
+      let stream = try QEMUDisplayStream(sink, consumer, socket, loop: sink.loop) { [weak connection] in
         connection?.close()
       }
       consumer.listener = stream

@@ -30,11 +30,11 @@ package final class QEMUDisplaySink: ScanoutSink {
   private let loop: EventLoop
   private let log: Logger
   private(set) var lanes: [QEMULane]
-  private var connection: DisplayConnection?
+  private var connection: QEMUDisplayConnection?
   /// What QEMU can do; nil until it has said so on this socket.
-  private var features: DisplayFeatures?
+  private var features: QEMUDisplayFeatures?
   /// The question that it always answers, once it has done all that came before.
-  private var barrier = DisplayMessage.getProtocolFeatures
+  private var barrier = QEMUDisplayMessage.getProtocolFeatures
   private var saidThatItHasNoFeatures = false
 
   private var telling: Deferred?
@@ -98,7 +98,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     disconnect()
     hadSocket = true
     do throws(Errno) {
-      connection = try DisplayConnection(
+      connection = try QEMUDisplayConnection(
         socket, loop: loop, onReady: { [weak self] in self?.proceed() },
         onEnd: { [weak self] error in self?.ended(error) })
     } catch { return log.warning("QEMU's display socket cannot be used: \(error)") }
@@ -118,7 +118,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     for lane in lanes { lane.abandon() }
   }
 
-  private func introduced(_ features: DisplayFeatures) {
+  private func introduced(_ features: QEMUDisplayFeatures) {
     self.features = features.intersection([.edid, .dmabuf2])
     log.debug("QEMU's display", metadata: ["features": "\(features.rawValue)"])
     // It still has the place that the question had.
@@ -137,7 +137,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     proceed()
   }
 
-  private func ended(_ error: DisplayError?) {
+  private func ended(_ error: QEMUDisplayError?) {
     if let error {
       log.warning("QEMU's display socket is given up until QEMU hands over another one: \(error)")
     }
@@ -303,7 +303,9 @@ package final class QEMUDisplaySink: ScanoutSink {
   // MARK: What QEMU's display is like
 
   package func inquire(_ finished: @escaping () -> Void) -> Bool {
-    guard asksForScreens, isAttended, inquirers.count < DisplayConnection.maxOutstanding else { return false }
+    guard asksForScreens, isAttended, inquirers.count < QEMUDisplayConnection.maxOutstanding else {
+      return false
+    }
     inquirers.append(finished)
     if inquiry == .none { inquiry = .wanted }
     proceed()
@@ -313,7 +315,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   package func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool {
     guard asksForScreens, isAttended, scanout.rawValue < outputs.count,
       !knowsScreens || hasEDID(scanout),
-      edidInquirers.count < DisplayConnection.maxOutstanding
+      edidInquirers.count < QEMUDisplayConnection.maxOutstanding
     else { return false }
     edidInquirers.append((scanout, finished, false))
     proceed()
@@ -326,7 +328,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   }
 
   /// - Returns: false if there is no room.
-  private func sendInquiries(_ connection: DisplayConnection) -> Bool {
+  private func sendInquiries(_ connection: QEMUDisplayConnection) -> Bool {
     if inquiry == .wanted {
       let isSent = connection.ask(.getDisplayInfo) { [weak self] reply in
         if case .displayInfo(let screens) = reply { self?.take(screens) }
@@ -352,7 +354,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     return true
   }
 
-  private func take(_ screens: [DisplayScreen]) {
+  private func take(_ screens: [QEMUDisplayScreen]) {
     inquiry = .none
     guard asksForScreens else { return }
     knowsScreens = true

@@ -113,8 +113,8 @@ final class QEMULane {
   ///   - answered: called with the number of a job when QEMU has done it.
   /// - Returns: false if there is no room for more.
   func proceed(
-    _ connection: DisplayConnection, _ features: DisplayFeatures,
-    barrier: DisplayMessage = .getProtocolFeatures, _ answered: @escaping (UInt64) -> Void
+    _ connection: QEMUDisplayConnection, _ features: QEMUDisplayFeatures,
+    barrier: QEMUDisplayMessage = .getProtocolFeatures, _ answered: @escaping (UInt64) -> Void
   ) -> Bool {
     hasMore = false
     var bands = 0
@@ -184,7 +184,7 @@ final class QEMULane {
   // MARK: Messages
 
   private func announce(
-    _ presentation: Presentation, _ connection: DisplayConnection, _ features: DisplayFeatures
+    _ presentation: Presentation, _ connection: QEMUDisplayConnection, _ features: QEMUDisplayFeatures
   ) -> Bool {
     let (frame, source) = (presentation.frame, presentation.source)
     let wanted = Announced(frame: frame.id, source: source)
@@ -220,7 +220,7 @@ final class QEMULane {
   }
 
   /// QEMU shows its surface again, and not the dma-buf that it has.
-  private func leaveBuffer(_ connection: DisplayConnection) -> Bool {
+  private func leaveBuffer(_ connection: QEMUDisplayConnection) -> Bool {
     guard content == .buffer else { return true }
     guard connection.send(.dmabufScanout(scanout, nil)) else { return false }
     // What its surface has is of no worth.
@@ -229,14 +229,14 @@ final class QEMULane {
   }
 
   private func send(
-    _ layout: FrameLayout, _ source: Rectangle, _ fd: borrowing FD, _ connection: DisplayConnection,
-    _ features: DisplayFeatures
+    _ layout: FrameLayout, _ source: Rectangle, _ fd: borrowing FD, _ connection: QEMUDisplayConnection,
+    _ features: QEMUDisplayFeatures
   ) -> Bool {
     // The part that is shown begins with the image, and is an image of its own.
-    let buffer = DisplayBuffer(
-      area: DisplayArea(x: 0, y: 0, width: source.width, height: source.height), width: source.width,
+    let buffer = QEMUDisplayBuffer(
+      area: QEMUDisplayArea(x: 0, y: 0, width: source.width, height: source.height), width: source.width,
       height: source.height, stride: layout.stride, fourcc: (layout.format.opaque ?? layout.format).rawValue)
-    let message: DisplayMessage =
+    let message: QEMUDisplayMessage =
       features.contains(.dmabuf2)
       ? .dmabufScanout2(scanout, buffer, modifier: layout.modifier) : .dmabufScanout(scanout, buffer)
     return connection.send(message, passing: fd)
@@ -244,7 +244,7 @@ final class QEMULane {
 
   /// Sends as many rows as one message has; what is left is the job's.
   private func sendPixels(
-    _ rest: Rectangle, _ presentation: Presentation, _ connection: DisplayConnection
+    _ rest: Rectangle, _ presentation: Presentation, _ connection: QEMUDisplayConnection
   ) -> Bool {
     guard !rest.isEmpty, case .shadow(let shadow) = presentation.frame.memory else {
       job?.state = .end
@@ -252,9 +252,9 @@ final class QEMULane {
     }
     let (layout, source) = (presentation.frame.layout, presentation.source)
     let rows = min(rest.height, max(1, UInt32(bandBytes) / (rest.width * 4)))
-    let area = DisplayArea(x: rest.x - source.x, y: rest.y - source.y, width: rest.width, height: rows)
+    let area = QEMUDisplayArea(x: rest.x - source.x, y: rest.y - source.y, width: rest.width, height: rows)
     let offset = Int(layout.offset) + Int(rest.y) * Int(layout.stride) + Int(rest.x) * 4
-    let pixels = DisplayPixels(shadow.mapping, offset: offset, stride: Int(layout.stride))
+    let pixels = QEMUDisplayPixels(shadow.mapping, offset: offset, stride: Int(layout.stride))
     guard connection.send(.update(scanout, area, pixels)) else { return false }
     job?.state = .pixels(
       Rectangle(x: rest.x, y: rest.y + rows, width: rest.width, height: rest.height - rows))
@@ -262,18 +262,19 @@ final class QEMULane {
   }
 
   /// The message that QEMU answers once it has done all that came before; nil if there is none.
-  private func lastMessage(_ now: Job) -> DisplayMessage? {
+  private func lastMessage(_ now: Job) -> QEMUDisplayMessage? {
     guard case .present(let presentation) = now.step, content == .buffer else { return nil }
     let (damage, source) = (now.damage, presentation.source)
     return .dmabufUpdate(
       scanout,
-      DisplayArea(x: damage.x - source.x, y: damage.y - source.y, width: damage.width, height: damage.height))
+      QEMUDisplayArea(
+        x: damage.x - source.x, y: damage.y - source.y, width: damage.width, height: damage.height))
   }
 
-  private func sendCursor(_ connection: DisplayConnection) -> Bool {
+  private func sendCursor(_ connection: QEMUDisplayConnection) -> Bool {
     guard cursorNews != .none, let cursor else { return true }
-    let place = DisplayCursorPlace(scanout: scanout, x: cursor.position.x, y: cursor.position.y)
-    let message: DisplayMessage
+    let place = QEMUDisplayCursorPlace(scanout: scanout, x: cursor.position.x, y: cursor.position.y)
+    let message: QEMUDisplayMessage
     if let image = cursor.image {
       message =
         cursorNews == .position

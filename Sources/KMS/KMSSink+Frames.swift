@@ -62,7 +62,7 @@ extension KMSSink {
 
   /// Allocates memory of the card's that can be shown in this size.
   private func tryCanvas(
-    _ size: PixelSize, _ format: FourCC, _ lane: Lane
+    _ size: PixelSize, _ format: FourCC, _ lane: KMSLane
   ) throws(SinkError) -> (DumbBuffer, FrameLayout, Setting) {
     let plane = lane.output.pipe.plane
     let format = try card.format(wanted: format, for: plane)
@@ -91,7 +91,7 @@ extension KMSSink {
   }
 
   func modes(
-    _ modes: [DisplayMode], first size: PixelSize, _ lane: Lane
+    _ modes: [DisplayMode], first size: PixelSize, _ lane: KMSLane
   ) throws(SinkError) -> [DisplayMode] {
     var modes = modes
     if let index = modes.firstIndex(where: { $0.hdisplay == size.width && $0.vdisplay == size.height }) {
@@ -127,14 +127,14 @@ extension KMSSink {
 
   /// The card reads the frame until the flip to the next one, which it has accepted. For the kernel the frame is
   /// not on the screen any more then, and removing its framebuffer does nothing about it.
-  private func isOnlyScannedOut(_ frame: Frame, _ lane: Lane) -> Bool {
+  private func isOnlyScannedOut(_ frame: Frame, _ lane: KMSLane) -> Bool {
     guard case .step = lane.work, lane.awaited != nil, lane.queue.shown?.frame === frame else { return false }
     if case .present(let next) = lane.queue.current { return next.frame !== frame }
     return true
   }
 
   /// Waits for the flip that is under way. What it means is told from the event loop, as always.
-  private func awaitFlip(_ lane: Lane) {
+  private func awaitFlip(_ lane: KMSLane) {
     let deadline = monotonicNanoseconds() + flipPatience
     while lane.awaited != nil, cardToken != nil {
       let left = deadline - monotonicNanoseconds()

@@ -22,7 +22,7 @@ extension KMSSink {
   }
 
   /// Takes on what there is to do, if nothing is being done.
-  func start(_ lane: Lane) {
+  func start(_ lane: KMSLane) {
     guard lane.work == nil, cardToken != nil, loss == nil else { return }
     if lane.queue.current != nil {
       lane.work = .step
@@ -34,7 +34,7 @@ extension KMSSink {
     attempt(lane)
   }
 
-  private func attempt(_ lane: Lane) {
+  private func attempt(_ lane: KMSLane) {
     commits += 1
     let tag = commits
     do throws(Errno) {
@@ -63,7 +63,7 @@ extension KMSSink {
   }
 
   /// Nil if the frame is not known.
-  private func commit(_ lane: Lane, _ tag: UInt64) throws(Errno) -> KMSOutput.Completion? {
+  private func commit(_ lane: KMSLane, _ tag: UInt64) throws(Errno) -> KMSOutput.Completion? {
     let presentation: Presentation
     switch (lane.work, lane.queue.current) {
     case (.step, .present(let next)): presentation = next
@@ -82,7 +82,7 @@ extension KMSSink {
     return completion
   }
 
-  private func whatIsDone(_ lane: Lane) -> String {
+  private func whatIsDone(_ lane: KMSLane) -> String {
     let name = lane.output.pipe.connector.name
     return switch (lane.work, lane.queue.current) {
     case (.step, .present(let presentation)): "showing \(presentation.frame.layout) on \(name)"
@@ -92,7 +92,7 @@ extension KMSSink {
   }
 
   /// A cursor that the card did not take is the guest's to draw from now on.
-  private func noteCursor(_ lane: Lane) {
+  private func noteCursor(_ lane: KMSLane) {
     let index = Int(lane.scanout.rawValue)
     guard outputs[index].hasCursor, let cursor = lane.output.cursor, !cursor.isUsable else { return }
     outputs[index].hasCursor = false
@@ -114,7 +114,7 @@ extension KMSSink {
 
   /// Outcomes that are known at once are told from the event loop all the same, so that nobody is called
   /// back in the middle of a call.
-  func settleSoon(_ lane: Lane, _ outcome: Result<Void, SinkError>) {
+  func settleSoon(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
     lane.awaited = nil
     lane.outcome = outcome
     settling?.schedule()
@@ -161,7 +161,7 @@ extension KMSSink {
     for (scanout, sequence, error) in failures { observer?.failed(sequence, on: scanout, error) }
   }
 
-  private func settle(_ lane: Lane, _ outcome: Result<Void, SinkError>) {
+  private func settle(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
     guard case .step = lane.work else {
       lane.drop()
       // What cannot be renewed now is renewed by the next step.
@@ -188,7 +188,7 @@ extension KMSSink {
   }
 
   /// A screen that ought to be dark is tried until it is, or until something else is to be shown on it.
-  private func turnOffFailed(_ lane: Lane, _ error: SinkError) {
+  private func turnOffFailed(_ lane: KMSLane, _ error: SinkError) {
     if lane.queue.isBusy { return }
     if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
     lane.refusedTurnOffs += 1

@@ -21,7 +21,7 @@ package final class KMSSink: ScanoutSink {
   /// copying. Nil where no udmabuf was there to try it with.
   package let lentSizes: [[DisplayMode]]?
   package weak var observer: (any ScanoutObserver)?
-  let lanes: [Lane]
+  let lanes: [KMSLane]
   let loop: EventLoop
   let log: Logger
   /// Nil when the card is gone or was given up.
@@ -61,9 +61,9 @@ package final class KMSSink: ScanoutSink {
     _ card: KMSCard, connectors: [String] = [], udmabuf: UdmabufDevice? = nil, loop: EventLoop, log: Logger
   ) throws(KMSError) {
     try card.becomeMaster()
-    var lanes: [Lane] = []
+    var lanes: [KMSLane] = []
     for (index, pipe) in try KMSPipe.choose(connectors, of: card, limit: Self.maximumOutputs).enumerated() {
-      lanes.append(Lane(index, try KMSOutput(pipe, of: card)))
+      lanes.append(KMSLane(index, try KMSOutput(pipe, of: card)))
     }
     (self.card, self.lanes, self.loop, self.log) = (card, lanes, loop, log)
     if let udmabuf { card.tryImport(udmabuf) }
@@ -107,7 +107,7 @@ package final class KMSSink: ScanoutSink {
   deinit { close() }
 
   /// What an output can show, as far as it was tried.
-  static func offer(_ lane: Lane, _ verdict: ModeTrial.Verdict) -> SinkOutput {
+  static func offer(_ lane: KMSLane, _ verdict: ModeTrial.Verdict) -> SinkOutput {
     let connector = lane.output.pipe.connector
     return SinkOutput(
       name: connector.name, modes: connector.isConnected ? verdict.shown : [],
@@ -148,7 +148,7 @@ package final class KMSSink: ScanoutSink {
   var isClosed: Bool { settling == nil }
 
   /// The lane of a scanout, as long as the card is there.
-  func lane(_ scanout: ScanoutID) -> Lane? {
+  func lane(_ scanout: ScanoutID) -> KMSLane? {
     cardToken != nil && scanout.rawValue < lanes.count ? lanes[Int(scanout.rawValue)] : nil
   }
 
@@ -160,7 +160,7 @@ package final class KMSSink: ScanoutSink {
       : SinkError(.noOutput, "scanout \(scanout) has no connector; \(card.name) shows \(lanes.count)")
   }
 
-  func noScreen(_ lane: Lane) -> SinkError {
+  func noScreen(_ lane: KMSLane) -> SinkError {
     SinkError(
       .noOutput, "\(lane.output.pipe.connector.name) of \(card.name) (\(card.driver)) has no screen now")
   }

@@ -40,7 +40,8 @@ package struct LayoutPart: Equatable, Sendable {
   package let offset: UInt64
 
   /// A piece of the memory `backing`.
-  package init(address: GuestAddress, length: UInt64, isReadOnly: Bool = false, backing: Int, offset: UInt64) {
+  package init(address: GuestAddress, length: UInt64, isReadOnly: Bool = false, backing: Int, offset: UInt64)
+  {
     (self.address, self.length, self.isReadOnly) = (address, length, isReadOnly)
     (self.backing, self.offset) = (backing, offset)
   }

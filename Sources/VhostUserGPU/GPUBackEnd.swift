@@ -10,7 +10,7 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
-  private var display: DisplayDrain?
+  private var display: QEMUDisplayDrain?
   /// The connection that it serves.
   package weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
@@ -113,7 +113,7 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
     if let onDisplaySocket {
       onDisplaySocket(socket)
     } else {
-      display = try? DisplayDrain(socket, loop: loop)
+      display = try? QEMUDisplayDrain(socket, loop: loop)
     }
   }
 }

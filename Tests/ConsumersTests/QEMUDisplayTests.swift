@@ -11,7 +11,7 @@ import Udmabuf
 
 /// QEMU's own display as a sink.
 @Suite struct QEMUDisplayTests {
-  typealias Message = DisplayFrontEnd.Received
+  typealias Message = QEMUDisplayFrontEnd.Received
 
   // MARK: Buffers
 
@@ -455,12 +455,12 @@ import Udmabuf
     try rig.frontEnd.reply(1, QEMURig.both.bytes)
     #expect(try rig.messages() == [Message(2, QEMURig.both.bytes)])
     #expect(heard == [])
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800)]))
     #expect(try rig.messages() == [Message(11, QEMURig.words(0))], "the second one is not enabled")
     #expect(heard == ["outputs", "outputs", "edid of 1: -1"])
     #expect(rig.takeReports() == ["outputs"])
     #expect(rig.sink.outputs.map { $0.modes.map(\.description) } == [["1280x800@60"], []])
-    try rig.frontEnd.reply(11, DisplayFrontEnd.edid([UInt8](repeating: 1, count: 256)))
+    try rig.frontEnd.reply(11, QEMUDisplayFrontEnd.edid([UInt8](repeating: 1, count: 256)))
     try rig.settle()
     #expect(heard.last == "edid of 0: 256")
 
@@ -468,14 +468,14 @@ import Udmabuf
     heard = []
     #expect(ask() && !askEDID(1))
     #expect(try rig.messages() == [Message(3)])
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1024, 768), (640, 480)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1024, 768), (640, 480)]))
     try rig.settle()
     #expect(heard == ["outputs"] && rig.takeReports() == ["outputs"])
     #expect(askEDID(1))
     #expect(try rig.messages() == [Message(11, QEMURig.words(1))])
     // QEMU leaves it out.
     #expect(ask())
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1024, 768), (640, 480)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1024, 768), (640, 480)]))
     try rig.settle()
     #expect(heard == ["outputs", "edid of 1: -1", "outputs"] && rig.takeReports() == [])
   }
@@ -510,7 +510,7 @@ import Udmabuf
     try rig.frontEnd.reply(1, QEMURig.both.bytes)
     #expect(try rig.messages() == [Message(2, QEMURig.both.bytes)])
     let before = rig.sink.outputs
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(800, 600)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(800, 600)]))
     try rig.settle()
     #expect(rig.sink.outputs == before && rig.takeReports() == [])
     #expect(rig.sink.outputs.map(\.hasCursor) == [true, true])
@@ -542,7 +542,7 @@ import Udmabuf
       let frame = try rig.lent()
       rig.present(frame)
       #expect(try rig.messages() == [], "it may still say what it can do")
-      try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+      try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800)]))
       // Nothing is chosen of features, and no EDID is asked for.
       #expect(try rig.messages() == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48)])
       try rig.reply(10)
@@ -562,7 +562,7 @@ import Udmabuf
           QEMURig.noBuffer(), QEMURig.size(64, 48), rig.pixels(copied, whole), Message(3),
         ])
       #expect(rig.takeReports() == [])
-      try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(640, 480)]))
+      try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(640, 480)]))
       try rig.settle()
       #expect(rig.takeReports() == ["presented \(turn * 2 + 2) of \(copied.id) on 0"])
     }
@@ -575,7 +575,7 @@ import Udmabuf
     let rig = try QEMURig(patience: 1)
     try rig.connect()
     _ = try rig.messages()
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800)]))
     let frame = try rig.lent()
     rig.present(frame)
     var messages: [Message] = []
@@ -585,7 +585,7 @@ import Udmabuf
       try rig.loop.turn(milliseconds: 10)
     }
     #expect(messages == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48), Message(3)])
-    try rig.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800)]))
+    try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800)]))
     try rig.settle()
     #expect(rig.takeReports().last == "presented 1 of 1 on 0")
   }
@@ -604,7 +604,8 @@ import Udmabuf
         answered += 1
         try rig.frontEnd.reply(
           message.request,
-          message.request == 3 ? DisplayFrontEnd.displayInfo([(1920, 1080)]) : DisplayFrontEnd.edid([]))
+          message.request == 3
+            ? QEMUDisplayFrontEnd.displayInfo([(1920, 1080)]) : QEMUDisplayFrontEnd.edid([]))
       }
       try rig.settle()
     }

@@ -10,13 +10,13 @@ import Udmabuf
 
 /// A sink on QEMU's display, the front end at the other end of its socket, and what the sink reports.
 final class QEMURig: ScanoutObserver {
-  typealias Message = DisplayFrontEnd.Received
+  typealias Message = QEMUDisplayFrontEnd.Received
 
   static let both: UInt64 = 3
   let loop: EventLoop
   let log = LogBook()
   let sink: QEMUDisplaySink
-  private(set) var frontEnd: DisplayFrontEnd!
+  private(set) var frontEnd: QEMUDisplayFrontEnd!
   var reports: [String] = []
   private var lastFrame: UInt64 = 0
   private var sequences: [UInt32: UInt64] = [:]
@@ -69,7 +69,7 @@ final class QEMURig: ScanoutObserver {
   }
 
   /// A new socket, as QEMU hands it over.
-  func connect() throws { frontEnd = try DisplayFrontEnd { sink.connect($0) } }
+  func connect() throws { frontEnd = try QEMUDisplayFrontEnd { sink.connect($0) } }
 
   /// A new socket, on which QEMU has said what it can do and has.
   func introduce(_ features: UInt64 = QEMURig.both) throws {
@@ -77,7 +77,7 @@ final class QEMURig: ScanoutObserver {
     #expect(try messages() == [Message(1), Message(3)])
     try frontEnd.reply(1, features.bytes)
     #expect(try messages(1) == [Message(2, (features & 3).bytes)])
-    try frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1920, 1080)]))
+    try frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1920, 1080)]))
     try settle()
   }
 

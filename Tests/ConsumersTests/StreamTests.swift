@@ -14,13 +14,13 @@ import Testing
 
   init() throws { rig = try Rig(scanouts: 2) }
 
-  private typealias Received = DisplayFrontEnd.Received
+  private typealias Received = QEMUDisplayFrontEnd.Received
 
-  private func stream(features: UInt64? = 0b11) throws -> DisplayFrontEnd {
+  private func stream(features: UInt64? = 0b11) throws -> QEMUDisplayFrontEnd {
     let caller = try rig.connect()
     try caller.send("Stream", upgrade: true)
     #expect(try caller.messages(upTo: 18) == [Array(#"{"parameters":{}}"#.utf8)])
-    let frontEnd = DisplayFrontEnd(adopting: try caller.takeSocket())
+    let frontEnd = QEMUDisplayFrontEnd(adopting: try caller.takeSocket())
     if let features {
       try rig.settle()
       #expect(try frontEnd.all() == [Received(1)])
@@ -31,7 +31,7 @@ import Testing
     return frontEnd
   }
 
-  private func heard(_ frontEnd: DisplayFrontEnd) throws -> [Received] {
+  private func heard(_ frontEnd: QEMUDisplayFrontEnd) throws -> [Received] {
     try rig.settle()
     return try frontEnd.all()
   }

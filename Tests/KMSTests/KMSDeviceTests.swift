@@ -257,7 +257,7 @@ import Udmabuf
   }
 
   /// The driver of cirrus on 6.12 maps what it imports for a device of 32 address bits. Where there is memory above
-  /// them (`qemu/testhost --kernel oldest-udmabuf --memory 6G`), the kernel gives the device a copy, and writes it back. On 7.3
+  /// them (`qemu/boot-host --kernel oldest-udmabuf --memory 6G`), the kernel gives the device a copy, and writes it back. On 7.3
   /// bochs has no more bits, and its driver maps nothing. Where the trial cannot be made at the start, what the kernel says
   /// counts.
   @Test(arguments: [64, 0])

@@ -10,7 +10,7 @@ import Udmabuf
 
 @testable import KMS
 
-/// A card with four screens and cursor planes that refuses the memory of guests: `qemu/testhost --card
+/// A card with four screens and cursor planes that refuses the memory of guests: `qemu/boot-host --card
 /// virtio-gpu:4`. Each picture is a copy in the card's own memory.
 @Suite(.testHost, .serialized) struct KMSHeadsTests {
   private static let sizes: [(width: UInt32, height: UInt32)] = [

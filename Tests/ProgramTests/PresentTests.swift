@@ -264,7 +264,7 @@ extension PresentTests {
   }
 }
 
-/// On a card with several screens that refuses the memory of guests: `qemu/testhost --card virtio-gpu:4`.
+/// On a card with several screens that refuses the memory of guests: `qemu/boot-host --card virtio-gpu:4`.
 @Suite(.testHost, .serialized) final class PresentHeadsTests: PresentStage {
   init() throws { try super.init(["1024x768", "1280x800"]) }
 

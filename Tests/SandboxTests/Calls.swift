@@ -1,6 +1,6 @@
 import CLinux
-import CUdmabuf
 import CSeccomp
+import CUdmabuf
 import Glibc
 import RawCall
 import Testing

@@ -5,7 +5,7 @@ package import SystemPackage
 package import Testing
 internal import Udmabuf
 
-/// The VM of `qemu/testhost`, which has `/dev/udmabuf` and a KMS card.
+/// The VM of `qemu/boot-host`, which has `/dev/udmabuf` and a KMS card.
 package enum TestHost {
   /// We are in it. In there a device that is missing fails a test; elsewhere such tests are skipped.
   package static let isActive = unsafe getenv("UDMABRIDGE_TESTHOST") != nil
@@ -39,7 +39,7 @@ package enum TestHost {
 extension Trait where Self == ConditionTrait {
   /// The test needs the test host.
   package static var testHost: Self {
-    .enabled(if: TestHost.isActive, "runs in the test host: qemu/testhost -- swift test --skip-build")
+    .enabled(if: TestHost.isActive, "runs in the test host: qemu/boot-host -- swift test --skip-build")
   }
 }
 

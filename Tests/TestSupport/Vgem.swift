@@ -14,7 +14,7 @@ package final class Vgem {
   /// DRM_VGEM_FENCE_ATTACH and DRM_VGEM_FENCE_SIGNAL
   private static let (attach, signal): (UInt, UInt) = (1, 2)
 
-  /// The first card of that driver (`qemu/testhost --vgem`).
+  /// The first card of that driver (`qemu/boot-host --vgem`).
   package init() throws {
     for number in 0..<8 {
       guard let card = try? FD.open(FilePath("/dev/dri/card\(number)"), writable: true) else { continue }

@@ -24,7 +24,8 @@ import Testing
   func command() throws {
     let (status, output) = try Tool.shell(
       filled(
-        "udmabridge create --fd {} --as-fd 9 0x3000:4K 0x1000:8K --name spam -- peer import 9 /dev/dri/card0")
+        "udmabridge create --fd {} --as-fd 9 0x3000:4K 0x1000:8K --name spam -- stranger import 9 /dev/dri/card0"
+      )
     )
     #expect(status == 0, "\(output)")
     let end = try #require(output.firstIndex(of: "\n"))
@@ -37,9 +38,10 @@ import Testing
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
     let (receiver, reader) = try startReading(
-      builtPrograms.appending("peer"), ["receive", "\(directory)/socket", "/dev/dri/card0"], withErrors: true)
+      builtPrograms.appending("stranger"), ["receive", "\(directory)/socket", "/dev/dri/card0"],
+      withErrors: true)
     defer { receiver.signal(SIGKILL) }
-    try waitUntil("the peer listens") { FileManager.default.fileExists(atPath: "\(directory)/socket") }
+    try waitUntil("the stranger listens") { FileManager.default.fileExists(atPath: "\(directory)/socket") }
     let (status, output) = try Tool.shell(
       filled("udmabridge create --fd {} 0x2000:4K 0x5000:4K --send \(directory)/socket"))
     #expect(status == 0, "\(output)")
@@ -113,7 +115,7 @@ import Testing
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
     let (shell, _) = try startReading(
-      "/bin/bash", ["-c", "sleep 600 | { \(builtPrograms)/peer hold \(count) >\(directory)/out; }"],
+      "/bin/bash", ["-c", "sleep 600 | { \(builtPrograms)/stranger hold \(count) >\(directory)/out; }"],
       withErrors: true)
     defer {
       _ = try? Tool.shell("pkill -P $(pgrep -P \(shell.pid) -d,) 2>/dev/null; pkill -P \(shell.pid)")
@@ -121,7 +123,7 @@ import Testing
       shell.wait()
     }
     var numbers: [UInt64] = []
-    try waitUntil("the peer holds them") {
+    try waitUntil("the stranger holds them") {
       numbers = ((try? readText(directory.appending("out"))) ?? "").split(whereSeparator: \.isWhitespace)
         .compactMap { UInt64($0) }
       return numbers.count == count + 1
@@ -138,7 +140,7 @@ import Testing
       #expect(users.count == 2)
       let own = try #require(users.first { $0["pid"] as? Int32 == child })
       let parent = try #require(users.first { $0["pid"] as? Int32 != child })
-      #expect(parent["program"] as? String == "peer")
+      #expect(parent["program"] as? String == "stranger")
       #expect((parent["descriptors"] as? [Int])?.count == 1)
       // Every second one is only mapped in the child.
       #expect((own["descriptors"] as? [Int])?.count == (index % 2 == 0 ? 1 : 0))

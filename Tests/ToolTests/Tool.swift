@@ -12,7 +12,7 @@ enum Tool {
     try TestSupport.run(program, arguments, withErrors: true)
   }
 
-  /// Runs a line of the shell, in which `udmabridge` and `peer` are the programs of these tests.
+  /// Runs a line of the shell, in which `udmabridge` and `stranger` are the programs of these tests.
   static func shell(_ line: String) throws -> (status: Int32, output: String) {
     try TestSupport.run(
       "/bin/bash", ["-c", "PATH=\"\(builtPrograms.string):$PATH\"; \(line)"], withErrors: true)

@@ -9,18 +9,18 @@ import Testing
 /// A connection and the front end at its other end.
 final class DisplayLink {
   let loop: EventLoop
-  let frontEnd: DisplayFrontEnd
-  var connection: DisplayConnection?
+  let frontEnd: QEMUDisplayFrontEnd
+  var connection: QEMUDisplayConnection?
   var timesReady = 0
-  var ends: [DisplayError?] = []
+  var ends: [QEMUDisplayError?] = []
 
   init() throws {
     let loop = try EventLoop()
     self.loop = loop
     var socket: UnixSocket?
-    frontEnd = try DisplayFrontEnd { socket = consume $0 }
+    frontEnd = try QEMUDisplayFrontEnd { socket = consume $0 }
     guard let socket = socket.take() else { preconditionFailure("a pair was made") }
-    connection = try DisplayConnection(
+    connection = try QEMUDisplayConnection(
       socket, loop: loop, onReady: { [unowned self] in timesReady += 1 },
       onEnd: { [unowned self] in ends.append($0) })
   }
@@ -30,26 +30,26 @@ final class DisplayLink {
 
 struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   let testDescription: String
-  let message: DisplayMessage
+  let message: QEMUDisplayMessage
   let payload: [UInt8]
 
-  init(_ message: DisplayMessage, _ payload: [UInt8]) {
+  init(_ message: QEMUDisplayMessage, _ payload: [UInt8]) {
     (testDescription, self.message, self.payload) = ("\(message.request)", message, payload)
   }
 }
 
 @Suite struct DisplayConnectionTests {
-  static let buffer = DisplayBuffer(
-    area: DisplayArea(x: 1, y: 2, width: 640, height: 480), width: 1024, height: 768, stride: 4096,
+  static let buffer = QEMUDisplayBuffer(
+    area: QEMUDisplayArea(x: 1, y: 2, width: 640, height: 480), width: 1024, height: 768, stride: 4096,
     fourcc: 0x3432_5258)
   static let image = (0..<64 * 64 * 4).map { UInt8(truncatingIfNeeded: $0 &* 7) }
 
   static let sent = [
     SentCase(.setProtocolFeatures([.edid, .dmabuf2]), numbers(3, 0)),
-    SentCase(.cursorPosition(DisplayCursorPlace(scanout: 1, x: -2, y: 3)), numbers(1, UInt32.max - 1, 3)),
-    SentCase(.cursorHide(DisplayCursorPlace(scanout: 2, x: 5, y: 6)), numbers(2, 5, 6)),
+    SentCase(.cursorPosition(QEMUDisplayCursorPlace(scanout: 1, x: -2, y: 3)), numbers(1, UInt32.max - 1, 3)),
+    SentCase(.cursorHide(QEMUDisplayCursorPlace(scanout: 2, x: 5, y: 6)), numbers(2, 5, 6)),
     SentCase(
-      .cursorUpdate(DisplayCursorPlace(scanout: 0, x: 4, y: 5), hotX: 6, hotY: 7, image: image),
+      .cursorUpdate(QEMUDisplayCursorPlace(scanout: 0, x: 4, y: 5), hotX: 6, hotY: 7, image: image),
       numbers(0, 4, 5, 6, 7) + image),
     SentCase(.scanout(3, width: 800, height: 600), numbers(3, 800, 600)),
     SentCase(.dmabufScanout(4, nil), numbers(4, 0, 0, 0, 0, 0, 0, 0, 0, 0)),
@@ -75,14 +75,14 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
       #expect(link.connection?.send(item.message, passing: fd) == true)
       return try fd.status().inode
     }
-    let expected = DisplayFrontEnd.Received(item.message.request.rawValue, item.payload, inode: inode)
+    let expected = QEMUDisplayFrontEnd.Received(item.message.request.rawValue, item.payload, inode: inode)
     #expect(try link.frontEnd.all() == [expected])
   }
 
   /// The protocol's numbers are those of QEMU's list, in its order.
   @Test func numbersTheRequests() {
-    #expect(DisplayRequest.allCases.map(\.rawValue) == Array(1...12))
-    let sizes = DisplayRequest.allCases.map(\.replySize)
+    #expect(QEMUDisplayRequest.allCases.map(\.rawValue) == Array(1...12))
+    let sizes = QEMUDisplayRequest.allCases.map(\.replySize)
     #expect(sizes == [8, nil, 408, nil, nil, nil, nil, nil, nil, 0, 1056, nil])
   }
 
@@ -94,8 +94,8 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     }
     for index: UInt32 in 0..<64 { mapping.store(index, at: Int(index) * 4) }
     // A part of 2x3 pixels of an image that has rows of 8.
-    let pixels = DisplayPixels(mapping, offset: (2 * 8 + 3) * 4, stride: 8 * 4)
-    let area = DisplayArea(x: 3, y: 2, width: 2, height: 3)
+    let pixels = QEMUDisplayPixels(mapping, offset: (2 * 8 + 3) * 4, stride: 8 * 4)
+    let area = QEMUDisplayArea(x: 3, y: 2, width: 2, height: 3)
     #expect(try #require(link.connection).send(.update(7, area, pixels)))
     let expected = numbers(7, 3, 2, 2, 3, 19, 20, 27, 28, 35, 36)
     #expect(try link.frontEnd.all() == [.init(8, expected)])
@@ -104,9 +104,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   @Test func asksAndHears() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
-    var heard: [DisplayReply?] = []
-    let area = DisplayArea(x: 1, y: 2, width: 3, height: 4)
-    let asked: [DisplayMessage] = [
+    var heard: [QEMUDisplayReply?] = []
+    let area = QEMUDisplayArea(x: 1, y: 2, width: 3, height: 4)
+    let asked: [QEMUDisplayMessage] = [
       .getProtocolFeatures, .getDisplayInfo, .dmabufUpdate(5, area), .getEDID(6),
     ]
     for message in asked { #expect(connection.ask(message) { heard.append($0) }) }
@@ -118,12 +118,12 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(heard == [])
 
     try link.frontEnd.reply(1, numbers(1, 0))
-    try link.frontEnd.reply(3, DisplayFrontEnd.displayInfo([(1280, 800), (640, 480)]))
+    try link.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800), (640, 480)]))
     try link.frontEnd.reply(10)
-    try link.frontEnd.reply(11, DisplayFrontEnd.edid([0, 0xff, 3]))
+    try link.frontEnd.reply(11, QEMUDisplayFrontEnd.edid([0, 0xff, 3]))
     try link.settle()
-    func screen(_ width: UInt32, _ height: UInt32) -> DisplayScreen {
-      DisplayScreen(area: DisplayArea(x: 0, y: 0, width: width, height: height), isEnabled: width > 0)
+    func screen(_ width: UInt32, _ height: UInt32) -> QEMUDisplayScreen {
+      QEMUDisplayScreen(area: QEMUDisplayArea(x: 0, y: 0, width: width, height: height), isEnabled: width > 0)
     }
     let screens = [screen(1280, 800), screen(640, 480)] + Array(repeating: screen(0, 0), count: 14)
     #expect(heard == [.protocolFeatures(.edid), .displayInfo(screens), .updated, .edid([0, 0xff, 3])])
@@ -133,7 +133,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   /// A reply may come in pieces.
   @Test func putsRepliesTogether() throws {
     let link = try DisplayLink()
-    var heard: [DisplayReply?] = []
+    var heard: [QEMUDisplayReply?] = []
     for _ in 0..<2 { #expect(try #require(link.connection).ask(.getProtocolFeatures) { heard.append($0) }) }
     let bytes = numbers(1, 4, 8, 2, 0)
     for byte in bytes + bytes {
@@ -148,7 +148,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     var heard: [String] = []
-    let area = DisplayArea(x: 0, y: 0, width: 1, height: 1)
+    let area = QEMUDisplayArea(x: 0, y: 0, width: 1, height: 1)
     #expect(connection.ask(.dmabufUpdate(0, area)) { heard.append("update \($0.map { "\($0)" } ?? "none")") })
     #expect(connection.ask(.getEDID(9)) { heard.append("edid \($0.map { "\($0)" } ?? "none")") })
     #expect(connection.ask(.getProtocolFeatures) { _ in heard.append("barrier") })
@@ -161,7 +161,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(heard.last == "second updated")
   }
 
-  static let wrong: [(String, [UInt8], DisplayError)] = [
+  static let wrong: [(String, [UInt8], QEMUDisplayError)] = [
     ("a reply to nothing", numbers(1, 4, 8, 0, 0), .unasked(.getProtocolFeatures)),
     ("a request", numbers(3, 0, 408), .noReply(.getDisplayInfo, flags: 0)),
     ("an unknown code", numbers(99, 4, 0), .unknownReply(code: 99)),
@@ -178,7 +178,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
       .edidSize(1025)
     ),
     (
-      "a reply before its turn", numbers(11, 4, 1056) + DisplayFrontEnd.edid([]),
+      "a reply before its turn", numbers(11, 4, 1056) + QEMUDisplayFrontEnd.edid([]),
       .outOfTurn(.getEDID, before: .getDisplayInfo)
     ),
   ]
@@ -190,7 +190,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     var heard = 0
     #expect(connection.ask(.getDisplayInfo) { _ in heard += 1 })
     if case .edidSize = error {
-      try link.frontEnd.reply(3, DisplayFrontEnd.displayInfo([]))
+      try link.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([]))
       try link.settle()
       heard = 0
     }
@@ -237,7 +237,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   @Test func finishesWhatHasBegun() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
-    let place = DisplayCursorPlace(scanout: 0, x: 1, y: 2)
+    let place = QEMUDisplayCursorPlace(scanout: 0, x: 1, y: 2)
     func image(_ number: Int) -> [UInt8] { [UInt8](repeating: UInt8(number & 0xff), count: 64 * 64 * 4) }
     var taken = 0
     while connection.send(.cursorUpdate(place, hotX: 0, hotY: 0, image: image(taken))) {
@@ -248,7 +248,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     try link.settle()
     #expect(link.timesReady == 0)
 
-    var read: [DisplayFrontEnd.Received] = []
+    var read: [QEMUDisplayFrontEnd.Received] = []
     for _ in 0..<1000 where link.timesReady == 0 || read.count < taken {
       read += try link.frontEnd.all()
       try link.settle()
@@ -262,7 +262,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   @Test func asksNoMoreThanIsRemembered() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
-    for _ in 0..<DisplayConnection.maxOutstanding { #expect(connection.ask(.getProtocolFeatures) { _ in }) }
+    for _ in 0..<QEMUDisplayConnection.maxOutstanding {
+      #expect(connection.ask(.getProtocolFeatures) { _ in })
+    }
     #expect(!connection.ask(.getProtocolFeatures) { _ in })
     try link.settle()
     #expect(link.timesReady == 0)
@@ -294,7 +296,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     let file = try Memfd.create(name: "no socket", size: 1)
     #expect(throws: Errno.notPermitted) {
       let fd = try file.withDescriptor { fd throws(Errno) in try fd.duplicate() }
-      _ = try DisplayConnection(UnixSocket(adopting: fd), loop: loop, onReady: {}, onEnd: { _ in })
+      _ = try QEMUDisplayConnection(UnixSocket(adopting: fd), loop: loop, onReady: {}, onEnd: { _ in })
     }
   }
 }

@@ -31,7 +31,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     let number = event.fd.withRaw { $0 }
     try UnixSocket.pair { mine, theirs in
       try theirs.fd.setNonblocking()
-      let drain = try DisplayDrain(mine, loop: loop)
+      let drain = try QEMUDisplayDrain(mine, loop: loop)
       // So often that the socket would be full many times.
       for _ in 0..<100 {
         let sent = unsafe try theirs.send(
@@ -47,7 +47,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
   @Test(arguments: [1, 8, 12]) func closesWhatItIsSent(_ count: Int) throws {
     let loop = try EventLoop()
     try UnixSocket.pair { mine, theirs in
-      let drain = try DisplayDrain(mine, loop: loop)
+      let drain = try QEMUDisplayDrain(mine, loop: loop)
       try UnixSocket.pair { passed, watched in
         let number = passed.fd.withRaw { $0 }
         let bytes: [UInt8] = [1]
@@ -68,8 +68,8 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
 
   @Test func endsWithItsPeer() throws {
     let loop = try EventLoop()
-    var drain: DisplayDrain?
-    try UnixSocket.pair { mine, _ in drain = try DisplayDrain(mine, loop: loop) }
+    var drain: QEMUDisplayDrain?
+    try UnixSocket.pair { mine, _ in drain = try QEMUDisplayDrain(mine, loop: loop) }
     #expect(try #require(drain).isOpen)
     let last = try #require(drain)
     try loop.turn(until: "the end of its peer") { !last.isOpen }
@@ -80,7 +80,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     let loop = try EventLoop()
     try UnixSocket.pair { mine, theirs in
       try theirs.fd.setNonblocking()
-      var drain: DisplayDrain? = try DisplayDrain(mine, loop: loop)
+      var drain: QEMUDisplayDrain? = try QEMUDisplayDrain(mine, loop: loop)
       #expect(drain != nil)
       drain = nil
       // A process that another test starts just then has it for a moment longer.
@@ -97,7 +97,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     let file = try Memfd.create(name: "no socket", size: 1)
     #expect(throws: Errno.notPermitted) {
       let fd = try file.withDescriptor { fd throws(Errno) in try fd.duplicate() }
-      _ = try DisplayDrain(UnixSocket(adopting: fd), loop: loop)
+      _ = try QEMUDisplayDrain(UnixSocket(adopting: fd), loop: loop)
     }
   }
 }

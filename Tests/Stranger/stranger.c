@@ -20,12 +20,12 @@
 #include <linux/udmabuf.h>
 
 static void fail(const char *what) {
-    fprintf(stderr, "peer: %s: %s\n", what, strerror(errno));
+    fprintf(stderr, "stranger: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
 static void usage(void) {
-    fputs("usage: peer COMMAND\n"
+    fputs("usage: stranger COMMAND\n"
           "  import FD CARD          import a dma-buf, export it again, print `imported INODE SIZE`, copy it to\n"
           "                          standard output\n"
           "  receive SOCKET CARD     the same with the descriptor that comes on a socket; print the message first\n"
@@ -106,7 +106,7 @@ static void hold(int count) {
     long page = sysconf(_SC_PAGESIZE);
     for (int index = 0; index < count; index++) {
         off_t size = page * (index + 1);
-        int memfd = memfd_create("peer", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+        int memfd = memfd_create("stranger", MFD_ALLOW_SEALING | MFD_CLOEXEC);
         if (memfd < 0 || ftruncate(memfd, size) || fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK)) fail("memfd");
         buffers[index] = create(memfd, 0, (uint64_t)size);
         close(memfd);

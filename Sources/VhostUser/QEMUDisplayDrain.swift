@@ -3,7 +3,7 @@ package import SystemPackage
 
 /// QEMU's display socket (`GPU_SET_SOCKET`) where nothing is to be shown by QEMU: nothing is sent, and what
 /// comes is thrown away, descriptors and all, so that QEMU never waits for room. It closes with its owner.
-package final class DisplayDrain {
+package final class QEMUDisplayDrain {
   /// So much is read in one turn; the rest waits for the next.
   private static let chunk = 4096
 

@@ -1,7 +1,7 @@
 internal import Scanout
 
 /// What one output is at. At most one commit of it is in the card.
-final class Lane {
+final class KMSLane {
   /// What is in the card, waits for the card to be ready, or waits to be settled.
   enum Work {
     /// The queue's current step.

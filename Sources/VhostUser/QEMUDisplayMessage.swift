@@ -1,7 +1,7 @@
 package import Linux
 
 /// What a back end sends on QEMU's display socket. The C originals are `VHOST_USER_GPU_*`.
-package enum DisplayRequest: UInt32, Sendable, CaseIterable {
+package enum QEMUDisplayRequest: UInt32, Sendable, CaseIterable {
   case getProtocolFeatures = 1
   case setProtocolFeatures
   case getDisplayInfo
@@ -16,7 +16,7 @@ package enum DisplayRequest: UInt32, Sendable, CaseIterable {
   case dmabufScanout2
 }
 
-extension DisplayRequest: CustomStringConvertible {
+extension QEMUDisplayRequest: CustomStringConvertible {
   /// As the protocol names it.
   package var description: String {
     switch self {
@@ -38,17 +38,17 @@ extension DisplayRequest: CustomStringConvertible {
 
 /// What a front end's display can do beyond the first version of the protocol. The C originals are
 /// `VHOST_USER_GPU_PROTOCOL_F_*`.
-package struct DisplayFeatures: OptionSet, Sendable {
+package struct QEMUDisplayFeatures: OptionSet, Sendable {
   package let rawValue: UInt64
   package init(rawValue: UInt64) { self.rawValue = rawValue }
   /// It answers GET_EDID.
-  package static let edid = DisplayFeatures(rawValue: 1 << 0)
+  package static let edid = QEMUDisplayFeatures(rawValue: 1 << 0)
   /// It knows DMABUF_SCANOUT2.
-  package static let dmabuf2 = DisplayFeatures(rawValue: 1 << 1)
+  package static let dmabuf2 = QEMUDisplayFeatures(rawValue: 1 << 1)
 }
 
 /// A part of a scanout, or of a desktop, in pixels.
-package struct DisplayArea: Equatable, Sendable {
+package struct QEMUDisplayArea: Equatable, Sendable {
   package var x, y, width, height: UInt32
   package init(x: UInt32, y: UInt32, width: UInt32, height: UInt32) {
     (self.x, self.y, self.width, self.height) = (x, y, width, height)
@@ -56,16 +56,16 @@ package struct DisplayArea: Equatable, Sendable {
 }
 
 /// Where a cursor is: the upper left pixel of its image, which may lie outside the picture.
-package struct DisplayCursorPlace: Equatable, Sendable {
+package struct QEMUDisplayCursorPlace: Equatable, Sendable {
   package var scanout: UInt32
   package var x, y: Int32
   package init(scanout: UInt32, x: Int32, y: Int32) { (self.scanout, self.x, self.y) = (scanout, x, y) }
 }
 
 /// How an image lies in the dma-buf that goes with DMABUF_SCANOUT. The C original is `VhostUserGpuDMABUFScanout`.
-package struct DisplayBuffer: Equatable, Sendable {
+package struct QEMUDisplayBuffer: Equatable, Sendable {
   /// What is shown of the image. QEMU does not look at x and y.
-  package var area: DisplayArea
+  package var area: QEMUDisplayArea
   /// Of the whole image, in pixels.
   package var width, height: UInt32
   /// Bytes from one row to the next. The first one begins with the dma-buf.
@@ -73,14 +73,14 @@ package struct DisplayBuffer: Equatable, Sendable {
   /// DRM's name of the pixel format.
   package var fourcc: UInt32
 
-  package init(area: DisplayArea, width: UInt32, height: UInt32, stride: UInt32, fourcc: UInt32) {
+  package init(area: QEMUDisplayArea, width: UInt32, height: UInt32, stride: UInt32, fourcc: UInt32) {
     (self.area, self.width, self.height) = (area, width, height)
     (self.stride, self.fourcc) = (stride, fourcc)
   }
 }
 
 /// Where the pixels of an UPDATE are: rows of four bytes for each pixel, blue, green, red and one that is unused.
-package struct DisplayPixels {
+package struct QEMUDisplayPixels {
   package let mapping: Mapping
   /// Where the first pixel is, and from one row to the next, in bytes.
   package let offset, stride: Int
@@ -92,33 +92,33 @@ package struct DisplayPixels {
 }
 
 /// A message of a back end on QEMU's display socket.
-package enum DisplayMessage {
+package enum QEMUDisplayMessage {
   case getProtocolFeatures
-  case setProtocolFeatures(DisplayFeatures)
+  case setProtocolFeatures(QEMUDisplayFeatures)
   case getDisplayInfo
   /// Shows the cursor there.
-  case cursorPosition(DisplayCursorPlace)
+  case cursorPosition(QEMUDisplayCursorPlace)
   /// Shows none.
-  case cursorHide(DisplayCursorPlace)
+  case cursorHide(QEMUDisplayCursorPlace)
   /// Shows this image: 64x64 pixels of four bytes, blue, green, red, alpha.
-  case cursorUpdate(DisplayCursorPlace, hotX: UInt32, hotY: UInt32, image: [UInt8])
+  case cursorUpdate(QEMUDisplayCursorPlace, hotX: UInt32, hotY: UInt32, image: [UInt8])
   /// The scanout shows pixels of this size, which come with UPDATE; none if a side is 0.
   case scanout(UInt32, width: UInt32, height: UInt32)
-  case update(UInt32, DisplayArea, DisplayPixels)
+  case update(UInt32, QEMUDisplayArea, QEMUDisplayPixels)
   /// The scanout shows a dma-buf, whose descriptor goes with it; none, and without a descriptor, for nil.
-  case dmabufScanout(UInt32, DisplayBuffer?)
+  case dmabufScanout(UInt32, QEMUDisplayBuffer?)
   /// The dma-buf has changed there. It is answered when that was shown.
-  case dmabufUpdate(UInt32, DisplayArea)
+  case dmabufUpdate(UInt32, QEMUDisplayArea)
   case getEDID(UInt32)
   /// As DMABUF_SCANOUT, with DRM's name of how the pixels are arranged.
-  case dmabufScanout2(UInt32, DisplayBuffer, modifier: UInt64)
+  case dmabufScanout2(UInt32, QEMUDisplayBuffer, modifier: UInt64)
 
   /// An UPDATE carries no more bytes of pixels than this.
   package static let maxPixelBytes = 1 << 20
   /// What a CURSOR_UPDATE carries.
   package static let cursorBytes = 64 * 64 * 4
 
-  package var request: DisplayRequest {
+  package var request: QEMUDisplayRequest {
     switch self {
     case .getProtocolFeatures: .getProtocolFeatures
     case .setProtocolFeatures: .setProtocolFeatures
@@ -194,19 +194,19 @@ package enum DisplayMessage {
 }
 
 extension [UInt8] {
-  fileprivate mutating func append(_ place: DisplayCursorPlace) {
+  fileprivate mutating func append(_ place: QEMUDisplayCursorPlace) {
     append(number: place.scanout)
     append(number: place.x)
     append(number: place.y)
   }
 
-  fileprivate mutating func append(_ area: DisplayArea) {
+  fileprivate mutating func append(_ area: QEMUDisplayArea) {
     for number in [area.x, area.y, area.width, area.height] { append(number: number) }
   }
 
-  fileprivate mutating func append(_ scanout: UInt32, _ buffer: DisplayBuffer?) {
+  fileprivate mutating func append(_ scanout: UInt32, _ buffer: QEMUDisplayBuffer?) {
     append(number: scanout)
-    append(buffer?.area ?? DisplayArea(x: 0, y: 0, width: 0, height: 0))
+    append(buffer?.area ?? QEMUDisplayArea(x: 0, y: 0, width: 0, height: 0))
     // No flags: the first row is the upper one.
     for number in [buffer?.width, buffer?.height, buffer?.stride, 0, buffer?.fourcc] {
       append(number: number ?? 0)

@@ -2,7 +2,7 @@ package import Linux
 internal import SystemPackage
 
 /// QEMU's end of the display socket.
-package final class DisplayFrontEnd {
+package final class QEMUDisplayFrontEnd {
   private final class End {
     let socket: UnixSocket
     init(_ socket: consuming UnixSocket) { self.socket = socket }

@@ -1,19 +1,19 @@
 package import SystemPackage
 
 /// What QEMU's display socket said that it must not, or why it failed.
-package enum DisplayError: Error, Equatable {
+package enum QEMUDisplayError: Error, Equatable {
   case socket(Errno)
   case cutOff
   case unknownReply(code: UInt32)
-  case noReply(DisplayRequest, flags: UInt32)
-  case size(DisplayRequest, size: UInt32, expected: Int)
-  case unasked(DisplayRequest)
-  case outOfTurn(DisplayRequest, before: DisplayRequest)
-  case type(DisplayRequest, type: UInt32, expected: UInt32)
+  case noReply(QEMUDisplayRequest, flags: UInt32)
+  case size(QEMUDisplayRequest, size: UInt32, expected: Int)
+  case unasked(QEMUDisplayRequest)
+  case outOfTurn(QEMUDisplayRequest, before: QEMUDisplayRequest)
+  case type(QEMUDisplayRequest, type: UInt32, expected: UInt32)
   case edidSize(UInt32)
 }
 
-extension DisplayError: CustomStringConvertible {
+extension QEMUDisplayError: CustomStringConvertible {
   package var description: String {
     switch self {
     case .socket(let errno): "the socket failed: \(errno)"
@@ -28,25 +28,25 @@ extension DisplayError: CustomStringConvertible {
       "the reply to \(request) came before that to \(first), which was asked first"
     case .type(let request, let type, let expected):
       "the reply to \(request) is of type 0x\(String(type, radix: 16)) instead of 0x\(String(expected, radix: 16))"
-    case .edidSize(let size): "an EDID has \(size) bytes; \(DisplayReply.maxEDID) are the most"
+    case .edidSize(let size): "an EDID has \(size) bytes; \(QEMUDisplayReply.maxEDID) are the most"
     }
   }
 }
 
 /// The first 12 bytes of every message on the display socket, in the byte order of the machine.
-struct DisplayHeader {
+struct QEMUDisplayHeader {
   static let size = 12
   private static let replyFlag: UInt32 = 1 << 2
 
-  let request: DisplayRequest
+  let request: QEMUDisplayRequest
   /// In bytes: what the reply has.
   let payloadSize: Int
 
-  init(_ bytes: [UInt8]) throws(DisplayError) {
+  init(_ bytes: [UInt8]) throws(QEMUDisplayError) {
     let (code, flags, size): (UInt32, UInt32, UInt32) = (
       bytes.number(at: 0), bytes.number(at: 4), bytes.number(at: 8)
     )
-    guard let request = DisplayRequest(rawValue: code), let expected = request.replySize else {
+    guard let request = QEMUDisplayRequest(rawValue: code), let expected = request.replySize else {
       throw .unknownReply(code: code)
     }
     if flags & Self.replyFlag == 0 { throw .noReply(request, flags: flags) }
@@ -55,14 +55,14 @@ struct DisplayHeader {
   }
 }
 
-extension DisplayRequest {
+extension QEMUDisplayRequest {
   /// How many bytes the payload of its reply has; nil if it has no reply.
   var replySize: Int? {
     switch self {
     case .getProtocolFeatures: 8
-    case .getDisplayInfo: DisplayReply.responseHeader + DisplayReply.screens * 24
+    case .getDisplayInfo: QEMUDisplayReply.responseHeader + QEMUDisplayReply.screens * 24
     case .dmabufUpdate: 0
-    case .getEDID: DisplayReply.responseHeader + 8 + DisplayReply.maxEDID
+    case .getEDID: QEMUDisplayReply.responseHeader + 8 + QEMUDisplayReply.maxEDID
     default: nil
     }
   }
@@ -73,17 +73,17 @@ extension DisplayRequest {
 }
 
 /// A screen of the front end.
-package struct DisplayScreen: Equatable, Sendable {
-  package var area: DisplayArea
+package struct QEMUDisplayScreen: Equatable, Sendable {
+  package var area: QEMUDisplayArea
   package var isEnabled: Bool
-  package init(area: DisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
+  package init(area: QEMUDisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
 }
 
 /// What a front end answers on its display socket.
-package enum DisplayReply: Equatable, Sendable {
-  case protocolFeatures(DisplayFeatures)
+package enum QEMUDisplayReply: Equatable, Sendable {
+  case protocolFeatures(QEMUDisplayFeatures)
   /// Always of 16 screens, by the number of their scanouts. The C original is `virtio_gpu_resp_display_info`.
-  case displayInfo([DisplayScreen])
+  case displayInfo([QEMUDisplayScreen])
   /// What DMABUF_UPDATE told is shown.
   case updated
   /// Empty where there is none. The C original is `virtio_gpu_resp_edid`.
@@ -97,23 +97,23 @@ package enum DisplayReply: Equatable, Sendable {
   private static let (displayInfoType, edidType): (UInt32, UInt32) = (0x1101, 0x1104)
 
   /// - Parameter bytes: as many as its header says.
-  init(_ request: DisplayRequest, _ bytes: [UInt8]) throws(DisplayError) {
+  init(_ request: QEMUDisplayRequest, _ bytes: [UInt8]) throws(QEMUDisplayError) {
     // What virtio defines is little-endian.
     func number(_ offset: Int) -> UInt32 { UInt32(littleEndian: bytes.number(at: offset)) }
-    func check(_ expected: UInt32) throws(DisplayError) {
+    func check(_ expected: UInt32) throws(QEMUDisplayError) {
       if number(0) != expected { throw .type(request, type: number(0), expected: expected) }
     }
     switch request {
     case .getProtocolFeatures:
-      self = .protocolFeatures(DisplayFeatures(rawValue: bytes.number(at: 0)))
+      self = .protocolFeatures(QEMUDisplayFeatures(rawValue: bytes.number(at: 0)))
     case .getDisplayInfo:
       try check(Self.displayInfoType)
       self = .displayInfo(
         (0..<Self.screens).map { index in
           let start = Self.responseHeader + index * 24
-          let area = DisplayArea(
+          let area = QEMUDisplayArea(
             x: number(start), y: number(start + 4), width: number(start + 8), height: number(start + 12))
-          return DisplayScreen(area: area, isEnabled: number(start + 16) != 0)
+          return QEMUDisplayScreen(area: area, isEnabled: number(start + 16) != 0)
         })
     case .dmabufUpdate: self = .updated
     case .getEDID:

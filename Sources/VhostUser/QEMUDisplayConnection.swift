@@ -5,7 +5,7 @@ package import SystemPackage
 ///
 /// Nothing here waits. QEMU reads each message to its end, and does nothing else meanwhile: so one that has begun is
 /// finished before any other, as soon as there is room, and until then no other is taken.
-package final class DisplayConnection {
+package final class QEMUDisplayConnection {
   /// So many replies may be outstanding.
   package static let maxOutstanding = 64
   /// So many replies are read in one turn of the loop.
@@ -17,7 +17,7 @@ package final class DisplayConnection {
   /// Called when there is room again, after a message was not taken.
   private let onReady: () -> Void
   /// Called once, when it is over: nil if QEMU has closed it.
-  private let onEnd: (DisplayError?) -> Void
+  private let onEnd: (QEMUDisplayError?) -> Void
 
   /// A message that has begun, from `sent` on. It has its capacity back when it is done.
   private var outgoing: [UInt8] = []
@@ -30,15 +30,15 @@ package final class DisplayConnection {
   private var failure: Errno?
 
   /// Who waits for replies, in the order in which these come.
-  private var waiting: [(request: DisplayRequest, answered: (DisplayReply?) -> Void)] = []
-  private var header: DisplayHeader?
+  private var waiting: [(request: QEMUDisplayRequest, answered: (QEMUDisplayReply?) -> Void)] = []
+  private var header: QEMUDisplayHeader?
   /// What is there of a header, or of the payload after it.
   private var incoming: [UInt8] = []
 
   /// - Throws: what the kernel says of a descriptor that cannot be watched.
   package init(
     _ socket: consuming UnixSocket, loop: EventLoop, onReady: @escaping () -> Void,
-    onEnd: @escaping (DisplayError?) -> Void
+    onEnd: @escaping (QEMUDisplayError?) -> Void
   ) throws(Errno) {
     try socket.fd.setNonblocking()
     (self.loop, self.onReady, self.onEnd) = (loop, onReady, onEnd)
@@ -55,20 +55,20 @@ package final class DisplayConnection {
 
   /// Sends a message that has no reply, and no descriptor.
   /// - Returns: false if there is no room for it now: nothing of it was sent, and `onReady` is called later.
-  package func send(_ message: DisplayMessage) -> Bool {
+  package func send(_ message: QEMUDisplayMessage) -> Bool {
     precondition(message.request.replySize == nil, "a reply is waited for")
     return transmit(message, [])
   }
 
   /// Sends a message with a descriptor, of which QEMU gets its own, in the same way.
-  package func send(_ message: DisplayMessage, passing fd: borrowing FD) -> Bool {
+  package func send(_ message: QEMUDisplayMessage, passing fd: borrowing FD) -> Bool {
     transmit(message, [fd.withRaw { $0 }])
   }
 
   /// Sends a message that has a reply, in the same way.
   /// - Parameter answered: called with the reply; with nil when one comes to something that was asked later; not at
   ///   all when the connection is over.
-  package func ask(_ message: DisplayMessage, _ answered: @escaping (DisplayReply?) -> Void) -> Bool {
+  package func ask(_ message: QEMUDisplayMessage, _ answered: @escaping (QEMUDisplayReply?) -> Void) -> Bool {
     precondition(message.request.replySize != nil, "there is a reply to wait for")
     if waiting.count >= Self.maxOutstanding {
       isAwaited = true
@@ -79,7 +79,7 @@ package final class DisplayConnection {
     return true
   }
 
-  private func transmit(_ message: DisplayMessage, _ descriptors: [CInt]) -> Bool {
+  private func transmit(_ message: QEMUDisplayMessage, _ descriptors: [CInt]) -> Bool {
     precondition(message.hasDescriptor != descriptors.isEmpty, "a descriptor goes with a buffer")
     guard isOpen, failure == nil else { return false }
     guard outgoing.isEmpty else {
@@ -138,19 +138,19 @@ package final class DisplayConnection {
         onReady()
       }
     }
-    do throws(DisplayError) { try receive() } catch { end(error) }
+    do throws(QEMUDisplayError) { try receive() } catch { end(error) }
     watchRoom()
   }
 
-  private func receive() throws(DisplayError) {
+  private func receive() throws(QEMUDisplayError) {
     for _ in 0..<Self.repliesPerTurn {
       if header == nil {
-        guard try fill(to: DisplayHeader.size) else { return }
-        header = try DisplayHeader(incoming)
+        guard try fill(to: QEMUDisplayHeader.size) else { return }
+        header = try QEMUDisplayHeader(incoming)
         incoming.removeAll(keepingCapacity: true)
       }
       guard let complete = header, try fill(to: complete.payloadSize) else { return }
-      let reply = try DisplayReply(complete.request, incoming)
+      let reply = try QEMUDisplayReply(complete.request, incoming)
       header = nil
       incoming.removeAll(keepingCapacity: true)
       try take(reply, to: complete.request)
@@ -159,7 +159,7 @@ package final class DisplayConnection {
 
   /// Reads until there are `size` bytes.
   /// - Returns: false when they are not there yet, or will not come.
-  private func fill(to size: Int) throws(DisplayError) -> Bool {
+  private func fill(to size: Int) throws(QEMUDisplayError) -> Bool {
     while incoming.count < size {
       // Replies bring no descriptors: those that come close at once.
       var descriptors = ReceivedDescriptors()
@@ -173,13 +173,13 @@ package final class DisplayConnection {
       }
       if count > 0 { continue }
       if isOpen, header != nil || !incoming.isEmpty { throw .cutOff }
-      end(nil as DisplayError?)
+      end(nil as QEMUDisplayError?)
       return false
     }
     return isOpen
   }
 
-  private func take(_ reply: DisplayReply, to request: DisplayRequest) throws(DisplayError) {
+  private func take(_ reply: QEMUDisplayReply, to request: QEMUDisplayRequest) throws(QEMUDisplayError) {
     guard let index = waiting.firstIndex(where: { $0.request == request }) else { throw .unasked(request) }
     if let first = waiting[..<index].first(where: { !$0.request.mayGoUnanswered }) {
       throw .outOfTurn(request, before: first.request)
@@ -194,10 +194,10 @@ package final class DisplayConnection {
 
   /// QEMU closes it at each stop, and what was sent last may be unread then.
   private func end(_ errno: Errno) {
-    end(errno == .brokenPipe || errno == .connectionReset ? nil : DisplayError.socket(errno))
+    end(errno == .brokenPipe || errno == .connectionReset ? nil : QEMUDisplayError.socket(errno))
   }
 
-  private func end(_ error: DisplayError?) {
+  private func end(_ error: QEMUDisplayError?) {
     guard isOpen else { return }
     close()
     onEnd(error)

@@ -7,12 +7,12 @@ internal import VhostUser
 /// front end.
 ///
 /// It is told of the newest state only. What it was told of and has not answered is held for it, by the rules of Hold.
-final class DisplayStream: Audience {
+final class QEMUDisplayStream: Audience {
   private unowned let sink: ControlSink
   private let consumer: Consumer
-  private var connection: DisplayConnection?
+  private var connection: QEMUDisplayConnection?
   /// What the caller knows; nil until it has said so.
-  private var features: DisplayFeatures?
+  private var features: QEMUDisplayFeatures?
   private let lanes: [QEMULane]
   /// By scanout: what is held until the caller has answered.
   private var held: [Frame?]
@@ -25,7 +25,7 @@ final class DisplayStream: Audience {
     (self.sink, self.consumer) = (sink, consumer)
     lanes = (0..<sink.scanoutCount).map { QEMULane(UInt32($0)) }
     held = lanes.map { _ in nil }
-    connection = try DisplayConnection(
+    connection = try QEMUDisplayConnection(
       socket, loop: loop, onReady: { [weak self] in self?.proceed() }, onEnd: { _ in whenOver() })
     // The first message finds room.
     _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
@@ -35,7 +35,7 @@ final class DisplayStream: Audience {
 
   deinit { for lane in lanes { lane.abandon() } }
 
-  private func introduced(_ features: DisplayFeatures) {
+  private func introduced(_ features: QEMUDisplayFeatures) {
     // There are no EDIDs to ask for.
     self.features = features.intersection(.dmabuf2)
     _ = connection?.send(.setProtocolFeatures(self.features ?? []))
