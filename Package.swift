@@ -43,9 +43,11 @@ let package = Package(
     module("Guest", ["Linux", system]),
     module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
     module("Scanout", ["Linux", "Udmabuf", system]),
+    module("Pictures", ["Linux", "Buffers", "Scanout"]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
-    module("VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", system, log]),
+    module(
+      "VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", system, log]),
     module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
@@ -62,7 +64,7 @@ let package = Package(
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "VirtioGPU", "KMS", "QEMU", "Varlink", "Consumers",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "KMS", "QEMU", "Varlink", "Consumers",
         "Sandbox", "Domains", "Libvirt", "CPNG",
         system, log,
         arguments,
@@ -71,7 +73,8 @@ let package = Package(
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
+        "VhostUserGPU",
         "KMS", "Varlink", "Consumers", "Sandbox", "Domains", system, log, arguments,
       ],
       swiftSettings: rules),
@@ -92,7 +95,8 @@ let package = Package(
     tests(
       "VirtioGPUTests",
       [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU",
+        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
+        "VhostUserGPU",
         "KMS", "Fixtures", "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
@@ -132,7 +136,8 @@ let package = Package(
     .executableTarget(
       name: "bench",
       dependencies: [
-        "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "VirtioGPU", "Varlink",
+        "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "VirtioGPU",
+        "Varlink",
         "Consumers", "Fixtures", system, log,
       ],
       path: "Benchmarks/bench", swiftSettings: rules),
@@ -146,7 +151,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
     .executableTarget(
       name: "fuzz",
       dependencies: [
-        "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout",
+        "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU", "VhostUserGPU", "Varlink", "Consumers", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),

@@ -2,6 +2,7 @@ import Buffers
 import CBench
 import Guest
 import Linux
+import Pictures
 import SystemPackage
 
 /// What a copy costs where the guest's pages cannot be lent: `ByteSource.copyRows`.

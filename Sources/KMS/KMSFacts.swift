@@ -46,14 +46,6 @@ package struct KMSMode: Sendable, CustomStringConvertible {
   package var description: String { mode.description }
 }
 
-struct PixelSize: Hashable, CustomStringConvertible {
-  let width, height: UInt32
-
-  var area: UInt64 { UInt64(width) * UInt64(height) }
-  func holds(_ other: PixelSize) -> Bool { width >= other.width && height >= other.height }
-  var description: String { "\(width)x\(height)" }
-}
-
 /// A connector: where a screen is plugged in.
 package struct KMSConnector: Sendable {
   package let id: UInt32

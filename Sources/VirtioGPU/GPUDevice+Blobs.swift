@@ -1,6 +1,7 @@
 internal import Buffers
 internal import Guest
 internal import Linux
+internal import Pictures
 internal import Scanout
 
 // Blobs (virtio 1.3, 5.7.6.8): bytes that host and guest share. What they mean is said when they are shown.

@@ -1,6 +1,7 @@
 internal import Buffers
 internal import Guest
 internal import Logging
+internal import Pictures
 internal import Scanout
 internal import Udmabuf
 internal import Virtio

@@ -1,5 +1,6 @@
 internal import Buffers
 internal import Linux
+internal import Pictures
 internal import Scanout
 
 /// Where the guest's cursor may be shown.

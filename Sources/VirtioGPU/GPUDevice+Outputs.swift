@@ -1,4 +1,5 @@
 internal import Logging
+internal import Pictures
 internal import Scanout
 
 // The configuration space (5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,

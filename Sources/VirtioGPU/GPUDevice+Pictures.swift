@@ -1,8 +1,9 @@
-package import Buffers
+internal import Buffers
 internal import Guest
 internal import Linux
 internal import Logging
-package import Scanout
+internal import Pictures
+internal import Scanout
 internal import SystemPackage
 
 // Which picture of a resource a scanout shows: the guest's own pages, or a copy where these cannot be shown.
@@ -310,22 +311,5 @@ extension GPUDevice {
     guard let store = resource.store.take() else { return }
     buffers.dismissShadow(resource.size)
     discard(store.mapping)
-  }
-}
-
-extension ShadowCause {
-  package init(_ error: SinkError) {
-    let name: Name =
-      switch error.refusal {
-      case .importing: .importRefused
-      case .bouncing: .bounced
-      case .format: .formatRefused
-      case .stride: .strideRefused
-      case .mode: .modeRefused
-      case .part: .partRefused
-      case .offset: .offset
-      case .other, .noOutput, .disconnected, .busy: .frameRefused
-      }
-    self.init(name, error.description)
   }
 }

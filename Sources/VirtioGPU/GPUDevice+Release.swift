@@ -1,5 +1,6 @@
 internal import Buffers
 internal import Linux
+internal import Pictures
 internal import Scanout
 
 /// Pages on their way back to the guest: somebody still shows them, or a device reads them.

@@ -1,5 +1,6 @@
 internal import Buffers
 internal import Linux
+internal import Pictures
 package import Scanout
 
 /// What one scanout shows, as the guest wants it.

@@ -1,14 +1,7 @@
 internal import Buffers
 internal import Linux
+internal import Pictures
 internal import Scanout
-
-/// A large copy is made in bands of so many bytes. After as many the time is looked at.
-enum CopyBand {
-  static let bytes = 1 << 20
-
-  /// How many rows of `length` bytes are in a band, one at least.
-  static func rows(of length: Int, atMost count: Int) -> Int { min(count, max(1, bytes / max(1, length))) }
-}
 
 /// A presentation whose picture is being copied.
 struct PictureCopy {

@@ -2,6 +2,7 @@ package import Buffers
 internal import Guest
 package import Linux
 package import Logging
+internal import Pictures
 package import Scanout
 package import SystemPackage
 internal import Udmabuf

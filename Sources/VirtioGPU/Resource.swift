@@ -1,16 +1,9 @@
 internal import Buffers
 internal import Guest
 internal import Linux
-package import Scanout
+internal import Pictures
+internal import Scanout
 internal import Virtio
-
-/// How a scanout looks at a resource: how the image lies in its bytes, and which part of it is shown.
-package struct View: Hashable {
-  package let layout: FrameLayout
-  package let source: Rectangle
-
-  package init(layout: FrameLayout, source: Rectangle) { (self.layout, self.source) = (layout, source) }
-}
 
 /// An image of the guest, or a blob: what a create command made, and the memory that it was given since.
 final class Resource {

@@ -1,5 +1,6 @@
 import Buffers
 import Fixtures
+import Pictures
 import Scanout
 import Testing
 

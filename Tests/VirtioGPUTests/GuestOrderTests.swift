@@ -1,6 +1,7 @@
 import Buffers
 import Fixtures
 import Linux
+import Pictures
 import Scanout
 import SystemPackage
 import Testing

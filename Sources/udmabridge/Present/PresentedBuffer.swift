@@ -2,10 +2,10 @@ import Buffers
 import Consumers
 import Guest
 import Linux
+import Pictures
 import Scanout
 import SystemPackage
 import Udmabuf
-import VirtioGPU
 
 /// A buffer of the guest's that this process has got: its descriptor is asked for once.
 final class PresentedBuffer {

@@ -1,10 +1,10 @@
 import Buffers
 import Consumers
 import Linux
+import Pictures
 import Scanout
 import SystemPackage
 import Varlink
-import VirtioGPU
 
 /// One of the guest's scanouts on one of the sink's. Each has a connection of its own, with its own holds.
 ///

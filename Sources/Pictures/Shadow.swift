@@ -1,34 +1,6 @@
 package import Buffers
-internal import Linux
+package import Linux
 package import Scanout
-
-/// What a scanout shows of a resource.
-enum Picture {
-  /// The guest's own pages.
-  case lent(Frame)
-  /// A copy in memory of the sink.
-  case shadow(Shadow)
-
-  var isLent: Bool { if case .lent = self { true } else { false } }
-
-  var frame: Frame {
-    switch self {
-    case .lent(let frame): frame
-    case .shadow(let shadow): shadow.frame
-    }
-  }
-}
-
-/// A cursor that is drawn into a picture, since the screen has no plane for it.
-package struct BlendedCursor: Equatable {
-  package var image: CursorImage
-  /// Of its upper left pixel, in the scanout's pixels.
-  package var position: CursorPosition
-
-  package init(image: CursorImage, position: CursorPosition) {
-    (self.image, self.position) = (image, position)
-  }
-}
 
 /// A copy of a part of a resource, for one scanout.
 package final class Shadow {
@@ -37,15 +9,15 @@ package final class Shadow {
   /// Where the copied part stands in its canvas.
   package let area: Rectangle
   /// What it takes, in bytes.
-  var size: UInt64 { UInt64(target.length) }
+  package var size: UInt64 { UInt64(target.length) }
   /// Where its pixels are.
-  var memory: Mapping { target }
+  package var memory: Mapping { target }
   /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
   package var isStale = true
   /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then. In nanoseconds.
-  var deadline: Int64?
+  package var deadline: Int64?
   /// What the guest transferred since the last copy.
-  var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
+  package var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 
   /// The part of the image that is copied.
   private let visible: Rectangle
@@ -85,14 +57,14 @@ package final class Shadow {
   }
 
   /// What an update that has begun has still to do.
-  struct Update {
+  package struct Update {
     /// What is new, in the image's pixels.
     fileprivate var changed: Rectangle
     /// Of these pixels the rows from the top on are not copied yet, and then those of `next`.
     fileprivate var left: Rectangle
     fileprivate var next: Rectangle
     /// In bytes, so far.
-    fileprivate(set) var copied: UInt64 = 0
+    package fileprivate(set) var copied: UInt64 = 0
 
     /// The next rows, as many as a band has.
     fileprivate mutating func takeBand() -> Rectangle {
@@ -109,7 +81,7 @@ package final class Shadow {
   }
 
   /// Begins what `update` does. One that is not finished leaves the copy stale: `isStale` must say so then.
-  func begin(_ damage: Rectangle) -> Update {
+  package func begin(_ damage: Rectangle) -> Update {
     let changed = (isStale ? visible : damage).intersection(visible)
     var rest = transferred.intersection(visible)
     if rest.intersection(changed) == rest { rest.height = 0 }
@@ -121,7 +93,7 @@ package final class Shadow {
   /// Copies a band at least, and then until `end`, in nanoseconds of the monotonic clock.
   /// - Returns: true if there is nothing left to do but `finish`.
   @discardableResult
-  func proceed(_ update: inout Update, from bytes: ByteSource, until end: Int64) -> Bool {
+  package func proceed(_ update: inout Update, from bytes: ByteSource, until end: Int64) -> Bool {
     var sinceLook = 0
     while !update.isCopied {
       let band = update.takeBand()
@@ -136,7 +108,7 @@ package final class Shadow {
 
   /// Draws the cursor, when all else is copied.
   /// - Returns: what is new, in the canvas's pixels.
-  func finish(_ update: inout Update, from bytes: ByteSource, cursor: BlendedCursor?) -> Rectangle {
+  package func finish(_ update: inout Update, from bytes: ByteSource, cursor: BlendedCursor?) -> Rectangle {
     let (old, new) = (drawn.map(place), cursor.map(place))
     if cursor != drawn || !(old?.intersection(update.changed).isEmpty ?? true) {
       for area in [old, new].compactMap(\.self) where !area.isEmpty {
