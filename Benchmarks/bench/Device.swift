@@ -40,13 +40,12 @@ final class Device {
         name: "bench", modes: [.reducedBlanking(width: Self.width, height: Self.height)!])
     ]
     device = try GPUDevice(
-      buffers: BufferTable(device: .failure(.noSuchFileOrDirectory)),
+      lender: Lender(device: .failure(.noSuchFileOrDirectory)),
       sink: ControlSink(outputs: outputs, loop: loop), outputs: outputs, backing: backing, profile: .share,
       hostMemory: Self.hostMemory(), loop: loop,
       logger: Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() })
     // No time runs out, however slow the machine is: everything would take another way then.
-    let hour: Int64 = 3_600_000_000_000
-    (device.patience.fence, device.patience.turn) = (hour, hour)
+    (device.patience.fence, device.patience.turn) = (.seconds(3600), .seconds(3600))
     device.featuresChanged(device.features)
     let ring = try VirtQueue(
       size: queue.size, descriptors: queue.descriptorWindow, available: queue.availableWindow,

@@ -29,7 +29,6 @@ final class Machine {
   let loop: EventLoop
   let ram: GuestRAM
   let card: FakeCard
-  let buffers: BufferTable
   let device: GPUDevice
   let frontEnd = FakeFrontEnd()
   private(set) var drivers: [DriverQueue]
@@ -59,10 +58,10 @@ final class Machine {
     ])
     card = try FakeCard(Self.outputs, loop)
     // Without the device everything is copied.
-    buffers = BufferTable(
-      device: Result { () throws(Errno) in try UdmabufDevice() }, quotas: Self.quotas)
+    let lender = Lender(
+      device: Result { () throws(Errno) in try UdmabufDevice() }, account: GuestAccount(Self.quotas))
     device = try GPUDevice(
-      buffers: buffers, sink: card, outputs: Self.outputs, profile: .share,
+      lender: lender, sink: card, outputs: Self.outputs, profile: .share,
       hostMemory: FakeFrontEnd.hostMemory(), loop: loop,
       logger: Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() })
     device.featuresChanged(device.features)
@@ -193,7 +192,7 @@ final class Machine {
   // MARK: What must hold
 
   func checkQuotas() {
-    let (now, quotas) = (buffers.statistics, Self.quotas)
+    let (now, quotas) = (device.statistics, Self.quotas)
     expect(now.liveResources <= UInt64(quotas.resources), "\(now.liveResources) resources")
     expect(now.pinnedBytes <= quotas.pinnedBytes, "\(now.pinnedBytes) pinned bytes")
     // A card may give more than it was asked for.
@@ -211,7 +210,7 @@ final class Machine {
     frontEnd.refuses = false
     while !frontEnd.isIdle { frontEnd.acknowledge() }
     if !wasGone { expect(frontEnd.mapped.isEmpty, "something is mapped still") }
-    let now = buffers.statistics
+    let now = device.statistics
     expect(card.isEmpty, "the card still holds something")
     expect(
       now.liveResources == 0 && now.liveDMABufs == 0 && now.pinnedBytes == 0 && now.shadowBytes == 0,

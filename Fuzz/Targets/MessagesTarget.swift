@@ -42,7 +42,8 @@ private final class Peer {
     let silent = Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() }
     card = try FakeCard(Machine.outputs, loop)
     device = try GPUDevice(
-      buffers: BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: Machine.quotas), sink: card,
+      lender: Lender(device: .failure(.noSuchFileOrDirectory), account: GuestAccount(Machine.quotas)),
+      sink: card,
       outputs: Machine.outputs, profile: .share, hostMemory: FakeFrontEnd.hostMemory(), loop: loop,
       logger: silent)
     let backEnd = GPUBackEnd(device, loop: loop, logger: silent)

@@ -19,7 +19,7 @@ package final class Buffer {
   package let size: UInt64
   package internal(set) var backing: Backing
   /// It was counted as lent: its dma-buf has been on a screen.
-  package var wasShown = false
+  var wasShown = false
   private enum Origin {
     /// What `ranges` lie in, and no more: memory that is unplugged meanwhile is not kept.
     case guest(MappedFiles)
@@ -45,15 +45,9 @@ package final class Buffer {
   package init(host mapping: Mapping, backing: Backing) {
     (ranges, origin, entries, self.backing) = ([], .host(mapping), 0, backing)
     size = UInt64(mapping.length)
-    wasShown = true
   }
 
   var isOfHost: Bool { if case .host = origin { true } else { false } }
 
   package var dmabuf: DMABuf? { if case .lent(let dmabuf) = backing { dmabuf } else { nil } }
-
-  /// What keeping account of it costs this process, in bytes.
-  var bookkeeping: UInt64 { Self.bookkeeping(ranges: ranges.count) }
-
-  static func bookkeeping(ranges: Int) -> UInt64 { UInt64(ranges * MemoryLayout<MemfdRange>.stride) }
 }

@@ -1,6 +1,3 @@
-internal import SystemPackage
-internal import Udmabuf
-
 /// Why a guest's pages are not shown themselves, but copied.
 package struct ShadowCause: Equatable, Sendable {
   /// As log, statistics and documentation call it.
@@ -45,7 +42,7 @@ package struct ShadowCause: Equatable, Sendable {
     case detached
     /// It is memory of the host that must not be written, and whoever got a dma-buf of it could write it.
     case readOnly
-    /// The user wants copies (`--backing shadow`).
+    /// The user wants copies.
     case chosen
   }
 
@@ -55,26 +52,9 @@ package struct ShadowCause: Equatable, Sendable {
 
   package init(_ name: Name, _ message: String) { (self.name, self.message) = (name, message) }
 
-  /// Why these pages cannot be lent; nil for what a copy does not help against: memory that the guest does not
-  /// have, and quotas.
+  /// Why these pages cannot be lent; nil for what a copy does not help against.
   package init?(_ error: LendError) {
-    let name: Name? =
-      switch error {
-      case .memory, .quota: nil
-      case .short: .shortBacking
-      case .unaligned: .unalignedEntry
-      case .noDevice(.permissionDenied), .noDevice(.notPermitted): .noPermission
-      case .noDevice: .noDevice
-      case .descriptors: .descriptorLimit
-      case .udmabuf(let error):
-        switch error {
-        case .tooManyItems: .listLimit
-        case .tooManyBytes: .sizeLimit
-        case .notMemfd, .sealMissing, .sealForbidden: .notSealedMemfd
-        default: .udmabuf
-        }
-      }
-    guard let name else { return nil }
+    guard let name = error.cause else { return nil }
     self.init(name, error.description)
   }
 

@@ -14,8 +14,8 @@ package final class Shadow {
   package var memory: Mapping { target }
   /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
   package var isStale = true
-  /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then. In nanoseconds.
-  package var deadline: Int64?
+  /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then.
+  package var deadline: Instant?
   /// What the guest transferred since the last copy.
   package var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 
@@ -51,7 +51,7 @@ package final class Shadow {
   ) -> (changed: Rectangle, copied: UInt64) {
     guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }
     var update = begin(damage)
-    proceed(&update, from: bytes, until: .max)
+    proceed(&update, from: bytes, until: .never)
     let changed = finish(&update, from: bytes, cursor: cursor)
     return (changed, update.copied)
   }
@@ -90,10 +90,10 @@ package final class Shadow {
     return Update(changed: changed.union(rest), left: changed, next: rest)
   }
 
-  /// Copies a band at least, and then until `end`, in nanoseconds of the monotonic clock.
+  /// Copies a band at least, and then until `end`.
   /// - Returns: true if there is nothing left to do but `finish`.
   @discardableResult
-  package func proceed(_ update: inout Update, from bytes: ByteSource, until end: Int64) -> Bool {
+  package func proceed(_ update: inout Update, from bytes: ByteSource, until end: Instant) -> Bool {
     var sinceLook = 0
     while !update.isCopied {
       let band = update.takeBand()
@@ -101,7 +101,7 @@ package final class Shadow {
       sinceLook += Int(band.width) * Int(band.height) * 4
       guard sinceLook >= CopyBand.bytes else { continue }
       sinceLook = 0
-      if !update.isCopied, monotonicNanoseconds() >= end { return false }
+      if !update.isCopied, Instant.now >= end { return false }
     }
     return true
   }

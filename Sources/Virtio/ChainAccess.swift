@@ -6,7 +6,7 @@ package import Guest
 /// chain's array; let it end before the chain is filled again, or that array is copied.
 package struct ChainReader {
   private var cursor: ChainCursor
-  private let memory: GuestMemory
+  package let memory: GuestMemory
 
   package init(_ chain: DescriptorChain, _ memory: GuestMemory) { self.init(chain.readable, memory) }
 

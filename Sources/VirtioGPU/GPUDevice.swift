@@ -1,129 +1,63 @@
 package import Buffers
-internal import Guest
 package import Linux
 package import Logging
-internal import Pictures
 package import Scanout
 package import SystemPackage
 internal import Udmabuf
 package import Virtio
 
-/// A running virtqueue, and how to tell the driver that something was completed in it.
-package struct GPUQueue {
-  package let queue: VirtQueue
-  /// It is enabled and its memory is there; nothing is taken from it otherwise.
-  package let mayWork: () -> Bool
-  package let notify: () -> Void
-
-  package init(
-    queue: VirtQueue, mayWork: @escaping () -> Bool = { true }, notify: @escaping () -> Void
-  ) { (self.queue, self.mayWork, self.notify) = (queue, mayWork, notify) }
-}
-
 /// The device side of virtio-gpu (virtio 1.3, 5.7): takes commands from its queues, lends the guest's pages
 /// and has them shown.
 ///
-/// This file drives the queues; what a command means is in `GPUDevice+Commands`, what is on which screen in
-/// `GPUDevice+Scanouts`, what is lent and what is copied in `GPUDevice+Pictures`, how pages go back in
-/// `GPUDevice+Release`, what the guest may show and hears of it in `GPUDevice+Outputs`, what blobs are in
-/// `GPUDevice+Blobs`, how memory of the host comes into the guest in `GPUDevice+HostMemory`, how other
-/// devices find a buffer in `GPUDevice+UUID`, and what becomes of work that is too much for one turn of the loop in
-/// `GPUDevice+Work`.
+/// It wires its parts and dispatches commands. `CommandQueue` takes commands and answers them, `ResourceTable` knows the
+/// guest's resources, `Scanouts` what is shown and how pages go off the screens, `PageReturns` who still uses them then,
+/// `HostWindow` memory of the host in the guest, `SharedObjects` what other devices may have, `ConfigSpace` and
+/// `RenderContexts` what their names say. What a command means is in `GPUDevice+Commands`, for blobs in `GPUDevice+Blobs`.
 package final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   package static let controlQueue = 0
   package static let cursorQueue = 1
   /// The spec's bound on scanouts (5.7.4).
   package static let maxScanouts = 16
-  /// How long at most something waits, in nanoseconds.
-  package struct Patience {
-    /// A flush's fence for its flip.
-    package var fence: Int64 = 100_000_000
-    /// Pages for a sink that shows them.
-    var release: Int64 = 1_000_000_000
-    /// A command for the front end.
-    var errand: Int64 = 5_000_000_000
-    /// The guest's question what there is to show frames on for whoever shows them.
-    var inquiry: Int64 = 1_000_000_000
-    /// Other sources of the loop for a queue with many commands, or with much to copy. In one turn of the loop each queue
-    /// can have this time twice, and what was begun earlier once.
-    package var turn: Int64 = 4_000_000
-  }
-  /// So many commands are taken before other sources of the loop have their turn.
-  private static let commandsPerTurn = 256
 
-  package let buffers: BufferTable
-  package var patience = Patience()
-  let sink: (any ScanoutSink)?
-  /// What the guest is offered, by the scanout's number. Their count never changes.
-  var outputs: [SinkOutput]
-  /// How many scanouts the guest is told of, where the front end does not say that itself.
-  let scanoutCount: Int
-  /// This driver names a resource when it moves a cursor: 0 means that it is hidden.
-  var movesByName = false
-  /// Events that the driver has not cleared yet: events_read of the configuration space.
-  var eventsRead: UInt32 = 0
-  /// Hears what the device says without being asked.
-  package weak var frontEnd: (any GPUFrontEnd)?
-  /// The dma-bufs that other devices may ask for, by name.
-  var sharedObjects: [ObjectUUID: DMABuf] = [:]
-  let logger: Logger
-  let mistakes: MistakeLog
-  var resources: [ResourceID: Resource] = [:]
-  var scanouts: [ScanoutState]
-  var lastFrameID: UInt64 = 0
-  /// Buffers by the id of their frame, as long as a sink may know it.
-  var buffersByFrame: [UInt64: Buffer] = [:]
-  var releases: [Release] = []
-  /// Copies that are not to be shown any more, until nobody shows them.
-  var goneShadows: [Shadow] = []
-  var announcedCauses: Set<ShadowCause.Name> = []
-  /// When the kernel's limits were last read for a buffer that they stand against.
-  var lastLimitCheck: Int64 = 0
-  static let limitCheckInterval: Int64 = 1_000_000_000
-  let backing: BackingChoice
-  let cursorChoice: CursorChoice
   /// What the guest may use of the spec: bits of `Feature`.
   package let features: UInt64
-  /// Of these, what its driver chose.
+  /// The subset of `features` that its driver acknowledged.
   private var chosen: UInt64 = 0
 
-  /// What of the host's memory the guest may use, by the ids by which it asks for it.
-  let offers: [UInt64: HostOffer]
-  /// The shared memory region; nil if there is none.
-  var hostRegion: SharedRegion?
-  /// How many mappings are in it, or on their way into it or out of it.
-  var mappings = 0
-  /// A copy into a store that goes on in later turns of the loop, and memory that goes back in these.
-  var storing: StoreCopy?
-  var spent: [SpentMemory] = []
-  /// How many bytes of such memory went back in this turn.
-  var discarded = 0
-  /// When what takes time leaves the loop to others, in nanoseconds.
-  var turnEnd: Int64 = 0
+  let lender: Lender
+  let mistakes: MistakeLog
+  let logger: Logger
+  let resources: ResourceTable
+  let objects: SharedObjects
+  let returns: PageReturns
+  /// Set once, by the initialiser.
+  private(set) var scanouts: Scanouts!
+  /// Nil if the guest may use no memory of the host.
+  let window: HostWindow?
+  var contexts: RenderContexts
+  private(set) var configSpace: ConfigSpace
+  let control, cursor: CommandQueue
 
+  /// Hears what the device says without being asked.
+  package weak var frontEnd: (any GPUFrontEnd)? { didSet { window?.frontEnd = frontEnd } }
   /// The sink left the guest's last question about its screens unanswered.
   var sinkIsSilent = false
-
-  /// The 3D contexts that the guest has. Nothing is in them.
-  var contexts: Set<UInt32> = []
-
-  let loop: EventLoop
   private var later: Deferred?
   private var timer: Timer?
-  var control: GPUQueue?
-  private var cursor: GPUQueue?
-  /// The queue was left with chains in it, for the sake of other sources of the loop.
-  var (controlHasMore, cursorHasMore) = (false, false)
-  var pending: [PendingResponse] = []
-  var whenDrained: (() -> Void)?
-  /// What a stop waits for beside its answers, and until when, in nanoseconds.
-  var (reading, readingDeadline): ([FenceWait], Int64) = ([], 0)
-  var chain = DescriptorChain()
-  private var decoder = CommandDecoder()
-  var answer: [UInt8] = []
+  /// The control queue stops, and this is called when its last command is answered.
+  private var whenStopped: (() -> Void)?
+
+  package var patience = Patience() {
+    didSet {
+      (control.patience, cursor.patience, scanouts.patience) = (patience, patience, patience)
+      returns.patience = patience.release
+      window?.patience = patience.errand
+    }
+  }
 
   /// - Parameters:
+  ///   - lender: lends the guest's memory, within its quotas.
   ///   - sink: shows the frames; nil for none.
   ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
   ///   - scanoutCount: how many of these the guest is told of by a front end that leaves that to us; nil for all.
@@ -132,31 +66,40 @@ package final class GPUDevice {
   ///   - profile: which of the features that exclude each other are offered.
   ///   - hostMemory: the size of the region in which memory of the host is mapped, whole pages, and what of it the
   ///     guest may use there; nil for none.
+  ///   - advice: what the log says for what a user can change.
   package init(
-    buffers: BufferTable, sink: (any ScanoutSink)?, outputs: [SinkOutput], scanoutCount: Int? = nil,
+    lender: Lender, sink: (any ScanoutSink)?, outputs: [SinkOutput], scanoutCount: Int? = nil,
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
-    hostMemory: HostMemory? = nil, loop: EventLoop, logger: Logger
+    hostMemory: HostMemory? = nil, loop: EventLoop, logger: Logger, advice: @escaping Advice = { _ in nil }
   ) throws(Errno) {
     precondition(outputs.count <= Self.maxScanouts, "there are at most 16 scanouts")
-    (self.buffers, self.sink, self.outputs) = (buffers, sink, outputs)
-    self.scanoutCount = max(1, scanoutCount ?? outputs.count)
-    (self.loop, self.logger) = (loop, logger)
-    (self.backing, self.cursorChoice, features) = (backing, cursorChoice, profile.features)
-    hostRegion = hostMemory.map { SharedRegion(size: $0.size) }
-    offers = Dictionary(uniqueKeysWithValues: (hostMemory?.offers ?? []).map { ($0.id, $0) })
-    mistakes = MistakeLog(buffers, logger)
-    scanouts = outputs.indices.map { ScanoutState(id: ScanoutID(UInt32($0))) }
-    later = Deferred(loop) { [unowned self] in
-      finishReleases()
-      finishShadows()
-      proceed()
-      settle()
-      // Only where it was left off: nobody kicked the other one.
-      if controlHasMore { process(control, isControl: true) }
-      if cursorHasMore { process(cursor, isControl: false) }
+    (self.lender, self.logger, features) = (lender, logger, profile.features)
+    let patience = Patience()
+    mistakes = MistakeLog(logger, advice: advice)
+    resources = ResourceTable(lender.account)
+    contexts = RenderContexts(limit: lender.account.quotas.resources)
+    configSpace = ConfigSpace(scanoutCount: max(1, scanoutCount ?? outputs.count))
+    control = CommandQueue(.control, mistakes, patience: patience)
+    cursor = CommandQueue(.cursor, mistakes, patience: patience)
+    let parts = Parts()
+    objects = SharedObjects(mistakes) { parts.device?.tell($0) }
+    returns = PageReturns(lender, mistakes, loop, patience: patience.release) { parts.device?.wake() }
+    window = hostMemory.map { [mistakes] memory in
+      HostWindow(memory, patience: patience.errand, mistakes, logger) { parts.device?.heardFromFrontEnd() }
     }
+    parts.device = self
+    scanouts = Scanouts(
+      outputs, sink, backing: backing, cursor: cursorChoice, lender: lender, resources: resources,
+      objects: objects, returns: returns, mistakes: mistakes, logger: logger, advice: advice,
+      patience: patience, owner: self)
+    returns.forget = { [unowned scanouts] in scanouts?.forget($0) }
+    later = Deferred(loop) { [unowned self] in work() }
     timer = try Timer(loop) { [unowned self] in expire() }
-    sink?.observer = self
+  }
+
+  /// By which parts call their device, which does not exist yet when they are made.
+  private final class Parts {
+    weak var device: GPUDevice?
   }
 
   // MARK: The device's life
@@ -172,51 +115,52 @@ package final class GPUDevice {
     switch index {
     case Self.controlQueue:
       if fresh { dropAll() }
-      control = queue
-    case Self.cursorQueue: cursor = queue
+      control.start(queue)
+    case Self.cursorQueue: cursor.start(queue)
     default: preconditionFailure("virtio-gpu has two queues")
     }
   }
 
   /// The driver set a queue up in a way in which it cannot run.
-  package func reportUnusable(_ why: String) {
-    mistakes.report("brokenRing", "a virtqueue is unusable until the driver sets it up anew: \(why)")
-  }
+  package func reportUnusable(_ why: String) { control.reportUnusable(why) }
 
   /// The driver says that there is something in the queue.
-  package func kicked(_ index: Int) {
-    process(index == Self.controlQueue ? control : cursor, isControl: index == Self.controlQueue)
+  package func kicked(_ index: Int) { process(index == Self.controlQueue ? control : cursor) }
+
+  private func process(_ queue: CommandQueue) {
+    // A cursor can bring copies, and a stop must not wait for more and more of them.
+    if whenStopped != nil {
+      if queue === cursor { cursor.leave() }
+      return
+    }
+    queue.process(for: self)
   }
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
   /// when what stays in a resource without its pages is copied, pages that are in use have come back and no device reads
   /// others, which takes `Patience.release` at most after the copy.
   package func stop(_ index: Int, _ finished: @escaping () -> Void) {
-    guard index == Self.controlQueue, control != nil else {
-      if index == Self.cursorQueue { cursor = nil }
+    guard index == Self.controlQueue, control.queue != nil else {
+      if index == Self.cursorQueue { cursor.drop() }
       return finished()
     }
     // The guest has its pages back with this answer: there is no later time to copy what was in them.
-    let isKeeping = storing?.isLast == true
-    if !isKeeping { endCopies() }
-    whenDrained = finished
-    for response in pending where !(isKeeping && response.isAtWork) { response.waitNoLonger() }
-    (reading, readingDeadline) = (waitForAllDevices(), monotonicNanoseconds() + patience.release)
+    let isKeeping = scanouts.work.isKeeping
+    if !isKeeping { scanouts.endCopies() }
+    whenStopped = finished
+    control.waitNoLonger { isKeeping && $0.isAtWork }
+    returns.awaitDevices(on: resources.values)
     armTimer()
     settle()
   }
 
   /// The queue has ended without a word: nothing that was taken from it is answered any more.
   package func drop(_ index: Int) {
-    if index == Self.cursorQueue {
-      cursor = nil
-      return
-    }
-    for response in pending { response.waitNoLonger() }
-    pending.removeAll()
-    reading.removeAll()
-    (control, whenDrained) = (nil, nil)
-    endCopies()
+    guard index == Self.controlQueue else { return cursor.drop() }
+    control.drop()
+    returns.giveUpDevices()
+    whenStopped = nil
+    scanouts.endCopies()
   }
 
   /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
@@ -224,109 +168,136 @@ package final class GPUDevice {
   package func reset() {
     drop(Self.controlQueue)
     drop(Self.cursorQueue)
-    eventsRead = 0
+    configSpace.reset()
     dropAll()
   }
 
-  // MARK: Taking commands
-
-  private func process(_ queue: GPUQueue?, isControl: Bool) {
-    if isControl { controlHasMore = false } else { cursorHasMore = false }
-    guard let queue, queue.mayWork() else { return }
-    // A cursor can bring copies, and a stop must not wait for more and more of them.
-    if whenDrained != nil {
-      cursorHasMore = cursorHasMore || !isControl
-      return
-    }
-    // What is under way looks at the queue when it is done.
-    if isControl, isBusy {
-      controlHasMore = true
-      return
-    }
-    queue.queue.suspendKicks()
-    var budget = Self.commandsPerTurn
-    beginTurn()
-    repeat {
-      while takeOne(queue, isControl: isControl) {
-        budget -= 1
-        if budget == 0 || monotonicNanoseconds() >= turnEnd || isControl && isBusy {
-          if isControl { controlHasMore = true } else { cursorHasMore = true }
-          later?.schedule()
-          queue.notify()
-          return
-        }
-      }
-    } while !queue.queue.isBroken && queue.queue.resumeKicks()
-    queue.notify()
+  /// Drops what an earlier driver left behind.
+  func dropAll() {
+    scanouts.dropAll()
+    for resource in resources.values { window?.endUse(of: resource) }
+    resources.removeAll()
+    contexts.removeAll()
   }
 
-  /// - Returns: false when the queue has nothing more to give.
-  private func takeOne(_ queue: GPUQueue, isControl: Bool) -> Bool {
-    do throws(VirtQueueError) {
-      guard try queue.queue.next(into: &chain) else { return false }
-    } catch {
-      if error.breaksRing {
-        reportUnusable("\(error)")
-        return false
-      }
-      mistakes.report("malformedChain", "a command cannot be read: \(error)")
-      queue.queue.complete(head: chain.head, written: 0)
-      return true
-    }
-    var header = ControlHeader(type: 0, flags: 0, fenceID: 0, contextID: 0, ringIndex: 0)
-    let outcome: Outcome
-    do throws(VirtQueueError) {
-      var reader = ChainReader(chain, queue.queue.memory)
-      header = try decoder.header(&reader)
-      let command = try decoder.command(header, &reader)
-      outcome =
-        isControl
-        ? try execute(command, header.contextID, &reader, queue.queue.memory, &decoder)
-        : executeCursor(command)
-    } catch {
-      mistakes.report("malformedCommand", "a command ends too early, or its memory is not there: \(error)")
-      outcome = .now(.error(.invalidParameter))
-    }
-    answer(outcome, header, queue, isControl: isControl)
-    return true
+  // MARK: The configuration space
+
+  /// `size` bytes of it from `offset` on; zero beyond its end.
+  package func config(offset: UInt32, size: UInt32) -> [UInt8] {
+    configSpace.read(offset: offset, size: size)
+  }
+
+  package func writeConfig(offset: UInt32, _ bytes: [UInt8]) { configSpace.write(offset: offset, bytes) }
+
+  // MARK: Other devices and other memory
+
+  /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no room for one more.
+  package func sharedObject(_ uuid: ObjectUUID) -> FD? { objects.descriptor(of: uuid) }
+
+  /// The regions that the front end is to make, by their numbers.
+  package var sharedMemory: [UInt8: UInt64] { window.map { [HostMemory.region: $0.region.size] } ?? [:] }
+
+  // MARK: What it says
+
+  /// Adds what it has counted. What the guest uses now is its account's to say.
+  package func report(into statistics: inout Statistics) {
+    scanouts.report(into: &statistics)
+    returns.report(into: &statistics)
+    mistakes.report(into: &statistics)
+  }
+
+  /// All that there is to be said of a guest that has this device alone.
+  package var statistics: Statistics {
+    var statistics = Statistics()
+    lender.report(into: &statistics)
+    report(into: &statistics)
+    return statistics
   }
 
   // MARK: Time
+
+  private func work() {
+    if returns.sweep() { settle() }
+    scanouts.finishShadows()
+    scanouts.proceed(isAwaited: control.awaitsWork)
+    settle()
+    // Only where it was left off: nobody kicked the other one.
+    if control.hasMore { process(control) }
+    if cursor.hasMore { process(cursor) }
+  }
+
+  private func expire() {
+    let now = Instant.now
+    control.expire(now, noteSilence)
+    // What is to take the place of the pages may still be under way.
+    if !isBusy { returns.cutOff(now) }
+    returns.giveUpDevices(now)
+    scanouts.finishShadows()
+    settle()
+    armTimer()
+  }
+
+  /// The time of an answer is over: whoever it waited for is not waited for again until it says something.
+  private func noteSilence(_ response: PendingResponse) {
+    for flip in response.flips { scanouts[Int(flip.scanout.rawValue)].isSilent = true }
+    if response.errand?.answerer == .sink { sinkIsSilent = true }
+  }
+
+  /// Answers what need not wait any more, and tells who waits for the queue to be empty.
+  private func settle() {
+    guard control.queue != nil else { return }
+    control.settle()
+    if whenStopped != nil, control.isEmpty, returns.devicesAreDone, let finished = whenStopped.take() {
+      control.drop()
+      returns.giveUpDevices()
+      finished()
+      if cursor.hasMore { wake() }
+    }
+  }
+
+  private func heardFromFrontEnd() {
+    control.waitLonger()
+    wake()
+  }
+}
+
+extension GPUDevice: ScanoutsOwner, CommandHandler {
+  var isBusy: Bool { scanouts.isBusy }
+  var isTurnOver: Bool { scanouts.isTurnOver }
+
+  func beginTurn() { scanouts.beginTurn() }
 
   /// Lets the release of idle pages, and what waits for it, be done from the loop, when nobody is in the
   /// middle of something.
   func wake() { later?.schedule() }
 
   func armTimer() {
-    // An answer that is ready waits for its turn behind another, and one that is at work until that is done; no timer
-    // brings either.
-    let waiting = pending.filter { !$0.isReady && !$0.isAtWork }.map(\.deadline)
-    let releases = isBusy ? [] : releases.map(\.deadline)
-    let stop = reading.isEmpty ? [] : [readingDeadline]
-    guard let first = (waiting + releases + goneShadows.compactMap(\.deadline) + stop).min()
-    else { return }
-    let left = max(0, first - monotonicNanoseconds())
-    timer?.arm(milliseconds: UInt32(left / 1_000_000 + 1))
-  }
-
-  /// The front end has answered something: what it was asked for after that has waited for it too.
-  func heardFromFrontEnd() {
-    let now = monotonicNanoseconds()
-    for response in pending { response.waitLonger(now) }
-    wake()
-  }
-
-  private func expire() {
-    let now = monotonicNanoseconds()
-    for response in pending where response.deadline <= now && !response.isAtWork {
-      noteSilence(response)
-      response.waitNoLonger()
+    var first = control.deadline
+    for other in [isBusy ? nil : returns.deadline, scanouts.shadowDeadline, returns.devicesDeadline] {
+      if let other { first = min(first ?? other, other) }
     }
-    // What is to take the place of the pages may still be under way.
-    if !isBusy { cutOffReleases(now) }
-    if readingDeadline <= now { reading.removeAll() }
-    finishShadows()
+    guard let first else { return }
+    timer?.arm(milliseconds: UInt32(max(0, (first - .now).nanoseconds) / 1_000_000 + 1))
+  }
+
+  /// Completes the fences that waited for it.
+  func reached(_ sequence: UInt64, on scanout: ScanoutID) {
+    if control.reached(sequence, on: scanout) { settle() }
+  }
+
+  /// Answers the command that took so long. Whoever shows the picture has as long for it as after any other command.
+  func finishedWork() {
+    let now = Instant.now
+    returns.finishWork(now)
+    control.finishWork(now)
+    // The time of others may have come meanwhile.
+    returns.cutOff(now)
     settle()
     armTimer()
+  }
+
+  func outputsHaveChanged() {
+    configSpace.raise(ConfigSpace.displayEvent)
+    tell(.configChanged)
   }
 }

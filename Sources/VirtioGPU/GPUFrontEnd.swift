@@ -41,7 +41,7 @@ extension GPUDevice {
     do throws(LostNews) {
       try frontEnd?.tell(news)
     } catch {
-      mistakes.report("lostNews", "the front end could not be told of \(news): \(error)")
+      mistakes.report(.lostNews, "the front end could not be told of \(news): \(error)")
     }
   }
 }

@@ -2,33 +2,45 @@ internal import Buffers
 internal import Linux
 internal import Logging
 
-/// Counts what the guest does wrong, or asks for in vain, by kind, and logs each kind at most once in `interval`.
+/// Counts mistakes by kind, and logs each kind at most once in `interval`.
 final class MistakeLog {
-  private struct Kind {
-    var lastLogged: Int64 = .min
+  private struct Entry {
+    var count: UInt64 = 0
+    var lastLogged: Instant?
     var unlogged = 0
   }
 
-  /// In nanoseconds.
-  var interval: Int64 = 1_000_000_000
-  private let buffers: BufferTable
+  var interval = TimeSpan.seconds(1)
   private let logger: Logger
-  private var kinds: [String: Kind] = [:]
+  private let advice: Advice
+  private var entries: [MistakeKind: Entry] = [:]
 
-  init(_ buffers: BufferTable, _ logger: Logger) { (self.buffers, self.logger) = (buffers, logger) }
+  init(_ logger: Logger, advice: @escaping Advice = { _ in nil }) {
+    (self.logger, self.advice) = (logger, advice)
+  }
 
-  /// `kind` is one of a fixed few; `message` names the value and the limit.
-  func report(_ kind: String, _ message: @autoclosure () -> String) {
-    buffers.statistics.protocolErrors[kind, default: 0] += 1
-    let now = monotonicNanoseconds()
-    var entry = kinds[kind] ?? Kind()
-    if entry.lastLogged == .min || now - entry.lastLogged >= interval {
+  func report(_ mistake: Mistake) {
+    report(
+      mistake.kind,
+      mistake.message + (mistake.quota.flatMap { advice(.quota($0)) }.map { "; \($0)" } ?? ""))
+  }
+
+  /// - Parameter message: names the value and the limit.
+  func report(_ kind: MistakeKind, _ message: @autoclosure () -> String) {
+    let now = Instant.now
+    var entry = entries[kind] ?? Entry()
+    entry.count += 1
+    if let last = entry.lastLogged, now - last < interval {
+      entry.unlogged += 1
+    } else {
       let more = entry.unlogged == 0 ? "" : " (and \(entry.unlogged) more like it)"
       logger.warning("\(message())\(more)")
-      entry = Kind(lastLogged: now)
-    } else {
-      entry.unlogged += 1
+      (entry.lastLogged, entry.unlogged) = (now, 0)
     }
-    kinds[kind] = entry
+    entries[kind] = entry
+  }
+
+  func report(into statistics: inout Statistics) {
+    for (kind, entry) in entries { statistics.protocolErrors[kind.rawValue, default: 0] += entry.count }
   }
 }

@@ -28,7 +28,7 @@ final class Resource {
   /// its own place; or what was in its backing when the guest took that back.
   var store: PixelStore?
   /// Something was transferred to it, which stays in it without its backing.
-  var wasTransferred = false
+  private(set) var wasTransferred = false
   /// Its last backing, on its way back to the guest; nil once it is there.
   weak var release: Release?
   /// What a sink has already agreed to show, and where.
@@ -94,32 +94,11 @@ final class Resource {
     return gone
   }
 
-  /// The virtio formats (virtio 1.3, 5.7.6.8: `enum virtio_gpu_formats`), named by the order of bytes in memory,
-  /// and what DRM calls the same.
-  static func format(_ virtio: UInt32) -> FourCC? {
-    switch virtio {
-    case 1: .argb8888  // B8G8R8A8_UNORM
-    case 2: .xrgb8888  // B8G8R8X8_UNORM
-    case 3: .bgra8888  // A8R8G8B8_UNORM
-    case 4: .bgrx8888  // X8R8G8B8_UNORM
-    case 67: .abgr8888  // R8G8B8A8_UNORM
-    case 68: .rgbx8888  // X8B8G8R8_UNORM
-    case 121: .rgba8888  // A8B8G8R8_UNORM
-    case 134: .xbgr8888  // R8G8B8X8_UNORM
-    default: nil
+  /// The guest transfers this part of the image. Copies take it over at the next flush.
+  func noteTransfer(_ area: Rectangle) {
+    wasTransferred = true
+    for (_, _, picture) in pictures {
+      if case .shadow(let shadow) = picture { shadow.transferred = shadow.transferred.union(area) }
     }
-  }
-}
-
-/// The bytes of a resource in memory of our own.
-final class PixelStore {
-  let bytes: ByteSource
-  let mapping: Mapping
-  /// Why pictures are copied from here.
-  let cause: ShadowCause
-
-  init(_ mapping: Mapping, _ cause: ShadowCause) {
-    (self.mapping, self.cause) = (mapping, cause)
-    bytes = ByteSource([GuestWindow(mapping: mapping, start: 0, length: mapping.length)])
   }
 }

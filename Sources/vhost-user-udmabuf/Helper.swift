@@ -26,7 +26,8 @@ final class Helper {
   private let signals: SignalFD
   private let statsFile: FD?
   private let cards: [KMSSink]
-  private let buffers: BufferTable
+  private let lender: Lender
+  private let devices: [GPUDevice]
   private let endpoints: [Endpoint]
   private let control: Control?
   private var sandbox: Sandbox?
@@ -57,7 +58,7 @@ final class Helper {
     }
 
     let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
-    buffers = BufferTable(device: udmabuf, quotas: quotas)
+    lender = Lender(device: udmabuf, account: GuestAccount(quotas))
     let plan = try KMSPlan(options.kms.map { try KMSTarget($0) })
     cards = try plan.cards.map { [loop, logger] in
       try KMSSink($0, udmabuf: try? udmabuf.get(), loop: loop, log: logger)
@@ -90,7 +91,8 @@ final class Helper {
     let offers = Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
     let hostMemory = try offers.hostMemory()
     let known = KnownMemory()
-    endpoints = try options.devices.map { [loop, logger, buffers, sink, display] device in
+    var devices: [GPUDevice] = []
+    endpoints = try options.devices.map { [loop, logger, lender, sink, display] device in
       // Of two devices, the one for display has the screens.
       let hasScreens = device.profile == .display || options.devices.count == 1
       let shown = hasScreens ? sink : nil
@@ -98,23 +100,33 @@ final class Helper {
         shown?.outputs
         ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
       let gpu = try GPUDevice(
-        buffers: buffers, sink: shown, outputs: outputs,
+        lender: lender, sink: shown, outputs: outputs,
         scanoutCount: display == nil ? nil : max(1, options.resolution.count), backing: options.backing,
         cursor: options.cursor,
         profile: device.profile, hostMemory: device.profile == .share ? hostMemory : nil, loop: loop,
-        logger: logger)
+        logger: logger, advice: optionAgainst)
+      devices.append(gpu)
       return Endpoint(
         gpu, at: device.address, keeps: options.keep, known: known, display: hasScreens ? display : nil,
         loop: loop, logger: logger
       )
     }
-    control = try offered.map { [loop, logger, buffers] sink in
+    self.devices = devices
+    control = try offered.map { [loop, logger, lender] sink in
       try Control(options.control, sink, offers: offers.made, loop: loop, logger: logger) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
-        return (try? encoder.encode(buffers.statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
+        return (try? encoder.encode(Self.statistics(lender, devices))).map { [UInt8]($0) } ?? Array("{}".utf8)
       }
     }
+  }
+
+  /// What the guest uses now, and what its devices have counted.
+  private static func statistics(_ lender: Lender, _ devices: [GPUDevice]) -> Statistics {
+    var statistics = Statistics()
+    lender.report(into: &statistics)
+    for device in devices { device.report(into: &statistics) }
+    return statistics
   }
 
   /// What this process needs itself, and half of it to lend.
@@ -215,7 +227,7 @@ final class Helper {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
     do {
-      let json = [UInt8](try encoder.encode(buffers.statistics)) + [0x0a]
+      let json = [UInt8](try encoder.encode(Self.statistics(lender, devices))) + [0x0a]
       unsafe try statsFile?.replaceContent(json.span.bytes)
     } catch {
       logger.error("the statistics cannot be written: \(error)")

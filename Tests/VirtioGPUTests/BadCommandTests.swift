@@ -321,7 +321,7 @@ private let outside: [(String, Rectangle)] = [
   /// One line a second for each kind, however often it happens; the next line tells how many were left out.
   @Test func logIsNotFlooded() throws {
     let rig = try Self.rig()
-    rig.device.mistakes.interval = 1_000_000_000
+    rig.device.mistakes.interval = .seconds(1)
     let start = monotonicNanoseconds()
     func lines(_ words: String) -> [String] { rig.log.warnings.filter { $0.contains(words) } }
     for _ in 0..<300 {

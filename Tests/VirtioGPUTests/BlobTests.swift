@@ -65,7 +65,7 @@ import Testing
     rig.screen.flipAll()
     let bytes = Int(stride ?? width * 4)
     try expect(rig.screen.shown(), offset: Int(offset), stride: bytes)
-    #expect(rig.buffers.statistics.framesShown == 1 && rig.errors.isEmpty)
+    #expect(rig.statistics.framesShown == 1 && rig.errors.isEmpty)
 
     // The guest writes without a command, and flushes a part.
     fill(rig, Int(size), at: start, seed: 5)
@@ -90,7 +90,7 @@ import Testing
     try rig.ok(Request.flush(1, Rectangle(0, 0, 64, 48)))
     if asParts { try rig.ok(Request.flush(1, Rectangle(64, 0, 64, 48))) }
     rig.screen.flipAll()
-    #expect(rig.buffers.statistics.framesShown == 2)
+    #expect(rig.statistics.framesShown == 2)
     for head in 0...1 {
       try expect(rig.screen.shown(UInt32(head)), offset: 256 * head, stride: 512)
     }
@@ -104,11 +104,11 @@ import Testing
       Request.setScanoutBlob(0, 1, 64, 48), Request.setScanoutBlob(1, 1, 32, 16, offset: 16384),
       Request.flush(1, Rectangle(0, 0, 64, 48)))
     rig.screen.flipAll()
-    #expect(rig.buffers.statistics.framesShown == 2)
+    #expect(rig.statistics.framesShown == 2)
     // What is beside the smaller one concerns the larger one alone.
     try rig.ok(Request.flush(1, Rectangle(40, 20, 8, 8)))
     rig.screen.flipAll()
-    #expect(rig.buffers.statistics.framesShown == 3 && rig.errors.isEmpty)
+    #expect(rig.statistics.framesShown == 3 && rig.errors.isEmpty)
   }
 
   /// Without a page list a blob has no memory until it is given some; and it may be taken and given again, as
@@ -129,7 +129,7 @@ import Testing
     }
     try rig.ok(Request.setScanoutBlob(0, 0), Request.unref(1))
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.liveResources == 0 && rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.liveResources == 0 && rig.statistics.shadowBytes == 0)
   }
 
   /// There is nothing to transfer.
@@ -138,7 +138,7 @@ import Testing
     try rig.ok(
       Request.createBlob(1, size: 3 * page, rig.pages(3)), Request.transfer(1, Rectangle(0, 0, 900, 900)),
       Request.transfer(1, Rectangle(0, 0, 64, 48), offset: 77))
-    #expect(rig.buffers.statistics.bytesCopied == 0)
+    #expect(rig.statistics.bytesCopied == 0)
   }
 
   @Test func aCursorMayBeABlob() throws {
@@ -160,10 +160,10 @@ import Testing
     }
     let resource = try #require(rig.device.resources[ResourceID(1)])
     #expect(resource.frames.count <= 17 && resource.pictures.count <= 32)
-    #expect(rig.buffers.statistics.shadowBytes <= 34 * 4096)
+    #expect(rig.statistics.shadowBytes <= 34 * 4096)
     try rig.ok(Request.setScanoutBlob(0, 0), Request.unref(1))
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
   }
 
   // MARK: What is refused
@@ -289,12 +289,12 @@ import Testing
       #expect(frame.dmabuf != nil && frame.layout.offset == offset)
       #expect(rig.device.resources[ResourceID(1)]?.frames.count == min(index + 1, 3))
     }
-    #expect(rig.buffers.statistics.bytesCopied == 0 && rig.buffers.statistics.liveDMABufs == 1)
+    #expect(rig.statistics.bytesCopied == 0 && rig.statistics.liveDMABufs == 1)
     // Its pages come back when the last of its frames is off the screen.
     let head = rig.post(Request.unref(1))
     rig.screen.flipAll()
     try rig.settle()
     #expect(rig.answer()?.head == head)
-    #expect(rig.buffers.statistics.liveDMABufs == 0 && rig.screen.forgotten.count == 3)
+    #expect(rig.statistics.liveDMABufs == 0 && rig.screen.forgotten.count == 3)
   }
 }

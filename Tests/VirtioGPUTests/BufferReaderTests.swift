@@ -36,8 +36,7 @@ import Testing
       let buffer = try #require(rig.device.resources[ResourceID(1)]?.buffer)
       if kind == .eventFD {
         buffer.backing = .lent(try DMABuf(adopting: EventFD().fd.duplicate(), size: buffer.size))
-        rig.buffers.statistics.liveDMABufs += 1
-        rig.buffers.statistics.pinnedBytes += buffer.size
+        rig.lender.account.admitLent(buffer.size)
       }
       dmabuf = try #require(buffer.dmabuf)
       vgem = kind == .vgem ? try Vgem() : nil
@@ -45,7 +44,7 @@ import Testing
       rig.screen.flip()
     }
 
-    var all: Statistics { rig.buffers.statistics }
+    var all: Statistics { rig.statistics }
 
     /// The dma-buf is given to somebody.
     func share() { dmabuf.withSharedDescriptor { _ in } }

@@ -52,8 +52,8 @@ import Testing
       Request.create(1, format: format.format, whole.width, whole.height),
       Request.attach(1, [(start, UInt32(width * height * 4))]), Request.transfer(1, whole),
       Request.setScanout(0, 1, whole), Request.flush(1, whole))
-    try rig.turn { rig.buffers.statistics.framesShown + rig.buffers.statistics.framesFailed > 0 }
-    #expect(rig.buffers.statistics.framesFailed == 0)
+    try rig.turn { rig.statistics.framesShown + rig.statistics.framesFailed > 0 }
+    #expect(rig.statistics.framesFailed == 0)
     return (width, height)
   }
 
@@ -99,7 +99,7 @@ import Testing
     let rig = try rig(backing)
     let (width, height) = try show(rig, format)
     try expectBars(width, height)
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     if backing == .shadow {
       #expect(all.shadows == ["chosen": 1] && all.buffersLent == 0)
     } else if try shows(rig, format) {
@@ -113,7 +113,7 @@ import Testing
       _ = try run(repository.appending("qemu/screenshot"), [file])
     }
     rig.device.reset()
-    try rig.turn { rig.buffers.statistics.shadowBytes == 0 }
+    try rig.turn { rig.statistics.shadowBytes == 0 }
   }
 
   /// The card shows frames from their first pixel on only: another part is copied.
@@ -136,8 +136,8 @@ import Testing
     try rig.ok(
       Request.create(1, wide, high), Request.attach(1, [(start, pages * UInt32(systemPageSize))]),
       Request.setScanout(0, 1, part), Request.flush(1, part))
-    try rig.turn { rig.buffers.statistics.framesShown > 0 }
-    #expect(rig.buffers.statistics.shadows == ["partRefused": 1])
+    try rig.turn { rig.statistics.framesShown > 0 }
+    #expect(rig.statistics.shadows == ["partRefused": 1])
     var wrong = -1
     try? waitUntil("the part is on the screen") {
       let rgb = try Screenshot.take().rgb
@@ -158,15 +158,15 @@ import Testing
   @Test func detachWhileShown() throws {
     let rig = try rig()
     let (width, height) = try show(rig, ShadowTests.colours[1])
-    #expect(rig.buffers.statistics.buffersLent == 1)
+    #expect(rig.statistics.buffersLent == 1)
     rig.post(Request.detach(1))
     var answer: Answer?
     try rig.turn {
       answer = answer ?? rig.answer()
       return answer != nil
     }
-    #expect(answer?.type == ResponseType.ok && rig.buffers.statistics.liveDMABufs == 0)
-    #expect(rig.buffers.statistics.releasedLate == 0 && rig.buffers.statistics.shadows == ["detached": 1])
+    #expect(answer?.type == ResponseType.ok && rig.statistics.liveDMABufs == 0)
+    #expect(rig.statistics.releasedLate == 0 && rig.statistics.shadows == ["detached": 1])
     try expectBars(width, height)
   }
 }

@@ -160,7 +160,7 @@ struct BadChain: CustomTestStringConvertible {
       #expect(try rig.ask(Request.flush(1), room: 0).written == 0)
       rig.screen.flipAll()
     }
-    #expect(rig.buffers.statistics.framesShown == 100 && rig.errors.isEmpty && rig.log.warnings.isEmpty)
+    #expect(rig.statistics.framesShown == 100 && rig.errors.isEmpty && rig.log.warnings.isEmpty)
     // Some room that is too little is a mistake still, and so is a flush of nothing.
     #expect(try rig.ask(Request.flush(1), room: 23).written == 0)
     #expect(try rig.ask(Request.flush(9), room: 0).written == 0)

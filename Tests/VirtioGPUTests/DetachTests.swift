@@ -50,7 +50,7 @@ import Testing
     case .comeBack: rig.screen.isAttended = true
     case .replug:
       rig.screen.outputs[0].name += "'"
-      rig.device.outputsChanged()
+      rig.device.scanouts.outputsChanged()
     case .detach:
       rig.post(Request.detach(1))
       // It waits for the flip to the copy.
@@ -87,14 +87,14 @@ import Testing
     let pages = try create(rig, colour: 0x11_2233)
     for step in order { try perform(step, rig, pages) }
     try expect(rig, 0x11_2233)
-    #expect(rig.buffers.statistics.liveDMABufs == 0 && rig.buffers.statistics.releasedLate == 0)
+    #expect(rig.statistics.liveDMABufs == 0 && rig.statistics.releasedLate == 0)
     #expect(rig.errors.isEmpty, "\(rig.errors)")
     // It goes with the resource.
     try rig.ok(Request.setScanout(0, 0))
     rig.screen.flipAll()
     try rig.ok(Request.unref(1))
     try rig.settle()
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
     try rig.expectBalance()
   }
 
@@ -115,7 +115,7 @@ import Testing
     rig.screen.flipAll()
     try rig.settle()
     try rig.ok(Request.unref(1))
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
   }
 
   /// New pages are lent whatever stood against the old ones, wherever a copy of these is shown.
@@ -134,7 +134,7 @@ import Testing
     try rig.settle()
     for scanout in [0, other] { #expect(rig.screen.shown(scanout)?.dmabuf != nil, "scanout \(scanout)") }
     try expect(rig, 0x44_5566)
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
     try rig.expectBalance()
   }
 
@@ -146,7 +146,7 @@ import Testing
     draw(rig, pages, 0xee_eeee)
     for step in [.setScanout, .detach, .flush] as [Step] { try perform(step, rig, pages) }
     try expect(rig, 0x11_2233)
-    #expect(rig.buffers.statistics.shadows.keys.allSatisfy { $0 == "oddTransfer" || $0 == "noDevice" })
+    #expect(rig.statistics.shadows.keys.allSatisfy { $0 == "oddTransfer" || $0 == "noDevice" })
   }
 
   /// The screen has no plane for the cursor, whose image and whose background are of pages that are gone.
@@ -183,7 +183,7 @@ import Testing
     rig.screen.lentRefusal = SinkError(.part, "no part can be shown")
     try rig.ok(Request.setScanout(0, 1, Rectangle(16, 8, 32, 32)))
     try perform(.detach, rig, pages)
-    #expect(rig.buffers.statistics.releasedLate == 0 && rig.buffers.statistics.liveDMABufs == 0)
+    #expect(rig.statistics.releasedLate == 0 && rig.statistics.liveDMABufs == 0)
     draw(rig, pages, 0xee_eeee)
     try rig.ok(Request.flush(1))
     rig.screen.flipAll()
@@ -201,12 +201,12 @@ import Testing
     for step in [.transfer, .setScanout, .flush, .detach, .draw, .flush] as [Step] {
       try perform(step, rig, pages)
     }
-    #expect(rig.buffers.statistics.shadowBytes <= quotas.shadowBytes && rig.errors["quota"] == 1)
+    #expect(rig.statistics.shadowBytes <= quotas.shadowBytes && rig.errors["quota"] == 1)
     if !isLent { try expect(rig, 0x11_2233) }
     try rig.ok(Request.unref(1))
     rig.screen.flipAll()
     try rig.settle()
-    #expect(rig.buffers.statistics.shadowBytes == 0 && rig.buffers.statistics.liveDMABufs == 0)
+    #expect(rig.statistics.shadowBytes == 0 && rig.statistics.liveDMABufs == 0)
   }
 
   /// A resource that nothing was transferred to, and that is shown nowhere, has nothing in it.
@@ -214,7 +214,7 @@ import Testing
     let rig = try rig(isLent)
     _ = try create(rig, colour: 0x11_2233)
     try rig.ok(Request.detach(1))
-    #expect(rig.buffers.statistics.shadowBytes == 0 && rig.buffers.statistics.bytesCopied == 0)
+    #expect(rig.statistics.shadowBytes == 0 && rig.statistics.bytesCopied == 0)
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
     #expect(rig.errors.isEmpty && rig.screen.next() == nil && rig.screen.shown() == nil)
     try rig.expectBalance()

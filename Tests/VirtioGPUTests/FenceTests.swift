@@ -39,7 +39,7 @@ import Udmabuf
     #expect(answer.head == head && answer.type == ResponseType.ok && answer.fence == 41 && answer.flags == 1)
     #expect(rig.notified[0] == before + 1)
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.framesShown == 1)
+    #expect(rig.statistics.framesShown == 1)
   }
 
   @Test func answeredWithoutAFlipAfterAWhile() throws {
@@ -51,18 +51,18 @@ import Udmabuf
       return answer != nil
     }
     #expect(answer?.head == head && answer?.type == ResponseType.ok && answer?.fence == 41)
-    #expect(rig.screen.shown() == nil && rig.buffers.statistics.framesShown == 0)
+    #expect(rig.screen.shown() == nil && rig.statistics.framesShown == 0)
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.framesShown == 1)
+    #expect(rig.statistics.framesShown == 1)
   }
 
   @Test func withoutAFenceAtOnce() throws {
     let rig = try rig()
     for _ in 0..<5 { try rig.ok(Request.flush(1)) }
     // One on its way, one waits, three gave way.
-    #expect(rig.buffers.statistics.framesCoalesced == 3)
+    #expect(rig.statistics.framesCoalesced == 3)
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.framesShown == 2 && rig.buffers.statistics.flushes == 5)
+    #expect(rig.statistics.framesShown == 2 && rig.statistics.flushes == 5)
   }
 
   @Test func whatGivesWayWaitsForItsSuccessor() throws {
@@ -74,7 +74,7 @@ import Udmabuf
     rig.screen.flip()
     #expect(fences(rig) == [2, 3, 4])
     try rig.expectBalance()
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.framesShown == 2 && all.framesCoalesced == 2 && all.framesFailed == 0)
   }
 
@@ -117,7 +117,7 @@ import Udmabuf
     #expect(fences(rig) == [])
     rig.screen.flip(1)
     #expect(fences(rig) == [1])
-    #expect(rig.buffers.statistics.flushes == 2 && rig.buffers.statistics.framesShown == 2)
+    #expect(rig.statistics.flushes == 2 && rig.statistics.framesShown == 2)
     try rig.expectBalance()
   }
 
@@ -127,7 +127,7 @@ import Udmabuf
     #expect(try rig.ask(Request.flush(3, fence: 1)).fence == 1)
     #expect(try rig.ask(Request.flush(1, Rectangle(0, 0, 0, 0), fence: 2)).fence == 2)
     #expect(try rig.ask(Request.flush(99, fence: 3)).type == ResponseType.invalidResource)
-    #expect(rig.buffers.statistics.flushes == 0)
+    #expect(rig.statistics.flushes == 0)
   }
 
   @Test func aFrameThatTheScreenRefuses() throws {
@@ -137,7 +137,7 @@ import Udmabuf
     try rig.settle()
     let answer = try #require(rig.answer())
     #expect(answer.type == ResponseType.ok && answer.fence == 1)
-    #expect(rig.buffers.statistics.framesFailed == 1 && rig.errors == ["mode": 1])
+    #expect(rig.statistics.framesFailed == 1 && rig.errors == ["mode": 1])
     #expect(rig.log.warnings.last?.contains("no such mode") == true)
     // The next one may be shown.
     rig.post(Request.flush(1, fence: 2))
@@ -157,7 +157,7 @@ import Udmabuf
     #expect(fences(rig) == [1, 2])
     rig.screen.flipAll()
     #expect(rig.screen.shown() == nil)
-    #expect(rig.buffers.statistics.framesShown == 1 && rig.buffers.statistics.framesCoalesced == 1)
+    #expect(rig.statistics.framesShown == 1 && rig.statistics.framesCoalesced == 1)
     try rig.expectBalance()
   }
 
@@ -175,7 +175,7 @@ import Udmabuf
       answered += fences(rig)
       return answered.count == 3
     }
-    #expect(answered == [1, 2, 3] && rig.buffers.statistics.releasedLate == 1)
+    #expect(answered == [1, 2, 3] && rig.statistics.releasedLate == 1)
     // The fence's time, the release's time, what the sink tells, and a few more.
     #expect(turns < 20, "\(turns) turns")
     try rig.expectBalance()

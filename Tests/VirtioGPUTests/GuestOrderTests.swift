@@ -58,7 +58,7 @@ import Testing
     try guest.play(replay)
     let rig = replay.rig
     #expect(rig.errors.isEmpty, "\(rig.errors)")
-    let causes = Set(rig.buffers.statistics.shadows.keys)
+    let causes = Set(rig.statistics.shadows.keys)
     #expect(causes.subtracting(guest.copies) == (isLent ? [] : ["noDevice"]))
     try rig.expectBalance()
   }

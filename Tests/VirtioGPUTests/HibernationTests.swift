@@ -69,7 +69,7 @@ import Testing
     try showImage(machine)
     #expect(try askCursor(machine, Request.updateCursor(0, ID.cursor)) == ResponseType.ok)
     try expect(machine, shows: 0x11)
-    let before = machine.device.buffers.statistics
+    let before = machine.device.statistics
 
     for life in 1...3 as ClosedRange<UInt32> {
       if turnsOff {
@@ -103,7 +103,7 @@ import Testing
     #expect(machine.answer()?.type == ResponseType.ok)
     machine.screen.flipAll()
     try machine.link.settle()
-    let all = machine.device.buffers.statistics
+    let all = machine.device.statistics
     #expect(all.liveResources == before.liveResources - 1 && all.shadowBytes == before.shadowBytes)
     #expect(all.protocolErrors == ["invalidResource": 12])
     #expect(machine.link.end == nil)

@@ -133,7 +133,7 @@ import VhostUser
     #expect(machine.answer()?.type == ResponseType.ok)
   }
 
-  private var free: [Range<UInt64>] { machine.device.hostRegion?.free ?? [] }
+  private var free: [Range<UInt64>] { machine.device.window?.region.free ?? [] }
   private var whole: [Range<UInt64>] { [0..<16 * page] }
 
   @Test func theFrontEndIsToldOfTheRegion() throws {
@@ -187,7 +187,7 @@ import VhostUser
     try unmap(2)
     #expect(free == whole)
     try ok(Request.unref(1), Request.unref(2))
-    #expect(machine.device.buffers.statistics.protocolErrors.isEmpty)
+    #expect(machine.device.statistics.protocolErrors.isEmpty)
   }
 
   @Test func twoHundredMappings() throws {
@@ -245,7 +245,7 @@ import VhostUser
     try acknowledge(Self.unmapCode)
     #expect(machine.answer()?.type == ResponseType.ok && machine.answer()?.type == ResponseType.ok)
     #expect(free == whole)
-    #expect(machine.device.offers[5]?.uses == 0)
+    #expect(machine.device.window!.offers[5]?.uses == 0)
   }
 
   /// The queue stops while an answer is awaited: it is not waited for, and what is mapped late is taken away.
@@ -288,7 +288,7 @@ import VhostUser
     #expect(try request().code == Self.unmapCode)
     // A front end that has reset the device has taken it away by itself.
     try acknowledge(Self.unmapCode, reset ? 1 : 0)
-    #expect(free == whole && machine.device.resources.isEmpty && machine.device.offers[5]?.uses == 0)
+    #expect(free == whole && machine.device.resources.isEmpty && machine.device.window!.offers[5]?.uses == 0)
     if reset { try machine.replaceDriver() }
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
@@ -296,17 +296,19 @@ import VhostUser
 
   /// A hundred things that the front end does one after the other take it longer than one.
   @Test func theFrontEndIsSlow() {
-    let errand = Errand(ifAbandoned: .ok, patience: 50)
+    let start = Instant.now
+    let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: .nanoseconds(50))
     let header = ControlHeader(type: 0, flags: 0, fenceID: 0, contextID: 0, ringIndex: 0)
     let waiting = PendingResponse(
-      head: 0, writable: [], header: header, response: .ok, deadline: 10, errand: errand)
-    waiting.waitLonger(1000)
-    #expect(waiting.deadline == 1050)
-    waiting.waitLonger(0)
-    #expect(waiting.deadline == 1050)
+      head: 0, writable: [], header: header, response: .ok, deadline: start, errand: errand)
+    waiting.waitLonger(start + .nanoseconds(1000))
+    let deadline = start + .nanoseconds(1050)
+    #expect(waiting.deadline == deadline)
+    waiting.waitLonger(start)
+    #expect(waiting.deadline == deadline)
     waiting.finish(.mapInfo)
-    waiting.waitLonger(5000)
-    #expect(waiting.deadline == 1050 && waiting.isReady)
+    waiting.waitLonger(start + .nanoseconds(5000))
+    #expect(waiting.deadline == deadline && waiting.isReady)
   }
 
   enum Break: CaseIterable { case closed, anotherCode, anotherSize, aRequest, cutOff }
@@ -347,7 +349,7 @@ import VhostUser
     try ok(create(1), create(2))
     try map(1, at: 0)
     var sent = 0
-    while machine.device.buffers.statistics.protocolErrors["lostNews"] == nil {
+    while machine.device.statistics.protocolErrors["lostNews"] == nil {
       machine.device.tell(.configChanged)
       sent += 1
       try #require(sent < 1_000_000)
@@ -356,7 +358,7 @@ import VhostUser
     #expect(machine.answer() == nil && free != whole, "it is mapped still")
     #expect(try machine.ask(Request.mapBlob(2, at: 4 * page)).type == ResponseType.unspecified)
     try machine.post(Request.unref(1))
-    #expect(machine.answer() == nil && machine.device.offers[5]?.uses == 1, "the next blob may come")
+    #expect(machine.answer() == nil && machine.device.window!.offers[5]?.uses == 1, "the next blob may come")
     var asked: [RequestChannel.Asked] = []
     while asked.last?.code != Self.unmapCode {
       asked += try machine.channel.next()
@@ -366,14 +368,14 @@ import VhostUser
       asked.count == sent && asked.dropLast().allSatisfy { $0.code == 2 }, "all but the one that was lost")
     try acknowledge(Self.unmapCode)
     #expect(machine.answer()?.type == ResponseType.ok && machine.answer()?.type == ResponseType.ok)
-    #expect(free == whole && machine.device.offers[5]?.uses == 1)
+    #expect(free == whole && machine.device.window!.offers[5]?.uses == 1)
     try map(2, at: 0)
   }
 
   /// QEMU has room for a certain number of regions of memory.
   @Test func mappingsAreBounded() throws {
     let file = try Memfd.create(name: "offer", size: page)
-    let limit = GPUDevice.maxMappings
+    let limit = HostWindow.maxMappings
     let memory = HostMemory(size: 300 * page, offers: [try Self.offer(5, file, limit: 300)])
     let machine = try Machine(
       .slots, udmabuf: .failure(.noSuchFileOrDirectory), backing: .auto, profile: .share, hostMemory: memory)
@@ -417,13 +419,13 @@ import VhostUser
     for (index, pixel) in pixels.enumerated() {
       #expect(pixel == UInt32((512 + index * 4) &* 77).bytes)
     }
-    #expect(machine.device.buffers.statistics.shadows == ["udmabuf": 1])
-    #expect(machine.device.buffers.statistics.pinnedBytes == 0)
+    #expect(machine.device.statistics.shadows == ["udmabuf": 1])
+    #expect(machine.device.statistics.pinnedBytes == 0)
     try machine.post(Request.unref(1))
     machine.screen.flipAll()
     try machine.link.settle()
     #expect(machine.answer()?.type == ResponseType.ok)
-    #expect(machine.device.buffers.statistics.pinnedBytes == 0 && machine.device.offers[5]?.uses == 0)
+    #expect(machine.device.statistics.pinnedBytes == 0 && machine.device.window!.offers[5]?.uses == 0)
   }
 
   // MARK: What is refused
@@ -489,12 +491,12 @@ import VhostUser
       create(1), create(2), create(3, 6, flags: 2), Request.createBlob(4, size: page), Request.create(5),
       Request.createContext(9))
     try map(1, at: 4 * page)
-    let (before, uses) = (free, machine.device.offers.values.map(\.uses))
+    let (before, uses) = (free, machine.device.window!.offers.values.map(\.uses))
     #expect(try machine.ask(command.request).type == command.error)
-    #expect(free == before && machine.device.offers.values.map(\.uses) == uses)
+    #expect(free == before && machine.device.window!.offers.values.map(\.uses) == uses)
     #expect(try machine.channel.next().isEmpty && machine.link.end == nil)
-    #expect(machine.device.resources.count == 5 && machine.device.contexts == [9])
-    #expect(machine.device.buffers.statistics.protocolErrors.values.reduce(0, +) == 1)
+    #expect(machine.device.resources.count == 5 && machine.device.contexts.ids == [9])
+    #expect(machine.device.statistics.protocolErrors.values.reduce(0, +) == 1)
     #expect(machine.log.warnings.count == 1)
     // The device goes on.
     try ok(

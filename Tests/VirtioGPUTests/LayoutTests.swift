@@ -103,7 +103,7 @@ import Testing
     rig.device.kicked(0)
     let answer = try #require(rig.answer())
     #expect(answer.head == head && answer.type == ResponseType.ok)
-    #expect(rig.device.resources.keys.map(\.rawValue) == [3])
+    #expect(rig.device.resources.values.map(\.id.rawValue) == [3])
   }
 
   @Test func nothingIsWrittenBehindTheAnswer() throws {
@@ -141,9 +141,9 @@ import Testing
     let resource = try #require(rig.device.resources[ResourceID(0xffff_ffff)])
     #expect(resource.image?.format == (format == 1 ? .argb8888 : .xrgb8888))
     #expect(resource.size == UInt64(width) * UInt64(height) * 4)
-    #expect(rig.buffers.statistics.liveResources == 1)
+    #expect(rig.statistics.liveResources == 1)
     try rig.ok(Request.unref(0xffff_ffff))
-    #expect(rig.device.resources.isEmpty && rig.buffers.statistics.liveResources == 0)
+    #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
   }
 
   @Test func cursorCommandsAreAccepted() throws {

@@ -17,8 +17,8 @@ import Virtio
   @Test func fromCreationToTheScreen() throws {
     let rig = try Rig(.real)
     let pages = try rig.lend(1)
-    #expect(rig.buffers.statistics.liveDMABufs == 1 && rig.buffers.statistics.pinnedBytes == 3 * page)
-    #expect(rig.buffers.statistics.buffersLent == 0, "nobody has seen it yet")
+    #expect(rig.statistics.liveDMABufs == 1 && rig.statistics.pinnedBytes == 3 * page)
+    #expect(rig.statistics.buffersLent == 0, "nobody has seen it yet")
     try rig.ok(Request.setScanout(0, 1), Request.transfer(1))
     #expect(rig.screen.events.isEmpty, "it comes on the screen with its first flush")
     try rig.ok(Request.flush(1))
@@ -34,7 +34,7 @@ import Virtio
       rig.ram.write(UInt32(index) + 7, at: page.address + 16)
       #expect(view.load(UInt32.self, at: index * Int(self.page) + 16) == UInt32(index) + 7)
     }
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.buffersLent == 1 && all.pagesLent == 3 && all.bytesLent == 3 * page)
     #expect(all.entriesReported == 3 && all.itemsJoined == 3 && all.bytesCopied == 0)
     #expect(all.flushes == 1 && all.framesShown == 1 && all.protocolErrors.isEmpty)
@@ -43,8 +43,8 @@ import Virtio
     rig.screen.flip()
     try rig.ok(Request.unref(1))
     #expect(rig.screen.shown() == nil && rig.screen.forgotten == [frame.id])
-    #expect(rig.buffers.statistics.liveDMABufs == 0 && rig.buffers.statistics.pinnedBytes == 0)
-    #expect(rig.buffers.statistics.liveResources == 0 && rig.buffers.statistics.releasedLate == 0)
+    #expect(rig.statistics.liveDMABufs == 0 && rig.statistics.pinnedBytes == 0)
+    #expect(rig.statistics.liveResources == 0 && rig.statistics.releasedLate == 0)
     try rig.expectBalance()
   }
 
@@ -59,7 +59,7 @@ import Virtio
     try rig.ok(Request.transfer(1))
     rig.ram.write(UInt32(2), at: pages[0].address)
     #expect(view.load(UInt32.self, at: 0) == 2)
-    #expect(rig.buffers.statistics.bytesCopied == 0)
+    #expect(rig.statistics.bytesCopied == 0)
   }
 
   @Test(
@@ -127,8 +127,8 @@ import Virtio
     #expect(buffer.ranges.map { $0.length / page } == list.expected.map(\.1))
     #expect(buffer.ranges.allSatisfy { $0.offset % page == 0 && $0.length % page == 0 })
     // No more than the image's pages are lent.
-    #expect(buffer.dmabuf?.size == 3 * page && rig.buffers.statistics.pinnedBytes == 3 * page)
-    let all = rig.buffers.statistics
+    #expect(buffer.dmabuf?.size == 3 * page && rig.statistics.pinnedBytes == 3 * page)
+    let all = rig.statistics
     #expect(all.entriesReported == UInt64(list.entries.count))
     #expect(all.itemsJoined == UInt64(list.expected.count) && all.pagesLent == 3)
     let view = try #require(rig.screen.shown()?.dmabuf).map()
@@ -148,7 +148,7 @@ import Virtio
   func wholePages(_ width: UInt32, _ height: UInt32, _ pages: UInt64) throws {
     let rig = try Rig(.real)
     try rig.ok(Request.create(1, width, height), Request.attach(1, rig.pages(3)))
-    #expect(rig.buffers.statistics.pinnedBytes == pages * page)
+    #expect(rig.statistics.pinnedBytes == pages * page)
   }
 
   // MARK: Scanouts
@@ -172,7 +172,7 @@ import Virtio
         .shows(frame: id, source: left, damage: Rectangle(30, 0, 2, 1), scanout: 0),
         .shows(frame: id, source: right, damage: Rectangle(32, 0, 2, 1), scanout: 1),
       ])
-    #expect(rig.buffers.statistics.flushes == 5 && rig.buffers.statistics.buffersLent == 1)
+    #expect(rig.statistics.flushes == 5 && rig.statistics.buffersLent == 1)
     try rig.expectBalance()
   }
 
@@ -188,7 +188,7 @@ import Virtio
     try rig.ok(Request.setScanout(0, 0))
     rig.screen.flipAll()
     #expect(rig.screen.shown(0) == nil && rig.screen.shown(1) != nil)
-    #expect(rig.buffers.statistics.flushes == 2)
+    #expect(rig.statistics.flushes == 2)
     try rig.expectBalance()
   }
 
@@ -199,7 +199,7 @@ import Virtio
     try rig.ok(Request.flush(1), Request.setScanout(0, 1), Request.flush(2))
     try rig.ok(Request.flush(1, Rectangle(0, 0, 0, 0)), Request.flush(1, Rectangle(64, 48, 0, 0)))
     try rig.ok(Request.setScanout(0, 1, Rectangle(0, 0, 32, 48)), Request.flush(1, Rectangle(32, 0, 32, 48)))
-    #expect(rig.screen.events.isEmpty && rig.buffers.statistics.flushes == 0 && rig.errors.isEmpty)
+    #expect(rig.screen.events.isEmpty && rig.statistics.flushes == 0 && rig.errors.isEmpty)
   }
 
   @Test func aSinkIsAskedOnceForEachPlace() throws {
@@ -258,7 +258,7 @@ import Virtio
     rig.screen.flip()
     // Another screen, which does not agree.
     rig.screen.outputs[0].name = "another"
-    rig.device.outputsChanged()
+    rig.device.scanouts.outputsChanged()
     rig.screen.lentRefusal = SinkError(.mode, "not that one")
     try rig.ok(Request.setScanout(0, 1))
     #expect(rig.screen.forgotten.contains(frame.id))
@@ -284,7 +284,7 @@ import Virtio
     #expect(rig.log.warnings[0].contains("\(9 * page)") && rig.log.warnings[0].contains("\(7 * page)"))
     // What fits is lent, and what comes back can be lent again.
     try rig.ok(Request.attach(4, rig.pages(1)), Request.unref(1), Request.attach(3, rig.pages(3)))
-    #expect(rig.buffers.statistics.pinnedBytes == 7 * page)
+    #expect(rig.statistics.pinnedBytes == 7 * page)
   }
 
   @Test func bookkeepingQuota() throws {
@@ -321,7 +321,7 @@ import Virtio
     }
     // The remedy helps at once.
     try TestHost.withUdmabufLimits(items: 2048) { try rig.ok(Request.attach(1, pages)) }
-    #expect(rig.buffers.statistics.pinnedBytes == (1024 + 1025) * page)
+    #expect(rig.statistics.pinnedBytes == (1024 + 1025) * page)
   }
 
   /// The kernel's `size_limit_mb`.

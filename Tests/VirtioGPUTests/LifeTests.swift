@@ -85,7 +85,7 @@ import Testing
       try rig.ok(Request.create(1), Request.create(2))
       rig.device.stop(0) {}
       try rig.start(0, rig.control, fresh: true)
-      #expect(rig.device.resources.isEmpty && rig.buffers.statistics.liveResources == 0)
+      #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
     }
   }
 
@@ -101,7 +101,7 @@ import Testing
     let rig = try Rig()
     try rig.ok(Request.create(1))
     rig.device.reset()
-    #expect(rig.device.resources.isEmpty && rig.buffers.statistics.liveResources == 0)
+    #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
     rig.post(Request.create(2))
     try rig.settle()
     #expect(rig.answer() == nil, "no queue runs after a reset")
@@ -121,7 +121,7 @@ import Testing
   @Test func withoutASink() throws {
     let rig = try Rig(sink: false)
     try rig.ok(Request.create(1), Request.flush(1), Request.setScanout(0, 0), Request.unref(1))
-    #expect(rig.buffers.statistics == Statistics())
+    #expect(rig.statistics == Statistics())
   }
 
   // MARK: Quotas that need no dma-buf
@@ -134,7 +134,7 @@ import Testing
     let state = rig.state
     #expect(try rig.ask(Request.create(4)).type == ResponseType.outOfMemory)
     #expect(rig.state == state && rig.errors == ["quota": 1])
-    #expect(rig.log.warnings.count == 1 && rig.log.warnings[0].contains("--max-resources"))
+    #expect(rig.log.warnings.count == 1 && rig.log.warnings[0].contains("; raise resources"))
     #expect(rig.log.warnings[0].contains("quota of 3 resources"))
     try rig.ok(Request.unref(2), Request.create(4))
   }
@@ -145,7 +145,7 @@ import Testing
     let rig = try Rig(quotas: quotas)
     try rig.ok(Request.create(1))
     #expect(try rig.ask(Request.attach(1, rig.pages(3))).type == ResponseType.outOfMemory)
-    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("--max-entries"))
+    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise entries"))
     // Two are admitted, and fail for another reason.
     #expect(try rig.ask(Request.attach(1, rig.pages(2))).type == ResponseType.invalidParameter)
     #expect(rig.errors == ["quota": 1, "shortBacking": 1])
@@ -157,7 +157,7 @@ import Testing
     let rig = try Rig(quotas: quotas)
     try rig.ok(Request.create(1))
     #expect(try rig.ask(Request.attach(1, rig.pages(3))).type == ResponseType.outOfMemory)
-    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("--max-pinned"))
+    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise pinnedBytes"))
   }
 
   @Test func bookkeepingQuota() throws {
@@ -168,7 +168,7 @@ import Testing
     var count: UInt32 = 0
     while count < 3000, try rig.ask(Request.create(count + 1)).type == ResponseType.ok { count += 1 }
     #expect((1..<3000).contains(count))
-    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("--max-bookkeeping"))
+    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise bookkeepingBytes"))
     try rig.ok(Request.unref(1), Request.create(1))
   }
 }

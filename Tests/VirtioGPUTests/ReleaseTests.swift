@@ -39,7 +39,7 @@ import Udmabuf
     return rig
   }
 
-  private func lent(_ rig: Rig) -> UInt64 { rig.buffers.statistics.liveDMABufs }
+  private func lent(_ rig: Rig) -> UInt64 { rig.statistics.liveDMABufs }
 
   @Test(arguments: Way.allCases) func whatIsNotShownGoesAtOnce(_ way: Way) throws {
     let rig = try rig()
@@ -47,7 +47,7 @@ import Udmabuf
     #expect(dmabuf != nil)
     try rig.ok(way.request(2))
     #expect(dmabuf == nil, "the dma-buf is closed")
-    #expect(lent(rig) == 1 && rig.buffers.statistics.pinnedBytes == 3 * systemPageSize)
+    #expect(lent(rig) == 1 && rig.statistics.pinnedBytes == 3 * systemPageSize)
     #expect(rig.device.resources.count == (way == .unref ? 1 : 2))
   }
 
@@ -62,7 +62,7 @@ import Udmabuf
     try rig.settle()
     let answer = try #require(rig.answer())
     #expect(answer.head == head && answer.type == ResponseType.ok)
-    #expect(frame == nil && lent(rig) == 1 && rig.buffers.statistics.releasedLate == 0)
+    #expect(frame == nil && lent(rig) == 1 && rig.statistics.releasedLate == 0)
     try rig.expectBalance()
     if way == .detach {
       // The image is there still, and can be given other pages.
@@ -120,11 +120,11 @@ import Udmabuf
     try rig.settle()
     #expect(rig.answer()?.head == head)
     // No flush asked for it, so that it is no frame; but its pages were seen.
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.flushes == 1 && all.framesShown == 1 && all.buffersLent == 2)
     try rig.ok(Request.flush(2))
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.framesShown == 2)
+    #expect(rig.statistics.framesShown == 2)
   }
 
   @Test func whatIsChosenGivesWayToItsFlush() throws {
@@ -133,7 +133,7 @@ import Udmabuf
     rig.post(Request.unref(1))
     try rig.ok(Request.flush(2))
     try rig.expectBalance()
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     // Two flushes of resource 1 and one of resource 2 were shown; the device's own presentation is not counted.
     #expect(all.flushes == 3 && all.framesShown == 3 && all.framesCoalesced == 0)
     #expect(rig.answer()?.type == ResponseType.ok && lent(rig) == 1)
@@ -163,7 +163,7 @@ import Udmabuf
     try rig.settle()
     #expect(rig.answer()?.type == ResponseType.ok && lent(rig) == 1, "its place in the queue was taken over")
     try rig.expectBalance()
-    #expect(rig.buffers.statistics.framesCoalesced == 1 && rig.buffers.statistics.buffersLent == 1)
+    #expect(rig.statistics.framesCoalesced == 1 && rig.statistics.buffersLent == 1)
   }
 
   @Test func theSameNumberAgainWhileItWaits() throws {
@@ -193,7 +193,7 @@ import Udmabuf
     }
     #expect(answer?.head == head && answer?.type == ResponseType.ok)
     #expect(rig.screen.forgotten == [id] && rig.screen.shown() == nil)
-    #expect(rig.buffers.statistics.releasedLate == 1 && rig.errors == ["releasedLate": 1] && lent(rig) == 1)
+    #expect(rig.statistics.releasedLate == 1 && rig.errors == ["releasedLate": 1] && lent(rig) == 1)
     #expect(rig.log.warnings.count == 1 && rig.log.warnings[0].contains("cut off"))
     try rig.ok(Request.setScanout(0, 2), Request.flush(2))
     try rig.expectBalance()
@@ -211,9 +211,9 @@ import Udmabuf
       return count == 3
     }
     // The screen goes dark with the frame that is cut off, and lets go of the other one by that.
-    #expect(rig.buffers.statistics.releasedLate == 1 && lent(rig) == 0)
+    #expect(rig.statistics.releasedLate == 1 && lent(rig) == 0)
     try rig.expectBalance()
-    #expect(rig.device.resources.isEmpty && rig.buffers.statistics.pinnedBytes == 0)
+    #expect(rig.device.resources.isEmpty && rig.statistics.pinnedBytes == 0)
   }
 
   // MARK: Stop, start and reset
@@ -258,7 +258,7 @@ import Udmabuf
     var finished = false
     rig.device.stop(0) { finished = true }
     try rig.turn { finished }
-    #expect(rig.answer()?.type == ResponseType.ok && rig.buffers.statistics.releasedLate == 1)
+    #expect(rig.answer()?.type == ResponseType.ok && rig.statistics.releasedLate == 1)
   }
 
   @Test func aResumeKeepsAll() throws {
@@ -281,12 +281,12 @@ import Udmabuf
     rig.device.stop(0) {}
     let control = DriverQueue(rig.ram)
     try rig.start(0, control, fresh: true)
-    #expect(rig.device.resources.isEmpty && rig.buffers.statistics.liveResources == 0)
+    #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
     #expect(rig.screen.events.last == .dark(0))
     #expect(lent(rig) == 1, "what is on the screen is held until the screen is dark")
     rig.screen.flip()
     try rig.settle()
-    #expect(lent(rig) == 0 && rig.buffers.statistics.pinnedBytes == 0 && rig.screen.forgotten.count == 1)
+    #expect(lent(rig) == 0 && rig.statistics.pinnedBytes == 0 && rig.screen.forgotten.count == 1)
     control.send(Request.create(1), answer: 24)
     rig.device.kicked(0)
     #expect(rig.answer(control)?.type == ResponseType.ok)
@@ -302,7 +302,7 @@ import Udmabuf
     rig.screen.flipAll()
     try rig.settle()
     #expect(rig.answer() == nil, "the rings are not the device's any more")
-    #expect(lent(rig) == 0 && rig.buffers.statistics.releasedLate == 0)
+    #expect(lent(rig) == 0 && rig.statistics.releasedLate == 0)
     try rig.expectBalance()
   }
 
@@ -310,7 +310,7 @@ import Udmabuf
     let rig = try rig(GPUDevice.Patience())
     rig.device.reset()
     try rig.turn { lent(rig) == 0 }
-    #expect(rig.buffers.statistics.releasedLate == 1 && rig.answer() == nil)
+    #expect(rig.statistics.releasedLate == 1 && rig.answer() == nil)
   }
 
   /// Everything a guest can do in some hundred steps, by a fixed sequence of numbers: in the end nothing is
@@ -368,7 +368,7 @@ import Udmabuf
       return false
     }
     try rig.expectBalance()
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.liveDMABufs == 0 && all.pinnedBytes == 0 && all.liveResources == 0)
     #expect(all.flushes > 0 && all.framesShown > 0)
   }

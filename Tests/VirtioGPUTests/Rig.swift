@@ -16,7 +16,7 @@ import Virtio
 extension GPUDevice.Patience {
   /// Longer than any test takes, so that none depends on how busy the machine is.
   static let endless = {
-    let hour: Int64 = 3_600_000_000_000
+    let hour = TimeSpan.seconds(3600)
     return Self(fence: hour, release: hour, errand: hour, inquiry: hour, turn: hour)
   }()
 }
@@ -43,7 +43,7 @@ final class Rig {
   let log = LogBook()
   let screen: Screen!
   let card: KMSSink?
-  let buffers: BufferTable
+  let lender: Lender
   let device: GPUDevice
   let control: DriverQueue
   let cursor: DriverQueue
@@ -67,13 +67,14 @@ final class Rig {
       case .missing(let errno): .failure(errno)
       case .real: .success(try UdmabufDevice())
       }
-    buffers = BufferTable(device: table, quotas: quotas)
+    lender = Lender(device: table, account: GuestAccount(quotas))
     let (loop, logger) = (loop, log.logger)
     self.card = try card.map { try KMSSink($0, udmabuf: try? table.get(), loop: loop, log: logger) }
     screen = sink && card == nil ? try Screen(outputs, loop) : nil
     device = try GPUDevice(
-      buffers: buffers, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs,
-      backing: backing, cursor: cursorChoice, profile: profile, loop: loop, logger: log.logger)
+      lender: lender, sink: self.card ?? screen, outputs: self.card?.outputs ?? outputs,
+      backing: backing, cursor: cursorChoice, profile: profile, loop: loop, logger: log.logger,
+      advice: { if case .quota(let quota) = $0 { "raise \(quota.rawValue)" } else { nil } })
     device.patience = patience
     device.mistakes.interval = GPUDevice.Patience.endless.release
     device.featuresChanged(features ?? device.features)
@@ -200,27 +201,29 @@ final class Rig {
   }
 
   var state: State {
-    var statistics = buffers.statistics
+    var statistics = self.statistics
     statistics.protocolErrors = [:]
     return State(
       resources: Dictionary(
         uniqueKeysWithValues: device.resources.values.map {
           ($0.id.rawValue, "\($0.form) \($0.buffer?.entries ?? 0) \($0.frames.map(\.id))")
         }),
-      scanouts: device.scanouts.map {
+      scanouts: device.scanouts.all.map {
         "\($0.binding.map { "\($0.resource.id) \($0.view)" } ?? "-") \($0.last?.id ?? 0) \($0.sequence)"
       },
       statistics: statistics,
       screen: screen == nil ? [] : [screen.events.count, screen.presentCount, screen.forgotten.count])
   }
 
-  var errors: [String: UInt64] { buffers.statistics.protocolErrors }
+  var statistics: Statistics { device.statistics }
+
+  var errors: [String: UInt64] { statistics.protocolErrors }
 
   /// What became of the flushes adds up, and everything was reported.
   func expectBalance(_ location: SourceLocation = #_sourceLocation) throws {
     screen.flipAll()
     try settle()
-    let all = buffers.statistics
+    let all = statistics
     #expect(
       all.framesShown + all.framesCoalesced + all.framesFailed == all.flushes, "\(all)",
       sourceLocation: location)

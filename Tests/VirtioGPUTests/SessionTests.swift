@@ -35,7 +35,7 @@ final class Machine {
     let loop = try EventLoop()
     screen = try Screen(Rig.outputs, loop)
     device = try GPUDevice(
-      buffers: BufferTable(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
+      lender: Lender(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
       profile: profile, hostMemory: hostMemory, loop: loop, logger: log.logger)
     device.patience = .endless
     device.mistakes.interval = GPUDevice.Patience.endless.release
@@ -96,7 +96,7 @@ final class Machine {
     #expect(try machine.ask(Request.displayInfo()).type == ResponseType.displayInfo)
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
     #expect(try machine.ask(Request.attach(1, [(0x1000, 0x3000)])).type == ResponseType.outOfMemory)
-    #expect(machine.device.buffers.statistics.protocolErrors == ["noDevice": 1])
+    #expect(machine.device.statistics.protocolErrors == ["noDevice": 1])
     machine.cursor.send(Request.moveCursor(0), answer: 0)
     machine.frontEnd.kickIfWanted(1, machine.cursor)
     try machine.link.settle()
@@ -158,7 +158,7 @@ final class Machine {
         try machine.start()
       }
     }
-    let all = machine.device.buffers.statistics
+    let all = machine.device.statistics
     #expect(all.framesShown == 20 && all.flushes == 20 && all.buffersLent == 2 && all.bytesCopied == 0)
 
     // GET_VRING_BASE is answered when the pages are back.
@@ -171,8 +171,8 @@ final class Machine {
       try machine.frontEnd.reply(to: FrontEnd.getVringBase).value(at: 4) as UInt32
         == UInt32(machine.control.availableIndex))
     #expect(machine.answer()?.type == ResponseType.ok)
-    #expect(machine.device.buffers.statistics.liveDMABufs == 1)
-    #expect(machine.device.buffers.statistics.protocolErrors.isEmpty && machine.link.end == nil)
+    #expect(machine.device.statistics.liveDMABufs == 1)
+    #expect(machine.device.statistics.protocolErrors.isEmpty && machine.link.end == nil)
   }
 
   /// A ring that is disabled is not looked at, whatever else happens.
@@ -192,7 +192,7 @@ final class Machine {
     try machine.frontEnd.enable(0, true)
     try machine.link.settle()
     #expect(machine.answer()?.type == ResponseType.ok)
-    #expect(machine.device.resources.keys.map(\.rawValue) == [2])
+    #expect(machine.device.resources.values.map(\.id.rawValue) == [2])
   }
 
   /// Memory is unplugged and plugged while a buffer of it is shown.
@@ -209,7 +209,7 @@ final class Machine {
     machine.screen.flip()
     try machine.frontEnd.remove(ram.blocks[1])
     #expect(try machine.ask(Request.attach(2, entries)).type == ResponseType.invalidParameter)
-    #expect(machine.device.buffers.statistics.protocolErrors == ["memory": 1])
+    #expect(machine.device.statistics.protocolErrors == ["memory": 1])
     ram.write(UInt32(5), at: 1 << 30)
     #expect(try machine.ask(Request.flush(1)).type == ResponseType.ok)
     machine.screen.flip()

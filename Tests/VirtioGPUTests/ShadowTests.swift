@@ -63,7 +63,7 @@ private struct Image {
     let rig = try rig(quotas: quotas)
     try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)))
     #expect(try rig.ask(Request.setScanout(0, 1)).type == ResponseType.unspecified)
-    #expect(rig.log.warnings[0].contains("RLIMIT_NOFILE") && rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.log.warnings[0].contains("RLIMIT_NOFILE") && rig.statistics.shadowBytes == 0)
   }
 
   /// Those of copies that nothing shows are given up first. Not beside other tests, which take descriptors meanwhile.
@@ -122,7 +122,7 @@ private struct Image {
     let frame = try #require(rig.screen.shown())
     #expect(frame.dmabuf == nil)
     try expect(frame) { _, _ in 1 }
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.bytesCopied == 64 * 48 * 4 && all.shadows == ["noDevice": 1])
     #expect(all.framesShown == 1 && all.buffersLent == 0 && all.liveDMABufs == 0 && all.pinnedBytes == 0)
     #expect(all.shadowBytes == 64 * 48 * 4 && all.protocolErrors.isEmpty)
@@ -132,7 +132,7 @@ private struct Image {
     image.draw(2, in: rig.ram)
     let part = Rectangle(5, 7, 11, 13)
     try rig.ok(Request.transfer(1, part, offset: UInt64(7 * 256 + 5 * 4)), Request.flush(1, part))
-    #expect(rig.buffers.statistics.bytesCopied == all.bytesCopied + 11 * 13 * 4)
+    #expect(rig.statistics.bytesCopied == all.bytesCopied + 11 * 13 * 4)
     #expect(rig.screen.events.last == .shows(frame: frame.id, source: whole, damage: part, scanout: 0))
     rig.screen.flipAll()
     try expect(rig.screen.shown()) { x, y in
@@ -266,7 +266,7 @@ private struct Image {
     try rig.ok(Request.create(1, format: format), Request.attach(1, entries), Request.setScanout(0, 1))
     try rig.ok(Request.flush(1))
     rig.screen.flipAll()
-    #expect(rig.buffers.statistics.shadows == [item.cause: 1])
+    #expect(rig.statistics.shadows == [item.cause: 1])
     let pixels = try #require(rig.screen.shown()).pixels()
     let total = entries.reduce(0) { $0 + Int($1.1) } / 4
     for (index, pixel) in pixels.enumerated() {
@@ -314,11 +314,11 @@ private struct Image {
     try rig.ok(Request.flush(1))
     rig.screen.flipAll()
     try expect(rig.screen.shown()) { _, _ in 6 }
-    #expect(rig.buffers.statistics.shadowBytes == 2 * 64 * 48 * 4)
+    #expect(rig.statistics.shadowBytes == 2 * 64 * 48 * 4)
     try rig.ok(Request.unref(1))
     rig.screen.flipAll()
     try rig.settle()
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
   }
 
   /// A mode that is larger or smaller than the picture: in the middle, or cut off.
@@ -344,7 +344,7 @@ private struct Image {
     try rig.ok(Request.unref(1))
     rig.screen.flipAll()
     try rig.settle()
-    #expect(rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.statistics.shadowBytes == 0)
   }
 
   @Test func twoScanoutsShowPartsOfOne() throws {
@@ -384,7 +384,7 @@ private struct Image {
     rig.screen.flipAll()
     // Another screen leaves it as it is too: there is nothing to copy it from.
     rig.screen.outputs[0].name = "another"
-    rig.device.outputsChanged()
+    rig.device.scanouts.outputsChanged()
     try rig.ok(Request.flush(1))
     rig.screen.flipAll()
     try rig.settle()
@@ -397,7 +397,7 @@ private struct Image {
     #expect(rig.screen.events.last == .dark(0))
     rig.screen.flipAll()
     try rig.settle()
-    #expect(rig.buffers.statistics.shadowBytes == 0 && rig.buffers.statistics.liveResources == 0)
+    #expect(rig.statistics.shadowBytes == 0 && rig.statistics.liveResources == 0)
   }
 
   @Test func copiesThatNobodySeesMakeRoom() throws {
@@ -409,21 +409,21 @@ private struct Image {
         Request.create(id), Request.attach(id, rig.pages(3)), Request.setScanout(0, id), Request.flush(id))
       rig.screen.flipAll()
       try rig.settle()
-      #expect(rig.buffers.statistics.shadowBytes <= quotas.shadowBytes)
+      #expect(rig.statistics.shadowBytes <= quotas.shadowBytes)
     }
     try rig.ok(Request.setScanout(1, 5), Request.flush(5))
     rig.screen.flipAll()
     // Both are on a screen now.
     let answer = try rig.ask(Request.setScanout(0, 1))
     #expect(answer.type == ResponseType.outOfMemory && rig.errors["quota"] == 1)
-    #expect(rig.log.lines.contains { $0.text.contains("--max-shadow") })
+    #expect(rig.log.lines.contains { $0.text.contains("; raise shadowBytes") })
     #expect(rig.screen.shown(0) != nil && rig.screen.shown(1) != nil)
   }
 
   @Test func chosen() throws {
     let rig = try rig(.shadow)
     _ = try shown(rig)
-    #expect(rig.buffers.statistics.shadows == ["chosen": 1])
+    #expect(rig.statistics.shadows == ["chosen": 1])
   }
 
   @Test func lentOrNothing() throws {
@@ -438,7 +438,7 @@ private struct Image {
     rig.screen.allocationRefusal = SinkError(.other, "no buffer of 64x48 pixels")
     try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)))
     #expect(try rig.ask(Request.setScanout(0, 1)).type == ResponseType.unspecified)
-    #expect(rig.buffers.statistics.shadowBytes == 0 && rig.buffers.statistics.shadows.isEmpty)
+    #expect(rig.statistics.shadowBytes == 0 && rig.statistics.shadows.isEmpty)
     rig.screen.allocationRefusal = nil
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
   }
@@ -450,7 +450,7 @@ private struct Image {
     rig.device.reset()
     rig.screen.flipAll()
     try rig.settle()
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.shadowBytes == 0 && all.liveResources == 0 && rig.screen.forgotten.count == 1)
   }
 
@@ -518,7 +518,7 @@ private struct Image {
     try expectCursor(rig, pixels, (-32, 30), number: 2)
     #expect(try rig.askCursor(Request.updateCursor(0, 0)).type == ResponseType.ok)
     try expectCursor(rig, pixels, nil, number: 2)
-    let flushes = rig.buffers.statistics
+    let flushes = rig.statistics
     #expect(flushes.flushes == 2 && flushes.framesShown == 2, "moves of the cursor are no frames")
     try rig.expectBalance()
   }

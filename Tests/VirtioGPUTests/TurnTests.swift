@@ -18,7 +18,7 @@ import Testing
 
   private func rig(_ backing: BackingChoice = .auto, outputs: [SinkOutput] = Rig.outputs) throws -> Rig {
     let rig = try Rig(outputs: outputs, backing: backing)
-    rig.device.patience.turn = 0
+    rig.device.patience.turn = .nanoseconds(0)
     return rig
   }
 
@@ -73,7 +73,7 @@ import Testing
 
     rig.post(Request.flush(1, Self.area))
     for part in 1...Self.parts {
-      #expect(rig.buffers.statistics.bytesCopied == UInt64(part * Self.band))
+      #expect(rig.statistics.bytesCopied == UInt64(part * Self.band))
       guard part < Self.parts else { break }
       #expect(rig.answer() == nil && rig.screen.presentCount == 0, "part \(part)")
       try rig.loop.turn(milliseconds: 0)
@@ -83,7 +83,7 @@ import Testing
     rig.screen.flip()
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
     try rig.loop.turn(milliseconds: 0)
-    #expect(rig.buffers.statistics.bytesCopied == UInt64(Self.parts * Self.band), "and then no more")
+    #expect(rig.statistics.bytesCopied == UInt64(Self.parts * Self.band), "and then no more")
   }
 
   /// What fits into a turn is done with the command, as ever.
@@ -144,7 +144,7 @@ import Testing
     rig.post(Request.flush(1, Self.area))
     try rig.turn { rig.answer() != nil }
     #expect(rig.screen.presentCount == 2)
-    #expect(rig.buffers.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
+    #expect(rig.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
     try rig.expectBalance()
     for scanout: UInt32 in 0...1 {
       #expect(try colours(rig.screen.shown(scanout)).allSatisfy { $0 == 7 })
@@ -173,7 +173,7 @@ import Testing
     try rig.expectBalance()
     let rows = try colours(rig.screen.shown())
     #expect(rows.indices.filter { rows[$0] != 7 } == Array(300..<364))
-    #expect(rig.buffers.statistics.flushes == 1 && rig.buffers.statistics.framesShown == 1)
+    #expect(rig.statistics.flushes == 1 && rig.statistics.framesShown == 1)
   }
 
   /// A cursor alone can make a copy necessary, and it waits for nothing.
@@ -203,7 +203,7 @@ import Testing
     var outputs = Rig.outputs
     outputs[0].hasCursor = false
     let rig = try Rig(.real, outputs: outputs, backing: .auto)
-    rig.device.patience.turn = 0
+    rig.device.patience.turn = .nanoseconds(0)
     let length = UInt32(Self.parts * Self.band)
     let image = rig.ram.allocate(64 * 64 * 4)
     try rig.ok(
@@ -228,15 +228,15 @@ import Testing
     rig.post(Request.flush(1, Self.area))
     try rig.loop.turn(milliseconds: 0)
     rig.screen.outputs[0].name = "another"
-    rig.device.outputsChanged()
+    rig.device.scanouts.outputsChanged()
     try rig.turn { rig.answer() != nil }
     #expect(rig.screen.presentCount == 1 && rig.screen.allocateCount == 2)
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.flushes == 1 && all.framesCoalesced == 1)
     rig.screen.flipAll()
     try rig.settle()
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
-    #expect(rig.buffers.statistics.shadowBytes == UInt64(Self.parts * Self.band))
+    #expect(rig.statistics.shadowBytes == UInt64(Self.parts * Self.band))
   }
 
   // MARK: What ends it
@@ -279,7 +279,7 @@ import Testing
     rig.screen.flipAll()
     try rig.settle()
     #expect(rig.screen.shown() == nil && rig.device.resources.isEmpty && !rig.device.isBusy)
-    let all = rig.buffers.statistics
+    let all = rig.statistics
     #expect(all.shadowBytes == 0 && all.liveResources == 0)
     #expect(all.bytesCopied == UInt64(Self.band))
     control.send(Request.displayInfo(), answer: 408)
@@ -299,11 +299,11 @@ import Testing
     let start = try picture(rig, 1, 7)
     send(rig, oddTransfer, Request.flush(1, Self.area))
     rig.device.kicked(0)
-    #expect(rig.answer() == nil && rig.buffers.statistics.bytesCopied == UInt64(Self.band))
+    #expect(rig.answer() == nil && rig.statistics.bytesCopied == UInt64(Self.band))
     try rig.turn { rig.answer() != nil }
     // All of it, and all but one row of it.
     let stored = 2 * Self.parts * Self.band - Int(Self.side) * 4
-    #expect(rig.buffers.statistics.bytesCopied >= UInt64(stored))
+    #expect(rig.statistics.bytesCopied >= UInt64(stored))
     // It has been transferred: what the guest draws now is not seen.
     fill(rig, start, 9)
     try rig.turn { rig.answer() != nil }
@@ -362,8 +362,8 @@ import Testing
     rig.post(oddTransfer)
     rig.device.reset()
     try rig.settle()
-    #expect(!rig.device.isBusy && rig.buffers.statistics.shadowBytes == 0)
-    #expect(rig.buffers.statistics.bytesCopied == UInt64(Self.band))
+    #expect(!rig.device.isBusy && rig.statistics.shadowBytes == 0)
+    #expect(rig.statistics.bytesCopied == UInt64(Self.band))
   }
 
   // MARK: Memory that goes back
@@ -382,7 +382,7 @@ import Testing
     try rig.ok(Request.unref(1))
     rig.screen.flip()
     try rig.loop.turn(milliseconds: 0)
-    #expect(rig.device.isBusy && rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.device.isBusy && rig.statistics.shadowBytes == 0)
     rig.post(Request.displayInfo())
     #expect(rig.answer() == nil)
     try rig.turn { rig.answer() != nil }
@@ -406,7 +406,7 @@ import Testing
     try rig.settle()
     rig.device.beginTurn()
     rig.device.dropAll()
-    #expect(rig.device.spent.count == 3 && rig.buffers.statistics.shadowBytes == 0)
+    #expect(rig.device.scanouts.work.spent.count == 3 && rig.statistics.shadowBytes == 0)
     try rig.settle()
     #expect(!rig.device.isBusy)
   }
@@ -428,7 +428,7 @@ import Testing
   /// DETACH of what is shown copies it first: the pages go back when all of it is copied and shown.
   @Test(.testHost) func detachWaitsForItsCopy() throws {
     let rig = try Rig(.real, backing: .auto)
-    rig.device.patience.turn = 0
+    rig.device.patience.turn = .nanoseconds(0)
     let start = rig.ram.allocate(Self.parts * Self.band)
     // One pixel of each row is enough.
     let draw = { (pixel: UInt32) in
@@ -445,14 +445,14 @@ import Testing
     #expect(rig.device.resources.count == 1)
     try rig.turn { rig.screen.presentCount == 2 }
     // Into memory of ours, and from there to the screen.
-    #expect(rig.buffers.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
+    #expect(rig.statistics.bytesCopied == UInt64(2 * Self.parts * Self.band))
     #expect(rig.answer()?.head == create && rig.answer() == nil)
     rig.screen.flip()
     try rig.settle()
     #expect(rig.answer()?.head == detach)
     draw(9)
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
-    #expect(rig.buffers.statistics.liveDMABufs == 0 && rig.buffers.statistics.releasedLate == 0)
+    #expect(rig.statistics.liveDMABufs == 0 && rig.statistics.releasedLate == 0)
     try rig.expectBalance()
   }
 }

@@ -126,7 +126,7 @@ import Virtio
     for name in [name, other] {
       #expect(try machine.frontEnd.sharedObject(name) === nil)
     }
-    #expect(machine.device.sharedObjects.isEmpty && machine.device.buffers.statistics.liveDMABufs == 0)
+    #expect(machine.device.objects.count == 0 && machine.device.statistics.liveDMABufs == 0)
     if end == .detach {
       // The name stays, for the next backing.
       try ok(Request.attach(1, [(0x20_0000, 0x3000)]), on: machine)
@@ -134,7 +134,7 @@ import Virtio
       #expect(try machine.channel.next() == [.init(Self.add, name)])
       #expect(try machine.frontEnd.sharedObject(name) !== nil)
     }
-    #expect(machine.link.end == nil && machine.device.buffers.statistics.protocolErrors.isEmpty)
+    #expect(machine.link.end == nil && machine.device.statistics.protocolErrors.isEmpty)
   }
 
   /// What is seen of the resource is elsewhere than in its pages from then on.
@@ -158,12 +158,12 @@ import Virtio
     try ok(Request.create(1), on: machine)
     let name = try assign(1, machine)
     var count = 0
-    while machine.device.buffers.statistics.protocolErrors.isEmpty {
+    while machine.device.statistics.protocolErrors.isEmpty {
       try ok(Request.attach(1, Self.entries), Request.detach(1), on: machine)
       count += 1
       try #require(count < 100_000)
     }
-    #expect(machine.device.buffers.statistics.protocolErrors.keys.map { $0 } == ["lostNews"])
+    #expect(machine.device.statistics.protocolErrors.keys.map { $0 } == ["lostNews"])
     #expect(machine.log.warnings.count == 1 && machine.log.warnings[0].contains("front end"))
     try ok(Request.attach(1, Self.entries), on: machine)
     let passed = try #require(try machine.frontEnd.sharedObject(name))

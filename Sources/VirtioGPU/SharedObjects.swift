@@ -1,13 +1,24 @@
 internal import Buffers
-package import Linux
+internal import Linux
 internal import SystemPackage
 internal import Udmabuf
-package import Virtio
+internal import Virtio
 
-// Other devices of the guest find a buffer by a name that this device gives it, and get its dma-buf through
-// the front end.
-extension GPUDevice {
-  /// The resource's UUID, made at the first request (virtio 1.3, 5.7.6.8: RESOURCE_ASSIGN_UUID).
+/// The dma-bufs that other devices of the guest may ask for, by the UUID that this device gave their resources (virtio
+/// 1.3, 5.7.6.8: RESOURCE_ASSIGN_UUID). They get them through the front end.
+final class SharedObjects {
+  private var objects: [ObjectUUID: DMABuf] = [:]
+  private let mistakes: MistakeLog
+  private let tell: (DeviceNews) -> Void
+
+  /// - Parameter tell: takes the news to the front end.
+  init(_ mistakes: MistakeLog, tell: @escaping (DeviceNews) -> Void) {
+    (self.mistakes, self.tell) = (mistakes, tell)
+  }
+
+  var count: Int { objects.count }
+
+  /// The resource's UUID, made at the first request.
   func assignUUID(_ resource: Resource) -> ObjectUUID {
     if let uuid = resource.uuid { return uuid }
     let uuid = ObjectUUID.random()
@@ -25,24 +36,24 @@ extension GPUDevice {
     else {
       return
     }
-    sharedObjects[uuid] = dmabuf
+    objects[uuid] = dmabuf
     tell(.objectAdded(uuid))
   }
 
   /// The pages are about to go back. Who has the dma-buf already keeps it: the kernel takes none back.
   func unshare(_ resource: Resource) {
-    guard let uuid = resource.uuid, sharedObjects.removeValue(forKey: uuid) != nil else { return }
+    guard let uuid = resource.uuid, objects.removeValue(forKey: uuid) != nil else { return }
     tell(.objectRemoved(uuid))
   }
 
   /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no room for one
   /// more descriptor.
-  package func sharedObject(_ uuid: ObjectUUID) -> FD? {
-    guard let dmabuf = sharedObjects[uuid] else { return nil }
+  func descriptor(of uuid: ObjectUUID) -> FD? {
+    guard let dmabuf = objects[uuid] else { return nil }
     do throws(Errno) {
       return try dmabuf.withSharedDescriptor { fd throws(Errno) in try fd.duplicate() }
     } catch {
-      mistakes.report("descriptors", "the dma-buf \(uuid) cannot be given away: \(error)")
+      mistakes.report(.descriptors, "the dma-buf \(uuid) cannot be given away: \(error)")
       return nil
     }
   }

@@ -24,39 +24,39 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
 }
 
 /// What needs no device: every check comes before it is asked for.
-@Suite struct BufferTableTests {
-  private func table(_ quotas: Quotas = Quotas()) -> BufferTable {
-    BufferTable(device: .failure(.noSuchFileOrDirectory), quotas: quotas)
+@Suite struct LenderTests {
+  private func lender(_ quotas: Quotas = Quotas()) -> Lender {
+    Lender(device: .failure(.noSuchFileOrDirectory), account: GuestAccount(quotas))
   }
 
   @Test(arguments: [1, 2, 1024]) func resources(_ limit: Int) throws {
-    let table = table(quotas(resources: limit))
-    for _ in 0..<limit { try table.admitResource() }
+    let lender = lender(quotas(resources: limit))
+    for _ in 0..<limit { try lender.account.admitResource() }
     let full = LendError.quota(.resources, needed: UInt64(limit) + 1, limit: UInt64(limit))
-    for _ in 0..<3 { #expect(throws: full) { try table.admitResource() } }
-    #expect(table.statistics.liveResources == UInt64(limit))
-    table.dismissResource()
-    #expect(table.statistics.liveResources == UInt64(limit) - 1)
-    try table.admitResource()
-    #expect(throws: full) { try table.admitResource() }
+    for _ in 0..<3 { #expect(throws: full) { try lender.account.admitResource() } }
+    #expect(lender.statistics.liveResources == UInt64(limit))
+    lender.account.dismissResource()
+    #expect(lender.statistics.liveResources == UInt64(limit) - 1)
+    try lender.account.admitResource()
+    #expect(throws: full) { try lender.account.admitResource() }
   }
 
   @Test func resourcesCountAsBookkeeping() throws {
-    let table = table(quotas(bookkeeping: 2048))
-    try table.admitResource()
-    try table.admitResource()
+    let lender = lender(quotas(bookkeeping: 2048))
+    try lender.account.admitResource()
+    try lender.account.admitResource()
     #expect(throws: LendError.quota(.bookkeepingBytes, needed: 3072, limit: 2048)) {
-      try table.admitResource()
+      try lender.account.admitResource()
     }
-    #expect(table.statistics.liveResources == 2)
-    table.dismissResource()
-    try table.admitResource()
+    #expect(lender.statistics.liveResources == 2)
+    lender.account.dismissResource()
+    try lender.account.admitResource()
   }
 
   @Test(arguments: [(0, 0), (1, 1), (16384, 16384)] as [(UInt64, Int)]) func entriesWithin(
     _ count: UInt64, _ limit: Int
   ) throws {
-    try table(quotas(entries: limit)).admitEntries(count)
+    try lender(quotas(entries: limit)).account.checkEntries(count)
   }
 
   @Test(
@@ -64,7 +64,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   )
   func entriesBeyond(_ count: UInt64, _ limit: Int) {
     #expect(throws: LendError.quota(.entries, needed: count, limit: UInt64(limit))) {
-      try table(quotas(entries: limit)).admitEntries(count)
+      try lender(quotas(entries: limit)).account.checkEntries(count)
     }
   }
 
@@ -118,11 +118,11 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   ]
 
   @Test(arguments: refused) func refuses(_ item: Case) throws {
-    let table = table(quotas(pinned: 8 * page, bookkeeping: 2 * Self.item))
+    let lender = lender(quotas(pinned: 8 * page, bookkeeping: 2 * Self.item))
     let memory = try GuestRAM(size: 64 * page).memory
     for _ in 0..<2 {
-      #expect(throws: item.error) { try table.lend(item.ranges, of: memory, length: item.length) }
-      #expect(table.statistics == Statistics(), "what is refused leaves no trace")
+      #expect(throws: item.error) { try lender.lend(item.ranges, of: memory, length: item.length) }
+      #expect(lender.statistics == Statistics(), "what is refused leaves no trace")
     }
   }
 
@@ -140,42 +140,44 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   }
 
   @Test func shownBuffersAreCountedOnce() throws {
-    let table = table()
+    let lender = lender()
     let (a, b) = (try buffer(pages: 3, items: 2, entries: 3), try buffer(pages: 5, items: 1, entries: 4))
-    for _ in 0..<3 { table.countShown(a) }
-    #expect(table.statistics.buffersLent == 1 && table.statistics.entriesReported == 3)
-    #expect(table.statistics.itemsJoined == 2 && table.statistics.pagesLent == 3)
-    table.countShown(b)
-    table.countShown(a)
+    for _ in 0..<3 { lender.countShown(a) }
+    #expect(lender.statistics.buffersLent == 1 && lender.statistics.entriesReported == 3)
+    #expect(lender.statistics.itemsJoined == 2 && lender.statistics.pagesLent == 3)
+    lender.countShown(b)
+    lender.countShown(a)
     var expected = Statistics()
     (expected.buffersLent, expected.entriesReported, expected.itemsJoined) = (2, 7, 3)
     (expected.pagesLent, expected.bytesLent) = (8, 8 * page)
-    #expect(table.statistics == expected)
+    #expect(lender.statistics == expected)
   }
 
-  static let errors: [(LendError, String, [String])] = [
-    (.memory(.hole(item: 3, GuestAddress(0xb000))), "memory", ["entry 3", "0xb000"]),
-    (.short(bytes: 1, needed: 2), "shortBacking", ["1", "2"]),
-    (.unaligned(.offsetMisaligned(item: 1, offset: 5)), "unalignedEntry", ["item 1", "0x5", "\(page)"]),
-    (.udmabuf(.tooManyItems(count: 5, limit: 4)), "listLimit", ["list_limit", "5", "4", "echo 8"]),
+  static let errors: [(LendError, ShadowCause.Name?, [String])] = [
+    (.memory(.hole(item: 3, GuestAddress(0xb000))), nil, ["entry 3", "0xb000"]),
+    (.short(bytes: 1, needed: 2), .shortBacking, ["1", "2"]),
+    (.unaligned(.offsetMisaligned(item: 1, offset: 5)), .unalignedEntry, ["item 1", "0x5", "\(page)"]),
+    (.udmabuf(.tooManyItems(count: 5, limit: 4)), .listLimit, ["list_limit", "5", "4", "echo 8"]),
     (
-      .udmabuf(.tooManyBytes(bytes: 65 << 20, limit: 64 << 20)), "sizeLimit",
+      .udmabuf(.tooManyBytes(bytes: 65 << 20, limit: 64 << 20)), .sizeLimit,
       ["size_limit_mb", "64", "echo 66"]
     ),
-    (.udmabuf(.notMemfd(item: 0)), "notSealedMemfd", ["memory-backend-memfd"]),
-    (.udmabuf(.sealMissing(item: 0, seals: [])), "notSealedMemfd", ["F_SEAL_SHRINK", "seal=on"]),
-    (.udmabuf(.sealForbidden(item: 0, seals: .write)), "notSealedMemfd", ["WRITE"]),
-    (.udmabuf(.kernel(.noMemory)), "udmabuf", ["kernel"]),
-    (.noDevice(.noSuchFileOrDirectory), "noDevice", ["/dev/udmabuf", "CONFIG_UDMABUF"]),
-    (.noDevice(.permissionDenied), "noDevice", ["/dev/udmabuf", "kvm"]),
-    (.quota(.resources, needed: 5, limit: 4), "quota", ["5", "4 resources", "--max-resources"]),
-    (.quota(.pinnedBytes, needed: 5, limit: 4), "quota", ["5", "4 pinned bytes", "--max-pinned"]),
-    (.quota(.entries, needed: 5, limit: 4), "quota", ["5", "4 entries", "--max-entries"]),
-    (.quota(.bookkeepingBytes, needed: 5, limit: 4), "quota", ["5", "4 bytes", "--max-bookkeeping"]),
+    (.udmabuf(.notMemfd(item: 0)), .notSealedMemfd, ["memory-backend-memfd"]),
+    (.udmabuf(.sealMissing(item: 0, seals: [])), .notSealedMemfd, ["F_SEAL_SHRINK", "seal=on"]),
+    (.udmabuf(.sealForbidden(item: 0, seals: .write)), .notSealedMemfd, ["WRITE"]),
+    (.udmabuf(.kernel(.noMemory)), .udmabuf, ["kernel"]),
+    (.noDevice(.noSuchFileOrDirectory), .noDevice, ["/dev/udmabuf", "CONFIG_UDMABUF"]),
+    (.noDevice(.permissionDenied), .noPermission, ["/dev/udmabuf", "kvm"]),
+    (.quota(.resources, needed: 5, limit: 4), nil, ["5", "4 resources"]),
+    (.quota(.pinnedBytes, needed: 5, limit: 4), nil, ["5", "4 pinned bytes"]),
+    (.quota(.entries, needed: 5, limit: 4), nil, ["5", "4 entries"]),
+    (.quota(.bookkeepingBytes, needed: 5, limit: 4), nil, ["5", "4 bytes"]),
   ]
 
-  @Test(arguments: errors) func errorsSayWhatToDo(_ error: LendError, _ kind: String, _ words: [String]) {
-    #expect(error.kind == kind)
+  @Test(arguments: errors) func errorsSayWhatToDo(
+    _ error: LendError, _ cause: ShadowCause.Name?, _ words: [String]
+  ) {
+    #expect(error.cause == cause)
     for word in words { #expect(error.description.contains(word), "\(error)") }
   }
 }
@@ -185,16 +187,16 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   private let ram: GuestRAM
   init() throws { ram = try GuestRAM(size: 64 * page) }
 
-  private func table(_ quotas: Quotas = Quotas()) throws -> BufferTable {
-    BufferTable(device: .success(try UdmabufDevice()), quotas: quotas)
+  private func lender(_ quotas: Quotas = Quotas()) throws -> Lender {
+    Lender(device: .success(try UdmabufDevice()), account: GuestAccount(quotas))
   }
 
-  private func lend(_ table: BufferTable, _ ranges: [GuestRange], _ length: UInt64) throws -> Buffer {
-    try table.lend(ranges, of: ram.memory, length: length)
+  private func lend(_ lender: Lender, _ ranges: [GuestRange], _ length: UInt64) throws -> Buffer {
+    try lender.lend(ranges, of: ram.memory, length: length)
   }
 
   @Test func trimsToTheImage() throws {
-    let table = try table()
+    let lender = try lender()
     for (ranges, length, expected) in [
       ([range(0, 8 * page)], 3 * page, [(0, 3)]), ([range(0, 8 * page)], 2 * page + 1, [(0, 3)]),
       ([range(4 * page, 2 * page), range(0, page), range(9 * page, page)], 3 * page, [(4, 2), (0, 1)]),
@@ -203,33 +205,33 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       ([range(7 * page, 1)], 1, [(7, 1)]), ([range(0, 2 * page + 16)], 2 * page + 16, [(0, 3)]),
       ([range(8 * page, page), range(2 * page, 24)], page + 24, [(8, 1), (2, 1)]),
     ] as [([GuestRange], UInt64, [(UInt64, UInt64)])] {
-      let buffer = try lend(table, ranges, length)
+      let buffer = try lend(lender, ranges, length)
       #expect(buffer.ranges.map { $0.offset / page } == expected.map(\.0))
       #expect(buffer.ranges.map { $0.length / page } == expected.map(\.1))
       #expect(buffer.size == expected.map(\.1).reduce(0, +) * page && buffer.entries == ranges.count)
-      #expect(table.statistics.pinnedBytes == buffer.size && table.statistics.liveDMABufs == 1)
-      table.release(buffer)
-      #expect(table.statistics == Statistics())
+      #expect(lender.statistics.pinnedBytes == buffer.size && lender.statistics.liveDMABufs == 1)
+      lender.release(buffer)
+      #expect(lender.statistics == Statistics())
     }
   }
 
   @Test func quotasCountWhatLives() throws {
     let item = UInt64(MemoryLayout<MemfdRange>.stride)
-    let table = try table(quotas(pinned: 8 * page, bookkeeping: 3 * item))
-    let a = try lend(table, [range(0, 5 * page)], 5 * page)
+    let lender = try lender(quotas(pinned: 8 * page, bookkeeping: 3 * item))
+    let a = try lend(lender, [range(0, 5 * page)], 5 * page)
     #expect(throws: LendError.quota(.pinnedBytes, needed: 9 * page, limit: 8 * page)) {
-      try lend(table, [range(0, 4 * page)], 4 * page)
+      try lend(lender, [range(0, 4 * page)], 4 * page)
     }
-    let b = try lend(table, [range(0, page), range(2 * page, page)], 2 * page)
+    let b = try lend(lender, [range(0, page), range(2 * page, page)], 2 * page)
     #expect(throws: LendError.quota(.bookkeepingBytes, needed: 4 * item, limit: 3 * item)) {
-      try lend(table, [range(0, page)], page)
+      try lend(lender, [range(0, page)], page)
     }
-    table.release(b)
-    _ = try lend(table, [range(0, 3 * page)], 3 * page)
-    table.release(a)
-    _ = try lend(table, [range(0, 5 * page)], 5 * page)
-    #expect(table.statistics.liveDMABufs == 2 && table.statistics.pinnedBytes == 8 * page)
-    #expect(table.statistics.buffersLent == 0)
+    lender.release(b)
+    _ = try lend(lender, [range(0, 3 * page)], 3 * page)
+    lender.release(a)
+    _ = try lend(lender, [range(0, 5 * page)], 5 * page)
+    #expect(lender.statistics.liveDMABufs == 2 && lender.statistics.pinnedBytes == 8 * page)
+    #expect(lender.statistics.buffersLent == 0)
   }
 
   @Test(
@@ -251,21 +253,21 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       ([range(16, page + 16)], page + 16, .unaligned(.offsetMisaligned(item: 0, offset: 16))),
     ] as [([GuestRange], UInt64, LendError)])
   func unaligned(_ ranges: [GuestRange], _ length: UInt64, _ error: LendError) throws {
-    let table = try table()
-    #expect(throws: error) { try lend(table, ranges, length) }
-    #expect(table.statistics == Statistics())
-    // A table that refused goes on.
-    table.release(try lend(table, [range(0, page)], page))
+    let lender = try lender()
+    #expect(throws: error) { try lend(lender, ranges, length) }
+    #expect(lender.statistics == Statistics())
+    // A lender that refused goes on.
+    lender.release(try lend(lender, [range(0, page)], page))
   }
 
   @Test func theDMABufClosesWithTheBuffer() throws {
-    let table = try table()
+    let lender = try lender()
     weak var dmabuf: DMABuf?
     do {
-      let buffer = try lend(table, [range(0, page)], page)
+      let buffer = try lend(lender, [range(0, page)], page)
       dmabuf = buffer.dmabuf
       #expect(dmabuf != nil)
-      table.release(buffer)
+      lender.release(buffer)
     }
     #expect(dmabuf == nil)
   }
@@ -277,20 +279,20 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     let bytes: UInt64 = 2 << 40
     let ram = try GuestRAM(size: bytes)
     try TestHost.withUdmabufLimits(megabytes: 4 << 20) {
-      let table = try table(quotas(pinned: 4 << 40))
+      let lender = try lender(quotas(pinned: 4 << 40))
       let memory = LendError.udmabuf(.kernel(.noMemory))
-      #expect(throws: memory) { try table.lend([range(0, bytes)], of: ram.memory, length: bytes) }
-      let buffer = try table.take([range(0, bytes)], of: ram.memory, length: bytes, as: .auto)
+      #expect(throws: memory) { try lender.lend([range(0, bytes)], of: ram.memory, length: bytes) }
+      let buffer = try lender.take([range(0, bytes)], of: ram.memory, length: bytes, as: .auto)
       guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
       #expect(cause.name == .udmabuf && cause.message == memory.description)
-      #expect(table.statistics.liveDMABufs == 0 && table.statistics.pinnedBytes == 0)
-      table.release(buffer)
+      #expect(lender.statistics.liveDMABufs == 0 && lender.statistics.pinnedBytes == 0)
+      lender.release(buffer)
     }
   }
 
   /// The last descriptors are not lent with, and one that is free again is.
   @Test func noDescriptorsToSpare() throws {
-    let first = try self.table()
+    let first = try self.lender()
     let place = try lend(first, [range(0, page)], page)
     var number = 0
     while place.dmabuf?.withDescriptor({ $0.isBelow(number) }) == false { number += 1 }
@@ -298,15 +300,24 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     var quotas = Quotas()
     // Below the number that the dma-buf had, which is free once it has closed.
     quotas.descriptors = number - 1 + Quotas.reservedDescriptors
-    let table = try self.table(quotas)
-    let buffer = try table.take([range(0, page)], of: ram.memory, length: page, as: .auto)
+    let lender = try self.lender(quotas)
+    let buffer = try lender.take([range(0, page)], of: ram.memory, length: page, as: .auto)
     guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
     #expect(cause.name == .descriptorLimit && cause.mayPass)
     #expect(cause.message.contains("\(quotas.descriptors) descriptors open (RLIMIT_NOFILE)"))
-    #expect(!table.lendAgain(buffer) && table.statistics.liveDMABufs == 0)
+    #expect(!lender.lendAgain(buffer) && lender.statistics.liveDMABufs == 0)
     #expect(throws: LendError.descriptors(limit: quotas.descriptors)) {
-      try lend(table, [range(0, page)], page)
+      try lend(lender, [range(0, page)], page)
     }
-    table.release(buffer)
+    lender.release(buffer)
+  }
+}
+
+extension Lender {
+  /// All that it says.
+  fileprivate var statistics: Statistics {
+    var statistics = Statistics()
+    report(into: &statistics)
+    return statistics
   }
 }

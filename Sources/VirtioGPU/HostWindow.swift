@@ -1,49 +1,64 @@
 internal import Buffers
 internal import Linux
 internal import Logging
-internal import Virtio
 
-// Memory of the host comes into the guest by blobs of VIRTIO_GPU_BLOB_MEM_HOST3D, which the front end maps into the
-// guest's shared memory region (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The 3D contexts that drivers make for it
-// are accepted, and empty.
-extension GPUDevice {
-  /// The regions that the front end is to make, by their numbers.
-  package var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.size] } ?? [:] }
-
-  var mapsHostMemory: Bool { hostRegion != nil && has(Feature.virgl) && has(Feature.resourceBlob) }
-
-  /// Each is a region of memory to QEMU, which has room for 256 with the guest's own.
+/// The region of the guest in which memory of the host is mapped, and what is mapped there: blobs of
+/// VIRTIO_GPU_BLOB_MEM_HOST3D (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The front end maps and unmaps.
+final class HostWindow {
+  /// Each mapping is a region of memory to QEMU, which has room for 256 with the guest's own.
   static let maxMappings = 224
+
+  /// What of the host's memory the guest may use, by the ids by which it asks for it.
+  let offers: [UInt64: HostOffer]
+  private(set) var region: SharedRegion
+  /// How many mappings are in it, or on their way into it or out of it.
+  private var mappings = 0
+  weak var frontEnd: (any GPUFrontEnd)?
+  /// How long the front end is waited for.
+  var patience: TimeSpan
+  private let mistakes: MistakeLog
+  private let logger: Logger
+  /// The front end has answered something: what it was asked for after that has waited for it too.
+  private let heard: () -> Void
+
+  init(
+    _ memory: HostMemory, patience: TimeSpan, _ mistakes: MistakeLog, _ logger: Logger,
+    heard: @escaping () -> Void
+  ) {
+    region = SharedRegion(size: memory.size)
+    offers = Dictionary(uniqueKeysWithValues: memory.offers.map { ($0.id, $0) })
+    (self.patience, self.mistakes, self.logger, self.heard) = (patience, mistakes, logger, heard)
+  }
 
   // MARK: Blobs
 
-  func admitHost(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
+  func check(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
     guard let offer = offers[blob.blobID] else {
       throw Mistake(
-        .invalidParameter, "offer",
+        .invalidParameter, .offer,
         "blob \(id) is to be of offer \(blob.blobID), which there is not; there are "
           + offers.keys.sorted().map(String.init).joined(separator: ", "))
     }
     guard blob.size == offer.size else {
       throw Mistake(
-        .invalidParameter, "offer",
+        .invalidParameter, .offer,
         "blob \(id) is to have \(blob.size) bytes of offer \(offer.id), which has \(offer.size)")
     }
     guard entries == 0 else {
       throw Mistake(
-        .invalidParameter, "offer",
+        .invalidParameter, .offer,
         "blob \(id) of the host's memory comes with \(entries) entries of the guest's")
     }
     guard offer.uses < offer.limit else {
       throw Mistake(
-        .outOfMemory, "offer",
+        .outOfMemory, .offer,
         "offer \(offer.id) is in use by \(offer.uses) blobs already, as many as it may be; \(id) is one too many"
       )
     }
   }
 
-  func hostBlob(_ id: ResourceID, _ blob: BlobRequest) -> Resource {
-    guard let offer = offers[blob.blobID] else { preconditionFailure("the blob was admitted") }
+  func makeBlob(_ id: ResourceID, _ blob: BlobRequest) -> Resource {
+    guard let offer = offers[blob.blobID] else { preconditionFailure("the blob was checked") }
     offer.uses += 1
     logger.debug("resource \(id): offer \(offer.id), \(offer.size) bytes of the host")
     return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
@@ -57,7 +72,7 @@ extension GPUDevice {
   func endUse(of resource: Resource) -> Errand? {
     resource.offer?.uses -= 1
     guard let mapping = resource.mapping.take() else { return nil }
-    let errand = Errand(ifAbandoned: .ok, patience: patience.errand)
+    let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: patience)
     mapping.waitUntilGone(errand, failure: .ok)
     switch mapping.state {
     case .coming: mapping.state = .unwanted
@@ -69,32 +84,32 @@ extension GPUDevice {
 
   // MARK: Mappings
 
-  func map(_ id: ResourceID, _ offset: UInt64) throws(Mistake) -> Errand {
-    let resource = try resource(id)
+  func map(_ resource: Resource, at offset: UInt64) throws(Mistake) -> Errand {
+    let id = resource.id
     guard let offer = resource.offer, resource.isMappable else {
       throw Mistake(
-        .unspecified, "mapping",
+        .unspecified, .mapping,
         "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which is not mappable")
     }
     guard resource.mapping == nil else {
-      throw Mistake(.unspecified, "mapping", "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
+      throw Mistake(.unspecified, .mapping, "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
     }
     guard mappings < Self.maxMappings else {
       throw Mistake(
-        .outOfMemory, "mapping",
+        .outOfMemory, .mapping,
         "RESOURCE_MAP_BLOB of resource \(id): \(mappings) mappings are there, as many as QEMU has room for")
     }
-    guard let region = hostRegion, offset % systemPageSize == 0, offer.size <= region.size,
-      offset <= region.size - offer.size, hostRegion?.reserve(offset..<offset + offer.size) == true
+    guard offset % systemPageSize == 0, offer.size <= region.size, offset <= region.size - offer.size,
+      region.reserve(offset..<offset + offer.size)
     else {
       throw Mistake(
-        .invalidParameter, "mapping",
+        .invalidParameter, .mapping,
         "RESOURCE_MAP_BLOB of \(offer.size) bytes at \(hex(offset)): not aligned to \(systemPageSize), not free, "
-          + "or not inside the region of \(hostRegion?.size ?? 0) bytes")
+          + "or not inside the region of \(region.size) bytes")
     }
     let (mapping, errand) = (
       HostMapping(offset..<offset + offer.size),
-      Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo, patience: patience.errand)
+      Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo, by: .frontEnd, patience: patience)
     )
     resource.mapping = mapping
     mappings += 1
@@ -109,8 +124,8 @@ extension GPUDevice {
     } catch {
       resource.mapping = nil
       mappings -= 1
-      hostRegion?.release(mapping.range)
-      throw Mistake(.unspecified, "mapping", "resource \(id) cannot be mapped: \(error)")
+      region.release(mapping.range)
+      throw Mistake(.unspecified, .mapping, "resource \(id) cannot be mapped: \(error)")
     }
     return errand
   }
@@ -120,7 +135,7 @@ extension GPUDevice {
     let isWanted = mapping.state == .coming
     if !isDone {
       mistakes.report(
-        "mapping", "the front end did not map \(mapping.length) bytes at \(hex(mapping.range.lowerBound))")
+        .mapping, "the front end did not map \(mapping.length) bytes at \(hex(mapping.range.lowerBound))")
       gone(mapping, resource, true)
     } else if isWanted {
       mapping.state = .there
@@ -128,19 +143,19 @@ extension GPUDevice {
       takeAway(mapping, resource)
     }
     errand.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
-    heardFromFrontEnd()
+    heard()
   }
 
-  func unmap(_ id: ResourceID) throws(Mistake) -> Errand {
-    let resource = try resource(id)
+  func unmap(_ resource: Resource) throws(Mistake) -> Errand {
+    let id = resource.id
     guard let mapping = resource.mapping, mapping.state == .there else {
-      throw Mistake(.unspecified, "mapping", "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
+      throw Mistake(.unspecified, .mapping, "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
     }
-    let errand = Errand(ifAbandoned: .ok, patience: patience.errand)
+    let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: patience)
     mapping.waitUntilGone(errand, failure: .error(.unspecified))
     guard takeAway(mapping, resource) else {
       throw Mistake(
-        .unspecified, "mapping", "resource \(id) cannot be unmapped: the front end cannot be asked")
+        .unspecified, .mapping, "resource \(id) cannot be unmapped: the front end cannot be asked")
     }
     return errand
   }
@@ -158,7 +173,7 @@ extension GPUDevice {
       }
       return true
     } catch {
-      mistakes.report("mapping", "\(mapping.length) bytes cannot be unmapped: \(error)")
+      mistakes.report(.mapping, "\(mapping.length) bytes cannot be unmapped: \(error)")
       gone(mapping, resource, false)
       return false
     }
@@ -168,44 +183,9 @@ extension GPUDevice {
   /// next mapping there.
   private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
     if resource?.mapping === mapping { resource?.mapping = nil }
-    hostRegion?.release(mapping.range)
+    region.release(mapping.range)
     mappings -= 1
     mapping.isGone(isDone)
-    heardFromFrontEnd()
-  }
-
-  // MARK: Contexts
-
-  func createContext(_ id: UInt32) throws(Mistake) {
-    guard id != 0, !contexts.contains(id) else {
-      throw Mistake(.invalidContext, "context", "context \(id) is taken already, or 0")
-    }
-    guard contexts.count < buffers.quotas.resources else {
-      throw Mistake(
-        .outOfMemory, "quota",
-        "one more context would exceed this guest's quota of \(buffers.quotas.resources) resources; raise it with "
-          + "--max-resources")
-    }
-    contexts.insert(id)
-  }
-
-  func destroyContext(_ id: UInt32) throws(Mistake) {
-    try check(context: id)
-    contexts.remove(id)
-  }
-
-  func check(context id: UInt32) throws(Mistake) {
-    guard contexts.contains(id) else {
-      throw Mistake(.invalidContext, "context", "there is no context \(id)")
-    }
-  }
-
-  /// There is no 3D: only nothing can be submitted.
-  func submit(_ context: UInt32, _ size: UInt32) throws(Mistake) {
-    try check(context: context)
-    guard size == 0 else {
-      throw Mistake(
-        .unspecified, "context", "SUBMIT_3D of \(size) bytes; contexts are empty here, there is no 3D")
-    }
+    heard()
   }
 }

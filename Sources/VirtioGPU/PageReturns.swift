@@ -1,0 +1,163 @@
+internal import Buffers
+internal import Linux
+internal import Scanout
+
+/// Pages on their way back to the guest: somebody still shows them, or a device reads them.
+final class Release {
+  let buffer: Buffer
+  let frames: [Frame]
+  /// Then the sink is cut off.
+  private(set) var deadline: Instant
+  /// Devices that read the pages are waited for, too.
+  let waitsForDevices: Bool
+  /// Once nobody shows the pages any more; nil if no device reads them.
+  var reading: FenceWait?
+  /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
+  private var responses: [PendingResponse] = []
+
+  init(buffer: Buffer, frames: [Frame], deadline: Instant, waitsForDevices: Bool) {
+    (self.buffer, self.frames, self.deadline) = (buffer, frames, deadline)
+    self.waitsForDevices = waitsForDevices
+  }
+
+  var isShown: Bool { frames.contains { $0.uses > 0 } }
+
+  func hold(_ response: PendingResponse) {
+    response.pagesInUse = true
+    responses.append(response)
+  }
+
+  /// What takes the place of the pages is complete, and has until `deadline` to be shown.
+  func finishWork(_ deadline: Instant) {
+    if responses.contains(where: \.isAtWork) { self.deadline = max(self.deadline, deadline) }
+  }
+
+  func end() {
+    for response in responses { response.pagesInUse = false }
+    responses.removeAll()
+  }
+}
+
+/// How pages go back to the guest, which reuses them as soon as its UNREF or DETACH is answered. So the answer waits until
+/// no screen shows them and no device reads them, and no longer than `Patience.release`.
+final class PageReturns {
+  private var releases: [Release] = []
+  /// What a stop of the queue waits for beside its answers, and until when.
+  private var reading: [FenceWait] = []
+  private var readingDeadline = Instant.never
+  private var counts: (late: UInt64, waitedForFence: UInt64) = (0, 0)
+
+  var patience: TimeSpan
+  /// No sink is to know this frame any more.
+  var forget: (Frame) -> Void = { _ in }
+  private let lender: Lender
+  private let mistakes: MistakeLog
+  private let loop: EventLoop
+  private let wake: () -> Void
+
+  /// - Parameter wake: has `sweep` called from the loop.
+  init(
+    _ lender: Lender, _ mistakes: MistakeLog, _ loop: EventLoop, patience: TimeSpan,
+    wake: @escaping () -> Void
+  ) {
+    (self.lender, self.mistakes, self.loop) = (lender, mistakes, loop)
+    (self.patience, self.wake) = (patience, wake)
+  }
+
+  /// The guest wants its pages back.
+  /// - Returns: nil if they are free already, else what is to be waited for.
+  func begin(_ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool) -> Release? {
+    let release = Release(
+      buffer: buffer, frames: frames, deadline: .now + patience, waitsForDevices: waitsForDevices)
+    guard isInUse(release) else {
+      finish(release)
+      return nil
+    }
+    for frame in frames { frame.whenIdle = wake }
+    releases.append(release)
+    return release
+  }
+
+  /// Ends the releases that nobody stands against any more.
+  /// - Returns: true if there was one.
+  func sweep() -> Bool {
+    let before = releases.count
+    releases.removeAll { release in
+      if isInUse(release) { return false }
+      finish(release)
+      return true
+    }
+    return releases.count != before
+  }
+
+  /// Cuts sinks off from pages that they held too long.
+  func cutOff(_ now: Instant) {
+    releases.removeAll { release in
+      guard release.deadline <= now else { return false }
+      if isInUse(release) {
+        counts.late += 1
+        let time = "\(patience.milliseconds) ms after the guest asked for its pages"
+        mistakes.report(
+          .releasedLate,
+          release.isShown
+            ? "a frame was still in use \(time); what showed it is cut off"
+            : "a device still reads a buffer \(time), which go back all the same; "
+              + "the consumer's driver is slow, or hangs")
+      }
+      finish(release)
+      return true
+    }
+  }
+
+  /// What takes the place of pages is complete, and has as long to be shown as after any other command.
+  func finishWork(_ now: Instant) { for release in releases { release.finishWork(now + patience) } }
+
+  /// When the first sink is cut off; nil if nobody is waited for.
+  var deadline: Instant? { releases.lazy.map(\.deadline).min() }
+
+  // MARK: Devices
+
+  /// Waits for devices that read what the guest may have back after a stop, since that is a driver's reset as well.
+  func awaitDevices(on resources: some Sequence<Resource>) {
+    reading = resources.compactMap { resource in
+      resource.offer == nil ? resource.buffer.flatMap(waitForDevices) : nil
+    }
+    readingDeadline = .now + patience
+  }
+
+  /// No device that was waited for reads anything any more.
+  var devicesAreDone: Bool { reading.allSatisfy(\.isOver) }
+  var devicesDeadline: Instant? { reading.isEmpty ? nil : readingDeadline }
+
+  /// Devices are waited for no longer, once their time is over.
+  func giveUpDevices(_ now: Instant = .never) { if readingDeadline <= now { reading.removeAll() } }
+
+  /// Somebody shows the pages, or a device reads them. That is looked at when nobody shows them any more: what a
+  /// consumer told its device to do, it told before it let go.
+  private func isInUse(_ release: Release) -> Bool {
+    if release.isShown { return true }
+    if release.waitsForDevices, release.reading == nil { release.reading = waitForDevices(release.buffer) }
+    return release.reading?.isOver == false
+  }
+
+  /// - Returns: nil if no device reads the buffer.
+  private func waitForDevices(_ buffer: Buffer) -> FenceWait? {
+    guard let dmabuf = buffer.dmabuf, let wait = FenceWait(dmabuf, loop, whenOver: wake) else { return nil }
+    counts.waitedForFence += 1
+    return wait
+  }
+
+  private func finish(_ release: Release) {
+    for frame in release.frames { forget(frame) }
+    lender.release(release.buffer)
+    release.end()
+  }
+
+  // MARK: What it says
+
+  /// Adds what it has counted.
+  func report(into statistics: inout Statistics) {
+    statistics.releasedLate += counts.late
+    statistics.waitedForFence += counts.waitedForFence
+  }
+}

@@ -1,0 +1,42 @@
+internal import Buffers
+
+/// The 3D contexts that drivers make to map memory of the host (virtio 1.3, 5.7.6.8: CTX_CREATE). Nothing is in them.
+struct RenderContexts {
+  /// At most this many, as many as the guest may have resources.
+  let limit: Int
+  private(set) var ids: Set<UInt32> = []
+
+  init(limit: Int) { self.limit = limit }
+
+  mutating func create(_ id: UInt32) throws(Mistake) {
+    guard id != 0, !ids.contains(id) else {
+      throw Mistake(.invalidContext, .context, "context \(id) is taken already, or 0")
+    }
+    guard ids.count < limit else {
+      throw Mistake(
+        .outOfMemory, .quota, "one more context would exceed this guest's quota of \(limit) resources",
+        quota: .resources)
+    }
+    ids.insert(id)
+  }
+
+  mutating func destroy(_ id: UInt32) throws(Mistake) {
+    try check(id)
+    ids.remove(id)
+  }
+
+  func check(_ id: UInt32) throws(Mistake) {
+    guard ids.contains(id) else { throw Mistake(.invalidContext, .context, "there is no context \(id)") }
+  }
+
+  /// There is no 3D: only nothing can be submitted.
+  func submit(to id: UInt32, bytes: UInt32) throws(Mistake) {
+    try check(id)
+    guard bytes == 0 else {
+      throw Mistake(
+        .unspecified, .context, "SUBMIT_3D of \(bytes) bytes; contexts are empty here, there is no 3D")
+    }
+  }
+
+  mutating func removeAll() { ids.removeAll() }
+}

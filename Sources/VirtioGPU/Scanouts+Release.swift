@@ -1,0 +1,62 @@
+internal import Buffers
+internal import Linux
+internal import Pictures
+internal import Scanout
+
+extension Scanouts {
+  /// Takes the resource's pages off every screen, before they go back to the guest.
+  /// - Parameters:
+  ///   - keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
+  ///   - isReset: the guest has its pages already, and nobody waits for an answer.
+  /// - Returns: nil if they are free already, else what is to be waited for.
+  func release(_ resource: Resource, keepingPicture: Bool, isReset: Bool = false) -> Release? {
+    objects.unshare(resource)
+    if keepingPicture { keepContent(of: resource) }
+    for scanout in all {
+      if let binding = scanout.binding, binding.resource === resource,
+        !keepingPicture || binding.picture?.isLent == true
+      {
+        turnOff(scanout)
+      } else if let last = scanout.last, resource.frames.contains(where: { $0 === last }) {
+        // Another picture was chosen and not flushed yet: it takes the place now, so that no gap is seen.
+        if let binding = scanout.binding, binding.picture != nil {
+          present(scanout, damage: binding.view.source, ownInitiative: true)
+        } else {
+          darken(scanout)
+        }
+      }
+    }
+    let (buffer, frames) = (resource.buffer, resource.frames)
+    drop(resource.forgetPictures { !keepingPicture || $0.isLent })
+    if !keepingPicture { dropStore(of: resource) }
+    resource.detach()
+    // Pages that an earlier DETACH waits for are not free before that is answered.
+    guard let buffer else { return resource.release }
+    // Memory of the host goes back to nobody.
+    let release = returns.begin(buffer, frames, waitsForDevices: !isReset && resource.offer == nil)
+    if let release {
+      resource.release = release
+      owner.armTimer()
+    }
+    return release
+  }
+
+  /// Drops what an earlier driver left behind. Nobody waits for an answer any more.
+  func dropAll() {
+    work.abandonStore()
+    endCopies()
+    for scanout in all {
+      hideCursor(scanout)
+      turnOff(scanout)
+    }
+    for resource in resources.values { _ = release(resource, keepingPicture: false, isReset: true) }
+    movesByName = false
+  }
+
+  /// No sink is to know this frame of lent pages any more.
+  func forget(_ frame: Frame) {
+    frame.whenIdle = nil
+    sink?.forget(frame)
+    buffersByFrame[frame.id] = nil
+  }
+}

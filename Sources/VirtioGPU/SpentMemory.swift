@@ -1,0 +1,21 @@
+internal import Linux
+
+/// Memory of a copy that nobody needs any more, on its way back to the kernel.
+struct SpentMemory {
+  /// So much goes back in one go, in bytes.
+  static let atOnce = 8 << 20
+
+  let mapping: Mapping
+  private var done = 0
+
+  init(_ mapping: Mapping) { self.mapping = mapping }
+
+  /// Gives back a part of it.
+  /// - Returns: true if nothing of it is left.
+  mutating func giveBack() -> Bool {
+    let count = min(Self.atOnce, mapping.length - done)
+    guard mapping.discard(count, at: done) else { return true }
+    done += count
+    return done == mapping.length
+  }
+}

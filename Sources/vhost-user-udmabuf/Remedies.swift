@@ -1,0 +1,18 @@
+import Buffers
+
+/// The options that help against what the log says of a guest.
+func optionAgainst(_ subject: AdviceSubject) -> String? {
+  switch subject {
+  case .quota(let quota):
+    switch quota {
+    case .resources: "raise it with --max-resources"
+    case .pinnedBytes: "raise it with --max-pinned"
+    case .entries: "raise it with --max-entries"
+    case .bookkeepingBytes: "raise it with --max-bookkeeping"
+    case .shadowBytes: "raise it with --max-shadow"
+    }
+  case .copied(.noCursorPlane): "--cursor plane or --cursor off leaves it away"
+  case .copied(.chosen): "--backing auto lends what can be lent"
+  case .copied: nil
+  }
+}
