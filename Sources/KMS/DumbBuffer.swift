@@ -1,7 +1,8 @@
 internal import CDRM
-package import Linux
-internal import Scanout
+internal import Linux
+package import Scanout
 package import SystemPackage
+package import Udmabuf
 
 /// A plain buffer that a card allocated in the way it likes, for pixels that the CPU writes: all zero at
 /// first. It is freed with the last reference; a framebuffer made of it keeps the memory.
@@ -44,5 +45,28 @@ package final class DumbBuffer: ShadowMemory {
     var number: CInt = -1
     try card.call { unsafe drmPrimeHandleToFD($0, handle, UInt32(DRM_CLOEXEC | DRM_RDWR), &number) }
     return FD(adopting: number)
+  }
+}
+
+extension KMSCard {
+  /// A buffer of the card's own for pixels of 32 bits, as a dma-buf for others, and the bytes from one row to the
+  /// next. It lives as long as the dma-buf.
+  ///
+  /// - Throws: `other` for what the card does not do.
+  package func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
+    let size = PixelSize(width: width, height: height)
+    let buffer = try allocate(size)
+    do throws(Errno) { return (try DMABuf(adopting: buffer.descriptor()), buffer.stride) } catch {
+      throw SinkError(.other, "\(name) (\(driver)) gives no buffer of \(size) pixels away: \(error)")
+    }
+  }
+
+  /// A buffer of the card's own for pixels of 32 bits.
+  ///
+  /// - Throws: `other` for what the card does not do.
+  func allocate(_ size: PixelSize) throws(SinkError) -> DumbBuffer {
+    do throws(Errno) { return try DumbBuffer(size, of: file) } catch {
+      throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(size) pixels: \(error)")
+    }
   }
 }

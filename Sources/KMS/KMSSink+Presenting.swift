@@ -91,15 +91,6 @@ extension KMSSink {
     }
   }
 
-  /// A cursor that the card did not take is the guest's to draw from now on.
-  private func noteCursor(_ lane: KMSLane) {
-    let index = Int(lane.scanout.rawValue)
-    guard outputs[index].hasCursor, let cursor = lane.output.cursor, !cursor.isUsable else { return }
-    outputs[index].hasCursor = false
-    log.warning("\(card.name) (\(card.driver)) refused the cursor on \(outputs[index].name)")
-    tellOutputsSoon()
-  }
-
   func retryBusy() {
     for lane in lanes where lane.work != nil && lane.busySince != nil { attempt(lane) }
   }

@@ -9,8 +9,9 @@ package import Udmabuf
 /// It is DRM master from `init` to `close`, opens nothing after `init`, and waits for the card only in
 /// `close` and where a frame that is on the screen is forgotten.
 ///
-/// This file takes the card over and gives it up; how frames come in and go is in `KMSSink+Frames`, how they are
-/// shown in `KMSSink+Presenting`, and what happens when screens come and go in `KMSSink+Hotplug`.
+/// This file takes the card over and gives it up. `+Outputs` says what is offered to the guest, `+Frames` and
+/// `+Canvases` take frames in and let them go, `+Presenting` and `+Cursor` show them, and `+Hotplug` follows screens
+/// that come and go.
 package final class KMSSink: ScanoutSink {
   /// A guest has at most 16 scanouts (virtio 1.3, 5.7.4: VIRTIO_GPU_MAX_SCANOUTS).
   package static let maximumOutputs = 16
@@ -105,23 +106,6 @@ package final class KMSSink: ScanoutSink {
   }
 
   deinit { close() }
-
-  /// What an output can show, as far as it was tried.
-  static func offer(_ lane: KMSLane, _ verdict: ModeTrial.Verdict) -> SinkOutput {
-    let connector = lane.output.pipe.connector
-    return SinkOutput(
-      name: connector.name, modes: connector.isConnected ? verdict.shown : [],
-      widthMillimetres: connector.widthMillimetres, heightMillimetres: connector.heightMillimetres,
-      hasCursor: verdict.hasCursor && lane.output.cursor?.isUsable ?? false)
-  }
-
-  func describe(_ output: SinkOutput, _ verdict: ModeTrial.Verdict) {
-    let card = "\(card.name) (\(card.driver)\(card.isAtomic ? "" : ", without atomic commits"))"
-    let preferred = output.modes.first?.description ?? "none"
-    let cursor = output.hasCursor ? "a cursor" : "no cursor"
-    log.info("\(card): \(output.name), \(output.modes.count) modes, \(preferred) preferred, \(cursor)")
-    for refusal in verdict.refusals { log.debug("\(output.name): \(refusal)") }
-  }
 
   /// Puts back what the screens showed before, lets go of all frames, and gives the card up. Waits for the
   /// card. Nothing happens the second time.

@@ -1,0 +1,26 @@
+/// A connector: where a screen is plugged in.
+package struct KMSConnector: Sendable {
+  package let id: UInt32
+  /// As the kernel's logs and `xrandr` write it, such as `HDMI-A-1`.
+  package let name: String
+  package let isConnected: Bool
+  /// In the kernel's order.
+  package let modes: [KMSMode]
+  /// Of the visible area; 0 when unknown.
+  package let widthMillimetres, heightMillimetres: UInt32
+  /// A bit for each CRTC that can drive it, by the CRTC's index.
+  let possibleCRTCs: UInt32
+  /// The id of the CRTC that drives it now, or 0.
+  let currentCRTC: UInt32
+
+  var withoutScreen: KMSConnector {
+    KMSConnector(
+      id: id, name: name, isConnected: false, modes: [], widthMillimetres: 0, heightMillimetres: 0,
+      possibleCRTCs: possibleCRTCs, currentCRTC: currentCRTC)
+  }
+
+  /// Progressive modes, the preferred one first.
+  var usableModes: [KMSMode] {
+    modes.filter { $0.isUsable && $0.isPreferred } + modes.filter { $0.isUsable && !$0.isPreferred }
+  }
+}

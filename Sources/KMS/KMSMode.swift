@@ -1,0 +1,47 @@
+internal import CDRM
+package import Scanout
+
+/// A mode of a connector, or one that was made for it.
+package struct KMSMode: Sendable, CustomStringConvertible {
+  package let mode: DisplayMode
+  package let isPreferred: Bool
+  /// Its lines are shown twice, or it is stereoscopic: no mode for a plain picture.
+  let isUnusual: Bool
+  /// As the kernel gave it, to be handed back unchanged.
+  let raw: drmModeModeInfo
+
+  init(_ raw: drmModeModeInfo) {
+    self.raw = raw
+    func has(_ flag: Int32) -> Bool { raw.flags & UInt32(flag) != 0 }
+    mode = DisplayMode(
+      clock: raw.clock, horizontal: (raw.hdisplay, raw.hsync_start, raw.hsync_end, raw.htotal),
+      vertical: (raw.vdisplay, raw.vsync_start, raw.vsync_end, raw.vtotal),
+      hsyncPositive: has(DRM_MODE_FLAG_PHSYNC), vsyncPositive: has(DRM_MODE_FLAG_PVSYNC),
+      interlaced: has(DRM_MODE_FLAG_INTERLACE))
+    isPreferred = raw.type & UInt32(DRM_MODE_TYPE_PREFERRED) != 0
+    isUnusual = has(DRM_MODE_FLAG_DBLSCAN) || raw.flags & UInt32(DRM_MODE_FLAG_3D_MASK) != 0
+  }
+
+  /// A mode that no screen has named, made of a timing.
+  init(generated mode: DisplayMode) {
+    var raw = drmModeModeInfo()
+    raw.clock = mode.clock
+    (raw.hdisplay, raw.hsync_start, raw.hsync_end, raw.htotal) = (
+      mode.hdisplay, mode.hsyncStart, mode.hsyncEnd, mode.htotal
+    )
+    (raw.vdisplay, raw.vsync_start, raw.vsync_end, raw.vtotal) = (
+      mode.vdisplay, mode.vsyncStart, mode.vsyncEnd, mode.vtotal
+    )
+    raw.vrefresh = (mode.refresh + 500) / 1000
+    raw.type = UInt32(DRM_MODE_TYPE_USERDEF)
+    raw.flags =
+      UInt32(mode.hsyncPositive ? DRM_MODE_FLAG_PHSYNC : DRM_MODE_FLAG_NHSYNC)
+      | UInt32(mode.vsyncPositive ? DRM_MODE_FLAG_PVSYNC : DRM_MODE_FLAG_NVSYNC)
+    self.init(raw)
+  }
+
+  var size: PixelSize { PixelSize(width: UInt32(mode.hdisplay), height: UInt32(mode.vdisplay)) }
+  var isUsable: Bool { !mode.interlaced && !isUnusual }
+
+  package var description: String { mode.description }
+}
