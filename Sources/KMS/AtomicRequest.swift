@@ -19,7 +19,10 @@ internal import SystemPackage
     isComplete = true
   }
 
-  func add(_ object: UInt32, _ property: UInt32, _ value: UInt64) {
+  /// - Parameters:
+  ///   - property: its id.
+  ///   - object: the id of a CRTC, connector or plane.
+  func set(_ property: UInt32, of object: UInt32, to value: UInt64) {
     if unsafe drmModeAtomicAddProperty(request, object, property, value) < 0 { isComplete = false }
   }
 

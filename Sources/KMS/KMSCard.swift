@@ -26,8 +26,12 @@ package final class KMSCard {
   /// The ids of the CRTCs; a CRTC's index is its place here.
   package let crtcs: [UInt32]
   package let planes: [KMSPlane]
-  /// What a cursor must measure.
+  /// The size that a cursor must have.
   let cursorSize: PixelSize
+  /// A guest's cursor has room in one of the card's.
+  var takesCursorImages: Bool {
+    cursorSize.holds(PixelSize(width: CursorImage.side, height: CursorImage.side))
+  }
   /// By which the kernel's announcements name it.
   let number: DeviceNumber?
   let file: DRMFile

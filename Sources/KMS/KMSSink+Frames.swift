@@ -45,7 +45,7 @@ extension KMSSink {
     card.removeFramebuffer(framebuffer)
     // Only now: the uses that end here may hand the pages back to the guest.
     for lane in lanes {
-      if case .on(_, _, framebuffer) = lane.output.state { lane.output.wentDark() }
+      if lane.output.shows(framebuffer) { lane.output.wentDark() }
       let removal = lane.queue.remove(frame, isStarted: lane.stepIsStarted)
       if let lost = removal.waiting { report(lost.sequence, lane.scanout, error) }
       if let lost = removal.inFlight {

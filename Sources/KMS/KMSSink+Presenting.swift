@@ -63,7 +63,7 @@ extension KMSSink {
   }
 
   /// Nil if the frame is not known.
-  private func commit(_ lane: KMSLane, _ tag: UInt64) throws(Errno) -> KMSOutput.Completion? {
+  private func commit(_ lane: KMSLane, _ tag: UInt64) throws(Errno) -> Completion? {
     let presentation: Presentation
     switch (lane.work, lane.queue.current) {
     case (.step, .present(let next)): presentation = next
