@@ -1,3 +1,4 @@
+internal import Linux
 internal import Scanout
 
 /// What one output is at. At most one commit of it is in the card.
@@ -17,7 +18,7 @@ final class KMSLane {
   /// The tag of the commit whose flip event is awaited.
   var awaited: UInt64?
   /// Since when the card has been busy with something else.
-  var busySince: Int64?
+  var busySince: Instant?
   /// What became of the work, to be settled from the event loop.
   var outcome: Result<Void, SinkError>?
   /// What is shown is to be shown anew: the screen was away.

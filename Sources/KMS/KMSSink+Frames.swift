@@ -66,10 +66,10 @@ extension KMSSink {
 
   /// Waits for the flip that is under way. What it means is told from the event loop, as always.
   private func awaitFlip(_ lane: KMSLane) {
-    let deadline = monotonicNanoseconds() + flipPatience
+    let deadline = Instant.now + flipPatience
     while lane.awaited != nil, cardToken != nil {
-      let left = deadline - monotonicNanoseconds()
-      guard left > 0, (try? waiting.turn(milliseconds: Int32(left / 1_000_000 + 1))) != nil else {
+      let left = (deadline - .now).milliseconds
+      guard left > 0, (try? waiting.turn(milliseconds: Int32(left))) != nil else {
         return log.error(
           "\(card.name) (\(card.driver)) has accepted a flip and not done it; it may still read pages that went back"
         )

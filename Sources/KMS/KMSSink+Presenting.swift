@@ -4,10 +4,10 @@ package import Scanout
 internal import SystemPackage
 
 extension KMSSink {
-  /// How soon something that the card was not ready for is tried again, in milliseconds.
-  private static let retryDelay: UInt32 = 3
-  /// How soon what was not switched off is tried again, in milliseconds.
-  private static let turnOffDelay: UInt32 = 500
+  /// How soon a commit that the card was not ready for is tried again.
+  private static let retryDelay = TimeSpan.milliseconds(3)
+  /// How soon a screen that was not switched off is tried again.
+  private static let turnOffDelay = TimeSpan.milliseconds(500)
 
   package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     guard let lane = lane(scanout) else { return report(presentation.sequence, scanout, noOutput(scanout)) }
@@ -47,10 +47,11 @@ extension KMSSink {
       case .now: settleSoon(lane, .success(()))
       }
     } catch {
-      let now = monotonicNanoseconds()
-      if error == .resourceBusy, now - (lane.busySince ?? now) < patience {
-        lane.busySince = lane.busySince ?? now
-        if let retry, !retry.armed { retry.arm(milliseconds: Self.retryDelay) }
+      let now = Instant.now
+      let busySince = lane.busySince ?? now
+      if error == .resourceBusy, now - busySince < patience {
+        lane.busySince = busySince
+        if let retry, !retry.armed { retry.arm(milliseconds: UInt32(Self.retryDelay.milliseconds)) }
       } else {
         noteLoss(error)
         // Somebody else may have set other modes meanwhile: the next one sets everything anew.
@@ -183,7 +184,7 @@ extension KMSSink {
     if lane.queue.isBusy { return }
     if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
     lane.refusedTurnOffs += 1
-    turnOffRetry?.arm(milliseconds: Self.turnOffDelay)
+    turnOffRetry?.arm(milliseconds: UInt32(Self.turnOffDelay.milliseconds))
   }
 
   // MARK: The card's events

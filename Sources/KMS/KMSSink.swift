@@ -45,10 +45,10 @@ package final class KMSSink: ScanoutSink {
   /// Why the card is to be given up.
   var loss: Errno?
   var commits: UInt64 = 0
-  /// How long something that the card was not ready for is tried again, in nanoseconds.
-  var patience: Int64 = 2_000_000_000
-  /// How long a flip is waited for where a frame must go and its successor is in the card already, in nanoseconds.
-  var flipPatience: Int64 = 250_000_000
+  /// How long a commit is tried again that the card is not ready for.
+  var patience = TimeSpan.seconds(2)
+  /// How long the sink waits for a flip before it lets go of the frame that was on the screen until then.
+  var flipPatience = TimeSpan.milliseconds(250)
   var events: [UInt8] = []
 
   /// Takes the card over: becomes DRM master, gives each connector its CRTC and plane, remembers what they

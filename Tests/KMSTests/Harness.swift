@@ -136,7 +136,7 @@ final class Stage {
       log: Logger(label: "test"))
     sink.observer = recorder
     // Longer than any test takes, so that none depends on how busy the machine is.
-    (sink.patience, sink.flipPatience) = (3_600_000_000_000, 3_600_000_000_000)
+    (sink.patience, sink.flipPatience) = (.seconds(3600), .seconds(3600))
   }
 
   /// The size that the screen likes best, with the rows close together.
@@ -268,7 +268,7 @@ struct Screenshot {
   private let pixels: [UInt8]
 
   init(head: Int = 0) throws {
-    let path = "/tmp/screen-\(monotonicNanoseconds()).ppm"
+    let path = "/tmp/screen-\(getpid())-\(head).ppm"
     let tool = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
     let status = unsafe system("/\(tool)/qemu/screenshot --head \(head) \(path)")
     try #require(status == 0)
