@@ -115,7 +115,7 @@ extension KMSSink {
   func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
     // Whoever gave the card up does not turn the loop for it any more.
     if isClosed { return observer?.failed(sequence, on: scanout, error) ?? () }
-    reports.append((scanout, sequence, error))
+    reports.append(.failed(sequence, error), on: scanout)
     settling?.schedule()
   }
 
@@ -133,7 +133,7 @@ extension KMSSink {
 
   func settleAll() {
     if let loss = loss.take() { disconnect(loss) }
-    deliverReports()
+    reports.deliver(to: observer)
     settleOutcomes()
     if outputsHaveNews {
       outputsHaveNews = false
@@ -145,12 +145,6 @@ extension KMSSink {
     for lane in lanes {
       if let outcome = lane.outcome { settle(lane, outcome) }
     }
-  }
-
-  func deliverReports() {
-    let failures = reports
-    reports.removeAll()
-    for (scanout, sequence, error) in failures { observer?.failed(sequence, on: scanout, error) }
   }
 
   private func settle(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
@@ -216,7 +210,7 @@ extension KMSSink {
     stopWatching()
     let failure = SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone: \(error)")
     log.error("\(failure.description)")
-    deliverReports()
+    reports.deliver(to: observer)
     for lane in lanes {
       lane.queue.whenReplaced = { [weak self, scanout = lane.scanout] in
         self?.observer?.failed($0, on: scanout, failure)

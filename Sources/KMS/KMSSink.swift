@@ -39,8 +39,8 @@ package final class KMSSink: ScanoutSink {
   var hotplug: DeviceEventSocket?
   var hotplugToken: EventLoop.Token?
   var framebuffers: [UInt64: UInt32] = [:]
-  /// To be told from the event loop.
-  var reports: [(ScanoutID, UInt64, SinkError)] = []
+  /// Failures that no lane's `outcome` tells of.
+  let reports = ReportQueue()
   var outputsHaveNews = false
   /// Why the card is to be given up.
   var loss: Errno?
@@ -112,7 +112,7 @@ package final class KMSSink: ScanoutSink {
   package func close() {
     guard settling.take() != nil else { return }
     stopWatching()
-    deliverReports()
+    reports.deliver(to: observer)
     for lane in lanes { lane.output.restore() }
     for framebuffer in framebuffers.values { card.removeFramebuffer(framebuffer) }
     framebuffers.removeAll()
