@@ -1,7 +1,7 @@
 internal import Linux
 internal import SystemPackage
 
-/// What the kernel says about whether a card's device reaches all of the host's RAM by itself.
+/// Whether a card's device reaches all of the host's RAM by itself, as far as the kernel tells.
 ///
 /// A device that does not is given a copy of what its driver imports (swiotlb). A udmabuf's copy is made at the import and,
 /// from Linux 7.2 on, never again (`DMA_ATTR_SKIP_CPU_SYNC`): the card would show one picture for ever. Up to 7.1 the copy was
@@ -20,7 +20,7 @@ struct DMAReach: Equatable {
 
   /// The bits that each device begins with. The kernel tells for PCI devices alone how many their drivers made of them.
   private static let firstBits = 32
-  /// A device of virtio or USB works through the PCI device above it, which is less than so many steps away.
+  /// A device of virtio or USB works through the PCI device above it, which is fewer than this many steps away.
   private static let steps = 12
 
   /// Asks about the device of a card.
@@ -61,7 +61,7 @@ struct DMAReach: Equatable {
       case "Node": (zone, spanned, present) = (last, 0, 0)
       case "spanned": spanned = UInt64(last) ?? 0
       case "present": present = UInt64(last) ?? 0
-      // What stands there is memory of a device.
+      // The zone "Device" is memory of a device.
       case "start_pfn" where present > 0 && zone != "Device":
         end = max(end ?? 0, ((UInt64(last) ?? 0) + spanned) * systemPageSize)
       default: break

@@ -16,8 +16,8 @@ struct DRMProperty {
 
   init(_ fd: consuming FD) { self.fd = consume fd }
 
-  /// Gives up the card, and with it all that it has imported, even if it cannot be told any more. From now on
-  /// each call fails as if the card were gone.
+  /// Closes the card, and so ends its imports, even if the card takes no command any more. From now on each call fails
+  /// as if the card were gone.
   func close() { fd = nil }
 
   /// Lends the descriptor.
@@ -70,10 +70,12 @@ struct DRMProperty {
     return value
   }
 
+  /// Declares that this client knows a feature. The corresponding C function is `drmSetClientCap`.
   func enable(client capability: Int32) throws(Errno) {
     try call { drmSetClientCap($0, UInt64(capability), 1) }
   }
 
+  /// This descriptor may set modes. The corresponding C function is `drmIsMaster`.
   var isMaster: Bool { (try? withFD { $0.withRaw { drmIsMaster($0) != 0 } }) ?? false }
 
   // MARK: Objects
@@ -90,8 +92,8 @@ struct DRMProperty {
 
   /// Asks a connector.
   ///
-  /// - Parameter probing: let the driver look for a screen and read its EDID, which takes some milliseconds;
-  ///   without it, say what is known.
+  /// - Parameter probing: the driver looks for a screen and reads its EDID, which takes some milliseconds. Otherwise
+  ///   the kernel tells what it knows already.
   /// - The corresponding C functions are `drmModeGetConnector` and `drmModeGetConnectorCurrent`.
   func connector(_ id: UInt32, probing: Bool = true) throws(Errno) -> KMSConnector {
     let get = { (card: CInt) in
@@ -119,7 +121,7 @@ struct DRMProperty {
     return try unsafe object(get, drmModeFreeEncoder) { $0.crtc_id }
   }
 
-  /// What a CRTC shows now. The corresponding C function is `drmModeGetCrtc`.
+  /// The state of a CRTC: mode, framebuffer and place. The corresponding C function is `drmModeGetCrtc`.
   func crtc(_ id: UInt32) throws(Errno) -> drmModeCrtc {
     let get = { (card: CInt) in unsafe drmModeGetCrtc(card, id) }
     return try unsafe object(get, drmModeFreeCrtc) { $0 }

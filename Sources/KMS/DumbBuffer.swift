@@ -4,17 +4,19 @@ package import Scanout
 package import SystemPackage
 package import Udmabuf
 
-/// A plain buffer that a card allocated in the way it likes, for pixels that the CPU writes: all zero at
-/// first. It is freed with the last reference; a framebuffer made of it keeps the memory.
+/// A buffer that the card's driver allocated, for pixels that the CPU writes: all zero at first. It is freed with the
+/// last reference; a framebuffer made of it keeps the memory.
 package final class DumbBuffer: ShadowMemory {
+  /// All of the buffer, writable.
   package let mapping: Mapping
   /// Bytes from one row to the next.
   package let stride: UInt32
   package var isDMABuf: Bool { true }
+  /// The card's number for the buffer (a GEM handle), closed with it.
   let handle: UInt32
   let card: DRMFile
 
-  /// The kernel's handle for it is no descriptor.
+  /// A buffer without a descriptor is below every bound: its handle is none.
   package func isBelow(_ bound: Int) -> Bool { true }
 
   /// Allocates and maps 32 bits for each pixel.
@@ -52,7 +54,7 @@ extension KMSCard {
   /// A buffer of the card's own for pixels of 32 bits, as a dma-buf for others, and the bytes from one row to the
   /// next. It lives as long as the dma-buf.
   ///
-  /// - Throws: `other` for what the card does not do.
+  /// - Throws: `other` if the card does not do that.
   package func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
     let size = PixelSize(width: width, height: height)
     let buffer = try allocate(size)
@@ -63,7 +65,7 @@ extension KMSCard {
 
   /// A buffer of the card's own for pixels of 32 bits.
   ///
-  /// - Throws: `other` for what the card does not do.
+  /// - Throws: `other` if the card does not do that.
   func allocate(_ size: PixelSize) throws(SinkError) -> DumbBuffer {
     do throws(Errno) { return try DumbBuffer(size, of: file) } catch {
       throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(size) pixels: \(error)")

@@ -1,8 +1,8 @@
 /// A flip that the card completed (`struct drm_event_vblank` of type `DRM_EVENT_FLIP_COMPLETE`).
 struct FlipEvent: Equatable {
-  /// What the commit was tagged with (`user_data`).
+  /// The tag of the commit or page flip (`user_data`).
   let tag: UInt64
-  /// Counts the vertical blanks of the CRTC.
+  /// The number of the CRTC's vertical blank (`sequence`).
   let vblank: UInt32
 
   private static let flipComplete: UInt32 = 2
@@ -11,8 +11,8 @@ struct FlipEvent: Equatable {
 
   /// Goes through the bytes of one `read` of a card's descriptor. Events of other kinds are skipped.
   ///
-  /// - Returns: false if an event is shorter than its header or longer than what was read, which the kernel
-  ///   never does; what came before it has been handled.
+  /// - Returns: false if an event is shorter than its header or longer than the bytes that were read. The kernel
+  ///   sends no such event; those before it have been handled.
   static func parse(_ bytes: RawSpan, _ handle: (FlipEvent) -> Void) -> Bool {
     var rest = bytes
     while rest.byteCount > 0 {

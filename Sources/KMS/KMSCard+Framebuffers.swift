@@ -8,7 +8,7 @@ internal import Udmabuf
 extension KMSCard {
   /// Makes a framebuffer. The kernel holds its memory for as long as the framebuffer lives.
   ///
-  /// - Throws: what was refused: `importing`, `format`, `stride`, or `other`.
+  /// - Throws: `importing`, `bouncing`, `format`, `stride`, or `other`, after the thing that was refused.
   /// - The corresponding ioctls are `DRM_IOCTL_PRIME_FD_TO_HANDLE` and `DRM_IOCTL_MODE_ADDFB2`.
   func makeFramebuffer(
     _ memory: FrameMemory, _ layout: FrameLayout, for plane: KMSPlane?
@@ -35,7 +35,7 @@ extension KMSCard {
     } catch { throw refusal(of: layout, error) }
   }
 
-  /// The format to ask for, and whether its modifier is to be said.
+  /// - Returns: the format to ask for, and whether to name its modifier.
   private func accept(_ layout: FrameLayout, _ plane: KMSPlane?) throws(SinkError) -> (FourCC, explicit: Bool)
   {
     var format = layout.format
@@ -60,7 +60,7 @@ extension KMSCard {
   }
 
   /// The format in which a plane shows copies of pictures: the wanted one without its alpha, the wanted one, or
-  /// what the plane has of 32 bits.
+  /// another one of 32 bits.
   /// - Throws: `format`.
   func format(wanted: FourCC, for plane: KMSPlane) throws(SinkError) -> FourCC {
     // Behind the lowest plane there is nothing that alpha could let through.

@@ -4,12 +4,12 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-// dma-bufs of others in the card, and whether the card sees the very pages.
+// Imports of dma-bufs. A card that would see copies of their pages imports none.
 extension KMSCard {
-  /// Finds out by trial whether the card is given the memory of others itself, where the kernel does not say that it is
-  /// not: not every limit of a device or its bus is told.
+  /// Tries whether the kernel gives the device copies of the memory of others. The kernel does not tell of every limit
+  /// of a device or its bus.
   ///
-  /// Where that cannot be found out yet, it is with the first import that can.
+  /// If the trial is not possible yet, the next imports try again.
   func tryImport(_ udmabuf: UdmabufDevice) {
     if bounces { return }
     let isCopied = takesCopies(udmabuf)
@@ -17,8 +17,8 @@ extension KMSCard {
     if isCopied == true { bouncing = "was given a copy of memory that was lent to it for a trial" }
   }
 
-  /// Changes a dma-buf of our own while the card has it, and looks whether an old copy is written back. Up to Linux 7.1
-  /// that shows a device that is given copies; from 7.2 on nothing is written back.
+  /// Changes a dma-buf of our own while the card has it, and looks whether the kernel writes an old copy back. Up to
+  /// Linux 7.1 the kernel does so for a device that is given copies; from 7.2 on it writes nothing back.
   /// - Returns: nil if no dma-buf can be made.
   func takesCopies(_ udmabuf: UdmabufDevice) -> Bool? {
     let (page, pages) = (4096, 64)

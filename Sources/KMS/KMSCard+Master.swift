@@ -7,8 +7,8 @@ extension KMSCard {
   /// This descriptor may set modes.
   package var isMaster: Bool { file.isMaster }
 
-  /// Makes sure that this process is DRM master. It stays so until `dropMaster`, or until it closes the card.
-  /// - Throws: `masterHeld` if somebody else is, `masterRefused` if the kernel does not allow it.
+  /// Makes sure that this process is DRM master. It stays master until `dropMaster`, or until it closes the card.
+  /// - Throws: `masterHeld` if another process is master, `masterRefused` if the kernel does not allow it.
   /// - The corresponding ioctl is `DRM_IOCTL_SET_MASTER`.
   package func becomeMaster() throws(KMSError) {
     if isMaster { return }

@@ -6,25 +6,27 @@ internal import Udmabuf
 
 /// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
 ///
-/// The card closes with the last reference; what it was made to show goes with it.
+/// The card closes with the last reference. The kernel then removes its framebuffers, and the screens go dark.
 package final class KMSCard {
-  /// As errors call it: its path, or `fd:N`.
+  /// The name of the card in errors: its path, or `fd:N`.
   package let name: String
   /// The kernel driver, such as `bochs-drm`.
   package let driver: String
-  /// Atomic commits work; otherwise the older calls are used, which can block in the driver.
+  /// Atomic commits work. Otherwise the legacy calls are used, which can block in the driver.
   package let isAtomic: Bool
   /// A framebuffer can be given modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
   package let takesModifiers: Bool
-  /// dma-bufs of others can be imported (`DRM_PRIME_CAP_IMPORT`); that a certain one is accepted is not said.
+  /// dma-bufs of others can be imported (`DRM_PRIME_CAP_IMPORT`). The card may still refuse a certain one.
   package let imports: Bool
   /// Buffers of the card can be exported as dma-bufs (`DRM_PRIME_CAP_EXPORT`).
   package let exports: Bool
   /// The card can allocate plain buffers (`DRM_CAP_DUMB_BUFFER`).
   package let hasDumbBuffers: Bool
+  /// As they were when the card was opened; a `KMSPipe` has its connector as it was last asked.
   package let connectors: [KMSConnector]
   /// The ids of the CRTCs; a CRTC's index is its place here.
   package let crtcs: [UInt32]
+  /// Planes of every kind, overlays too.
   package let planes: [KMSPlane]
   /// The size that a cursor must have.
   let cursorSize: PixelSize
@@ -32,18 +34,18 @@ package final class KMSCard {
   var takesCursorImages: Bool {
     cursorSize.holds(PixelSize(width: CursorImage.side, height: CursorImage.side))
   }
-  /// By which the kernel's announcements name it.
+  /// The device number, by which the kernel's announcements name the card.
   let number: DeviceNumber?
   let file: DRMFile
-  /// Why its device would be given copies of the memory of others, which must not happen: see `DMAReach`, and
-  /// `tryImport`.
+  /// Why the kernel would give the device copies of the memory of others, as the end of a sentence that begins with the
+  /// device; nil if nothing says so. `DMAReach` or `tryImport` found it out, and nothing is imported then.
   var bouncing: String?
   var bounces: Bool { bouncing != nil }
-  /// What `tryImport` could not do yet, as while udmabuf's size limit is 0.
+  /// With this device `tryImport` tries again: it could not make a dma-buf yet, as while udmabuf's size limit is 0.
   var importTrial: UdmabufDevice?
 
-  /// Drivers that accept a part of a framebuffer and then show it from its first pixel on, as seen on Linux
-  /// 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
+  /// Drivers that accept a part of a framebuffer and then show the framebuffer from its first pixel on, as seen on
+  /// Linux 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
   private static let showFromStart: Set = ["bochs-drm", "cirrus", "cirrus-qemu"]
 
   /// The driver shows a framebuffer from its first pixel on, whatever part is asked for.

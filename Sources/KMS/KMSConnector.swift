@@ -1,18 +1,21 @@
 /// A connector: where a screen is plugged in.
 package struct KMSConnector: Sendable {
+  /// The id of the connector on its card.
   package let id: UInt32
   /// As the kernel's logs and `xrandr` write it, such as `HDMI-A-1`.
   package let name: String
+  /// There is a screen.
   package let isConnected: Bool
-  /// In the kernel's order.
+  /// In the kernel's order; empty without a screen.
   package let modes: [KMSMode]
-  /// Of the visible area; 0 when unknown.
+  /// The size of the visible area in millimetres; 0 when unknown.
   package let widthMillimetres, heightMillimetres: UInt32
   /// A bit for each CRTC that can drive it, by the CRTC's index.
   let possibleCRTCs: UInt32
   /// The id of the CRTC that drives it now, or 0.
   let currentCRTC: UInt32
 
+  /// The same connector after its screen is gone.
   var withoutScreen: KMSConnector {
     KMSConnector(
       id: id, name: name, isConnected: false, modes: [], widthMillimetres: 0, heightMillimetres: 0,

@@ -2,16 +2,18 @@ package import SystemPackage
 
 /// Why a card cannot be used at all. `card` is its path, or `fd:N`.
 package enum KMSError: Error, Equatable {
+  /// The text names no card.
   case malformedTarget(String)
-  /// No card with a connected connector; what was found instead, one entry for each card.
+  /// No card has a connected connector; `found` says of each card why it does not count.
   case noCard(found: [String])
   case cannotOpen(card: String, Errno)
-  /// It has no mode setting: a render-only device, or no DRM device at all.
+  /// The card has no mode setting: it is a render-only device, or no DRM device at all.
   case noModeSetting(card: String)
-  /// Somebody else is DRM master; `holder` says who, where the kernel tells.
+  /// Another process is DRM master; `holder` names it, where the kernel tells.
   case masterHeld(card: String, holder: String?)
   /// The kernel does not let this process be DRM master.
   case masterRefused(card: String, Errno)
+  /// `has` lists the card's connectors.
   case noSuchConnector(String, card: String, has: [String])
   case connectorTwice(String)
   /// A card was named more than once, and not always with connectors.

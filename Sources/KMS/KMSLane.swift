@@ -1,13 +1,13 @@
 internal import Linux
 internal import Scanout
 
-/// What one output is at. At most one commit of it is in the card.
+/// The work for one output. At most one commit of an output is in the card.
 final class KMSLane {
-  /// What is in the card, waits for the card to be ready, or waits to be settled.
+  /// The commit that is in the card, waits for the card to be ready, or waits to be settled.
   enum Work {
-    /// The queue's current step.
+    /// The commit does the queue's current step.
     case step
-    /// What the queue knows nothing of: the cursor alone, or what is shown once more.
+    /// The queue knows nothing of the commit: it shows the cursor alone, or the same picture once more.
     case extra
   }
 
@@ -15,22 +15,22 @@ final class KMSLane {
   let output: KMSOutput
   let queue = PresentationQueue()
   var work: Work?
-  /// The tag of the commit whose flip event is awaited.
+  /// The tag of the commit whose flip event has not come yet.
   var awaited: UInt64?
   /// Since when the card has been busy with something else.
   var busySince: Instant?
-  /// What became of the work, to be settled from the event loop.
+  /// The result of the work, to be settled from the event loop.
   var outcome: Result<Void, SinkError>?
-  /// What is shown is to be shown anew: the screen was away.
+  /// The picture must be shown once more: the screen was away.
   var needsRefresh = false
-  /// How often the card refused to switch the output off, which is tried until it does.
+  /// How often the card has refused to switch the output off. The sink tries until it succeeds.
   var refusedTurnOffs = 0
-  /// The mode that the guest is to prefer.
+  /// The size that the guest is to prefer, if the user has chosen one.
   var preferred: PixelSize?
 
   init(_ index: Int, _ output: KMSOutput) { (scanout, self.output) = (ScanoutID(UInt32(index)), output) }
 
-  /// The card has accepted the queue's current step.
+  /// The card has accepted the commit for the queue's current step.
   var stepIsStarted: Bool {
     guard case .step = work else { return false }
     if awaited != nil { return true }
@@ -38,6 +38,6 @@ final class KMSLane {
     return false
   }
 
-  /// The work is no longer anybody's business.
+  /// Forgets the work: nobody waits for its result any more.
   func drop() { (work, awaited, busySince, outcome) = (nil, nil, nil, nil) }
 }

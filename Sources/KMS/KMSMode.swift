@@ -1,11 +1,12 @@
 internal import CDRM
 package import Scanout
 
-/// A mode of a connector, or one that was made for it.
+/// A mode of a connector, or a mode that was made for it.
 package struct KMSMode: Sendable, CustomStringConvertible {
   package let mode: DisplayMode
+  /// The screen prefers this mode.
   package let isPreferred: Bool
-  /// Its lines are shown twice, or it is stereoscopic: no mode for a plain picture.
+  /// The mode is no mode for a plain picture: its lines are shown twice, or it is stereoscopic.
   let isUnusual: Bool
   /// As the kernel gave it, to be handed back unchanged.
   let raw: drmModeModeInfo

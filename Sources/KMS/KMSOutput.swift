@@ -49,7 +49,7 @@ final class KMSOutput {
   /// The settings to try for pictures of this size, the best first; the accepted one, if a test has accepted one.
   private func candidates(_ size: PixelSize) -> [Setting] {
     if let known = accepted[size] { return [known] }
-    return Setting.candidates(for: size, in: modes, canAsk: modeSetting.canTest)
+    return Setting.candidates(for: size, in: modes, canTest: modeSetting.canTest)
   }
 
   func mayShow(_ size: PixelSize) -> Bool { !candidates(size).isEmpty }

@@ -4,18 +4,20 @@ internal import SystemPackage
 
 /// A connector with the CRTC and the primary plane that feed it.
 struct KMSPipe {
-  /// As it was last asked.
+  /// As the kernel described it when it was last asked.
   var connector: KMSConnector
+  /// The id of the CRTC.
   let crtc: UInt32
+  /// The CRTC's primary plane.
   let plane: KMSPlane
   /// The CRTC's cursor plane, if it has one.
   let cursor: KMSPlane?
-  /// Connectors and planes of others that use this CRTC now, and must leave it with the first mode.
+  /// The ids of other connectors that use this CRTC now, and must leave it with the first mode; and such planes.
   let strayConnectors: [UInt32]
   let strayPlanes: [KMSPlane]
 
-  /// Chooses connectors by name, with a screen or without one yet, or all connected ones, and gives each its own
-  /// CRTC and primary plane; the CRTC that drives a connector already, if that can be.
+  /// Chooses connectors and gives each its own CRTC and primary plane; the CRTC that drives it already, if possible.
+  /// - Parameter names: of connectors, which need no screen yet; empty means all connected ones.
   static func choose(_ names: [String], of card: KMSCard, limit: Int) throws(KMSError) -> [KMSPipe] {
     let connectors = try chosen(names, card, limit)
     let primaries = card.planes.filter { $0.kind == .primary }

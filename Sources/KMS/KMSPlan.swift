@@ -2,11 +2,11 @@ internal import Linux
 package import Scanout
 internal import SystemPackage
 
-/// Which cards to open, each once, and which scanout goes where, as several targets say it in their order.
+/// The cards to open, each once, and the way of each scanout, as several targets name them in their order.
 package struct KMSPlan: Equatable, Sendable {
   /// One for each card, with all connectors that were named of it.
   package private(set) var cards: [KMSTarget] = []
-  /// By card, in the order of the targets; nil stands for all that the card then shows.
+  /// An entry for each output, in the order of the targets; without a number it stands for all outputs of the card.
   private var order: [Entry] = []
 
   private struct Entry: Equatable { let card: Int, output: UInt32? }

@@ -1,10 +1,12 @@
 package import Scanout
 
-/// A plane: what a CRTC takes pixels from.
+/// A plane: a CRTC takes pixels from the framebuffer of each of its planes.
 package struct KMSPlane: Sendable {
   package enum Kind: UInt64, Sendable { case overlay, primary, cursor }
+  /// The id of the plane on its card.
   package let id: UInt32
   package let kind: Kind
+  /// The formats of the framebuffers that it takes, in the kernel's order.
   package let formats: [FourCC]
   /// The modifiers of each format, where the driver states them (`IN_FORMATS`).
   package let modifiers: [FourCC: [UInt64]]?
@@ -12,9 +14,10 @@ package struct KMSPlane: Sendable {
   let possibleCRTCs: UInt32
   /// The id of the CRTC that it feeds now, or 0.
   let currentCRTC: UInt32
+  /// Nil where the kernel shows the legacy calls only.
   let properties: PlaneProperties?
 
-  /// The driver is told what part of a frame changed (`FB_DAMAGE_CLIPS`).
+  /// The driver wants to know which part of a frame changed (`FB_DAMAGE_CLIPS`).
   package var takesDamage: Bool { properties?.damage != nil }
 }
 
@@ -23,8 +26,10 @@ struct PlaneProperties: Sendable {
   let framebuffer, crtc: UInt32
   let sourceX, sourceY, sourceWidth, sourceHeight: UInt32
   let crtcX, crtcY, crtcWidth, crtcHeight: UInt32
+  /// `FB_DAMAGE_CLIPS`, where the driver has it.
   let damage: UInt32?
-  /// Which pixel of a cursor points; only cards whose cursor is drawn by somebody else want to know.
+  /// Which pixel of a cursor points (`HOTSPOT_X`, `HOTSPOT_Y`). Only cards of virtual machines have these, whose
+  /// cursor the display outside draws.
   let hotspot: (x: UInt32, y: UInt32)?
 
   init?(_ all: [String: DRMProperty]) {

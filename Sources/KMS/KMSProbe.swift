@@ -4,12 +4,13 @@ internal import Scanout
 package import SystemPackage
 package import Udmabuf
 
-/// What one card can do, found out without showing anything and without ending anybody's session.
+/// The abilities of one card, found out without showing anything and without ending anybody's session.
 package struct KMSProbe: Sendable {
   package enum Verdict: Equatable, Sendable, CustomStringConvertible {
     case yes
+    /// Why not.
     case no(String)
-    /// It could not be tried, and why.
+    /// Why it could not be tried.
     case untested(String)
 
     package var description: String {
@@ -22,22 +23,24 @@ package struct KMSProbe: Sendable {
   }
 
   package let path: FilePath
-  /// Why the card could not be opened; everything else is empty or untested then.
+  /// Why the card could not be opened; all other facts are empty or untested then.
   package let error: String?
+  /// The kernel driver, such as `bochs-drm`.
   package let driver: String
   package let isAtomic: Bool
   package let connectors: [KMSConnector]
+  /// The number of cursor planes.
   package let cursorPlanes: Int
-  /// The size in pixels that the udmabuf below had: the preferred mode of the first connected connector.
+  /// The size in pixels of the udmabuf that was tried: the preferred mode of the first connected connector.
   package let triedSize: String
   /// The card takes in a udmabuf.
   package let importsUdmabuf: Verdict
   /// The card makes a framebuffer of it.
   package let framebuffer: Verdict
-  /// The card would show it; can be tried only where nobody else is DRM master.
+  /// The card would show the framebuffer. That can be tried only where nobody else is DRM master.
   package let commit: Verdict
 
-  /// Looks at every `/dev/dri/card*`. A card is opened for as long as it takes.
+  /// Looks at every `/dev/dri/card*`. Each card is open only meanwhile.
   package static func all(_ udmabuf: UdmabufDevice?) -> [KMSProbe] {
     KMSCard.paths().map { KMSProbe($0, udmabuf) }
   }

@@ -1,7 +1,7 @@
 package import Scanout
 internal import SystemPackage
 
-// The card's own memory, into which pictures are copied that the card does not show from the guest's memory.
+// Canvases: the card's own memory, for copies of pictures that the card cannot show from the guest's memory.
 extension KMSSink {
   /// At most this many sizes are tried for one canvas.
   private static let canvasTries = 4
@@ -27,7 +27,7 @@ extension KMSSink {
     throw failure
   }
 
-  /// Allocates memory of the card's that can be shown in this size.
+  /// Allocates memory of the card's for this size, and tests whether the output can show it.
   func tryCanvas(
     _ size: PixelSize, _ format: FourCC, _ lane: KMSLane
   ) throws(SinkError) -> (DumbBuffer, FrameLayout, Setting) {

@@ -56,15 +56,15 @@ extension KMSSink {
     }
   }
 
-  /// The card reads the frame until the flip to the next one, which it has accepted. For the kernel the frame is
-  /// not on the screen any more then, and removing its framebuffer does nothing about it.
+  /// The card has accepted the flip to the next frame, and reads this one until then. For the kernel this frame is
+  /// not on the screen any more, so removing its framebuffer would not stop the card.
   private func isOnlyScannedOut(_ frame: Frame, _ lane: KMSLane) -> Bool {
     guard case .step = lane.work, lane.awaited != nil, lane.queue.shown?.frame === frame else { return false }
     if case .present(let next) = lane.queue.current { return next.frame !== frame }
     return true
   }
 
-  /// Waits for the flip that is under way. What it means is told from the event loop, as always.
+  /// Waits for the flip that is under way. The observer hears of it from the event loop, as always.
   private func awaitFlip(_ lane: KMSLane) {
     let deadline = Instant.now + flipPatience
     while lane.awaited != nil, cardToken != nil {

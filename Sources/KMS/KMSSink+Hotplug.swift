@@ -3,7 +3,7 @@ internal import Logging
 internal import Scanout
 internal import SystemPackage
 
-// Screens that are plugged in and out. The kernel announces it; what the connectors say then is what counts.
+// Screens that are plugged in and out. The kernel announces that something changed; then the sink asks each connector.
 extension KMSSink {
   func watchHotplug() {
     do throws(Errno) {
@@ -23,7 +23,7 @@ extension KMSSink {
       guard event["SUBSYSTEM"] == "drm", let number = event.number, number == card.number else { return }
       switch event["ACTION"] {
       case "remove": isGone = true
-      // What a person triggers by hand counts like what the driver says.
+      // An announcement that a person triggers by hand (SYNTH_UUID) counts like one of the driver.
       case "change": mayHaveChanged = mayHaveChanged || event["HOTPLUG"] == "1" || event["SYNTH_UUID"] != nil
       default: break
       }
@@ -32,10 +32,10 @@ extension KMSSink {
     if mayHaveChanged || heardAll == false { lookAtScreens() }
   }
 
-  /// Asks the connectors anew, and tells the observer if something is different.
+  /// Asks all connectors, and tells the observer if something is different.
   func lookAtScreens() {
     guard cardToken != nil, loss == nil else { return }
-    // What guests' memory could be shown in is found out frame by frame.
+    // Without a udmabuf: each frame finds out by itself whether the card can show it from guest memory.
     let trial = ModeTrial(card, nil)
     for (index, lane) in lanes.enumerated() {
       let before = lane.output.pipe.connector
@@ -47,7 +47,7 @@ extension KMSSink {
       lane.output.replace(now)
       let verdict = trial.run(lane.output)
       var output = Self.offer(lane, verdict)
-      // Who is not master at the moment cannot ask; each frame asks for itself later.
+      // A process that is not master at the moment cannot test modes; each frame is tested later.
       if now.isConnected, !card.isMaster { output.modes = now.usableModes.map(\.mode) }
       if let preferred = lane.preferred, !output.modes.isEmpty {
         do throws(SinkError) { output.modes = try modes(output.modes, first: preferred, lane) } catch {
@@ -60,7 +60,7 @@ extension KMSSink {
         tellOutputsSoon()
       }
       if now.isConnected {
-        // The screen that is there now has not been told any mode.
+        // This screen has not been set to any mode yet.
         lane.output.wentDark()
         lane.needsRefresh = true
         start(lane)
@@ -68,8 +68,7 @@ extension KMSSink {
     }
   }
 
-  /// What a connector says now. What says that it has no screen is believed; where there is one, its EDID is
-  /// read anew, which takes some milliseconds.
+  /// Asks one connector. Where the kernel knows of a screen, this reads the EDID anew, which takes some milliseconds.
   private func ask(_ before: KMSConnector) -> KMSConnector {
     do throws(Errno) {
       let now = try card.file.connector(before.id, probing: false)

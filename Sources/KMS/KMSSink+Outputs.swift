@@ -1,9 +1,9 @@
 internal import Logging
 package import Scanout
 
-// What each scanout offers to the guest: modes and a cursor.
+// The offer of each scanout to the guest: modes and a cursor.
 extension KMSSink {
-  /// What an output can show, as far as it was tried.
+  /// The modes and the cursor that the trial of an output has accepted.
   static func offer(_ lane: KMSLane, _ verdict: ModeTrial.Verdict) -> SinkOutput {
     let connector = lane.output.pipe.connector
     return SinkOutput(
@@ -20,8 +20,8 @@ extension KMSSink {
     for refusal in verdict.refusals { log.debug("\(output.name): \(refusal)") }
   }
 
-  /// Has the scanout offer this size first, of the screen's modes or made for it. A screen that comes later
-  /// offers it too, if it can.
+  /// Has the scanout offer this size first: a mode of the screen's, or one that is made for it. A screen that is plugged
+  /// in later offers this size too, if it can.
   ///
   /// - Throws: `mode` if the screen that is there now cannot show it.
   package func prefer(width: UInt32, height: UInt32, on scanout: ScanoutID) throws(SinkError) {
@@ -34,6 +34,8 @@ extension KMSSink {
     }
   }
 
+  /// The modes with one of this size in front, which is made if there is none.
+  /// - Throws: `mode` if the screen cannot show it.
   func modes(
     _ modes: [DisplayMode], first size: PixelSize, _ lane: KMSLane
   ) throws(SinkError) -> [DisplayMode] {

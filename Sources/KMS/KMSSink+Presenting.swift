@@ -21,7 +21,7 @@ extension KMSSink {
     if lane.queue.submit(.turnOff) { start(lane) }
   }
 
-  /// Takes on what there is to do, if nothing is being done.
+  /// Begins the next work, if there is some and none is under way.
   func start(_ lane: KMSLane) {
     guard lane.work == nil, cardToken != nil, loss == nil else { return }
     if lane.queue.current != nil {
@@ -54,7 +54,7 @@ extension KMSSink {
         if let retry, !retry.armed { retry.arm(milliseconds: UInt32(Self.retryDelay.milliseconds)) }
       } else {
         noteLoss(error)
-        // Somebody else may have set other modes meanwhile: the next one sets everything anew.
+        // Somebody else may have set other modes meanwhile: the next commit sets everything anew.
         if error != .resourceBusy { lane.output.wentDark() }
         let kind = error == .resourceBusy ? SinkError.Refusal.busy : .other
         settleSoon(lane, .failure(refusal(whatIsDone(lane), kind, error)))
@@ -63,7 +63,8 @@ extension KMSSink {
     noteCursor(lane)
   }
 
-  /// Nil if the frame is not known.
+  /// Makes one commit.
+  /// - Returns: nil if the frame was not prepared.
   private func commit(_ lane: KMSLane, _ tag: UInt64) throws(Errno) -> Completion? {
     let presentation: Presentation
     switch (lane.work, lane.queue.current) {
@@ -104,8 +105,8 @@ extension KMSSink {
 
   // MARK: Outcomes
 
-  /// Outcomes that are known at once are told from the event loop all the same, so that nobody is called
-  /// back in the middle of a call.
+  /// Notes an outcome that is known at once. The event loop tells it all the same, so that nobody is called back in the
+  /// middle of a call.
   func settleSoon(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
     lane.awaited = nil
     lane.outcome = outcome
@@ -113,7 +114,7 @@ extension KMSSink {
   }
 
   func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
-    // Whoever gave the card up does not turn the loop for it any more.
+    // After `close` nobody turns the loop for this sink any more.
     if isClosed { return observer?.failed(sequence, on: scanout, error) ?? () }
     reports.append(.failed(sequence, error), on: scanout)
     settling?.schedule()
@@ -124,7 +125,7 @@ extension KMSSink {
     settling?.schedule()
   }
 
-  /// If the error says that the card is gone, it is given up from the event loop.
+  /// Has the event loop give the card up if the error says that the card is gone.
   func noteLoss(_ error: Errno) {
     guard error == .operationNotSupportedByDevice, cardToken != nil, loss == nil else { return }
     loss = error
@@ -150,7 +151,7 @@ extension KMSSink {
   private func settle(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
     guard case .step = lane.work else {
       lane.drop()
-      // What cannot be renewed now is renewed by the next step.
+      // If the picture could not be renewed now, the next step renews it.
       if case .failure = outcome { lane.needsRefresh = false }
       return start(lane)
     }
@@ -160,7 +161,7 @@ extension KMSSink {
     case .success: _ = lane.queue.completed()
     case .failure: _ = lane.queue.failed()
     }
-    // The next one first: the card's time until the vertical blank is shorter than the observer's.
+    // The next commit goes first: the time until the vertical blank is short, and the observer can wait.
     start(lane)
     switch (step, outcome) {
     case (.present(let presentation), .success):
@@ -173,7 +174,7 @@ extension KMSSink {
     }
   }
 
-  /// A screen that ought to be dark is tried until it is, or until something else is to be shown on it.
+  /// Tries again until the screen is dark, or until there is something to show on it.
   private func turnOffFailed(_ lane: KMSLane, _ error: SinkError) {
     if lane.queue.isBusy { return }
     if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
@@ -190,8 +191,8 @@ extension KMSSink {
     retryBusy()
   }
 
-  /// Reads what the card tells, and notes which commits have taken effect. All of it is noted before anybody hears
-  /// of it, who may ask for more.
+  /// Reads the card's events and notes which commits have taken effect. The observer hears of them only when all are
+  /// noted, because it may present more.
   func takeEvents() {
     do throws(Errno) {
       let count = try card.file.withFD { card throws(Errno) in try card.read(into: &events, upTo: 1024) }
@@ -204,7 +205,7 @@ extension KMSSink {
     } catch .wouldBlock {} catch { noteLoss(.operationNotSupportedByDevice) }
   }
 
-  /// The card is gone: everything that is under way fails, and so does what comes.
+  /// The card is gone: everything that is under way fails, and everything that is presented later.
   private func disconnect(_ error: Errno) {
     guard cardToken != nil else { return }
     stopWatching()
@@ -218,7 +219,7 @@ extension KMSSink {
       lane.drop()
       lane.queue.removeAll()
     }
-    // What else it had imported: a card that is gone takes no command.
+    // A card that is gone takes no command; closing it is the only way to give back what it had imported.
     card.file.close()
     for index in outputs.indices { (outputs[index].modes, outputs[index].hasCursor) = ([], false) }
     outputsHaveNews = true

@@ -18,37 +18,42 @@ package final class KMSSink: ScanoutSink {
 
   package let card: KMSCard
   package internal(set) var outputs: [SinkOutput]
-  /// The sizes, by output, that could be shown straight from guest memory at the start; other modes only by
-  /// copying. Nil where no udmabuf was there to try it with.
+  /// The modes, by output, that the card could show from guest memory at the start; it can show other modes only by
+  /// copying. Nil if there was no udmabuf to try it with.
   package let lentSizes: [[DisplayMode]]?
   package weak var observer: (any ScanoutObserver)?
   let lanes: [KMSLane]
   let loop: EventLoop
   let log: Logger
-  /// Nil when the card is gone or was given up.
+  /// The card as a source of `loop`. Nil when the card is gone or was given up.
   var cardToken: EventLoop.Token?
-  /// What the observer is told of, and what the card has done. Nil when the card was given up by `close`.
+  /// Runs `settleAll` from the event loop. Nil after `close`.
   private(set) var settling: Deferred?
-  /// A loop with nothing in it but the card, for the rare case in which its flip must be waited for.
+  /// A loop with the card as its only source, for the rare case in which `forget` must wait for a flip.
   let waiting: EventLoop
   private var waitingToken: EventLoop.Token?
-  /// What the card was not ready for is tried again.
+  /// Runs `retryBusy`, for commits that the card was not ready for.
   var retry: Timer?
-  /// What the card refused to switch off is tried again.
+  /// Runs `retryTurnOffs`, for screens that the card refused to switch off.
   var turnOffRetry: Timer?
+  /// Nil when the kernel's announcements cannot be heard, or are not heard any more.
   var hotplug: DeviceEventSocket?
   var hotplugToken: EventLoop.Token?
+  /// The framebuffers of prepared frames, by the ids of the frames.
   var framebuffers: [UInt64: UInt32] = [:]
   /// Failures that no lane's `outcome` tells of.
   let reports = ReportQueue()
+  /// `outputs` has changed, and the observer does not know yet.
   var outputsHaveNews = false
-  /// Why the card is to be given up.
+  /// Why the card must be given up, which the event loop does.
   var loss: Errno?
+  /// Counts commits; its value is the tag of the last one.
   var commits: UInt64 = 0
   /// How long a commit is tried again that the card is not ready for.
   var patience = TimeSpan.seconds(2)
   /// How long the sink waits for a flip before it lets go of the frame that was on the screen until then.
   var flipPatience = TimeSpan.milliseconds(250)
+  /// The bytes that were last read from the card; kept for its room.
   var events: [UInt8] = []
 
   /// Takes the card over: becomes DRM master, gives each connector its CRTC and plane, remembers what they
@@ -108,7 +113,7 @@ package final class KMSSink: ScanoutSink {
   deinit { close() }
 
   /// Puts back what the screens showed before, lets go of all frames, and gives the card up. Waits for the
-  /// card. Nothing happens the second time.
+  /// card. A second call does nothing.
   package func close() {
     guard settling.take() != nil else { return }
     stopWatching()
@@ -120,7 +125,7 @@ package final class KMSSink: ScanoutSink {
     for lane in lanes { lane.queue.removeAll() }
   }
 
-  /// Nothing of the card is heard any more.
+  /// Takes the card, the timers and the announcements out of the event loops.
   func stopWatching() {
     for (token, loop) in [(cardToken.take(), loop), (waitingToken.take(), waiting)] {
       if let token { _ = try? card.file.withFD { loop.remove(token, $0) } }

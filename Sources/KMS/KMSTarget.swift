@@ -3,7 +3,7 @@ package import SystemPackage
 /// Which card and which of its connectors to show on, as a user writes it:
 /// `PATH[:CONNECTOR[,CONNECTOR...]]`, `auto`, or `fd:N[:CONNECTOR[,CONNECTOR...]]`.
 ///
-/// A path may hold colons itself, as those in `/dev/dri/by-path` do: what follows the last one counts as
+/// A path may hold colons itself, as those in `/dev/dri/by-path` do. So the text after the last colon counts as
 /// connectors only if it reads like connectors, such as `HDMI-A-1`.
 package struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
   package enum Card: Equatable, Sendable {

@@ -7,22 +7,22 @@ internal import Udmabuf
 /// udmabuf as those of guests are, and one of the card's own if that is refused. Nothing is shown.
 final class ModeTrial {
   struct Verdict {
-    /// What can be shown, the preferred one first.
+    /// The modes that the card can show, the preferred one first.
     var shown: [DisplayMode] = []
-    /// Of these, what can be shown from guest memory.
+    /// Those of them that the card can show from guest memory.
     var lent: [DisplayMode] = []
-    /// A cursor can be shown above it.
+    /// The card can show a cursor above the picture.
     var hasCursor = false
-    /// Why not, in words.
+    /// What the card refused and why, in words.
     var refusals: [String] = []
   }
 
-  /// More sizes than this are not tried; the kernel's lists of modes are shorter.
+  /// At most this many sizes are tried; the kernel's lists of modes are shorter.
   private static let maximumSizes = 64
 
   private let card: KMSCard
   private let udmabuf: UdmabufDevice?
-  /// Of the card's own: one for all sizes, as long as it is large enough.
+  /// Memory of the card's own: one buffer for all sizes, as long as it is large enough.
   private var buffer: (memory: DumbBuffer, size: PixelSize)?
 
   init(_ card: KMSCard, _ udmabuf: UdmabufDevice?) { (self.card, self.udmabuf) = (card, udmabuf) }
@@ -73,7 +73,7 @@ final class ModeTrial {
         lent.append(size)
       } catch {
         verdict.refusals.append("\(size) cannot be shown without copying: \(error.description)")
-        // That is not a matter of size.
+        // The card would refuse other sizes too.
         if error.refusal.concernsAllMemory { break }
       }
     }

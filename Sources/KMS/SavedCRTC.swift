@@ -1,9 +1,10 @@
 internal import CDRM
 internal import SystemPackage
 
-/// What a CRTC showed before, to be put back.
+/// The state of a CRTC before the first mode of ours, to be put back at the end.
 struct SavedCRTC {
   private let crtc: drmModeCrtc
+  /// The ids of the connectors that showed it.
   private let connectors: [UInt32]
 
   init(_ pipe: KMSPipe, _ file: DRMFile) throws(Errno) {

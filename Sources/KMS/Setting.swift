@@ -1,23 +1,23 @@
 internal import Scanout
 
-/// How pictures of one size come on a screen: in which mode, and where in it.
+/// How a screen shows pictures of one size: in which mode, and where in it.
 struct Setting: Equatable {
   let mode: KMSMode
-  /// Where the mode has the picture's upper left pixel.
+  /// Where the picture's upper left pixel is, in the mode's pixels.
   let x, y: UInt32
 
   init(_ mode: KMSMode, x: UInt32 = 0, y: UInt32 = 0) { (self.mode, self.x, self.y) = (mode, x, y) }
 
   static func == (a: Setting, b: Setting) -> Bool { a.mode.mode == b.mode.mode && a.x == b.x && a.y == b.y }
 
-  /// What is worth a try for pictures of `size`, the best first: the screen's modes of exactly that size; a mode
-  /// made for it, within what the screen's own modes reach; the middle of a larger mode.
+  /// The settings to try for pictures of `size`, the best first: the screen's modes of exactly that size; a mode
+  /// made for it, within the limits of the screen's own modes; the middle of a larger mode.
   ///
-  /// - Parameter canAsk: the card can be asked without showing anything; without that only what the screen
-  ///   says of itself is safe.
-  static func candidates(for size: PixelSize, in modes: [KMSMode], canAsk: Bool) -> [Setting] {
+  /// - Parameter canTest: the card can be asked without showing anything. Otherwise only the screen's own modes of
+  ///   exactly that size are safe.
+  static func candidates(for size: PixelSize, in modes: [KMSMode], canTest: Bool) -> [Setting] {
     let exact = modes.filter { $0.size == size }.map { Setting($0) }
-    guard canAsk else { return exact }
+    guard canTest else { return exact }
     var larger: [KMSMode] = []
     let holding = modes.filter { $0.size.holds(size) && $0.size != size }
     if let smallest = holding.min(by: { $0.size.area < $1.size.area }) { larger.append(smallest) }
@@ -32,8 +32,8 @@ struct Setting: Equatable {
       }
   }
 
-  /// A screen goes dark, or worse, at a timing beyond what it is made for: nothing is wider, higher or faster than
-  /// the widest, highest and fastest of its own modes.
+  /// A mode made for `size`, which is no wider, higher or faster than the widest, highest and fastest of the screen's own
+  /// modes: a screen goes dark, or worse, at a timing that it is not made for.
   private static func generated(_ size: PixelSize, in modes: [KMSMode]) -> Setting? {
     guard let mode = DisplayMode.reducedBlanking(width: size.width, height: size.height),
       modes.contains(where: { $0.mode.hdisplay >= mode.hdisplay }),

@@ -34,7 +34,7 @@ import Udmabuf
     #expect(try Screenshot().wrongRows(6) == 0)
   }
 
-  /// What is larger than any mode is cut off; the older calls have no test, and keep to the screen's modes.
+  /// What is larger than any mode is cut off; the legacy calls have no test, and keep to the screen's modes.
   @Test func canvases() throws {
     func canvas(_ stage: Stage, _ width: UInt32, _ height: UInt32) throws -> Canvas {
       try stage.sink.allocate(width: width, height: height, format: .argb8888, on: ScanoutID(0))

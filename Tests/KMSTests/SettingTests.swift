@@ -11,8 +11,8 @@ import Testing
   }
   private let modes = [mode(1920, 1080), mode(1280, 1024), mode(1024, 768), mode(800, 600)]
 
-  private func tried(_ width: UInt32, _ height: UInt32, canAsk: Bool = true) -> [String] {
-    Setting.candidates(for: PixelSize(width: width, height: height), in: modes, canAsk: canAsk).map {
+  private func tried(_ width: UInt32, _ height: UInt32, canTest: Bool = true) -> [String] {
+    Setting.candidates(for: PixelSize(width: width, height: height), in: modes, canTest: canTest).map {
       "\($0.mode.size)+\($0.x)+\($0.y)"
     }
   }
@@ -27,14 +27,14 @@ import Testing
     #expect(tried(64, 1081) == [])
     #expect(tried(1920, 1080).count == 2)
     #expect(tried(10, 10) == ["800x600+395+295", "1920x1080+955+535"], "no timing is made for so little")
-    // Without a way to ask.
-    #expect(tried(1024, 768, canAsk: false) == ["1024x768+0+0"])
-    #expect(tried(1000, 700, canAsk: false) == [])
+    // Without tests.
+    #expect(tried(1024, 768, canTest: false) == ["1024x768+0+0"])
+    #expect(tried(1000, 700, canTest: false) == [])
   }
 
   @Test func nothingIsFasterThanTheScreen() {
     let modes = [Self.mode(640, 2000), Self.mode(2000, 480)]
-    let settings = Setting.candidates(for: PixelSize(width: 2000, height: 2000), in: modes, canAsk: true)
+    let settings = Setting.candidates(for: PixelSize(width: 2000, height: 2000), in: modes, canTest: true)
     #expect(settings.isEmpty)
   }
 
