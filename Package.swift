@@ -52,7 +52,10 @@ let package = Package(
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     module("Varlink", ["Linux", system]),
-    module("Consumers", ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", system, log]),
+    module("DisplayProtocol", ["Linux", "Udmabuf", "Scanout", "Varlink", system]),
+    module(
+      "Consumers",
+      ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -64,8 +67,8 @@ let package = Package(
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "KMS", "QEMU", "Varlink", "Consumers",
-        "Sandbox", "Domains", "Libvirt", "CPNG",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "KMS", "QEMU", "Varlink",
+        "DisplayProtocol", "Sandbox", "Domains", "Libvirt", "CPNG",
         system, log,
         arguments,
       ],
@@ -104,8 +107,8 @@ let package = Package(
     tests(
       "ConsumersTests",
       [
-        "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "Consumers", "Fixtures", "TestSupport", system,
-        log,
+        "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", "Consumers", "Fixtures",
+        "TestSupport", system, log,
       ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
@@ -120,8 +123,8 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "Consumers", "Libvirt", "TestSupport",
-        "udmabridge",
+        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "DisplayProtocol", "Consumers", "Libvirt",
+        "TestSupport", "udmabridge",
         "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
@@ -137,8 +140,7 @@ let package = Package(
       name: "bench",
       dependencies: [
         "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "VirtioGPU",
-        "Varlink",
-        "Consumers", "Fixtures", system, log,
+        "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
       ],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]
@@ -152,7 +154,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       name: "fuzz",
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
-        "VirtioGPU", "VhostUserGPU", "Varlink", "Consumers", "Fixtures", system, log,
+        "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

@@ -1,3 +1,4 @@
+internal import DisplayProtocol
 package import Linux
 package import Scanout
 package import SystemPackage

@@ -1,3 +1,4 @@
+internal import DisplayProtocol
 package import Linux
 internal import Scanout
 internal import SystemPackage
@@ -17,7 +18,7 @@ final class Consumer {
 
 /// `io.udmabridge.Display`, by which other processes get at the frames of a `ControlSink`.
 package final class DisplayInterface: VarlinkInterface {
-  package let name = "io.udmabridge.Display"
+  package let name = displayInterfaceName
   package let description = displayDescription
   package let upgradedMethods = ["Stream"]
 

@@ -1,3 +1,4 @@
+internal import DisplayProtocol
 internal import Scanout
 internal import Varlink
 

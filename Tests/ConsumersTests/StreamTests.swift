@@ -1,3 +1,4 @@
+import DisplayProtocol
 import Fixtures
 import Linux
 import SystemPackage

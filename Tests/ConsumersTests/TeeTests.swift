@@ -1,3 +1,4 @@
+import DisplayProtocol
 import Linux
 import Logging
 import SystemPackage

@@ -1,4 +1,5 @@
 import Consumers
+import DisplayProtocol
 import Foundation
 import Linux
 import Scanout

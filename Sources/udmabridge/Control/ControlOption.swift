@@ -1,5 +1,5 @@
 import ArgumentParser
-import Consumers
+import DisplayProtocol
 import Domains
 import Linux
 import SystemPackage
@@ -44,26 +44,6 @@ struct ControlOption: ParsableArguments {
   }
 
   func connect() throws -> DisplayClient { try DisplayClient(path()) }
-}
-
-/// Calls the methods of `io.udmabridge.Display`.
-struct DisplayClient {
-  private let client: VarlinkClient
-
-  init(_ path: FilePath) throws { client = try VarlinkClient(path) }
-
-  func call(_ method: String, _ request: DisplayRequest = DisplayRequest()) throws -> VarlinkClient.Reply {
-    try client.call("io.udmabridge.Display.\(method)", request)
-  }
-
-  /// Runs `body` for each event until it returns false, or the service says that it was the last one.
-  func watch(_ body: (DisplayEvent) throws -> Bool) throws {
-    try client.callMore("io.udmabridge.Display.Watch")
-    while true {
-      let reply = try client.next()
-      guard try body(try reply.decode()), reply.continues else { return }
-    }
-  }
 }
 
 /// Why a command cannot do what it was asked for, in one line.

@@ -1,6 +1,6 @@
 import ArgumentParser
 import CPNG
-import Consumers
+import DisplayProtocol
 import Glibc
 import Linux
 import Scanout

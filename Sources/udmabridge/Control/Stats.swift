@@ -1,4 +1,5 @@
 import ArgumentParser
+import DisplayProtocol
 import FoundationEssentials
 import Varlink
 

@@ -1,5 +1,5 @@
 import ArgumentParser
-import Consumers
+import DisplayProtocol
 import Glibc
 import Linux
 import Varlink

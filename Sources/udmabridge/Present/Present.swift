@@ -1,5 +1,4 @@
 import ArgumentParser
-import Consumers
 import Glibc
 import KMS
 import Linux

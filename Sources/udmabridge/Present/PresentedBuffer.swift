@@ -1,5 +1,5 @@
 import Buffers
-import Consumers
+import DisplayProtocol
 import Guest
 import Linux
 import Pictures

@@ -1,5 +1,5 @@
 import Buffers
-import Consumers
+import DisplayProtocol
 import Linux
 import Pictures
 import Scanout

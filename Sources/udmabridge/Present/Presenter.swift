@@ -1,4 +1,4 @@
-import Consumers
+import DisplayProtocol
 import Linux
 import Scanout
 import SystemPackage
@@ -42,7 +42,7 @@ final class Presenter: ScanoutObserver {
     sink.observer = self
   }
 
-  func start() throws { try watching.callMore("io.udmabridge.Display.Watch") }
+  func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
 
   /// A connection in place of one that the helper has closed; nil if there is none now, or no more.
   func connectAgain() -> VarlinkClient? {

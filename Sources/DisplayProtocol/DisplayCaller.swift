@@ -1,12 +1,11 @@
-import Consumers
-import Linux
-import SystemPackage
-import Varlink
+package import Linux
+package import SystemPackage
+package import Varlink
 
 /// Calls of `io.udmabridge.Display` on a connection of their own, one after the other, whose answers come in the event
 /// loop.
-final class DisplayCaller {
-  typealias Answer = (consuming Result<VarlinkClient.Reply, VarlinkClientError>) -> Void
+package final class DisplayCaller {
+  package typealias Answer = (consuming Result<VarlinkClient.Reply, VarlinkClientError>) -> Void
 
   private struct Call {
     let method: String
@@ -21,7 +20,7 @@ final class DisplayCaller {
   /// The connection is over, and there will be no more answers.
   private let whenClosed: (VarlinkClientError) -> Void
 
-  init(
+  package init(
     _ client: VarlinkClient, loop: EventLoop, whenClosed: @escaping (VarlinkClientError) -> Void
   ) throws(Errno) {
     (self.client, self.loop, self.whenClosed) = (client, loop, whenClosed)
@@ -37,7 +36,7 @@ final class DisplayCaller {
     client.withDescriptor { loop.remove(token, $0) }
   }
 
-  func call(_ method: String, _ request: DisplayRequest, _ answer: @escaping Answer) {
+  package func call(_ method: String, _ request: DisplayRequest, _ answer: @escaping Answer) {
     guard token != nil else { return }
     calls.append(Call(method: method, request: request, answer: answer))
     if calls.count == 1 { begin() }
@@ -46,7 +45,7 @@ final class DisplayCaller {
   private func begin() {
     guard let call = calls.first else { return }
     do throws(VarlinkClientError) {
-      try client.begin("io.udmabridge.Display.\(call.method)", call.request)
+      try client.begin("\(displayInterfaceName).\(call.method)", call.request)
     } catch { close(error) }
   }
 

@@ -1,9 +1,8 @@
-import Consumers
-import Scanout
+package import Scanout
 
 extension DisplayRectangle {
   /// Nil if a number does not fit.
-  var rectangle: Rectangle? {
+  package var rectangle: Rectangle? {
     guard let x = UInt32(exactly: x), let y = UInt32(exactly: y), let width = UInt32(exactly: width),
       let height = UInt32(exactly: height)
     else { return nil }
@@ -11,7 +10,7 @@ extension DisplayRectangle {
   }
 
   /// The part that lies in the frame's image; nil, which stands for all of it, if a number does not fit.
-  func clipped(to frame: DisplayFrame) -> Rectangle? {
+  package func clipped(to frame: DisplayFrame) -> Rectangle? {
     rectangle?.clipped(width: UInt32(clamping: frame.width), height: UInt32(clamping: frame.height))
   }
 }
@@ -19,7 +18,7 @@ extension DisplayRectangle {
 extension DisplayFrame {
   /// How the image lies in its buffer, and which part of it is shown; nil if that cannot be. The service is trusted
   /// with its pictures, but not with the memory of this process.
-  var geometry: (layout: FrameLayout, source: Rectangle)? {
+  package var geometry: (layout: FrameLayout, source: Rectangle)? {
     guard let width = UInt32(exactly: width), let height = UInt32(exactly: height),
       let fourcc = UInt32(exactly: fourcc), let stride = UInt32(exactly: stride),
       let offset = UInt32(exactly: offset), modifier == 0, let source = source.rectangle,

@@ -1,5 +1,7 @@
+package let displayInterfaceName = "io.udmabridge.Display"
+
 /// The definition of `io.udmabridge.Display`, as it is in `docs`.
-let displayDescription = """
+package let displayDescription = """
   # The pictures of one guest, for any process that this socket is open to.
   #
   # A buffer is memory in which pictures appear: the guest's own pages (lent), or a copy (shadow). Its number is never

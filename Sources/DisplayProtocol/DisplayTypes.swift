@@ -3,7 +3,7 @@ package import Scanout
 internal import Udmabuf
 package import Varlink
 
-// What goes over the control socket, as `io.udmabridge.Display` defines it: written by the helper, read by the tool.
+// What goes over the control socket, as `io.udmabridge.Display` defines it: written by the service, read by its callers.
 
 /// In pixels.
 package struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
@@ -28,7 +28,7 @@ package struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
 package struct DisplayModeSize: Equatable, Sendable, Decodable, JSONWritable {
   package var width, height, refresh: Int
 
-  init(_ mode: DisplayMode) {
+  package init(_ mode: DisplayMode) {
     (width, height, refresh) = (Int(mode.hdisplay), Int(mode.vdisplay), Int(mode.refresh))
   }
 
@@ -56,7 +56,7 @@ package struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
   package var fourcc, stride, offset, modifier: Int
   package var source: DisplayRectangle
 
-  init(_ presentation: Presentation, on scanout: ScanoutID) {
+  package init(_ presentation: Presentation, on scanout: ScanoutID) {
     let (frame, layout) = (presentation.frame, presentation.frame.layout)
     (self.scanout, sequence, buffer) = (Int(scanout.rawValue), Int(presentation.sequence), Int(frame.id))
     switch frame.memory {
@@ -98,6 +98,11 @@ package struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
   package var x, y, hotX, hotY: Int
   package var image: Int
 
+  package init(scanout: Int, visible: Bool, x: Int, y: Int, hotX: Int, hotY: Int, image: Int) {
+    (self.scanout, self.visible, self.image) = (scanout, visible, image)
+    (self.x, self.y, self.hotX, self.hotY) = (x, y, hotX, hotY)
+  }
+
   package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
@@ -118,6 +123,10 @@ package struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
   package var modes: [DisplayModeSize]
   package var frame: DisplayFrame?
 
+  package init(scanout: Int, name: String, modes: [DisplayModeSize], frame: DisplayFrame?) {
+    (self.scanout, self.name, self.modes, self.frame) = (scanout, name, modes, frame)
+  }
+
   package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("scanout", scanout)
@@ -133,6 +142,8 @@ package struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
 package struct DisplayOutputs: Equatable, Sendable, Decodable, JSONWritable {
   package var outputs: [DisplayOutput]
 
+  package init(outputs: [DisplayOutput]) { self.outputs = outputs }
+
   package func write(to json: inout JSONWriter) { json.object { json in json.field("outputs", outputs) } }
 }
 
@@ -140,6 +151,10 @@ package struct DisplayFrameReply: Equatable, Sendable, Decodable, JSONWritable {
   package var frame: DisplayFrame
   package var damage: DisplayRectangle
   package var fileDescriptor: Int
+
+  package init(frame: DisplayFrame, damage: DisplayRectangle, fileDescriptor: Int) {
+    (self.frame, self.damage, self.fileDescriptor) = (frame, damage, fileDescriptor)
+  }
 
   package func write(to json: inout JSONWriter) {
     json.object { json in
@@ -154,6 +169,10 @@ package struct DisplayCursorReply: Equatable, Sendable, Decodable, JSONWritable 
   package var cursor: DisplayCursor
   package var fileDescriptor: Int?
 
+  package init(cursor: DisplayCursor, fileDescriptor: Int?) {
+    (self.cursor, self.fileDescriptor) = (cursor, fileDescriptor)
+  }
+
   package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("cursor", cursor)
@@ -166,6 +185,10 @@ package struct DisplayOfferReply: Equatable, Sendable, Decodable, JSONWritable {
   /// In bytes.
   package var size: Int
   package var fileDescriptor: Int
+
+  package init(size: Int, fileDescriptor: Int) {
+    (self.size, self.fileDescriptor) = (size, fileDescriptor)
+  }
 
   package func write(to json: inout JSONWriter) {
     json.object { json in
@@ -186,7 +209,7 @@ package struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
   package var lost: Int?
   package var cursor: DisplayCursor?
 
-  init(_ event: Kind) { self.event = event }
+  package init(_ event: Kind) { self.event = event }
 
   package func write(to json: inout JSONWriter) {
     json.object { json in
@@ -215,6 +238,8 @@ package struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
   package var cutOff = 0
   /// Connections now, and those that were refused.
   package var connections = 0, refused = 0
+
+  package init() {}
 
   package func write(to json: inout JSONWriter) {
     json.object { json in
