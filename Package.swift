@@ -56,6 +56,9 @@ let package = Package(
     module(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
+    module(
+      "Presenting",
+      ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -67,8 +70,9 @@ let package = Package(
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "KMS", "QEMU", "Varlink",
-        "DisplayProtocol", "Sandbox", "Domains", "Libvirt", "CPNG",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink", "DisplayProtocol",
+        "Presenting",
+        "Sandbox", "Domains", "Libvirt", "CPNG",
         system, log,
         arguments,
       ],
@@ -110,6 +114,9 @@ let package = Package(
         "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", "Consumers", "Fixtures",
         "TestSupport", system, log,
       ]),
+    tests(
+      "PresentingTests",
+      ["Linux", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "Presenting", "TestSupport", system]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",
@@ -123,8 +130,7 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "Scanout", "QEMU", "Varlink", "DisplayProtocol", "Consumers", "Libvirt",
-        "TestSupport", "udmabridge",
+        "Linux", "Guest", "Udmabuf", "QEMU", "Libvirt", "TestSupport", "udmabridge",
         "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),

@@ -1,39 +1,80 @@
-import DisplayProtocol
-import Linux
-import Scanout
-import SystemPackage
-import Udmabuf
-import Varlink
+package import DisplayProtocol
+package import Linux
+package import Scanout
+package import SystemPackage
+package import Udmabuf
+package import Varlink
+
+/// Why nothing more can be presented, or not a frame.
+package enum PresentingError: Error, CustomStringConvertible {
+  /// The helper has closed a connection, and none is left in its place.
+  case reserveIsUsedUp
+  case unshowable(DisplayFrame)
+
+  package var description: String {
+    switch self {
+    case .reserveIsUsedUp:
+      "the helper has taken back once too often what was held for too long"
+    case .unshowable(let frame):
+      "a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown"
+    }
+  }
+}
+
+/// What is on a screen.
+package struct PresentedPicture: Equatable, Encodable {
+  package let scanout: Int
+  package let output, picture: String
+  /// Why it is a copy; nil where the buffer itself is on the screen.
+  package let copied: String?
+}
+
+/// What became of the frames.
+package struct PresentCounts: Equatable, Encodable {
+  package var shown = 0
+  /// Another one came within the same refresh.
+  package var coalesced = 0
+  package var failed = 0
+  /// Buffers that were taken in.
+  package var buffers = 0
+  package var bytesCopied: UInt64 = 0
+}
 
 /// Follows a control socket, and shows its scanouts on a sink's.
-final class Presenter: ScanoutObserver {
+package final class Presenter: ScanoutObserver {
   let sink: any ScanoutSink
   let loop: EventLoop
   private let path: FilePath
   private var reserve: [VarlinkClient]?
   let udmabuf: UdmabufDevice?
   let showsCursor: Bool
-  private let output: OutputOptions
+  /// Takes each new kind of picture that is on a screen, and each complaint: of both no more than a log holds.
+  private let onPicture: (PresentedPicture) -> Void
+  private let onComplaint: (String) -> Void
   private let watching: VarlinkClient
   private var token: EventLoop.Token?
   private var scanouts: [PresentedScanout] = []
   private var lastFrameID: UInt64 = 0
   private var lines = LineLimit()
   private var lastComplaint: String?
-  var counts = PresentCounts()
+  package internal(set) var counts = PresentCounts()
   /// Why it ended, if not because it should.
-  private(set) var failure: (any Error)?
+  package private(set) var failure: (any Error)?
 
   /// Connects, and calls nothing yet.
   /// - Parameters:
   ///   - watching: a connection.
   ///   - reserve: so many connections are made in advance, and no other ones later; nil: when they are needed.
-  init(
+  ///   - udmabuf: makes dma-bufs of the copies that the helper offers as memfds.
+  ///   - onPicture: hears of each scanout's picture when it is another kind than the last.
+  ///   - onComplaint: hears of what could not be shown, in one line.
+  package init(
     _ watching: VarlinkClient, _ path: FilePath, _ sink: any ScanoutSink, reserve: Int?, showsCursor: Bool,
-    udmabuf: UdmabufDevice?, loop: EventLoop, output: OutputOptions
+    udmabuf: UdmabufDevice?, loop: EventLoop, onPicture: @escaping (PresentedPicture) -> Void,
+    onComplaint: @escaping (String) -> Void
   ) throws {
     (self.watching, self.path, self.sink, self.loop, self.udmabuf) = (watching, path, sink, loop, udmabuf)
-    (self.showsCursor, self.output) = (showsCursor, output)
+    (self.showsCursor, self.onPicture, self.onComplaint) = (showsCursor, onPicture, onComplaint)
     self.reserve = try reserve.map { try (0..<$0).map { _ in try VarlinkClient(path) } }
     scanouts = try sink.outputs.indices.map { try PresentedScanout($0, self, VarlinkClient(path)) }
     token = try watching.withDescriptor { fd throws(Errno) in
@@ -42,17 +83,12 @@ final class Presenter: ScanoutObserver {
     sink.observer = self
   }
 
-  func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
+  package func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
 
   /// A connection in place of one that the helper has closed; nil if there is none now, or no more.
   func connectAgain() -> VarlinkClient? {
     guard let left = reserve?.count else { return try? VarlinkClient(path) }
-    if left == 0 {
-      end(
-        ControlError(
-          "the helper has taken back once too often what was held for too long: in the sandbox no connection can be made; "
-            + "start it again, or with --sandbox off"))
-    }
+    if left == 0 { end(PresentingError.reserveIsUsedUp) }
     return reserve?.popLast()
   }
 
@@ -64,7 +100,7 @@ final class Presenter: ScanoutObserver {
   deinit { stop() }
 
   /// Nothing more is heard of the helper.
-  func stop() {
+  package func stop() {
     if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
     for scanout in scanouts { scanout.stop() }
   }
@@ -106,40 +142,33 @@ final class Presenter: ScanoutObserver {
     let count = (outputs.lastIndex { !$0.modes.isEmpty } ?? -1) + 1
     if count > scanouts.count {
       complain(
-        "the guest has \(counted(count, "scanout")), and the first \(scanouts.count) are shown; name more connectors for the rest"
+        "the guest has \(count) scanouts, and the first \(scanouts.count) are shown; name more connectors for the rest"
       )
     }
   }
 
   // MARK: What the card tells
 
-  func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) { counts.shown += 1 }
+  package func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) { counts.shown += 1 }
 
-  func replaced(_ sequence: UInt64, on scanout: ScanoutID) { counts.coalesced += 1 }
+  package func replaced(_ sequence: UInt64, on scanout: ScanoutID) { counts.coalesced += 1 }
 
-  func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
+  package func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError) {
     counts.failed += 1
     if error.refusal == .disconnected { end(error) } else { complain("\(error)") }
   }
 
-  func outputsChanged() { for scanout in scanouts { scanout.outputChanged() } }
+  package func outputsChanged() { for scanout in scanouts { scanout.outputChanged() } }
 
   // MARK: What people are told
 
-  private struct Shown: Encodable {
-    let scanout: Int
-    let output, picture: String
-    /// Why it is a copy; nil where the buffer itself is on the screen.
-    let copied: String?
-  }
-
   func say(_ picture: FrameLayout, on index: Int, copied why: String?) {
-    let name = sink.outputs[index].name
-    let shown = Shown(scanout: index, output: name, picture: picture.description, copied: why)
-    let text = "scanout \(index) on \(name): \(picture)" + (why.map { ", copied: \($0)" } ?? "")
     switch lines.next(at: monotonicNanoseconds()) {
-    case .write: try? output.print(shown, text)
-    case .sayItIsFull: printError("udmabridge: \(LineLimit.full)")
+    case .write:
+      onPicture(
+        PresentedPicture(
+          scanout: index, output: sink.outputs[index].name, picture: picture.description, copied: why))
+    case .sayItIsFull: onComplaint(LineLimit.full)
     case .leaveOut: break
     }
   }
@@ -148,6 +177,6 @@ final class Presenter: ScanoutObserver {
   func complain(_ what: String) {
     if what == lastComplaint { return }
     lastComplaint = what
-    if let line = lines.admit(what) { printError("udmabridge: \(line)") }
+    if let line = lines.admit(what) { onComplaint(line) }
   }
 }

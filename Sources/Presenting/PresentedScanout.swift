@@ -1,10 +1,10 @@
-import Buffers
-import DisplayProtocol
-import Linux
-import Pictures
-import Scanout
-import SystemPackage
-import Varlink
+internal import Buffers
+internal import DisplayProtocol
+internal import Linux
+internal import Pictures
+internal import Scanout
+internal import SystemPackage
+internal import Varlink
 
 /// One of the guest's scanouts on one of the sink's. Each has a connection of its own, with its own holds.
 ///
@@ -147,7 +147,7 @@ final class PresentedScanout {
 
   private func add(_ fd: consuming FD, _ frame: DisplayFrame) throws -> PresentedBuffer {
     guard let (layout, _) = frame.geometry else {
-      throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown")
+      throw PresentingError.unshowable(frame)
     }
     while buffers.count >= Self.keptBuffers,
       let oldest = buffers.filter(\.isIdle).min(by: { $0.lastUse < $1.lastUse })
@@ -176,7 +176,7 @@ final class PresentedScanout {
     guard let (frame, damage) = news, frame.buffer == buffer.number else { return }
     news = nil
     guard let (layout, source) = frame.geometry, layout == buffer.layout else {
-      return presenter.complain("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown")
+      return presenter.complain("\(PresentingError.unshowable(frame))")
     }
     let isSame = last?.buffer === buffer && last?.frame.source == frame.source
     let changed = isSame ? (damage ?? source).intersection(source) : source

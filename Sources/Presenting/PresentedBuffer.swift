@@ -1,11 +1,11 @@
-import Buffers
-import DisplayProtocol
-import Guest
-import Linux
-import Pictures
-import Scanout
-import SystemPackage
-import Udmabuf
+internal import Buffers
+internal import DisplayProtocol
+internal import Guest
+internal import Linux
+internal import Pictures
+internal import Scanout
+internal import SystemPackage
+internal import Udmabuf
 
 /// A buffer of the guest's that this process has got: its descriptor is asked for once.
 final class PresentedBuffer {

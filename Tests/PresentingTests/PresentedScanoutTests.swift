@@ -1,14 +1,14 @@
-import Consumers
 import DisplayProtocol
 import Foundation
 import Linux
+import Presenting
 import Scanout
 import SystemPackage
 import TestSupport
 import Testing
 import Varlink
 
-@testable import udmabridge
+@testable import Consumers
 
 /// A screen that can be pulled. It takes copies alone, and remembers the first pixel of what it shows.
 private final class PulledScreen: ScanoutSink {
@@ -61,6 +61,13 @@ private final class PulledScreen: ScanoutSink {
   private let screen: PulledScreen
   private let presenter: Presenter
   private var frames: [Frame] = []
+  private let said = Said()
+
+  /// What people are told.
+  private final class Said {
+    var pictures: [PresentedPicture] = []
+    var complaints: [String] = []
+  }
 
   init() throws {
     directory = try makeTemporaryDirectory()
@@ -75,11 +82,10 @@ private final class PulledScreen: ScanoutSink {
     ) { _ in true }
     interface.server = server
     screen = PulledScreen(output)
-    var options = OutputOptions()
-    options.json = true
     presenter = try Presenter(
-      VarlinkClient(path), path, screen, reserve: nil, showsCursor: true, udmabuf: nil, loop: loop,
-      output: options)
+      VarlinkClient(path), path, screen, reserve: 1, showsCursor: true, udmabuf: nil, loop: loop,
+      onPicture: { [said] in said.pictures.append($0) }, onComplaint: { [said] in said.complaints.append($0) }
+    )
     try presenter.start()
     try settle()
   }
@@ -96,6 +102,11 @@ private final class PulledScreen: ScanoutSink {
 
   /// The guest shows a buffer that it has not shown before.
   private func show(_ pixel: UInt32) throws {
+    try offer(pixel)
+    try settle()
+  }
+
+  private func offer(_ pixel: UInt32) throws {
     let canvas = try guest.allocate(width: 64, height: 48, format: .xrgb8888, on: ScanoutID(0))
     canvas.memory.mapping.store(pixel, at: 0)
     let frame = Frame(
@@ -106,7 +117,6 @@ private final class PulledScreen: ScanoutSink {
       Presentation(
         frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: frame.id),
       on: ScanoutID(0))
-    try settle()
   }
 
   private func plug(_ isPlugged: Bool) throws {
@@ -157,5 +167,40 @@ private final class PulledScreen: ScanoutSink {
     try settle()
     try plug(true)
     #expect(screen.pixel == nil)
+  }
+
+  @Test("what is shown and what is not is told once, and counted")
+  func told() throws {
+    try show(0x11)
+    try show(0x12)
+    #expect(said.pictures.isEmpty)
+    #expect(said.complaints.count == 1 && said.complaints[0].hasSuffix("it has no screen now"))
+    #expect(presenter.counts.failed == 2)
+    try plug(true)
+    try show(0x13)
+    let copied = "it is a memfd, of which no dma-buf can be made here"
+    let layout = frames[0].layout.description
+    #expect(said.pictures.map(\.picture) == [layout])
+    #expect(said.pictures.map(\.output) == ["Virtual-1"] && said.pictures.map(\.scanout) == [0])
+    #expect(said.pictures.map(\.copied) == [copied])
+    #expect(said.complaints.count == 1)
+    // The last refused one again, when the screen came, and the newest.
+    #expect(presenter.counts.bytesCopied == UInt64(2 * frames[0].layout.bytes))
+  }
+
+  @Test("what it holds is taken back: the connection in reserve takes over, and without one more this ends")
+  func reserve() throws {
+    try plug(true)
+    for turn in 1...2 {
+      #expect(presenter.failure == nil)
+      try offer(UInt32(turn))
+      try loop.turn(until: "it holds buffer \(turn)") { guest.currentStatistics.holds == 1 }
+      guest.forget(frames[turn - 1])
+    }
+    try loop.turn(until: "it has ended") { presenter.failure != nil }
+    guard case PresentingError.reserveIsUsedUp? = presenter.failure else {
+      Issue.record("\(String(describing: presenter.failure))")
+      return
+    }
   }
 }

@@ -3,6 +3,7 @@ import Glibc
 import KMS
 import Linux
 import Logging
+import Presenting
 import Sandbox
 import Scanout
 import SystemPackage
@@ -47,7 +48,11 @@ struct Present: ParsableCommand {
 
   func run() throws {
     let presenter = try present()
-    if let failure = presenter.failure { throw failure }
+    if let failure = presenter.failure {
+      guard case PresentingError.reserveIsUsedUp = failure else { throw failure }
+      throw ControlError(
+        "\(failure): in the sandbox no connection can be made; start it again, or with --sandbox off")
+    }
     try output.print(presenter.counts, presenter.counts.text)
   }
 
@@ -71,7 +76,8 @@ struct Present: ParsableCommand {
       ? cards[0] : SinkGroup(cards, routes: plan.routes(outputs: cards.map(\.outputs.count)))
     let presenter = try Presenter(
       watching, socket.path(), sink, reserve: sandbox == .on ? Self.reserve : nil, showsCursor: !noCursor,
-      udmabuf: udmabuf, loop: loop, output: output)
+      udmabuf: udmabuf, loop: loop, onPicture: { [output] in try? output.print($0, $0.text) },
+      onComplaint: { printError("udmabridge: \($0)") })
     defer { presenter.stop() }
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }
@@ -83,18 +89,15 @@ struct Present: ParsableCommand {
   }
 }
 
-/// What became of the frames.
-struct PresentCounts: Encodable {
-  var shown = 0
-  /// Another one came within the same refresh.
-  var coalesced = 0
-  var failed = 0
-  /// Buffers that were taken in.
-  var buffers = 0
-  var bytesCopied: UInt64 = 0
-
-  var text: String {
+extension PresentCounts {
+  fileprivate var text: String {
     "\(counted(shown, "frame")) shown, \(coalesced) coalesced, \(failed) failed; \(counted(buffers, "buffer")) taken in, "
       + "\(bytesCopied) bytes copied"
+  }
+}
+
+extension PresentedPicture {
+  fileprivate var text: String {
+    "scanout \(scanout) on \(output): \(picture)" + (copied.map { ", copied: \($0)" } ?? "")
   }
 }
