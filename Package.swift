@@ -48,7 +48,7 @@ let package = Package(
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module(
       "VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", system, log]),
-    module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", log]),
+    module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
     module("Varlink", ["Linux", system]),
@@ -105,6 +105,12 @@ let package = Package(
         "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
         "VhostUserGPU",
         "KMS", "Fixtures", "TestSupport", system, log,
+      ]),
+    tests(
+      "VhostUserGPUTests",
+      [
+        "Linux", "Virtio", "VhostUser", "Buffers", "Scanout", "VirtioGPU", "VhostUserGPU", "Fixtures",
+        "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),

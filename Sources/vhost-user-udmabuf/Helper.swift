@@ -10,6 +10,7 @@ import Scanout
 import SystemPackage
 import Udmabuf
 import VhostUser
+import VhostUserGPU
 import VirtioGPU
 
 /// Why the program cannot start, in one line.
@@ -17,6 +18,8 @@ struct StartError: Error, CustomStringConvertible {
   let description: String
   init(_ description: String) { self.description = description }
 }
+
+extension QEMUDisplaySink: QEMUDisplay {}
 
 /// One VM's helper: joins the modules, and lives as long as QEMU's connection.
 final class Helper {
@@ -148,7 +151,7 @@ final class Helper {
     let signalToken = try loop.add(signals.fd) { [unowned self] _ in takeSignals() }
     defer { loop.remove(signalToken, signals.fd) }
     defer { end() }
-    for endpoint in endpoints {
+    for (endpoint, device) in zip(endpoints, options.devices) {
       endpoint.onConnection = { [unowned self] in beServing() }
       endpoint.onEnd = { [unowned self, unowned endpoint] error in
         if options.keep { return serveNext(endpoint, after: error) }
@@ -159,7 +162,9 @@ final class Helper {
         failure = error
         loop.stop()
       }
-      try endpoint.open()
+      do { try endpoint.open() } catch let error as EndpointError {
+        throw StartError("\(device.descriptorOption): \(error)")
+      }
     }
     try enterSandbox()
     try loop.run()

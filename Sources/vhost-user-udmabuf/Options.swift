@@ -4,6 +4,7 @@ import Consumers
 import Linux
 import Logging
 import SystemPackage
+import VhostUserGPU
 public import VirtioGPU
 
 /// The program's options: those that QEMU's back-end program conventions name, and our own.
@@ -169,14 +170,14 @@ struct Options: ParsableArguments {
 
   var showsOnQEMU: Bool { (display ?? (kms.isEmpty && control.control == nil ? .qemu : .off)) == .qemu }
 
-  /// The devices to serve, in the order of their options.
-  var devices: [(profile: Profile, address: Endpoint.Address)] {
-    func address(_ path: String?, _ fd: CInt?, _ option: String) -> Endpoint.Address? {
-      path.map { .path(FilePath($0)) } ?? fd.map { .descriptor($0, option: option) }
+  /// The devices to serve, in the order of their options, with the option that names an inherited descriptor.
+  var devices: [(profile: Profile, address: Endpoint.Address, descriptorOption: String)] {
+    func address(_ path: String?, _ fd: CInt?) -> Endpoint.Address? {
+      path.map { .path(FilePath($0)) } ?? fd.map { .descriptor($0) }
     }
     return [
-      address(socketPath, fd, "--fd").map { (profile, $0) },
-      address(shareSocketPath, shareFd, "--share-fd").map { (.share, $0) },
+      address(socketPath, fd).map { (profile, $0, "--fd \(fd ?? -1)") },
+      address(shareSocketPath, shareFd).map { (.share, $0, "--share-fd \(shareFd ?? -1)") },
     ].compactMap(\.self)
   }
 

@@ -1,22 +1,41 @@
-import Consumers
-import Linux
-import Logging
-import SystemPackage
-import VhostUser
-import VhostUserGPU
-import VirtioGPU
+package import Linux
+package import Logging
+package import SystemPackage
+package import VhostUser
+package import VirtioGPU
+
+/// Why QEMU cannot come by an inherited descriptor.
+package enum EndpointError: Error, Equatable, CustomStringConvertible {
+  case noDescriptor(Errno)
+  case notAStreamSocket
+
+  package var description: String {
+    switch self {
+    case .noDescriptor(let errno): "there is no such inherited descriptor (\(errno))"
+    case .notAStreamSocket: "it is not a stream socket"
+    }
+  }
+}
+
+/// Shows a device's frames on QEMU's own display.
+package protocol QEMUDisplay: AnyObject {
+  /// The socket is QEMU's from now on, in place of an earlier one.
+  func connect(_ socket: consuming UnixSocket)
+  /// QEMU's side of the device is gone.
+  func abandon()
+}
 
 /// One device, and QEMU's connection to it.
-final class Endpoint {
+package final class Endpoint {
   /// Where QEMU comes from.
-  enum Address {
+  package enum Address {
     case path(FilePath)
-    /// An inherited descriptor, and the option that named it.
-    case descriptor(CInt, option: String)
+    /// Inherited by this process.
+    case descriptor(CInt)
   }
 
   /// So many may be connected without having said anything. One more takes the place of the oldest.
-  private static let maxCallers = 8
+  static let maxCallers = 8
 
   /// A socket that is listened on.
   private final class Listener {
@@ -24,13 +43,13 @@ final class Endpoint {
     init(_ socket: consuming UnixSocket) { self.socket = socket }
   }
 
-  let device: GPUDevice
+  package let device: GPUDevice
   private let backEnd: GPUBackEnd
   private let address: Address
   /// One connection is served after the other.
   private let keeps: Bool
   private let known: KnownMemory
-  private let display: QEMUDisplaySink?
+  private let display: (any QEMUDisplay)?
   private let loop: EventLoop
   private let logger: Logger
   private var listener: Listener?
@@ -42,19 +61,18 @@ final class Endpoint {
   /// QEMU's connection.
   private var session: VhostUserSession?
   /// QEMU has not come yet.
-  private(set) var isWaiting = false
+  package private(set) var isWaiting = false
   /// QEMU has come.
-  var onConnection: () -> Void = {}
+  package var onConnection: () -> Void = {}
   /// The connection is over, with an error or without.
-  var onEnd: ((any Error)?) -> Void = { _ in }
+  package var onEnd: ((any Error)?) -> Void = { _ in }
 
   /// - Parameters:
   ///   - keeps: listens on when a connection is over.
   ///   - known: shared by all devices of the guest.
-  ///   - display: shows the device's frames on QEMU's own display.
-  init(
+  package init(
     _ device: GPUDevice, at address: Address, keeps: Bool, known: KnownMemory,
-    display: QEMUDisplaySink? = nil, loop: EventLoop, logger: Logger
+    display: (any QEMUDisplay)? = nil, loop: EventLoop, logger: Logger
   ) {
     (self.device, self.address, self.keeps, self.known, self.display) = (
       device, address, keeps, known, display
@@ -65,14 +83,13 @@ final class Endpoint {
   }
 
   /// Serves the descriptor, or waits for a connection.
-  func open() throws {
+  /// - Throws: `EndpointError`, `ListenError` or `Errno`.
+  package func open() throws {
     switch address {
-    case .descriptor(let number, let option):
+    case .descriptor(let number):
       let fd: FD
-      do throws(Errno) { fd = try FD.inherited(number) } catch {
-        throw StartError("\(option) \(number): there is no such inherited descriptor (\(error))")
-      }
-      guard fd.isStreamSocket else { throw StartError("\(option) \(number) is not a stream socket") }
+      do throws(Errno) { fd = try FD.inherited(number) } catch { throw EndpointError.noDescriptor(error) }
+      guard fd.isStreamSocket else { throw EndpointError.notAStreamSocket }
       session = try session(UnixSocket(adopting: fd))
       backEnd.session = session
     case .path(let path): try listen(path)
@@ -80,17 +97,17 @@ final class Endpoint {
   }
 
   /// QEMU is there.
-  var isServing: Bool { session?.hasStarted ?? false }
+  package var isServing: Bool { session?.hasStarted ?? false }
 
   /// Forgets the connection, which is over, and all that its driver has left.
-  func close() {
+  package func close() {
     session = nil
     display?.abandon()
     device.reset()
   }
 
   /// Forgets the connection in the same way, and waits for the next one.
-  func serveNext() throws(Errno) {
+  package func serveNext() throws(Errno) {
     close()
     for caller in callers.values { try caller.hold(false) }
     try awaitConnection()
@@ -161,7 +178,7 @@ final class Endpoint {
 
   /// Nobody else is waited for.
   /// - Parameter removing: the socket's file may be removed.
-  func stopListening(removing: Bool) {
+  package func stopListening(removing: Bool) {
     pauseListening()
     callers = [:]
     isWaiting = false

@@ -1,11 +1,30 @@
-import Linux
-import SystemPackage
+package import SystemPackage
+
+/// Why nobody can be listened for on a path.
+package enum ListenError: Error, Equatable, CustomStringConvertible {
+  case inUse(FilePath)
+  /// Another file has that name.
+  case notASocket(FilePath)
+  case system(FilePath, Errno)
+
+  package var description: String {
+    switch self {
+    case .inUse(let path):
+      "\(path) is in use by another process; choose another path for the socket or end that process"
+    case .notASocket(let path):
+      "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
+    case .system(let path, let errno): "cannot listen on \(path): \(errno)"
+    }
+  }
+}
 
 /// Listens on a Unix socket, in whose place may be one that a killed process left behind.
 /// - Parameters:
 ///   - mode: of its file; what the umask leaves, if none is given.
 ///   - group: that the file belongs to; this process's, if none is given.
-func listenOn(_ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil) throws -> UnixSocket {
+package func listenOn(
+  _ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil
+) throws(ListenError) -> UnixSocket {
   do throws(Errno) {
     let socket = try bind(path, mode)
     if let group {
@@ -16,11 +35,8 @@ func listenOn(_ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil) throw
     }
     return socket
   } catch {
-    guard error == .addressInUse else { throw StartError("cannot listen on \(path): \(error)") }
-    throw StartError(
-      (try? FileStatus(of: path))?.isSocket == false
-        ? "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
-        : "\(path) is in use by another process; choose another path for the socket or end that process")
+    guard error == .addressInUse else { throw .system(path, error) }
+    throw (try? FileStatus(of: path))?.isSocket == false ? .notASocket(path) : .inUse(path)
   }
 }
 
