@@ -45,6 +45,19 @@ final class PresentedBuffer {
     frame = dmabuf.map { Frame(id: id, memory: .lent($0), layout: layout) }
   }
 
+  /// The frame, where nothing is known to stand against it.
+  var itself: Frame {
+    guard let frame else { preconditionFailure("what has no frame of its own is copied") }
+    return frame
+  }
+
+  /// Why it is copied, as far as that is known and does not pass with a cursor.
+  var whyCopied: ShadowCause? {
+    if frame == nil { return ShadowCause(.udmabuf, "it is a memfd, of which no dma-buf can be made here") }
+    guard let cause = copy?.cause, cause.name != .noCursorPlane else { return nil }
+    return cause
+  }
+
   /// Neither it nor its copy is on the screen, or on the way there.
   var isIdle: Bool { (frame?.uses ?? 0) == 0 && (copy?.frame.uses ?? 0) == 0 }
 

@@ -155,7 +155,7 @@ final class PresentedScanout {
       remove(oldest)
     }
     let buffer = try PresentedBuffer(
-      fd, frame, layout, id: presenter.newFrameID(), udmabuf: presenter.udmabuf)
+      fd, frame, layout, id: presenter.maker.newFrameID(), udmabuf: presenter.udmabuf)
     buffer.frame?.whenIdle = { [weak self, unowned buffer] in self?.settle(buffer) }
     buffers.append(buffer)
     presenter.counts.buffers += 1
@@ -204,35 +204,24 @@ final class PresentedScanout {
     _ buffer: PresentedBuffer, _ source: Rectangle, _ changed: Rectangle, isNew: Bool
   ) throws(SinkError) -> (frame: Frame, source: Rectangle, damage: Rectangle, whyCopied: String?) {
     let drawn = blendedCursor
-    let cause: ShadowCause
-    if drawn != nil {
-      cause = ShadowCause(.noCursorPlane, "the screen has no plane for the guest's cursor")
-    } else if let frame = buffer.frame {
-      if let refused = buffer.copy?.cause, refused.name != .noCursorPlane {
-        cause = refused
-      } else {
-        do throws(SinkError) {
-          if buffer.prepared != source {
-            try presenter.sink.prepare(frame, source: source, on: scanout)
-            buffer.prepared = source
-          }
-          return (frame, source, changed, nil)
-        } catch {
-          guard error.refusal.isMendedByCopying else { throw error }
-          cause = ShadowCause(error)
-        }
-      }
+    let verdict: PictureMaker.Verdict
+    if let frame = buffer.frame, drawn == nil, buffer.whyCopied == nil, buffer.prepared == source {
+      verdict = .lent(frame)
     } else {
-      cause = ShadowCause(.udmabuf, "it is a memfd, of which no dma-buf can be made here")
+      verdict = try presenter.maker.judge(
+        buffer.itself, source: source, on: scanout, standing: buffer.whyCopied, drawsCursor: drawn != nil)
     }
+    let cause: ShadowCause
+    switch verdict {
+    case .lent(let frame):
+      buffer.prepared = source
+      return (frame, source, changed, nil)
+    case .copied(let why): cause = why
+    }
+    let view = View(layout: buffer.layout, source: source)
     let (copy, old) = try buffer.copy(of: source) { () throws(SinkError) in
-      let canvas = try presenter.sink.allocate(
-        width: source.width, height: source.height, format: buffer.layout.format, on: scanout)
-      let copy = Shadow(
-        canvas, of: View(layout: buffer.layout, source: source), frameID: presenter.newFrameID(), cause: cause
-      )
-      try presenter.sink.prepare(copy.frame, source: canvas.layout.bounds, on: scanout)
-      return copy
+      try presenter.maker.makeShadow(
+        on: try presenter.maker.allocate(view, on: scanout), of: view, on: scanout, cause: cause)
     }
     if let old { presenter.sink.forget(old.frame) }
     if isNew { copy.isStale = true }

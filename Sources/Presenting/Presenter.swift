@@ -1,5 +1,6 @@
 package import DisplayProtocol
 package import Linux
+internal import Pictures
 package import Scanout
 package import SystemPackage
 package import Udmabuf
@@ -43,6 +44,7 @@ package struct PresentCounts: Equatable, Encodable {
 /// Follows a control socket, and shows its scanouts on a sink's.
 package final class Presenter: ScanoutObserver {
   let sink: any ScanoutSink
+  let maker: PictureMaker
   let loop: EventLoop
   private let path: FilePath
   private var reserve: [VarlinkClient]?
@@ -54,7 +56,6 @@ package final class Presenter: ScanoutObserver {
   private let watching: VarlinkClient
   private var token: EventLoop.Token?
   private var scanouts: [PresentedScanout] = []
-  private var lastFrameID: UInt64 = 0
   private var lines = LineLimit()
   private var lastComplaint: String?
   package internal(set) var counts = PresentCounts()
@@ -74,6 +75,7 @@ package final class Presenter: ScanoutObserver {
     onComplaint: @escaping (String) -> Void
   ) throws {
     (self.watching, self.path, self.sink, self.loop, self.udmabuf) = (watching, path, sink, loop, udmabuf)
+    maker = PictureMaker(sink)
     (self.showsCursor, self.onPicture, self.onComplaint) = (showsCursor, onPicture, onComplaint)
     self.reserve = try reserve.map { try (0..<$0).map { _ in try VarlinkClient(path) } }
     scanouts = try sink.outputs.indices.map { try PresentedScanout($0, self, VarlinkClient(path)) }
@@ -103,11 +105,6 @@ package final class Presenter: ScanoutObserver {
   package func stop() {
     if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
     for scanout in scanouts { scanout.stop() }
-  }
-
-  func newFrameID() -> UInt64 {
-    lastFrameID += 1
-    return lastFrameID
   }
 
   // MARK: What the helper tells

@@ -34,7 +34,7 @@ import VirtioGPU
   ) throws -> Endpoint {
     let output = SinkOutput(name: "none", modes: [])
     let device = try GPUDevice(
-      buffers: BufferTable(device: .failure(.noSuchFileOrDirectory)), sink: nil, outputs: [output],
+      lender: Lender(device: .failure(.noSuchFileOrDirectory)), sink: nil, outputs: [output],
       loop: loop, logger: log.logger)
     let endpoint = Endpoint(
       device, at: address ?? .path(path), keeps: keeps, known: KnownMemory(), display: display, loop: loop,

@@ -218,7 +218,7 @@ private let outside: [(String, Rectangle)] = [
   @Test(arguments: tooMany) func tooManyEntries(_ command: BadCommand) throws {
     let rig = try Self.rig()
     try command.check(rig)
-    #expect(rig.log.warnings[0].contains("--max-entries"))
+    #expect(rig.log.warnings[0].contains("; raise entries"))
   }
 
   /// A million entries whose memory is not there: who looked at them would call the command malformed.
@@ -358,7 +358,7 @@ private let outside: [(String, Rectangle)] = [
       (Request.attach(1, [(0x1000, 0x2000)]), ["8192", "12288"]),
       (Request.attach(1, [(0x1000, 0x3000)]), ["/dev/udmabuf", "CONFIG_UDMABUF"]),
       (Request.attach(1, [(0x1000, 0x2000), (0xb0000, 0x1000)]), ["entry 1", "0xb0000"]),
-      (Request.attach(1, [], count: 20000), ["20000", "16384", "--max-entries"]),
+      (Request.attach(1, [], count: 20000), ["20000", "16384", "; raise entries"]),
       (Request.header(0x206), ["0x206"]),
     ] as [([UInt8], [String])])
   func logLine(_ request: [UInt8], _ words: [String]) throws {
