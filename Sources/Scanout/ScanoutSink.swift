@@ -20,7 +20,7 @@ package struct SinkOutput: Equatable, Sendable {
 
 /// Why a sink will not show a frame: what it refused, why, and what to do about it.
 package struct SinkError: Error, Equatable, CustomStringConvertible {
-  package enum Refusal: String, Sendable {
+  package enum Refusal: String, Sendable, CaseIterable {
     case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
     /// The card takes no memory of others, whatever the layout.

@@ -280,7 +280,7 @@ import Virtio
     let state = rig.state
     #expect(try rig.ask(Request.attach(3, rig.pages(3))).type == ResponseType.outOfMemory)
     #expect(rig.state == state && rig.errors == ["quota": 1])
-    #expect(rig.log.warnings[0].contains("--max-pinned"))
+    #expect(rig.log.warnings[0].contains("; raise pinnedBytes"))
     #expect(rig.log.warnings[0].contains("\(9 * page)") && rig.log.warnings[0].contains("\(7 * page)"))
     // What fits is lent, and what comes back can be lent again.
     try rig.ok(Request.attach(4, rig.pages(1)), Request.unref(1), Request.attach(3, rig.pages(3)))
@@ -294,7 +294,7 @@ import Virtio
     let rig = try Rig(.real, quotas: quotas)
     try rig.ok(Request.create(1))
     #expect(try rig.ask(Request.attach(1, rig.pages(3))).type == ResponseType.outOfMemory)
-    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("--max-bookkeeping"))
+    #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise bookkeepingBytes"))
     // Ten entries that join to one are cheap.
     let start = rig.ram.allocate(Int(3 * page))
     let joined = (0..<12).map { (address: start + UInt64($0) * 1024, length: UInt32(1024)) }
