@@ -1,7 +1,7 @@
 internal import CLinux
 package import SystemPackage
 
-/// What the kernel announces about a device: that it came, changed, or went (a uevent).
+/// An announcement of the kernel that a device came, changed, or went (a uevent).
 package struct DeviceEvent: Equatable, Sendable {
   private let values: [String: String]
 
@@ -33,9 +33,9 @@ package struct DeviceEvent: Equatable, Sendable {
 /// Hears the kernel's announcements about devices. No privilege is needed; in a network namespace of its own a
 /// process hears nothing.
 package struct DeviceEventSocket: ~Copyable {
-  /// The kernel's announcements are shorter (`UEVENT_BUFFER_SIZE`, and its header).
+  /// In bytes. The kernel's announcements are shorter (`UEVENT_BUFFER_SIZE`, and its header).
   private static let capacity = 8192
-  /// So many are taken at once, before other sources of the loop have their turn.
+  /// At most this many are taken at once, before other sources of the loop have their turn.
   private static let batch = 256
 
   /// Readable when something was announced.
@@ -45,7 +45,7 @@ package struct DeviceEventSocket: ~Copyable {
   /// The corresponding C function is `socket` with `NETLINK_KOBJECT_UEVENT`.
   package init() throws(Errno) { fd = FD(adopting: try retrying { cl_uevent_socket() }) }
 
-  /// Takes what has come. What is not the kernel's is passed over.
+  /// Takes the announcements that have come. Those that the kernel did not send are ignored.
   /// - Returns: false if the kernel had to drop some, for want of room.
   package mutating func drain(_ handle: (DeviceEvent) -> Void) -> Bool {
     for _ in 0..<Self.batch {
