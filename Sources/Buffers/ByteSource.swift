@@ -66,7 +66,8 @@ package struct ByteSource {
       let piece = min(window.length - skip, end - here)
       let (from, to) = (window.start + skip, place + here - offset)
       if let shuffle {
-        copyPixels(piece, shuffle, here - offset, end - here, index, from, target, to)
+        copyPixels(
+          in: piece, of: index, from: from, done: here - offset, left: end - here, to: target, at: to, shuffle)
       } else {
         target.copy(piece, from: window.mapping, at: from, to: to)
       }
@@ -78,9 +79,12 @@ package struct ByteSource {
 
   /// A pixel may lie across two pieces, since a guest's list need not be aligned: such a one is put together
   /// byte by byte.
+  /// - Parameters:
+  ///   - piece: how many bytes of the window `index` there are, from `from` of its mapping on.
+  ///   - done, left: how many bytes of the row came before, and how many there are from here on.
   private func copyPixels(
-    _ piece: Int, _ shuffle: PixelShuffle, _ done: Int, _ left: Int, _ index: Int, _ from: Int,
-    _ target: Mapping, _ to: Int
+    in piece: Int, of index: Int, from: Int, done: Int, left: Int, to target: Mapping, at to: Int,
+    _ shuffle: PixelShuffle
   ) {
     // The rest of a pixel that began in an earlier piece is written already.
     let skip = (4 - done % 4) % 4
