@@ -31,9 +31,8 @@ static_assert(CL_SO_PEERGROUPS == SO_PEERGROUPS, "socket options");
 int cl_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 int cl_timerfd(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); }
 
-int cl_timerfd_arm(int fd, uint32_t milliseconds) {
-  struct itimerspec time = {
-      .it_value = {.tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000}};
+int cl_timerfd_arm(int fd, int64_t nanoseconds) {
+  struct itimerspec time = {.it_value = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000}};
   return timerfd_settime(fd, 0, &time, NULL);
 }
 

@@ -110,11 +110,11 @@ package struct Recovery {
     if hasOwnCard {
       say("unplugging the card of an earlier recovery")
       _ = try domain.execute("device_del", ["id": .text(Self.name)])
-      try wait("the guest does not let go of its card within 30 s: its driver may hang", seconds: 30) {
+      try wait("the guest does not let go of its card within 30 s: its driver may hang", for: .seconds(30)) {
         try !domain.members(Self.devices).contains { $0.name == Self.name }
       }
       // QEMU is done with the device a moment after that.
-      try wait("QEMU does not let go of the card's connection within 10 s", seconds: 10) {
+      try wait("QEMU does not let go of the card's connection within 10 s", for: .seconds(10)) {
         removeConnection()
       }
       ports = try Self.freePorts(domain, domain.members(Self.devices))
@@ -126,7 +126,9 @@ package struct Recovery {
     say("starting a helper")
     let helper = try startHelper(socket)
     do {
-      try wait("the new helper does not listen within 10 s; its log, the system's, says why", seconds: 10) {
+      try wait(
+        "the new helper does not listen within 10 s; its log, the system's, says why", for: .seconds(10)
+      ) {
         (try? FileAccess(of: socket)) != nil && !UnixSocket.isStale(socket)
       }
       try plug(into: ports, socket, say)
@@ -200,13 +202,13 @@ package struct Recovery {
   private func end(_ helper: Int32) {
     _ = kill(helper, SIGTERM)
     guard let process = try? RunningProcess(helper) else { return }
-    do { try wait("it hangs", seconds: 2) { !process.isRunning } } catch { _ = kill(helper, SIGKILL) }
+    do { try wait("it hangs", for: .seconds(2)) { !process.isRunning } } catch { _ = kill(helper, SIGKILL) }
   }
 
-  private func wait(_ failure: String, seconds: Int64, _ condition: () throws -> Bool) throws {
-    let deadline = monotonicNanoseconds() + seconds * 1_000_000_000
+  private func wait(_ failure: String, for limit: TimeSpan, _ condition: () throws -> Bool) throws {
+    let deadline = Instant.now + limit
     while try !condition() {
-      if monotonicNanoseconds() > deadline { throw LibvirtError.noRecovery(domain.name, failure) }
+      if Instant.now > deadline { throw LibvirtError.noRecovery(domain.name, failure) }
       usleep(50_000)
     }
   }

@@ -22,14 +22,14 @@ package func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
 /// - Throws: `timedOut` when another process has it for five seconds.
 package func lockDirectory(_ path: FilePath) throws(Errno) -> FD {
   let directory = try FD.open(path, writable: false)
-  let deadline = monotonicNanoseconds() + 5_000_000_000
+  let deadline = Instant.now + .seconds(5)
   while true {
     do throws(Errno) {
       _ = try directory.withRaw { raw throws(Errno) in try retrying { flock(raw, LOCK_EX | LOCK_NB) } }
       return directory
     } catch {
       guard error == .wouldBlock else { throw error }
-      guard monotonicNanoseconds() < deadline else { throw .timedOut }
+      guard Instant.now < deadline else { throw .timedOut }
     }
     usleep(10_000)
   }

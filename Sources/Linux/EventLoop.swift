@@ -100,13 +100,14 @@ package struct Readiness: OptionSet, Sendable {
 
   fileprivate func schedule(_ entry: Deferred.Entry) { scheduled.append(entry) }
 
-  /// Handles what is ready, waiting for at most `milliseconds` (-1: as long as it takes), and then what is deferred.
+  /// Handles what is ready, and then what is deferred.
+  /// - Parameter limit: how long something to handle is waited for; nil: as long as it takes.
   /// - Returns: how many handlers had their turn.
   @discardableResult
-  package func turn(milliseconds: Int32 = -1) throws(Errno) -> Int {
+  package func turn(waiting limit: TimeSpan? = nil) throws(Errno) -> Int {
     let count = try epoll.withRaw { epoll throws(Errno) in
       try retrying {
-        unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), scheduled.isEmpty ? milliseconds : 0)
+        unsafe cl_epoll_wait(epoll, events, CInt(Self.batch), scheduled.isEmpty ? limit.timeout : 0)
       }
     }
     for index in 0..<Int(count) {

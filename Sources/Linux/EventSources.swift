@@ -56,10 +56,10 @@ package final class Timer {
 
   deinit { if let token { loop.remove(token, fd) } }
 
-  /// Fires once after `milliseconds`, at least one; an earlier delay is forgotten.
-  package func arm(milliseconds: UInt32) {
+  /// Fires once after `delay`, a millisecond at least; an earlier delay is forgotten.
+  package func arm(after delay: TimeSpan) {
     armed = true
-    _ = fd.withRaw { cl_timerfd_arm($0, max(1, milliseconds)) }
+    _ = fd.withRaw { cl_timerfd_arm($0, max(delay, .milliseconds(1)).nanoseconds) }
   }
 
   /// Forgets a delay that was armed.
@@ -101,6 +101,3 @@ package func ignoreWriteSignals() throws(Errno) {
 package func exitOnBusError(_ line: StaticString) throws(Errno) {
   _ = try retrying { unsafe cl_exit_on_bus_error(line.utf8Start, line.utf8CodeUnitCount) }
 }
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-package func monotonicNanoseconds() -> Int64 { cl_monotonic_nanoseconds() }

@@ -7,10 +7,9 @@ package struct LineLimit: Sendable {
   package static let perHour = 1000
   /// What is said in the place of the last one.
   package static let full = "\(perHour) lines within an hour: no more until the hour is over"
-  private static let second: Int64 = 1_000_000_000
 
-  private var paidUntil: Int64?
-  private var hourBegan: Int64?
+  private var paidUntil: Instant?
+  private var hourBegan: Instant?
   private var written = 0
   private var leftOut = 0
 
@@ -27,9 +26,9 @@ package struct LineLimit: Sendable {
   package init() {}
 
   /// Decides on one more line.
-  /// - Parameter now: in nanoseconds, never less than before.
-  package mutating func next(at now: Int64) -> Verdict {
-    if let hourBegan, now - hourBegan < 3600 * Self.second {
+  /// - Parameter now: never earlier than before.
+  package mutating func next(at now: Instant = .now) -> Verdict {
+    if let hourBegan, now - hourBegan < .seconds(3600) {
       // The one that says so counts too.
       if written >= Self.perHour {
         leftOut += 1
@@ -39,8 +38,8 @@ package struct LineLimit: Sendable {
       (hourBegan, written) = (now, 0)
     }
     // Each line takes a second of what comes later.
-    let paid = max(paidUntil ?? now, now) + Self.second
-    guard paid - now <= Int64(Self.atOnce) * Self.second else {
+    let paid = max(paidUntil ?? now, now) + .seconds(1)
+    guard paid - now <= .seconds(Int64(Self.atOnce)) else {
       leftOut += 1
       return .leaveOut
     }
@@ -56,7 +55,7 @@ package struct LineLimit: Sendable {
   /// Decides on a line that is written now, if it is.
   /// - Returns: what to write, if anything.
   package mutating func admit(_ line: @autoclosure () -> String) -> String? {
-    switch next(at: monotonicNanoseconds()) {
+    switch next() {
     case .write(leftOut: 0): line()
     case .write(let count): "\(line()) (\(count) before it left out: too many in a short time)"
     case .sayItIsFull: Self.full

@@ -35,12 +35,6 @@ extension UnixSocket {
     }
     return PeerCredentials(pid: pid, user: user, groups: Set(groups.prefix(count)).union([group]))
   }
-
-  /// Waits until there is something to receive, or the peer is gone; at most `milliseconds`, -1 for as long as it takes.
-  /// - Returns: false when the time is up.
-  package borrowing func waitUntilReadable(milliseconds: Int32 = -1) throws(Errno) -> Bool {
-    try fd.isReadable(within: milliseconds)
-  }
 }
 
 /// The user that this process acts for. The corresponding C function is `geteuid`.

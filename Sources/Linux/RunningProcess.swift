@@ -23,7 +23,7 @@ package final class RunningProcess: Sendable {
 
   /// A pidfd can be read once its process has ended.
   package var isRunning: Bool {
-    (try? pidfd.isReadable(within: 0)) == false
+    (try? pidfd.isReadable(within: .zero)) == false
   }
 
   /// The name of its program, at most 15 bytes, as it calls itself.

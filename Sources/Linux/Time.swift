@@ -4,22 +4,37 @@ internal import CLinux
 package struct TimeSpan: Hashable, Comparable, Sendable, CustomStringConvertible {
   package let nanoseconds: Int64
 
-  @usableFromInline init(_ nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+  @inlinable init(_ nanoseconds: Int64) { self.nanoseconds = nanoseconds }
 
-  package static func nanoseconds(_ count: Int64) -> TimeSpan { TimeSpan(count) }
-  package static func milliseconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000) }
-  package static func seconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000_000) }
+  package static let zero = TimeSpan(0)
 
-  /// In whole milliseconds, rounded up: whoever waits that long waits no less than this.
-  package var milliseconds: Int64 {
-    nanoseconds <= 0 ? 0 : (nanoseconds - 1) / 1_000_000 + 1
-  }
+  @inlinable package static func nanoseconds(_ count: Int64) -> TimeSpan { TimeSpan(count) }
+  @inlinable package static func milliseconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000) }
+  @inlinable package static func seconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000_000) }
+
+  /// In whole milliseconds, rounded up: whoever waits that long waits no less than this. None below zero.
+  package var milliseconds: Int64 { count(of: 1_000_000) }
+  /// In whole seconds, rounded up. None below zero.
+  package var seconds: Int64 { count(of: 1_000_000_000) }
+
+  private func count(of unit: Int64) -> Int64 { nanoseconds <= 0 ? 0 : (nanoseconds - 1) / unit + 1 }
 
   @inlinable package static func < (a: TimeSpan, b: TimeSpan) -> Bool { a.nanoseconds < b.nanoseconds }
 
-  package static func + (a: TimeSpan, b: TimeSpan) -> TimeSpan { TimeSpan(a.nanoseconds + b.nanoseconds) }
-  package static func - (a: TimeSpan, b: TimeSpan) -> TimeSpan { TimeSpan(a.nanoseconds - b.nanoseconds) }
-  package static func * (a: TimeSpan, count: Int64) -> TimeSpan { TimeSpan(a.nanoseconds * count) }
+  @inlinable package static func + (a: TimeSpan, b: TimeSpan) -> TimeSpan {
+    TimeSpan(a.nanoseconds + b.nanoseconds)
+  }
+
+  @inlinable package static func - (a: TimeSpan, b: TimeSpan) -> TimeSpan {
+    TimeSpan(a.nanoseconds - b.nanoseconds)
+  }
+
+  @inlinable package static func * (a: TimeSpan, count: Int64) -> TimeSpan { TimeSpan(a.nanoseconds * count) }
+
+  /// What is left of `a` after as many whole `b` as there are in it.
+  @inlinable package static func % (a: TimeSpan, b: TimeSpan) -> TimeSpan {
+    TimeSpan(a.nanoseconds % b.nanoseconds)
+  }
 
   /// In whole seconds where it is that, else in milliseconds.
   package var description: String {
@@ -27,12 +42,17 @@ package struct TimeSpan: Hashable, Comparable, Sendable, CustomStringConvertible
   }
 }
 
-/// A point in time on the monotonic clock, which nobody sets and which stands still while the machine sleeps
-/// (`CLOCK_MONOTONIC`).
+extension TimeSpan? {
+  /// A time to wait as `poll` and `epoll_wait` take it: in milliseconds, and -1 for as long as it takes.
+  var timeout: CInt { map { CInt(clamping: $0.milliseconds) } ?? -1 }
+}
+
+/// A point in time on the monotonic clock, which nobody sets and which stands still while the machine sleeps.
+/// The corresponding C constant is `CLOCK_MONOTONIC`.
 package struct Instant: Hashable, Comparable, Sendable {
   @usableFromInline let nanoseconds: Int64
 
-  @usableFromInline init(_ nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+  @inlinable init(_ nanoseconds: Int64) { self.nanoseconds = nanoseconds }
 
   package static var now: Instant { Instant(cl_monotonic_nanoseconds()) }
   /// Later than every other one.
@@ -44,7 +64,7 @@ package struct Instant: Hashable, Comparable, Sendable {
     TimeSpan(a.nanoseconds - b.nanoseconds)
   }
 
-  /// `never` is the end of it.
+  /// No later than `never`.
   @inlinable package static func + (a: Instant, span: TimeSpan) -> Instant {
     let (sum, isBeyond) = a.nanoseconds.addingReportingOverflow(span.nanoseconds)
     return isBeyond ? Instant(.max) : Instant(sum)

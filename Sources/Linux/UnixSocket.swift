@@ -68,10 +68,13 @@ package struct UnixSocket: ~Copyable, Sendable {
   }
 
   /// Connects to the listener at `path`.
-  /// - Parameter milliseconds: how long a place in its queue is waited for, where many wait already; at least one.
+  /// - Parameter limit: how long a place in its queue is waited for, where many wait already; a millisecond at least.
   /// - Throws: `timedOut` when there is none after that time.
-  package static func connect(_ path: FilePath, milliseconds: UInt32 = 5000) throws(Errno) -> UnixSocket {
-    unsafe try at(path) { unsafe cl_unix_connect($0, $1, max(1, milliseconds)) }
+  package static func connect(
+    _ path: FilePath, within limit: TimeSpan = .seconds(5)
+  ) throws(Errno) -> UnixSocket {
+    let milliseconds = UInt32(clamping: max(1, limit.milliseconds))
+    return unsafe try at(path) { unsafe cl_unix_connect($0, $1, milliseconds) }
   }
 
   /// Whether `path` is the file of a socket that nobody has open any more, as a killed process leaves it. A
@@ -164,6 +167,9 @@ package struct UnixSocket: ~Copyable, Sendable {
     return size
   }
 
+  /// Waits until there is something to receive, or the peer is gone.
+  package borrowing func waitUntilReadable() throws(Errno) { _ = try fd.isReadable() }
+
   /// The process at the other end, or the one that listened there; nil if it is of another pid namespace.
   /// The corresponding socket option is `SO_PEERCRED`.
   package borrowing func peerProcess() throws(Errno) -> Int32? {
@@ -183,6 +189,14 @@ package struct UnixSocket: ~Copyable, Sendable {
 }
 
 extension FD {
+  /// Waits until something can be read. The corresponding C function is `poll`.
+  /// - Parameter limit: how long; nil: as long as it takes.
+  /// - Returns: false when the time is up.
+  package borrowing func isReadable(within limit: TimeSpan? = nil) throws(Errno) -> Bool {
+    var item = pollfd(fd: withRaw { $0 }, events: Int16(POLLIN), revents: 0)
+    return try retrying { unsafe poll(&item, 1, limit.timeout) } > 0
+  }
+
   /// It is a socket that carries a stream of bytes. The corresponding socket option is `SO_TYPE`.
   package var isStreamSocket: Bool { withRaw { socketOption($0, SO_TYPE) } == CInt(SOCK_STREAM.rawValue) }
 }

@@ -1,5 +1,5 @@
 internal import FoundationEssentials
-internal import Linux
+package import Linux
 package import SystemPackage
 
 /// What is asked of a running QEMU.
@@ -17,9 +17,9 @@ package final class QMPClient: QEMUMonitor {
   private let path: FilePath
   private var received: [UInt8] = []
   private var asked = 0
-  private let patience: Int64
+  private let patience: TimeSpan
   /// When it has had time enough for all of its answers.
-  private let end: Int64
+  private let end: Instant
 
   /// How long an answer may be, in bytes.
   private static let maximumAnswer = 64 << 20
@@ -27,12 +27,13 @@ package final class QMPClient: QEMUMonitor {
   /// Connects and negotiates.
   ///
   /// - Parameters:
-  ///   - milliseconds: how long QEMU may take for each answer.
-  ///   - end: no answer is waited for longer than until then, in nanoseconds of the monotonic clock.
+  ///   - patience: how long QEMU may take for each answer.
+  ///   - end: no answer is waited for longer than until then.
   /// - Throws: `busy` when nobody greets, as when QEMU serves another client there.
-  package init(_ path: FilePath, milliseconds: Int64 = 5000, until end: Int64 = .max) throws(QEMUError) {
-    (self.path, self.end) = (path, end)
-    patience = milliseconds * 1_000_000
+  package init(
+    _ path: FilePath, patience: TimeSpan = .seconds(5), until end: Instant = .never
+  ) throws(QEMUError) {
+    (self.path, self.patience, self.end) = (path, patience, end)
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch {
       // Others wait there already, or have waited: a place in its queue is free when QEMU looks at it.
       throw error == .timedOut ? .busy(path) : .noMonitor(path, error)
@@ -79,14 +80,14 @@ package final class QMPClient: QEMUMonitor {
     }
     throw .monitor(
       path,
-      monotonicNanoseconds() >= end
+      Instant.now >= end
         ? "\(command): all of its answers together take too long"
-        : "\(command): no answer within \(patience / 1_000_000_000) s")
+        : "\(command): no answer within \(patience)")
   }
 
   /// The next line; nil if none comes in time.
   private func line() throws(QEMUError) -> [UInt8]? {
-    let deadline = min(monotonicNanoseconds() + patience, end)
+    let deadline = min(.now + patience, end)
     var searched = 0
     while true {
       if let end = received[searched...].firstIndex(of: 0x0a) {
@@ -99,9 +100,9 @@ package final class QMPClient: QEMUMonitor {
         throw .monitor(path, "an answer of more than \(Self.maximumAnswer) bytes")
       }
       do throws(Errno) {
-        let left = deadline - monotonicNanoseconds()
-        if left <= 0 { return nil }
-        guard try socket.fd.isReadable(within: Int32(clamping: left / 1_000_000 + 1)) else { return nil }
+        let left = deadline - .now
+        if left <= .zero { return nil }
+        guard try socket.fd.isReadable(within: left) else { return nil }
         let more = try socket.fd.read(upTo: 1 << 16)
         if more.isEmpty { throw .connectionReset }
         received += more

@@ -29,11 +29,11 @@ package final class RunningQEMU {
 
   /// Through the monitor that its command line names, or without any.
   ///
-  /// - Parameter milliseconds: how long all that is asked of its monitors may take, now and later; nil: as long as it
+  /// - Parameter patience: how long all that is asked of its monitors may take, now and later; nil: as long as it
   ///   takes.
   /// - Throws: `tooManyMonitors` where none of those that are tried is its own: any process can call itself QEMU.
-  package init(pid: Int32, milliseconds: Int64? = nil) throws(QEMUError) {
-    let end = milliseconds.map { monotonicNanoseconds() + $0 * 1_000_000 } ?? .max
+  package init(pid: Int32, patience: TimeSpan? = nil) throws(QEMUError) {
+    let end = patience.map { .now + $0 } ?? Instant.never
     let arguments: [String]
     do throws(ProcessError) {
       process = try RunningProcess(pid)
@@ -43,12 +43,12 @@ package final class RunningQEMU {
     var failure: QEMUError?
     let monitors = QEMUCommandLine(arguments).monitors
     for path in monitors.prefix(Self.mostMonitors) where found == nil {
-      if monotonicNanoseconds() >= end {
+      if Instant.now >= end {
         failure = failure ?? .busy(path)
         break
       }
       do throws(QEMUError) {
-        let client = try QMPClient(path, milliseconds: Self.shortPatience, until: end)
+        let client = try QMPClient(path, patience: Self.shortPatience, until: end)
         // A socket of that name may be somebody else's by now.
         if client.peer == pid { found = (client, path) }
       } catch { failure = failure ?? error }
@@ -60,8 +60,8 @@ package final class RunningQEMU {
     (monitor, monitorPath) = (found?.0, found?.1)
   }
 
-  /// How long a monitor that was only found may take to greet, in milliseconds.
-  private static let shortPatience: Int64 = 2000
+  /// How long a monitor that was only found may take to greet.
+  private static let shortPatience = TimeSpan.seconds(2)
   /// So many of them are tried.
   static let mostMonitors = 4
 

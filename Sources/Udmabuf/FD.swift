@@ -118,11 +118,6 @@ public struct FD: ~Copyable, Sendable {
     FD(adopting: try retrying { cu_dup(raw) })
   }
 
-  /// Waits until something can be read, for at most so long (-1: as long as it takes).
-  package borrowing func isReadable(within milliseconds: Int32) throws(Errno) -> Bool {
-    try retrying { cu_pollable(raw, CU_POLLIN, milliseconds) } > 0
-  }
-
   /// Keeps all other status flags.
   package borrowing func setNonblocking() throws(Errno) {
     _ = try retrying { cu_set_nonblocking(raw) }

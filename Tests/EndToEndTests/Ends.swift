@@ -70,9 +70,11 @@ extension EndToEnd {
 
       let second = try boot()
       #expect(try second.shell("ls /run") == "", "another system until it takes the memory over")
-      _ = try? second.shell(place, seconds: 10)
+      _ = try? second.shell(place, within: .seconds(10))
       // The guest loses what is sent to it meanwhile.
-      try waitUntil("the guest is back") { (try? second.shell("cat /run/back", seconds: 10)) == "back\n" }
+      try waitUntil("the guest is back") {
+        (try? second.shell("cat /run/back", within: .seconds(10))) == "back\n"
+      }
       #expect(try second.shell("tell p dirty 0 0 8 8") == "dirtied\n")
       try second.expectLent(picture)
       let statistics = try second.settledStatistics()

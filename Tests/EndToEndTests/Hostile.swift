@@ -49,7 +49,7 @@ extension EndToEnd {
           return try Usage(of: helper).ownMemory <= start.ownMemory
         }
         let during = try frameRate(of: peaceful)
-        let output = try hostile.shell("drop h", seconds: Self.seconds + Patience.seconds)
+        let output = try hostile.shell("drop h", within: .seconds(Int64(Self.seconds)) + Patience.limit)
         let end = try Usage(of: helper)
         let words = "\(kind): \(output.split(separator: "\n").last ?? "")"
         #expect(output.contains("\(kind) done: "), "\(words)")
@@ -119,7 +119,7 @@ extension EndToEnd {
       /// In bytes, without the guest's memory that it maps: that counts as its own as soon as it has looked at it.
       let ownMemory: Int
       private let ticks: Int
-      private let time: Int64
+      private let time: Instant
 
       init(of pid: pid_t) throws {
         var ownMemory = 0
@@ -133,12 +133,13 @@ extension EndToEnd {
           try readText(FilePath("/proc/\(pid)/stat")).split(separator: ")").last?.split(separator: " ") ?? []
         try #require(fields.count > 12)
         ticks = try #require(Int(fields[11])) + #require(Int(fields[12]))
-        time = monotonicNanoseconds()
+        time = .now
       }
 
       /// Of the CPU, in seconds for each second.
       func cpuSeconds(since start: Usage) -> Double {
-        Double(ticks - start.ticks) / Double(sysconf(Int32(_SC_CLK_TCK))) / (Double(time - start.time) / 1e9)
+        let seconds = Double((time - start.time).nanoseconds) / 1e9
+        return Double(ticks - start.ticks) / Double(sysconf(Int32(_SC_CLK_TCK))) / seconds
       }
     }
   }

@@ -163,7 +163,7 @@ final class LibvirtHost {
   /// Runs a command in a domain's guest.
   @discardableResult
   func guest(_ name: String, _ command: String) throws -> String {
-    try run("\(repository)/qemu/in-guest --timeout \(Patience.seconds) /run/\(name).shell '\(command)'")
+    try run("\(repository)/qemu/in-guest --timeout \(Patience.limit.seconds) /run/\(name).shell '\(command)'")
   }
 
   /// The helpers that run for domains.

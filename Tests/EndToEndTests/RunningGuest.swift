@@ -85,11 +85,11 @@ final class RunningGuest {
   /// Runs a command in the guest.
   /// - Returns: its output.
   @discardableResult
-  func shell(_ command: String, seconds: Int = Patience.seconds) throws -> String {
+  func shell(_ command: String, within limit: TimeSpan = Patience.limit) throws -> String {
     guard process.isRunning else { throw TroubleInTest("QEMU or the helper has ended:\n\(helperLog)") }
     let (status, output) = try run(
       repository.appending("qemu/in-guest"),
-      ["--timeout", "\(seconds)", directory.appending("shell").string, command])
+      ["--timeout", "\(limit.seconds)", directory.appending("shell").string, command])
     guard status == 0 else {
       throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)\n\(lastWords)")
     }

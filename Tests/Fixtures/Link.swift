@@ -21,7 +21,7 @@ package final class Link {
     try UnixSocket.pair { mine, theirs in
       let turnsToItsEnd = FrontEnd.turns { true }
       frontEnd = try FrontEnd(theirs) { [unowned self] in
-        if try loop.turn(milliseconds: 0) > 0 { return true }
+        if try loop.turn(waiting: .zero) > 0 { return true }
         // The end of the connection comes when nobody has a copy of the session's socket (`shutDown`).
         return hasEnded ? try turnsToItsEnd() : false
       }
@@ -37,7 +37,7 @@ package final class Link {
 
   /// Lets the back end do all there is to do.
   package func settle() throws {
-    for _ in 0..<100_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<100_000 where try loop.turn(waiting: .zero) == 0 { return }
   }
 
   /// Closes the front end's side.

@@ -4,20 +4,20 @@ package import Linux
 /// How long a test waits for an event: far off, since the machine may be busy, and the test host is emulated. It is one
 /// bound for all tests, so that none of them measures the machine.
 package enum Patience {
-  package static let seconds = 300
+  package static let limit = TimeSpan.seconds(300)
 
-  /// The end of a wait that begins now, in nanoseconds of the monotonic clock.
-  package static func deadline() -> Int64 { monotonicNanoseconds() + Int64(seconds) * 1_000_000_000 }
+  /// The end of a wait that begins now.
+  package static func deadline() -> Instant { .now + limit }
 }
 
 extension FrontEnd {
   /// Gives a back end in another process time for its answers, as long as that process runs.
   package static func turns(while isRunning: @escaping () -> Bool) -> Turn {
     // Of a millisecond at least. Only what is waited counts, however long the connection lasts.
-    var left = Patience.seconds * 1000
+    var left = Patience.limit
     return {
-      left -= 1
-      if left < 0 { throw FrontEndError.late }
+      left = left - .milliseconds(1)
+      if left < .zero { throw FrontEndError.late }
       usleep(1000)
       return isRunning()
     }

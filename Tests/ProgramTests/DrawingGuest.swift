@@ -45,8 +45,8 @@ final class DrawingGuest {
     var pause: UInt32 = 20
     let deadline = Patience.deadline()
     while answer == nil {
-      guard monotonicNanoseconds() < deadline else {
-        throw TroubleInTest("command \(hex(type)): no answer in \(Patience.seconds) s")
+      guard Instant.now < deadline else {
+        throw TroubleInTest("command \(hex(type)): no answer in \(Patience.limit)")
       }
       usleep(pause)
       pause = min(pause * 2, 50_000)

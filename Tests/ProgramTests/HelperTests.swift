@@ -157,7 +157,7 @@ import Testing
     ] {
       // One that listens would not end.
       let (status, output) = try run(
-        "/usr/bin/timeout", ["\(Patience.seconds)", program.string] + arguments, withErrors: true)
+        "/usr/bin/timeout", ["\(Patience.limit.seconds)", program.string] + arguments, withErrors: true)
       #expect(status == 1)
       #expect(output.contains("\(path) is a file and no socket"), "\(output)")
       #expect(try readText(path) == "precious")

@@ -56,13 +56,14 @@ package final class Child {
   @discardableResult
   package func wait() -> Int32 {
     var pause: UInt32 = 200
-    let deadline = Patience.deadline() + Int64(Patience.seconds) * 1_000_000_000
-    while monotonicNanoseconds() < deadline {
+    let limit = Patience.limit * 2
+    let deadline = Instant.now + limit
+    while Instant.now < deadline {
       if let status = poll() { return status }
       usleep(pause)
       pause = min(pause * 2, 5000)
     }
-    printError("process \(pid) has not ended in \(2 * Patience.seconds) s, and is killed")
+    printError("process \(pid) has not ended in \(limit), and is killed")
     kill(pid, SIGKILL)
     while true { if let status = reap(0) { return status } }
   }
@@ -135,9 +136,9 @@ package final class PipeEnd {
   /// - Returns: false when nobody writes any more.
   private func readMore() throws -> Bool {
     // Who writes may wait for something itself.
-    let seconds = 2 * Patience.seconds
-    guard try fd.isReadable(within: Int32(seconds * 1000)) else {
-      throw TroubleInTest("no output in \(seconds) s, behind «\(String(decoding: rest, as: UTF8.self))»")
+    let limit = Patience.limit * 2
+    guard try fd.isReadable(within: limit) else {
+      throw TroubleInTest("no output in \(limit), behind «\(String(decoding: rest, as: UTF8.self))»")
     }
     let more = try fd.read(upTo: 65536)
     rest += more

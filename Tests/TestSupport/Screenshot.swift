@@ -1,4 +1,3 @@
-internal import Glibc
 internal import Linux
 package import SystemPackage
 
@@ -15,11 +14,13 @@ package struct Screenshot {
 
   /// - Parameter head: of a card that has several screens.
   package static func take(head: Int = 0) throws -> Screenshot {
-    let file = "/tmp/screen-\(monotonicNanoseconds()).ppm"
-    defer { _ = unsafe unlink(file) }
-    let (status, output) = try run(repository.appending("qemu/screenshot"), ["--head", "\(head)", file])
+    let directory = try makeTemporaryDirectory()
+    defer { removeDirectory(directory) }
+    let file = directory.appending("screen.ppm")
+    let (status, output) = try run(
+      repository.appending("qemu/screenshot"), ["--head", "\(head)", file.string])
     guard status == 0 else { throw TroubleInTest("no screenshot: \(output)") }
-    return try Screenshot(FilePath(file))
+    return try Screenshot(file)
   }
 
   /// Reads a PPM file of QEMU's.

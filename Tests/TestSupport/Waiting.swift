@@ -18,10 +18,10 @@ extension EventLoop {
   /// Turns the loop until `condition` holds, for `Patience` and no longer.
   /// - Parameter isToldOf: an event of the loop tells of it; else it is looked at again and again.
   package func turn(until what: String, isToldOf: Bool = false, _ condition: () throws -> Bool) throws {
-    let pause = isToldOf ? Int32(Patience.seconds * 1000) : 10
+    let pause = isToldOf ? Patience.limit : .milliseconds(10)
     try wait(what, 1) {
       if try condition() { return true }
-      try turn(milliseconds: pause)
+      try turn(waiting: pause)
       return false
     }
   }
@@ -29,11 +29,11 @@ extension EventLoop {
 
 /// - Parameter step: returns whether the wait is over; each takes as long as it likes.
 private func wait(_ what: String, _ times: Int64, _ step: () throws -> Bool) throws {
-  let start = monotonicNanoseconds()
-  let deadline = start + (Patience.deadline() - start) * times
+  let limit = Patience.limit * times
+  let deadline = Instant.now + limit
   while try !step() {
-    if monotonicNanoseconds() > deadline {
-      throw TroubleInTest("not in \(Int64(Patience.seconds) * times) s: \(what)")
+    if Instant.now > deadline {
+      throw TroubleInTest("not in \(limit): \(what)")
     }
   }
 }

@@ -56,7 +56,7 @@ import Testing
     let process = try Child(program, ["-c", "while :; do sleep 1; done"])
     try waitUntil("it is called so") { try RunningProcess(process.pid).name() == "qemu-system-non" }
     var report = udmabridge.Report()
-    Doctor().checkGuests(&report, patience: 0)
+    Doctor().checkGuests(&report, patience: .zero)
     process.signal(SIGKILL)
     #expect(report.checks.map(\.name) == ["guests"])
     #expect(report.checks.first?.found.contains("called qemu-system not looked into") == true)

@@ -218,9 +218,9 @@ struct RAMTests {
       let error = #expect(throws: QEMUError.self) { try body() }
       #expect(error?.description.contains("one at a time") == true, "\(error?.description ?? "")")
     }
-    expectTaken { () throws(QEMUError) in _ = try QMPClient(second.qmp, milliseconds: 100) }
+    expectTaken { () throws(QEMUError) in _ = try QMPClient(second.qmp, patience: .milliseconds(100)) }
     // Both are taken now; once one is free, it is found by the process alone.
-    expectTaken { () throws(QEMUError) in _ = try RunningQEMU(pid: second.pid, milliseconds: 200) }
+    expectTaken { () throws(QEMUError) in _ = try RunningQEMU(pid: second.pid, patience: .milliseconds(200)) }
     withExtendedLifetime(holder) {}
     try waitUntil("QEMU serves the next one") {
       try Tool.shell("udmabridge ram --guest \(first.pid)").status == 0

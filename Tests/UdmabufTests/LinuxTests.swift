@@ -49,7 +49,7 @@ import Testing
       }
       end(copy)
       // A process that another test starts just then has it for a moment longer.
-      try waitUntil("the end") { try b.fd.isReadable(within: 0) }
+      try waitUntil("the end") { try b.fd.isReadable(within: .zero) }
       #expect(try b.receive(into: &bytes, upTo: 1, descriptors: &descriptors) == 0)
     }
   }
@@ -165,13 +165,13 @@ import Testing
     var calls: [String] = []
     let first = try loop.add(a.fd) { _ in calls.append("a") }
     let second = try loop.add(b.fd) { _ in calls.append("b") }
-    #expect(try loop.turn(milliseconds: 0) == 0)
+    #expect(try loop.turn(waiting: .zero) == 0)
     b.signal()
-    #expect(try loop.turn(milliseconds: 0) == 1)
+    #expect(try loop.turn(waiting: .zero) == 1)
     #expect(calls == ["b"])
     loop.remove(second, b.fd)
     a.signal()
-    try loop.turn(milliseconds: 0)
+    try loop.turn(waiting: .zero)
     #expect(calls == ["b", "a"])
     loop.remove(first, a.fd)
   }
@@ -195,7 +195,7 @@ import Testing
       }
     }
     for signal in events { signal.event.signal() }
-    #expect(try loop.turn(milliseconds: 0) == 2)
+    #expect(try loop.turn(waiting: .zero) == 2)
     #expect(calls.count == 1)
     #expect(stale == 0)
   }
@@ -209,10 +209,10 @@ import Testing
     let event = try EventFD()
     var calls = 0
     let token = try loop.add(event.fd, []) { _ in calls += 1 }
-    try loop.turn(milliseconds: 0)
+    try loop.turn(waiting: .zero)
     #expect(calls == 0)
     try loop.modify(token, event.fd, .writable)
-    try loop.turn(milliseconds: 0)
+    try loop.turn(waiting: .zero)
     #expect(calls == 1)
     loop.remove(token, event.fd)
   }
@@ -224,8 +224,8 @@ import Testing
     let token = try loop.add(event.fd, [.readable, .once]) { _ in calls += 1 }
     for expected in 1...3 {
       event.signal()
-      #expect(try loop.turn(milliseconds: 0) == 1)
-      #expect(try loop.turn(milliseconds: 0) == 0)
+      #expect(try loop.turn(waiting: .zero) == 1)
+      #expect(try loop.turn(waiting: .zero) == 0)
       #expect(calls == expected)
     }
     loop.remove(token, event.fd)
@@ -248,13 +248,13 @@ import Testing
       order.append("event")
     }
     event.signal()
-    #expect(try loop.turn(milliseconds: 0) == 2)
+    #expect(try loop.turn(waiting: .zero) == 2)
     #expect(order == ["event", "deferred"])
     // What a deferred handler defers comes after the descriptors of the next turn, which does not wait for them.
     event.signal()
-    #expect(try loop.turn(milliseconds: -1) == 2)
+    #expect(try loop.turn() == 2)
     #expect(order == ["event", "deferred", "event", "deferred"])
-    #expect(try loop.turn(milliseconds: 0) == 0)
+    #expect(try loop.turn(waiting: .zero) == 0)
     loop.remove(token, event.fd)
   }
 
@@ -263,7 +263,7 @@ import Testing
     var deferred: Deferred? = Deferred(loop) { Issue.record("it was gone") }
     deferred?.schedule()
     deferred = nil
-    try loop.turn(milliseconds: -1)
+    try loop.turn()
   }
 
   @Test func refusesADescriptorTwice() throws {
@@ -281,15 +281,15 @@ import Testing
       fired += 1
       loop.stop()
     }
-    let start = monotonicNanoseconds()
-    timer.arm(milliseconds: 20)
+    let start = Instant.now
+    timer.arm(after: .milliseconds(20))
     #expect(timer.armed)
     try loop.run()
     #expect(fired == 1 && !timer.armed)
-    #expect(monotonicNanoseconds() - start >= 20_000_000)
-    timer.arm(milliseconds: 0)
+    #expect(.now - start >= .milliseconds(20))
+    timer.arm(after: .zero)
     try loop.turn(until: "it fires again", isToldOf: true) { fired == 2 }
-    timer.arm(milliseconds: 1)
+    timer.arm(after: .milliseconds(1))
     timer.disarm()
     try outlast(loop)
     #expect(fired == 2)
@@ -299,15 +299,15 @@ import Testing
   private func outlast(_ loop: EventLoop) throws {
     var isOver = false
     let timer = try Timer(loop) { isOver = true }
-    timer.arm(milliseconds: 10)
+    timer.arm(after: .milliseconds(10))
     try loop.turn(until: "a timer fires", isToldOf: true) { isOver }
-    try loop.turn(milliseconds: 0)
+    try loop.turn(waiting: .zero)
   }
 
   @Test func timerThatEndsLeavesTheLoop() throws {
     let loop = try EventLoop()
     var timer: Timer? = try Timer(loop) { Issue.record("it was gone") }
-    timer?.arm(milliseconds: 1)
+    timer?.arm(after: .milliseconds(1))
     timer = nil
     try outlast(loop)
   }
@@ -375,7 +375,7 @@ import Testing
       #expect(throws: Errno.wouldBlock) { _ = try receive(b, &descriptors) }
       close(a)
       // A process that another test starts just then has it for a moment longer.
-      try waitUntil("the end") { try b.fd.isReadable(within: 0) }
+      try waitUntil("the end") { try b.fd.isReadable(within: .zero) }
       let rest = try receive(b, &descriptors)
       #expect(rest == [])
       #expect(throws: Errno.brokenPipe) { _ = try b.send(unsafe ([1] as [UInt8]).span.bytes) }
@@ -403,7 +403,9 @@ import Testing
 
   @Test("only a socket of this process's own is given to a group, and no link is followed")
   func socketGroup() throws {
-    let path = FilePath("/tmp/udmabridge-test-\(monotonicNanoseconds())")
+    let directory = try makeTemporaryDirectory()
+    defer { removeDirectory(directory) }
+    let path = directory.appending("file")
     let other = FilePath("\(path).other")
     let listener = try UnixSocket.listen(path)
     try setSocketGroup(path, getegid())
@@ -424,19 +426,19 @@ import Testing
     let result = unsafe link(path.string, other.string)
     #expect(result == 0)
     #expect(throws: Errno.fileExists) { try setSocketGroup(other, getegid()) }
-    for file in [path, other] { remove(file) }
     _ = (listener.fd.isStreamSocket, second.fd.isStreamSocket)
   }
 
   @Test("a file is not written through a link")
   func noLink() throws {
-    let path = FilePath("/tmp/udmabridge-test-\(monotonicNanoseconds())")
+    let directory = try makeTemporaryDirectory()
+    defer { removeDirectory(directory) }
+    let path = directory.appending("file")
     let target = FilePath("\(path).target")
     unsafe try FD.create(target).write(([1, 2] as [UInt8]).span.bytes)
     try makeLink(path, to: target)
     #expect(throws: Errno.tooManySymbolicLinkLevels) { _ = try FD.create(path).status() }
     #expect(try FD.open(target, writable: false).read(upTo: 9) == [1, 2])
-    for file in [path, target] { remove(file) }
   }
 
   @Test("who listens and accepts nobody is not waited for for ever")
@@ -447,7 +449,7 @@ import Testing
     let listener = try UnixSocket.listen(path)
     #expect(throws: Errno.timedOut) {
       // Those that are gone keep their places until they are accepted.
-      for _ in 0..<100 { _ = try UnixSocket.connect(path, milliseconds: 10).fd.status() }
+      for _ in 0..<100 { _ = try UnixSocket.connect(path, within: .milliseconds(10)).fd.status() }
     }
     _ = try listener.accept()
     _ = try UnixSocket.connect(path).fd.status()

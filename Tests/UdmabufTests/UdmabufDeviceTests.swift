@@ -166,7 +166,7 @@ import Testing
     let loop = try EventLoop()
     var signalled = false
     let token = try loop.add(fence) { _ in signalled = true }
-    try loop.turn(milliseconds: 0)
+    try loop.turn(waiting: .zero)
     #expect(signalled)
     loop.remove(token, fence)
     try b.importSyncFile(fence, .write)

@@ -25,7 +25,7 @@ final class DisplayLink {
       onEnd: { [unowned self] in ends.append($0) })
   }
 
-  func settle() throws { while try loop.turn(milliseconds: 0) > 0 {} }
+  func settle() throws { while try loop.turn(waiting: .zero) > 0 {} }
 }
 
 struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
@@ -229,7 +229,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     let link = try DisplayLink()
     link.connection = nil
     try waitUntil("its end") { try link.frontEnd.isOver }
-    #expect(try link.loop.turn(milliseconds: 0) == 0)
+    #expect(try link.loop.turn(waiting: .zero) == 0)
     #expect(link.ends.isEmpty)
   }
 

@@ -37,7 +37,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
         let sent = unsafe try theirs.send(
           item.bytes.span.bytes, rawDescriptors: [CInt](repeating: number, count: item.descriptors))
         #expect(sent == item.bytes.count)
-        while try loop.turn(milliseconds: 0) > 0 {}
+        while try loop.turn(waiting: .zero) > 0 {}
       }
       #expect(drain.isOpen)
     }
@@ -55,7 +55,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
           bytes.span.bytes, rawDescriptors: [CInt](repeating: number, count: count))
         discard(passed)
         // A process that another test starts just then has it for a moment longer.
-        try loop.turn(until: "its end") { try watched.fd.isReadable(within: 0) }
+        try loop.turn(until: "its end") { try watched.fd.isReadable(within: .zero) }
         var rest: [UInt8] = []
         var descriptors = ReceivedDescriptors()
         #expect(try watched.receive(into: &rest, upTo: 1, descriptors: &descriptors) == 0)
@@ -84,11 +84,11 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
       #expect(drain != nil)
       drain = nil
       // A process that another test starts just then has it for a moment longer.
-      try waitUntil("its end") { try theirs.fd.isReadable(within: 0) }
+      try waitUntil("its end") { try theirs.fd.isReadable(within: .zero) }
       var bytes: [UInt8] = []
       var descriptors = ReceivedDescriptors()
       #expect(try theirs.receive(into: &bytes, upTo: 1, descriptors: &descriptors) == 0)
-      #expect(try loop.turn(milliseconds: 0) == 0)
+      #expect(try loop.turn(waiting: .zero) == 0)
     }
   }
 

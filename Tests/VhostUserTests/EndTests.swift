@@ -13,7 +13,7 @@ import Virtio
     #expect(setup.link.endCount == 1)
     // The device may still hold on to what it was given.
     setup.device.vrings[0]?.notify()
-    #expect(try setup.link.loop.turn(milliseconds: 0) == 0)
+    #expect(try setup.link.loop.turn(waiting: .zero) == 0)
   }
 
   @Test func endsInOrderAfterItsLastMessage() throws {
@@ -30,7 +30,7 @@ import Virtio
     let kicks = setup.device.kicks
     setup.link.dropSession()
     setup.frontEnd.kick(0)
-    #expect(try setup.link.loop.turn(milliseconds: 0) == 0)
+    #expect(try setup.link.loop.turn(waiting: .zero) == 0)
     #expect(setup.device.kicks == kicks)
     #expect(setup.link.endCount == 0)
     #expect(throws: FrontEndError.closed) { try setup.frontEnd.askWord(FrontEnd.getFeatures) }

@@ -30,8 +30,8 @@ struct cl_epoll_event {
 
 int cl_eventfd(void);
 int cl_timerfd(void);
-// One shot after `milliseconds` of monotonic time; 0 disarms.
-int cl_timerfd_arm(int fd, uint32_t milliseconds);
+// One shot after `nanoseconds` of monotonic time; 0 disarms.
+int cl_timerfd_arm(int fd, int64_t nanoseconds);
 // Blocks the given signals in this thread and returns a descriptor that reads them.
 int cl_signalfd(const int *signals, size_t count);
 // The number of the next pending signal, or -1 with EAGAIN.

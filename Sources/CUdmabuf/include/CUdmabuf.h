@@ -7,7 +7,6 @@
 #include <stdint.h>
 
 // Values that the uapi headers define as macros; calls.c asserts each one.
-static const uint32_t CU_POLLIN = 0x1;
 static const uint32_t CU_POLLOUT = 0x4;
 
 static const uint32_t CU_MFD_CLOEXEC = 0x1;

@@ -60,29 +60,30 @@ extension Doctor {
 
   /// Any process can call itself QEMU, and answer as slowly as it likes.
   /// - Parameters:
-  ///   - patience: how long all guests together may take, in milliseconds.
+  ///   - patience: how long all guests together may take.
   ///   - share: how long each of them may.
-  func checkGuests(_ report: inout Report, patience: Int64 = 60_000, share: Int64 = 10_000) {
-    let end = monotonicNanoseconds() + patience * 1_000_000
+  func checkGuests(_ report: inout Report, patience: TimeSpan = .seconds(60), share: TimeSpan = .seconds(10))
+  {
+    let end = Instant.now + patience
     var leftOut = 0
     defer {
       if leftOut > 0 {
         report.limited(
           "guests",
           "\(counted(leftOut, "process", "processes")) called qemu-system not looked into: others took the "
-            + "\(patience / 1000) s that there are for all",
+            + "\(patience) that there are for all",
           remedy: "udmabridge ram --guest PID looks into one alone")
       }
     }
     for pid in processNumbers() {
       guard let name = try? RunningProcess(pid).name(), name.hasPrefix("qemu-system") else { continue }
-      let left = (end - monotonicNanoseconds()) / 1_000_000
-      if left <= 0 {
+      let left = end - .now
+      if left <= .zero {
         leftOut += 1
         continue
       }
       do throws(QEMUError) {
-        checkGuest(&report, pid, try RunningQEMU(pid: pid, milliseconds: min(left, share)))
+        checkGuest(&report, pid, try RunningQEMU(pid: pid, patience: min(left, share)))
       } catch {
         report.limited(
           "guest \(pid)", "\(error)",

@@ -58,7 +58,7 @@ struct List: ParsableCommand {
         fflush(nil)
         last = live
       }
-    } while try !signals.fd.isReadable(within: Int32(watch * 1000))
+    } while try !signals.fd.isReadable(within: .milliseconds(Int64(watch * 1000)))
   }
 
   private func look() -> LiveBuffers {

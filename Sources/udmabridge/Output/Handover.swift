@@ -85,7 +85,7 @@ struct HandoverOptions: ParsableArguments {
     facts.pid = getpid()
     try output.print(
       facts, "held as --pid \(getpid()) --fd \(facts.fd ?? -1) until SIGINT or SIGTERM: \(facts.text)")
-    while signals.next() == nil { _ = try signals.fd.isReadable(within: -1) }
+    while signals.next() == nil { _ = try signals.fd.isReadable() }
   }
 
   /// What is said of a descriptor that is handed over.
