@@ -48,8 +48,8 @@ final class Device {
     (device.patience.fence, device.patience.turn) = (.seconds(3600), .seconds(3600))
     device.featuresChanged(device.features)
     let ring = try VirtQueue(
-      size: queue.size, descriptors: queue.descriptorWindow, available: queue.availableWindow,
-      used: queue.usedWindow, memory: ram.memory, eventIndex: queue.eventIndex, start: queue.seenUsed)
+      size: queue.size, rings: queue.rings, memory: ram.memory, eventIndex: queue.eventIndex,
+      start: queue.seenUsed)
     device.start(
       GPUQueue(queue: ring) { [unowned self] in if ring.shouldNotify() { calls += 1 } },
       index: GPUDevice.controlQueue, fresh: true)

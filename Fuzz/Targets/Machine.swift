@@ -76,8 +76,8 @@ final class Machine {
     let queue: VirtQueue
     do throws(VirtQueueError) {
       queue = try VirtQueue(
-        size: driver.size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-        used: driver.usedWindow, memory: ram.memory, eventIndex: driver.eventIndex, start: driver.seenUsed)
+        size: driver.size, rings: driver.rings, memory: ram.memory, eventIndex: driver.eventIndex,
+        start: driver.seenUsed)
     } catch { fail("the rings are refused: \(error)") }
     queues[index] = queue
     device.start(

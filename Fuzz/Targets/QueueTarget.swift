@@ -36,8 +36,8 @@ private final class QueueBench {
       ram, size: 1 << UInt16(setup & 7), eventIndex: setup & 8 != 0, start: start)
     (completed, notified, hasTables) = (start, start, setup & 0x20 == 0)
     queue = try VirtQueue(
-      size: driver.size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-      used: driver.usedWindow, memory: ram.memory, eventIndex: driver.eventIndex, indirect: hasTables,
+      size: driver.size, rings: driver.rings, memory: ram.memory, eventIndex: driver.eventIndex,
+      indirect: hasTables,
       start: start)
     refuseMisfits(&input)
   }
@@ -58,8 +58,8 @@ private final class QueueBench {
       let available = window(driver.available, .available, 1), let used = window(driver.used, .used, 2)
     else { return }
     let made = try? VirtQueue(
-      size: driver.size, descriptors: descriptors, available: available, used: used, memory: ram.memory,
-      eventIndex: driver.eventIndex, start: completed)
+      size: driver.size, rings: RingWindows(descriptors: descriptors, available: available, used: used),
+      memory: ram.memory, eventIndex: driver.eventIndex, start: completed)
     expect((made != nil) == isGood, "a ring with part \(part) shifted by \(shift), cut by \(cut)")
   }
 
@@ -260,9 +260,7 @@ private final class QueueBench {
     read(&input)
     queue.memory = ram.memory
     do throws(VirtQueueError) {
-      try queue.move(
-        descriptors: driver.descriptorWindow, available: driver.availableWindow, used: driver.usedWindow,
-        memory: ram.memory)
+      try queue.move(to: driver.rings, memory: ram.memory)
     } catch { fail("the same place was refused: \(error)") }
   }
 }

@@ -1,6 +1,5 @@
 internal import Guest
 internal import Linux
-internal import SystemPackage
 package import Virtio
 
 /// One ring of a session: what the front end said of it, and the queue while it runs.
@@ -51,17 +50,17 @@ package final class Vring {
   /// - Returns: whether the driver is a new one, or nil if the ring is not set up yet.
   func start(_ memory: GuestMemory, eventIndex: Bool, indirect: Bool) throws(VhostUserError) -> Bool? {
     guard let addresses, size > 0, kick != nil else { return nil }
-    let rings: Windows
+    let rings: RingWindows
     do throws(OutsideMemory) {
-      rings = try Windows(addresses, size: UInt16(size), eventIndex, memory)
+      rings = try RingWindows(addresses, size: UInt16(size), eventIndex: eventIndex, memory)
     } catch {
       throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress)
     }
     let queue: VirtQueue
     do {
       queue = try VirtQueue(
-        size: UInt16(size), descriptors: rings.descriptors, available: rings.available, used: rings.used,
-        memory: memory, eventIndex: eventIndex, indirect: indirect, start: base)
+        size: UInt16(size), rings: rings, memory: memory, eventIndex: eventIndex, indirect: indirect,
+        start: base)
     } catch {
       throw .queue(index, error)
     }
@@ -88,89 +87,21 @@ package final class Vring {
   /// - Throws: what keeps it from being found. It is adrift then.
   func move(_ memory: GuestMemory, eventIndex: Bool) throws(VhostUserError) {
     guard let running, let addresses else { return }
-    let rings: Windows
+    let rings: RingWindows
     do throws(OutsideMemory) {
-      rings = try Windows(addresses, size: running.size, eventIndex, memory)
+      rings = try RingWindows(addresses, size: running.size, eventIndex: eventIndex, memory)
     } catch {
       running.memory = memory
       isAdrift = true
       throw .ringOutsideMemory(queue: index, error.part, userAddress: error.userAddress)
     }
     do {
-      try running.move(
-        descriptors: rings.descriptors, available: rings.available, used: rings.used, memory: memory)
+      try running.move(to: rings, memory: memory)
     } catch {
       running.memory = memory
       isAdrift = true
       throw .queue(index, error)
     }
     isAdrift = false
-  }
-}
-
-private struct OutsideMemory: Error {
-  let part: RingPart
-  let userAddress: UInt64
-}
-
-/// The three parts of a ring, found in the memory table.
-private struct Windows {
-  let descriptors: GuestWindow
-  let available: GuestWindow
-  let used: GuestWindow
-
-  init(
-    _ addresses: VringAddresses, size: UInt16, _ eventIndex: Bool, _ memory: GuestMemory
-  ) throws(OutsideMemory) {
-    func window(_ part: RingPart, _ address: UInt64) throws(OutsideMemory) -> GuestWindow {
-      let length = VirtQueue.bytes(of: part, size: size, eventIndex: eventIndex)
-      do {
-        return try memory.window(userAddress: address, length: length)
-      } catch {
-        throw OutsideMemory(part: part, userAddress: address)
-      }
-    }
-    descriptors = try window(.descriptors, addresses.descriptors)
-    available = try window(.available, addresses.available)
-    used = try window(.used, addresses.used)
-  }
-}
-
-/// A descriptor by which the front end is called.
-final class EventLine {
-  let event: EventFD
-  init(_ event: consuming EventFD) { self.event = event }
-}
-
-/// A kick descriptor, watched while its ring runs. It closes with its owner. Nobody reads its counter while it is watched:
-/// each kick is news of its own.
-final class KickSource {
-  private let event: EventFD
-  private let loop: EventLoop
-  private var token: EventLoop.Token?
-
-  init(_ event: consuming EventFD, _ loop: EventLoop) {
-    self.event = event
-    self.loop = loop
-  }
-
-  deinit { pause() }
-
-  var isWatched: Bool { token != nil }
-
-  /// `kicked` is told whether the descriptor still works.
-  /// - Returns: false if it is being watched already.
-  func watch(_ kicked: @escaping (_ works: Bool) -> Void) throws(Errno) -> Bool {
-    if token != nil { return false }
-    token = try loop.add(event.fd, [.readable, .once]) { kicked(!$0.contains(.hangup)) }
-    return true
-  }
-
-  /// A kick that comes meanwhile is kept in the descriptor; those that were heard of are taken out of it.
-  func pause() {
-    guard let token else { return }
-    loop.remove(token, event.fd)
-    self.token = nil
-    event.drain()
   }
 }

@@ -19,9 +19,7 @@ package final class VirtQueue {
   /// The driver wrote something into the ring that cannot be: `next` gives out nothing more.
   package private(set) var isBroken = false
 
-  private var descriptors: GuestWindow
-  private var available: GuestWindow
-  private var used: GuestWindow
+  private var rings: RingWindows
   private let eventIndex, indirect: Bool
   /// The used index, of which the ring holds a copy.
   private var usedIndex: UInt16
@@ -38,16 +36,13 @@ package final class VirtQueue {
   ///     have been completed.
   /// - Throws: `size`, `ringTooShort` or `ringMisaligned`.
   package init(
-    size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory,
-    eventIndex: Bool, indirect: Bool = true, start: UInt16
+    size: UInt16, rings: RingWindows, memory: GuestMemory, eventIndex: Bool, indirect: Bool = true,
+    start: UInt16
   ) throws(VirtQueueError) {
     guard size.nonzeroBitCount == 1, size <= Self.maxSize else { throw .size(size) }
-    try Self.check(
-      size: size, descriptors: descriptors, available: available, used: used, eventIndex: eventIndex)
+    try rings.check(size: size, eventIndex: eventIndex)
     self.size = size
-    self.descriptors = descriptors
-    self.available = available
-    self.used = used
+    self.rings = rings
     self.memory = memory
     (self.eventIndex, self.indirect) = (eventIndex, indirect)
     position = start
@@ -59,14 +54,9 @@ package final class VirtQueue {
 
   /// The same rings at another place of the host's memory, after the memory table changed.
   /// - Throws: `ringTooShort` or `ringMisaligned`; the queue is then unchanged.
-  package func move(
-    descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, memory: GuestMemory
-  ) throws(VirtQueueError) {
-    try Self.check(
-      size: size, descriptors: descriptors, available: available, used: used, eventIndex: eventIndex)
-    self.descriptors = descriptors
-    self.available = available
-    self.used = used
+  package func move(to rings: RingWindows, memory: GuestMemory) throws(VirtQueueError) {
+    try rings.check(size: size, eventIndex: eventIndex)
+    self.rings = rings
     self.memory = memory
   }
 
@@ -78,23 +68,6 @@ package final class VirtQueue {
     case .descriptors: 16 * Int(size)
     case .available: 4 + 2 * Int(size) + tail
     case .used: 4 + 8 * Int(size) + tail
-    }
-  }
-
-  private static func check(
-    size: UInt16, descriptors: GuestWindow, available: GuestWindow, used: GuestWindow, eventIndex: Bool
-  ) throws(VirtQueueError) {
-    try check(.descriptors, descriptors, 16, bytes(of: .descriptors, size: size, eventIndex: eventIndex))
-    try check(.available, available, 2, bytes(of: .available, size: size, eventIndex: eventIndex))
-    try check(.used, used, 4, bytes(of: .used, size: size, eventIndex: eventIndex))
-  }
-
-  private static func check(
-    _ part: RingPart, _ window: GuestWindow, _ alignment: Int, _ needed: Int
-  ) throws(VirtQueueError) {
-    if window.length < needed { throw .ringTooShort(part, length: window.length, needed: needed) }
-    guard window.mapping.isAligned(window.start, to: alignment) else {
-      throw .ringMisaligned(part, alignment: alignment)
     }
   }
 
@@ -125,13 +98,13 @@ package final class VirtQueue {
   }
 
   /// virtio 1.3, 2.7.13: the acquire pairs with the driver's release of the index.
-  private var availableIndex: UInt16 { available.mapping.loadAcquire(at: available.start + 2) }
+  private var availableIndex: UInt16 { rings.available.mapping.loadAcquire(at: rings.available.start + 2) }
 
   private func takeHead() throws(VirtQueueError) -> UInt16 {
     let ahead = availableIndex &- position
     if ahead > size { throw .indexAhead(by: ahead, size: size) }
     let slot = Int(position & (size - 1))
-    let head = available.mapping.load(UInt16.self, at: available.start + 4 + 2 * slot)
+    let head = rings.available.mapping.load(UInt16.self, at: rings.available.start + 4 + 2 * slot)
     if head >= size { throw .headOutOfRange(head, size: size) }
     position &+= 1
     return head
@@ -144,7 +117,7 @@ package final class VirtQueue {
     var total: UInt64 = 0
     var index = head
     for _ in 0..<size {
-      let descriptor = Descriptor(descriptors.mapping, at: descriptors.start + 16 * Int(index))
+      let descriptor = Descriptor(rings.descriptors.mapping, at: rings.descriptors.start + 16 * Int(index))
       if descriptor.flags.contains(.indirect) {
         if !indirect { throw .indirectNotNegotiated(head: head) }
         // 2.7.5.3.2: the device ignores WRITE on a descriptor that refers to a table.
@@ -193,9 +166,9 @@ package final class VirtQueue {
   package func complete(head: UInt16, written: UInt32) {
     let slot = Int(usedIndex & (size - 1))
     // struct virtq_used_elem: le32 id, le32 len (virtio 1.3, 2.7.8).
-    used.mapping.store(UInt64(head) | UInt64(written) << 32, at: used.start + 4 + 8 * slot)
+    rings.used.mapping.store(UInt64(head) | UInt64(written) << 32, at: rings.used.start + 4 + 8 * slot)
     usedIndex &+= 1
-    used.mapping.storeRelease(usedIndex, at: used.start + 2)
+    rings.used.mapping.storeRelease(usedIndex, at: rings.used.start + 2)
   }
 
   /// Whether the driver wants to be called for what was completed since the last call of this
@@ -207,9 +180,9 @@ package final class VirtQueue {
     let old = notifiedIndex
     notifiedIndex = usedIndex
     guard eventIndex else {
-      return available.mapping.loadAcquire(at: available.start) & Self.noInterrupt == 0
+      return rings.available.mapping.loadAcquire(at: rings.available.start) & Self.noInterrupt == 0
     }
-    let event = available.mapping.loadAcquire(at: available.start + 4 + 2 * Int(size))
+    let event = rings.available.mapping.loadAcquire(at: rings.available.start + 4 + 2 * Int(size))
     // The event lies within old..<usedIndex, modulo 2^16.
     return usedIndex &- event &- 1 < usedIndex &- old
   }
@@ -217,7 +190,7 @@ package final class VirtQueue {
   /// Something was completed in the last slot of the used ring since the driver zeroed it: a ring that
   /// stands at index 0 has then wrapped and was not set up anew.
   package var lastUsedSlotFilled: Bool {
-    used.mapping.load(UInt64.self, at: used.start + 4 + 8 * (Int(size) - 1)) != 0
+    rings.used.mapping.load(UInt64.self, at: rings.used.start + 4 + 8 * (Int(size) - 1)) != 0
   }
 
   // MARK: Kicks
@@ -229,7 +202,7 @@ package final class VirtQueue {
   /// nothing to write: the event that was asked for last stays behind.
   package func suspendKicks() {
     kicksSuspended = true
-    if !eventIndex { used.mapping.storeRelease(Self.noNotify, at: used.start) }
+    if !eventIndex { rings.used.mapping.storeRelease(Self.noNotify, at: rings.used.start) }
   }
 
   /// Asks the driver to kick for the next chain (virtio 1.3, 2.7.10).
@@ -237,9 +210,9 @@ package final class VirtQueue {
   package func resumeKicks() -> Bool {
     kicksSuspended = false
     if eventIndex {
-      used.mapping.storeRelease(position, at: used.start + 4 + 8 * Int(size))
+      rings.used.mapping.storeRelease(position, at: rings.used.start + 4 + 8 * Int(size))
     } else {
-      used.mapping.storeRelease(0, at: used.start)
+      rings.used.mapping.storeRelease(0, at: rings.used.start)
     }
     // The wish must be visible before the index is read: the driver does the reverse.
     fullMemoryFence()

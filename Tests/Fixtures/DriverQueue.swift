@@ -1,5 +1,6 @@
 package import Guest
 internal import Linux
+package import Virtio
 
 /// The driver's side of a split virtqueue in the RAM of a pretended guest: it writes descriptor tables and
 /// rings as a guest's driver does.
@@ -57,9 +58,11 @@ package final class DriverQueue {
 
   // MARK: The device's view
 
-  package var descriptorWindow: GuestWindow { window(descriptors, 16 * Int(size)) }
-  package var availableWindow: GuestWindow { window(available, 6 + 2 * Int(size)) }
-  package var usedWindow: GuestWindow { window(used, 6 + 8 * Int(size)) }
+  package var rings: RingWindows {
+    RingWindows(
+      descriptors: window(descriptors, 16 * Int(size)), available: window(available, 6 + 2 * Int(size)),
+      used: window(used, 6 + 8 * Int(size)))
+  }
 
   private func window(_ address: UInt64, _ length: Int) -> GuestWindow {
     try! ram.memory.window(userAddress: GuestRAM.userBase + address, length: length)

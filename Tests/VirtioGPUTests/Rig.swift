@@ -87,8 +87,8 @@ final class Rig {
   /// The device starts a queue where its driver stands.
   func start(_ index: Int, _ queue: DriverQueue, fresh: Bool) throws {
     let device = try VirtQueue(
-      size: queue.size, descriptors: queue.descriptorWindow, available: queue.availableWindow,
-      used: queue.usedWindow, memory: ram.memory, eventIndex: queue.eventIndex, start: queue.seenUsed)
+      size: queue.size, rings: queue.rings, memory: ram.memory, eventIndex: queue.eventIndex,
+      start: queue.seenUsed)
     nextQueue[index] = device
     self.device.start(
       GPUQueue(queue: device, mayWork: { [unowned self] in mayWork }) { [unowned self] in

@@ -15,8 +15,7 @@ final class Pair {
     self.ram = try ram ?? GuestRAM(size: 4 << 20)
     driver = DriverQueue(self.ram, size: size, eventIndex: eventIndex, start: start)
     queue = try VirtQueue(
-      size: size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-      used: driver.usedWindow, memory: self.ram.memory, eventIndex: eventIndex,
+      size: size, rings: driver.rings, memory: self.ram.memory, eventIndex: eventIndex,
       indirect: indirect, start: start)
   }
 

@@ -8,8 +8,7 @@ import Virtio
     let pair = try Pair()
     #expect(throws: VirtQueueError.size(size)) {
       try VirtQueue(
-        size: size, descriptors: pair.driver.descriptorWindow, available: pair.driver.availableWindow,
-        used: pair.driver.usedWindow, memory: pair.ram.memory, eventIndex: true, start: 0)
+        size: size, rings: pair.driver.rings, memory: pair.ram.memory, eventIndex: true, start: 0)
     }
   }
 
@@ -34,10 +33,11 @@ import Virtio
       try pair.ram.memory.window(userAddress: GuestRAM.userBase + address, length: length)
     }
     func make(_ lengths: [Int]) throws -> VirtQueue {
-      try VirtQueue(
-        size: 8, descriptors: window(pair.driver.descriptors, lengths[0]),
-        available: window(pair.driver.available, lengths[1]), used: window(pair.driver.used, lengths[2]),
-        memory: pair.ram.memory, eventIndex: eventIndex, start: 0)
+      let rings = RingWindows(
+        descriptors: try window(pair.driver.descriptors, lengths[0]),
+        available: try window(pair.driver.available, lengths[1]),
+        used: try window(pair.driver.used, lengths[2]))
+      return try VirtQueue(size: 8, rings: rings, memory: pair.ram.memory, eventIndex: eventIndex, start: 0)
     }
     _ = try make(needed)
     for (index, part) in [RingPart.descriptors, .available, .used].enumerated() {
@@ -55,9 +55,9 @@ import Virtio
       func window(_ index: Int, _ address: UInt64) throws -> GuestWindow {
         try pair.ram.memory.window(userAddress: GuestRAM.userBase + address + skips[index], length: 256)
       }
-      return try VirtQueue(
-        size: 8, descriptors: window(0, 0x1000), available: window(1, 0x2000), used: window(2, 0x3000),
-        memory: pair.ram.memory, eventIndex: true, start: 0)
+      let rings = RingWindows(
+        descriptors: try window(0, 0x1000), available: try window(1, 0x2000), used: try window(2, 0x3000))
+      return try VirtQueue(size: 8, rings: rings, memory: pair.ram.memory, eventIndex: true, start: 0)
     }
     _ = try make([16, 2, 4])
     #expect(throws: VirtQueueError.ringMisaligned(.descriptors, alignment: 16)) { try make([8, 0, 0]) }
@@ -71,8 +71,8 @@ import Virtio
     let window = try ram.memory.window(userAddress: GuestRAM.userBase, length: 1024)
     #expect(throws: VirtQueueError.ringMisaligned(.descriptors, alignment: 16)) {
       try VirtQueue(
-        size: 8, descriptors: window, available: window, used: window, memory: ram.memory, eventIndex: true,
-        start: 0)
+        size: 8, rings: RingWindows(descriptors: window, available: window, used: window),
+        memory: ram.memory, eventIndex: true, start: 0)
     }
   }
 }
@@ -190,10 +190,13 @@ import Virtio
     func window(_ address: UInt64, _ length: Int) throws -> GuestWindow {
       try memory.window(userAddress: GuestRAM.userBase + address, length: length)
     }
-    let rings = try (
-      window(pair.driver.descriptors, 128), window(pair.driver.available, 22), window(pair.driver.used, 70)
-    )
-    try pair.queue.move(descriptors: rings.0, available: rings.1, used: rings.2, memory: memory)
+    func move(usedLength: Int) throws {
+      let rings = RingWindows(
+        descriptors: try window(pair.driver.descriptors, 128),
+        available: try window(pair.driver.available, 22), used: try window(pair.driver.used, usedLength))
+      try pair.queue.move(to: rings, memory: memory)
+    }
+    try move(usedLength: 70)
     #expect(pair.queue.memory.regions[0] === memory.regions[0])
     try pair.answer([3])
     #expect(try pair.queue.next(into: &pair.chain))
@@ -201,9 +204,8 @@ import Virtio
     try pair.answer([4])
     #expect(pair.driver.receive()?.bytes == [3])
     #expect(pair.driver.receive()?.bytes == [4])
-    let short = try window(pair.driver.used, 60)
     #expect(throws: VirtQueueError.ringTooShort(.used, length: 60, needed: 70)) {
-      try pair.queue.move(descriptors: rings.0, available: rings.1, used: short, memory: memory)
+      try move(usedLength: 60)
     }
     pair.driver.send([5], answer: 1)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -322,8 +324,7 @@ struct EventCase: CustomTestStringConvertible {
     pair.driver.send([1], answer: 1)
     #expect(!pair.driver.wantsKick())
     _ = try VirtQueue(
-      size: 8, descriptors: pair.driver.descriptorWindow, available: pair.driver.availableWindow,
-      used: pair.driver.usedWindow, memory: pair.ram.memory, eventIndex: false, start: 0)
+      size: 8, rings: pair.driver.rings, memory: pair.ram.memory, eventIndex: false, start: 0)
     pair.driver.send([2], answer: 1)
     #expect(pair.driver.wantsKick())
   }
