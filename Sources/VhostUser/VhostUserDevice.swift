@@ -1,4 +1,3 @@
-package import Guest
 package import Linux
 package import Virtio
 
@@ -16,8 +15,6 @@ package protocol VhostUserDevice: AnyObject {
   /// Exactly `size` bytes of the configuration space from `offset` on, zero beyond its end.
   func config(offset: UInt32, size: UInt32) -> [UInt8]
   func writeConfig(offset: UInt32, _ bytes: [UInt8])
-  /// A new memory table. The queues have it already.
-  func memoryChanged(_ memory: GuestMemory)
   /// A ring runs from now on, with a new queue. `kicked` follows, since chains may be in it already.
   /// - Parameter fresh: a new driver set it up at index 0; otherwise it resumes where it stopped.
   func started(_ vring: Vring, index: Int, fresh: Bool)

@@ -320,7 +320,6 @@ package final class VhostUserSession {
   private func memoryChanged(final: Bool) throws(VhostUserError) {
     known.set(table.memory.regions, of: self)
     for vring in vrings { move(vring, isFinal: final) }
-    device.memoryChanged(table.memory)
     for vring in vrings { try update(vring) }
   }
 }

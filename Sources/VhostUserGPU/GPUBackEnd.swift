@@ -1,4 +1,4 @@
-package import Guest
+internal import Guest
 package import Linux
 package import Logging
 package import VhostUser
@@ -33,9 +33,6 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   package func config(offset: UInt32, size: UInt32) -> [UInt8] { device.config(offset: offset, size: size) }
 
   package func writeConfig(offset: UInt32, _ bytes: [UInt8]) { device.writeConfig(offset: offset, bytes) }
-
-  /// What is lent stays valid; later lists are resolved against the table that the queue holds.
-  package func memoryChanged(_ memory: GuestMemory) {}
 
   package func started(_ vring: Vring, index: Int, fresh: Bool) {
     let queue = GPUQueue(queue: vring.queue, mayWork: { vring.mayWork }, notify: { vring.notify() })

@@ -1,15 +1,15 @@
 import Fixtures
 import Guest
 import Linux
-import VhostUser
 import Virtio
+
+@testable import VhostUser
 
 /// A device with two queues that answers each request with its bytes in reverse, and notes what it is told.
 final class EchoDevice: VhostUserDevice {
   enum Event: Equatable {
     case features(UInt64)
     case configWritten(offset: UInt32, [UInt8])
-    case memory(regions: Int)
     case started(Int, fresh: Bool, at: UInt16)
     case unusable(Int, VhostUserError)
     case stopping(Int)
@@ -25,7 +25,6 @@ final class EchoDevice: VhostUserDevice {
   var sharedMemory: [UInt8: UInt64] = [:]
   private(set) var events: [Event] = []
   private(set) var kicks = [0, 0]
-  private(set) var memory = GuestMemory()
   private(set) var vrings: [Vring?] = [nil, nil]
   private(set) var displayBytes: [UInt8] = []
   var shared: [ObjectUUID: Memfd] = [:]
@@ -54,11 +53,6 @@ final class EchoDevice: VhostUserDevice {
   }
 
   func writeConfig(offset: UInt32, _ bytes: [UInt8]) { events.append(.configWritten(offset: offset, bytes)) }
-
-  func memoryChanged(_ memory: GuestMemory) {
-    self.memory = memory
-    events.append(.memory(regions: memory.regions.count))
-  }
 
   func started(_ vring: Vring, index: Int, fresh: Bool) {
     vrings[index] = vring
@@ -137,6 +131,8 @@ final class Setup {
   let ram: GuestRAM
   var queues: [DriverQueue]
   var frontEnd: FrontEnd { link.frontEnd }
+  /// What the session has of the guest's memory.
+  var memory: GuestMemory { link.session!.table.memory }
 
   init(ram: GuestRAM? = nil, eventIndex: Bool = true, start: UInt16 = 0) throws {
     link = try Link(device)

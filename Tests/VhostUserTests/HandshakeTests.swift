@@ -26,7 +26,7 @@ import VhostUser
     #expect(
       setup.device.takeEvents() == [
         .features(Self.version1 | Self.eventIndex | Self.indirect | setup.device.deviceFeatures),
-        .memory(regions: 1), .started(0, fresh: true, at: 0), .started(1, fresh: true, at: 0),
+        .started(0, fresh: true, at: 0), .started(1, fresh: true, at: 0),
       ])
     #expect(setup.device.kicks == [1, 1], "chains may be there already")
     for index in [0, 1, 0] { #expect(try setup.echo([1, 2, 3], on: index) == [3, 2, 1]) }

@@ -12,7 +12,7 @@ import Virtio
     _ style: FrontEnd.MemoryStyle
   ) throws {
     let setup = try Setup.running(style, ram: GuestRAM.likeQEMU(low: 4 << 20, high: 4 << 20))
-    let memory = setup.device.memory
+    let memory = setup.memory
     #expect(memory.regions.map(\.guestAddress.rawValue) == [0, 0xc0000, 0x1_0000_0000])
     // The last page below and the first above 4 GiB are neighbours in the file.
     let resolved = try memory.resolve([
@@ -26,10 +26,10 @@ import Virtio
 
   @Test func keepsRegionsThatComeAgain() throws {
     let setup = try Setup.running(.table, ram: GuestRAM.likeQEMU())
-    let before = setup.device.memory.regions
+    let before = setup.memory.regions
     _ = try setup.frontEnd.stop()
     try setup.frontEnd.start(setup.queues)
-    let after = setup.device.memory.regions
+    let after = setup.memory.regions
     #expect(before.count == 3)
     #expect(zip(before, after).allSatisfy { $0 === $1 })
   }
@@ -37,7 +37,7 @@ import Virtio
   @Test func keepsFilesApart() throws {
     let ram = try GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 20, length: 1 << 20, file: 1)])
     let setup = try Setup.running(.slots, ram: ram)
-    let resolved = try setup.device.memory.resolve([
+    let resolved = try setup.memory.resolve([
       GuestRange(address: GuestAddress((1 << 20) - 1), length: 2)
     ])
     #expect(resolved.count == 2)
@@ -49,7 +49,7 @@ import Virtio
       .table, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     #expect(try setup.echo() == [3, 2, 1])
     try setup.frontEnd.sendTable(setup.ram, [setup.ram.blocks[0]])
-    #expect(setup.device.takeEvents() == [.memory(regions: 1)])
+    #expect(setup.device.takeEvents() == [])
     #expect(setup.device.vrings[0]?.queue.memory.regions.count == 1)
     #expect(try setup.echo() == [3, 2, 1])
     try setup.frontEnd.sendTable(setup.ram, setup.ram.blocks)
@@ -86,7 +86,7 @@ import Virtio
 
     let block = setup.ram.blocks[0]
     try setup.frontEnd.remove(block)
-    #expect(setup.device.memory.regions.isEmpty)
+    #expect(setup.memory.regions.isEmpty)
     setup.queues[0].send([1, 2], answer: 2)
     setup.frontEnd.kick(0)
     try setup.link.settle()
@@ -111,9 +111,9 @@ import Virtio
     let setup = try Setup()
     try setup.frontEnd.realize(memory: .slots)
     for block in ram.blocks.dropLast() { try setup.frontEnd.add(ram, block) }
-    #expect(setup.device.memory.regions.count == 509)
+    #expect(setup.memory.regions.count == 509)
     #expect(throws: Self.refused) { try setup.frontEnd.add(ram, ram.blocks[509]) }
-    #expect(setup.device.memory.regions.count == 509)
+    #expect(setup.memory.regions.count == 509)
     #expect(setup.link.end == nil)
   }
 
@@ -142,7 +142,7 @@ import Virtio
   @Test(arguments: FrontEnd.MemoryStyle.allCases, bad.indices)
   func tellsThatItCannotHaveMemory(_ style: FrontEnd.MemoryStyle, _ index: Int) throws {
     let (setup, other) = try plugged(style, readOnly: Self.bad[index].readOnly, acknowledged: true)
-    let before = setup.device.memory.regions
+    let before = setup.memory.regions
     let block = GuestRAM.Block(at: 1 << 32, length: Self.bad[index].length)
     #expect(throws: Self.refused) {
       switch style {
@@ -156,7 +156,7 @@ import Virtio
           descriptors: [setup.ram.files[0].number, other.number])
       }
     }
-    let after = setup.device.memory.regions
+    let after = setup.memory.regions
     #expect(after.count == 1 && after[0] === before[0])
     #expect(try setup.echo() == [3, 2, 1])
     #expect(setup.link.end == nil)
@@ -191,7 +191,7 @@ import Virtio
     let setup = try Setup.running(
       .slots, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     #expect(try setup.echo() == [3, 2, 1])
-    weak let region = setup.device.memory.regions[1]
+    weak let region = setup.memory.regions[1]
     #expect(region != nil)
     if whileItIsStopped { #expect(try setup.frontEnd.stop() == [1, 0]) }
     try setup.frontEnd.remove(setup.ram.blocks[1])
@@ -213,8 +213,8 @@ import Virtio
           .init(at: 0, length: cut),
           .init(at: cut + 4096, length: ram.blocks[0].length - cut - 4096, offset: cut + 4096),
         ])
-      let ranges = try setup.device.memory.resolve([GuestRange(address: place, length: 4096)])
-      windows += setup.device.memory.files(of: ranges).windows(of: ranges)
+      let ranges = try setup.memory.resolve([GuestRange(address: place, length: 4096)])
+      windows += setup.memory.files(of: ranges).windows(of: ranges)
     }
     #expect(windows.count > 10)
     #expect(
@@ -228,14 +228,14 @@ import Virtio
     let grown = file.withDescriptor { $0.withRaw { ftruncate($0, 2 << 20) } }
     #expect(grown == 0)
     try setup.frontEnd.add(setup.ram, .init(at: 1 << 30, length: 1 << 20, offset: 1 << 20))
-    unsafe try setup.device.memory.store([7 as UInt8].span.bytes, at: GuestAddress((1 << 30) + 5))
+    unsafe try setup.memory.store([7 as UInt8].span.bytes, at: GuestAddress((1 << 30) + 5))
     // A list across both parts is read from one mapping.
-    let ranges = try setup.device.memory.resolve([
+    let ranges = try setup.memory.resolve([
       GuestRange(address: GuestAddress((1 << 20) - 1), length: 1),
       GuestRange(address: GuestAddress(1 << 30), length: 6),
     ])
     #expect(ranges.count == 1)
-    let windows = setup.device.memory.files(of: ranges).windows(of: ranges)
+    let windows = setup.memory.files(of: ranges).windows(of: ranges)
     #expect(windows.count == 1 && windows[0].mapping.bytes(at: windows[0].start, count: 7).last == 7)
     #expect(try setup.echo() == [3, 2, 1])
   }

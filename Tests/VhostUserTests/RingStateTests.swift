@@ -1,4 +1,5 @@
 import Fixtures
+import Guest
 import Linux
 import Testing
 import VhostUser
@@ -66,7 +67,7 @@ import Virtio
     let events = setup.device.takeEvents()
     #expect(events.contains(.started(0, fresh: false, at: 3)))
     // Regions in slots are not sent again, and still there.
-    #expect(events.contains(.memory(regions: 1)) == (style == .table))
+    #expect(setup.memory.regions.count == 1)
     #expect(setup.queues[0].receive()?.bytes == [8, 7])
     #expect(try setup.frontEnd.stop() == [4, 0])
   }
