@@ -1,4 +1,4 @@
-internal import CFuzz
+internal import Fixtures
 
 /// Changes programs of instructions by whole instructions: they are inserted, left out, doubled and exchanged,
 /// and now and then libFuzzer changes bytes as it does anywhere.
@@ -7,7 +7,7 @@ struct Mutation {
 
   /// - Returns: a program of at most `capacity` bytes.
   func mutate(_ program: [UInt8], capacity: Int, seed: UInt32) -> [UInt8] {
-    var random = Generator(state: UInt64(seed) << 1 | 1)
+    var random = Xorshift(seed: UInt64(seed))
     var steps = stride(from: 0, to: program.count - size + 1, by: size).map {
       Array(program[$0..<$0 + size])
     }
@@ -26,16 +26,5 @@ struct Mutation {
       }
     }
     return Array(steps.joined().prefix(capacity / size * size))
-  }
-
-  /// xorshift: the same seed gives the same numbers.
-  private struct Generator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-      state ^= state << 13
-      state ^= state >> 7
-      state ^= state << 17
-      return state >> 11
-    }
   }
 }

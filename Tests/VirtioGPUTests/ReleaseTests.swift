@@ -317,13 +317,8 @@ import Udmabuf
   /// left over, and every flush has come to something.
   @Test(arguments: 0..<6) func anyOrder(_ seed: UInt64) throws {
     let rig = try Rig(.real, patience: GPUDevice.Patience())
-    var random = seed &* 0x9e37_79b9_7f4a_7c15 | 1
-    func number(_ bound: UInt32) -> UInt32 {
-      random ^= random << 13
-      random ^= random >> 7
-      random ^= random << 17
-      return UInt32(random >> 33) % bound
-    }
+    var random = Xorshift(seed: seed)
+    func number(_ bound: UInt32) -> UInt32 { UInt32(random.next() >> 22) % bound }
     var sent = 0
     var answered = 0
     for step in 0..<400 {
