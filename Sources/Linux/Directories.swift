@@ -8,15 +8,6 @@ package func makeDirectory(_ path: FilePath, mode: UInt32) throws(Errno) {
   } catch { if error != .fileExists { throw error } }
 }
 
-/// Makes a symbolic link. The corresponding C function is `symlink`.
-package func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
-  _ = try retrying {
-    unsafe path.withPlatformString { link in
-      unsafe target.withPlatformString { target in unsafe symlink(target, link) }
-    }
-  }
-}
-
 /// Holds a directory for as long as the descriptor lives: of the processes that ask for it so, one has it at a time.
 /// The corresponding C function is `flock`.
 /// - Throws: `timedOut` when another process has it for five seconds.
