@@ -13,7 +13,7 @@ package protocol SecurityPolicy {
   /// The label that the policy has for a path: what `restorecon` would give to the file.
   func expectedLabel(of path: FilePath) -> String?
   /// Whether a process of one label may do something with a file of another; nil if the policy knows no such thing.
-  func allows(_ subject: String, _ permission: String, _ object: String, _ kind: String) -> Bool?
+  func allows(_ subject: String, to permission: String, on object: String, ofKind kind: String) -> Bool?
 }
 
 /// SELinux, as libselinux knows it. The library is opened by name; systems without it need none.
@@ -61,7 +61,7 @@ package struct SELinux: SecurityPolicy {
 
   /// The corresponding C function is `security_compute_av`.
   package func allows(
-    _ subject: String, _ permission: String, _ object: String, _ kind: String
+    _ subject: String, to permission: String, on object: String, ofKind kind: String
   ) -> Bool? {
     switch unsafe cl_selinux_allows(subject, object, kind, permission) {
     case 1: true

@@ -31,7 +31,7 @@ import Testing
     private func full(_ type: String?) -> String? { type.map { "system_u:object_r:\($0):s0" } }
     func label(of path: FilePath) -> String? { full(labels[path.string]) }
     func expectedLabel(of path: FilePath) -> String? { full(expected[path.string]) }
-    func allows(_ subject: String, _ permission: String, _ object: String, _ kind: String) -> Bool? {
+    func allows(_ subject: String, to permission: String, on object: String, ofKind kind: String) -> Bool? {
       let types = [subject, object].map(SELinuxCheck.type).joined(separator: " ")
       return Self.rules["\(types) \(kind)", default: []].contains(permission)
     }
@@ -113,6 +113,6 @@ import Testing
     #expect(policy.expectedLabel(of: other) == "system_u:object_r:var_run_t:s0")
     for path in [directory.appending("none"), "/dev/null"] { #expect(policy.expectedLabel(of: path) == nil) }
     #expect(policy.label(of: directory.appending("none")) == nil)
-    #expect(policy.allows("a:b:c:s0", "fly", "a:b:c:s0", "no_such_class") == nil)
+    #expect(policy.allows("a:b:c:s0", to: "fly", on: "a:b:c:s0", ofKind: "no_such_class") == nil)
   }
 }

@@ -58,7 +58,7 @@ struct SELinuxCheck {
       guard let label = policy.label(of: use.path) else { continue }
       let refused = [(child, use.byChild), (daemon, use.byDaemon)].flatMap { subject, permissions in
         subject.map { subject in
-          permissions.filter { policy.allows(subject, $0, label, use.kind) == false }.map {
+          permissions.filter { policy.allows(subject, to: $0, on: label, ofKind: use.kind) == false }.map {
             "\(Self.type(of: subject)): \($0)"
           }
         } ?? []
