@@ -98,7 +98,8 @@ let package = Package(
       name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
       path: "Tests/TestSupport",
       swiftSettings: rules),
-    tests("UdmabufTests", ["CUdmabuf", "CLinux", "Linux", "Udmabuf", "TestSupport", system]),
+    tests("UdmabufTests", ["CUdmabuf", "Linux", "Udmabuf", "TestSupport", system]),
+    tests("LinuxTests", ["Linux", "Udmabuf", "TestSupport", system]),
     tests(
       "VirtioGPUTests",
       [

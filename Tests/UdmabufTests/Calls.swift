@@ -23,5 +23,3 @@ func createUnchecked(_ range: MemfdRange) throws(Errno) {
   }
   _ = FD(adopting: raw)
 }
-
-func remove(_ path: FilePath) { _ = unsafe path.withPlatformString { unsafe unlink($0) } }
