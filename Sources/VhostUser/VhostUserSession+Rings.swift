@@ -131,7 +131,7 @@ extension VhostUserSession {
   }
 
   private func read(nothing: Bool) throws(VhostUserError) {
-    do throws(Errno) { try hold(nothing) } catch { throw .socket(error) }
+    do throws(Errno) { try pauseReading(nothing) } catch { throw .socket(error) }
   }
 
   private func base(of vring: Vring) -> Reply {

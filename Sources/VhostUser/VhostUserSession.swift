@@ -35,7 +35,7 @@ package final class VhostUserSession {
   var resumed: [Int] = []
 
   /// Nothing is read.
-  private var isHeld = false
+  private var isPaused = false
   /// A message has come. Before that, whoever connected may be no front end.
   package private(set) var hasStarted = false
   /// The socket for requests to the front end, if it gave one.
@@ -79,14 +79,14 @@ package final class VhostUserSession {
   // MARK: The connection
 
   /// Reads nothing more for a while, or goes on.
-  package func hold(_ isHeld: Bool) throws(Errno) {
+  package func pauseReading(_ isPaused: Bool) throws(Errno) {
     guard let token, let stream else { return }
-    try loop.modify(token, stream.socket.fd, isHeld ? [] : .readable)
-    self.isHeld = isHeld
+    try loop.modify(token, stream.socket.fd, isPaused ? [] : .readable)
+    self.isPaused = isPaused
   }
 
   private func ready(_ readiness: Readiness) {
-    if isHeld {
+    if isPaused {
       // Only a hangup is reported now.
       return end(stopping.map { .cutOff(while: "while queue \($0) was stopping") })
     }

@@ -109,7 +109,7 @@ package final class Endpoint {
   /// Forgets the connection in the same way, and waits for the next one.
   package func serveNext() throws(Errno) {
     close()
-    for caller in callers.values { try caller.hold(false) }
+    for caller in callers.values { try caller.pauseReading(false) }
     try awaitConnection()
   }
 
@@ -159,7 +159,7 @@ package final class Endpoint {
     if keeps {
       pauseListening()
       for (number, caller) in callers {
-        do throws(Errno) { try caller.hold(true) } catch { callers[number] = nil }
+        do throws(Errno) { try caller.pauseReading(true) } catch { callers[number] = nil }
       }
     } else {
       stopListening(removing: true)

@@ -1,4 +1,3 @@
-internal import Guest
 package import Linux
 package import Logging
 package import VhostUser
