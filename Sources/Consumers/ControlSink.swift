@@ -9,8 +9,8 @@ internal import Varlink
 ///
 /// A frame counts as presented when it has been offered and nobody holds the one that it takes the place of.
 package final class ControlSink: ScanoutSink {
-  /// So long a frame waits until its predecessor is let go, in milliseconds.
-  var patience: UInt32 = 100
+  /// How long a frame waits at most until its predecessor is let go.
+  var patience = TimeSpan.milliseconds(100)
   static let holdsPerConsumer = 8
 
   package weak var observer: (any ScanoutObserver)?
@@ -41,7 +41,7 @@ package final class ControlSink: ScanoutSink {
   private struct Waiting {
     let presentation: Presentation
     let predecessor: Frame
-    let deadline: Int64
+    let deadline: Instant
   }
 
   private struct Hold {
@@ -102,7 +102,7 @@ package final class ControlSink: ScanoutSink {
       report(.replaced(waiting.presentation.sequence, scanout))
     }
     if let predecessor = before?.frame, predecessor !== presentation.frame, isWaitedFor(predecessor) {
-      let deadline = monotonicNanoseconds() + Int64(patience) * 1_000_000
+      let deadline = Instant.now + patience
       lanes[index].waiting = Waiting(presentation: presentation, predecessor: predecessor, deadline: deadline)
       armTimer()
     } else {
@@ -228,11 +228,11 @@ package final class ControlSink: ScanoutSink {
 
   private func armTimer() {
     guard let first = lanes.compactMap(\.waiting?.deadline).min() else { return }
-    timer?.arm(milliseconds: UInt32(max(0, first - monotonicNanoseconds()) / 1_000_000 + 1))
+    timer?.arm(after: first - .now)
   }
 
   private func endPatience() {
-    let now = monotonicNanoseconds()
+    let now = Instant.now
     for lane in lanes {
       guard let waiting = lane.waiting, waiting.deadline <= now else { continue }
       for index in holds.indices where holds[index].frame === waiting.predecessor && !holds[index].isOverdue {

@@ -25,7 +25,7 @@ package final class QEMUDisplaySink: ScanoutSink {
 
   private let asksForScreens: Bool
   private let strideAlignment: StrideAlignment
-  private let patience: UInt32
+  private let patience: TimeSpan
   private let udmabuf: UdmabufDevice?
   private let loop: EventLoop
   private let log: Logger
@@ -66,10 +66,10 @@ package final class QEMUDisplaySink: ScanoutSink {
   ///   - asksForScreens: QEMU says which sizes its display prefers; else `outputs` stays as it is.
   ///   - strideAlignment: what the card wants that draws QEMU's display.
   ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
-  ///   - patience: after so many milliseconds without an answer QEMU is asked what it answers always.
+  ///   - patience: after that time without an answer QEMU is asked what it answers always.
   package init(
     outputs: [SinkOutput], asksForScreens: Bool, strideAlignment: StrideAlignment = .none,
-    udmabuf: UdmabufDevice?, patience: UInt32 = 100, loop: EventLoop, log: Logger
+    udmabuf: UdmabufDevice?, patience: TimeSpan = .milliseconds(100), loop: EventLoop, log: Logger
   ) throws(Errno) {
     precondition(outputs.count <= Self.maximumOutputs, "QEMU has at most 16 consoles for a device")
     self.outputs = outputs.map { output in
@@ -285,17 +285,17 @@ package final class QEMUDisplaySink: ScanoutSink {
 
   private func armTimer() {
     guard let timer, !timer.armed, let first = lanes.compactMap(\.waitingSince).min() else { return }
-    let waited = (monotonicNanoseconds() - first) / 1_000_000
+    let waited = Instant.now - first
     // What has waited for longer has been asked about, and is looked at again later.
-    timer.arm(milliseconds: patience - UInt32(max(0, waited) % Int64(patience)))
+    timer.arm(after: patience - waited % patience)
   }
 
   /// QEMU reads nothing while its display has not drawn an update, and may never answer that one.
   private func askForAnything() {
     defer { armTimer() }
-    let now = monotonicNanoseconds()
+    let now = Instant.now
     guard let connection, !isBarrierOut,
-      lanes.contains(where: { now - ($0.waitingSince ?? now) >= Int64(patience) * 1_000_000 })
+      lanes.contains(where: { now - ($0.waitingSince ?? now) >= patience })
     else { return }
     isBarrierOut = connection.ask(barrier) { [weak self] _ in self?.isBarrierOut = false }
   }

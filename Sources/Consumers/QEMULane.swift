@@ -46,8 +46,8 @@ final class QEMULane {
       case pixels(Rectangle)
       /// The last message is not sent yet.
       case end
-      /// QEMU has not answered yet, since this time in nanoseconds.
-      case waiting(since: Int64)
+      /// QEMU has not answered yet.
+      case waiting(since: Instant)
     }
   }
 
@@ -57,8 +57,8 @@ final class QEMULane {
 
   init(_ scanout: UInt32) { id = ScanoutID(scanout) }
 
-  /// When QEMU was told what it has not answered yet, in nanoseconds; nil if it owes no answer.
-  var waitingSince: Int64? { if case .waiting(let since) = job?.state { since } else { nil } }
+  /// When QEMU was told what it has not answered yet; nil if it owes no answer.
+  var waitingSince: Instant? { if case .waiting(let since) = job?.state { since } else { nil } }
 
   /// The buffer of which QEMU was told, or is about to be, and has not answered.
   var unanswered: Frame? {
@@ -147,7 +147,7 @@ final class QEMULane {
         guard sendPixels(rest, presentation, connection) else { return false }
       case .end:
         guard connection.ask(lastMessage(now) ?? barrier, { _ in answered(now.number) }) else { return false }
-        job?.state = .waiting(since: monotonicNanoseconds())
+        job?.state = .waiting(since: .now)
       }
     }
     return sendCursor(connection)

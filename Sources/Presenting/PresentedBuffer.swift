@@ -19,7 +19,7 @@ final class PresentedBuffer {
 
   /// How often the helper was asked to hold it.
   var holds = 0
-  var lastUse = monotonicNanoseconds()
+  var lastUse = Instant.now
   /// The part of it that the card has agreed to show.
   var prepared: Rectangle?
   /// A copy of that part, for when the card does not.

@@ -11,12 +11,12 @@ internal import Varlink
 /// A buffer is held from before it goes to the card until the flip that takes it off, or while it is copied. Of what
 /// comes meanwhile the newest counts.
 final class PresentedScanout {
-  /// So many buffers are kept, and for so long after they were shown last, in milliseconds: the helper does not say
+  /// How many buffers are kept, and for how long after they were shown last: the helper does not say
   /// when the guest gives one up, whose pages stay pinned until then.
   private static let keptBuffers = 8
-  private static let keptFor: UInt32 = 1000
-  /// After this time a connection that the helper closed is made anew, in milliseconds.
-  private static let pause: UInt32 = 200
+  private static let keptFor = TimeSpan.seconds(1)
+  /// After this time a connection that the helper closed is made anew.
+  private static let pause = TimeSpan.milliseconds(200)
 
   private unowned let presenter: Presenter
   private let index: Int
@@ -70,7 +70,7 @@ final class PresentedScanout {
     buffers = []
     last = nil
     presenter.sink.turnOff(scanout)
-    reconnecting?.arm(milliseconds: Self.pause)
+    reconnecting?.arm(after: Self.pause)
   }
 
   private func reconnect() {
@@ -183,7 +183,7 @@ final class PresentedScanout {
     do throws(SinkError) {
       let (shown, part, new, why) = try picture(buffer, source, changed, isNew: !isSame)
       sequence += 1
-      (buffer.lastUse, last, wasRefused) = (monotonicNanoseconds(), (buffer, frame), false)
+      (buffer.lastUse, last, wasRefused) = (.now, (buffer, frame), false)
       presenter.sink.present(
         Presentation(frame: shown, source: part, damage: new, sequence: sequence), on: scanout)
       let what = "\(layout) \(why ?? "")"
@@ -257,11 +257,11 @@ final class PresentedScanout {
   }
 
   private func sweepSoon() {
-    if let sweeping, !sweeping.armed { sweeping.arm(milliseconds: Self.keptFor) }
+    if let sweeping, !sweeping.armed { sweeping.arm(after: Self.keptFor) }
   }
 
   private func sweep() {
-    let limit = monotonicNanoseconds() - Int64(Self.keptFor) * 1_000_000
+    let limit = Instant.now - Self.keptFor
     for buffer in buffers where buffer !== last?.buffer && buffer.isIdle && buffer.lastUse <= limit {
       remove(buffer)
     }

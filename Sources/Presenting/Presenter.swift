@@ -160,7 +160,7 @@ package final class Presenter: ScanoutObserver {
   // MARK: What people are told
 
   func say(_ picture: FrameLayout, on index: Int, copied why: String?) {
-    switch lines.next(at: monotonicNanoseconds()) {
+    switch lines.next() {
     case .write:
       onPicture(
         PresentedPicture(

@@ -78,7 +78,7 @@ package final class VarlinkServer {
 
   private func listen() {
     if token == nil { token = try? loop.add(socket.fd) { [unowned self] _ in accept() } }
-    if token == nil { pause?.arm(milliseconds: 1000) }
+    if token == nil { pause?.arm(after: .seconds(1)) }
   }
 
   private func accept() {
@@ -103,7 +103,7 @@ package final class VarlinkServer {
       // As when no descriptor is left: the one who waits would wake the loop again and again.
       refuse("a connection to the control socket could not be taken, the next try is in a second: \(error)")
       if let token = token.take() { loop.remove(token, socket.fd) }
-      pause?.arm(milliseconds: 1000)
+      pause?.arm(after: .seconds(1))
     }
   }
 

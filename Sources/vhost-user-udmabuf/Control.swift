@@ -112,11 +112,11 @@ final class Control {
       removeFile(path)
       throw StartError("the control socket \(path) cannot be served: \(error)")
     }
-    var (lastRefusal, unsaid): (Int64?, Int) = (nil, 0)
+    var (lastRefusal, unsaid): (Instant?, Int) = (nil, 0)
     server.whenRefused = { why in
       // Whoever is refused may try again and again, and must not use up the lines that are there for the guest.
-      let now = monotonicNanoseconds()
-      if let last = lastRefusal, now - last < 60_000_000_000 {
+      let now = Instant.now
+      if let last = lastRefusal, now - last < .seconds(60) {
         unsaid += 1
         return
       }

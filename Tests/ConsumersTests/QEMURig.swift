@@ -21,10 +21,10 @@ final class QEMURig: ScanoutObserver {
   private var lastFrame: UInt64 = 0
   private var sequences: [UInt32: UInt64] = [:]
 
-  /// - Parameter patience: in milliseconds; longer than any test takes, so that none depends on how busy the machine is.
+  /// - Parameter patience: longer than any test takes, so that none depends on how busy the machine is.
   init(
     scanouts: Int = 2, asks: Bool = true, strideAlignment: StrideAlignment = .none,
-    patience: UInt32 = 3_600_000
+    patience: TimeSpan = .seconds(3600)
   ) throws {
     loop = try EventLoop()
     let mode = DisplayMode.reducedBlanking(width: 1920, height: 1080)!
@@ -37,7 +37,7 @@ final class QEMURig: ScanoutObserver {
 
   /// One with a socket, on which QEMU has said what it can do and has.
   static func attended(
-    _ features: UInt64 = both, scanouts: Int = 2, patience: UInt32 = 3_600_000
+    _ features: UInt64 = both, scanouts: Int = 2, patience: TimeSpan = .seconds(3600)
   ) throws -> QEMURig {
     let rig = try QEMURig(scanouts: scanouts, patience: patience)
     try rig.introduce(features)

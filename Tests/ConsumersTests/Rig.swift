@@ -29,7 +29,7 @@ final class Rig: ScanoutObserver {
       outputs: (0..<scanouts).map { SinkOutput(name: "out-\($0)", modes: [mode], hasCursor: true) },
       loop: loop)
     // Longer than any test takes, so that none depends on how busy the machine is.
-    sink.patience = 3_600_000
+    sink.patience = .seconds(3600)
     let interface = DisplayInterface(sink) { Array(#"{"flushes":3}"#.utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(directory.appending("socket")),

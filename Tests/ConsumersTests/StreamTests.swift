@@ -117,7 +117,7 @@ import Testing
     try rig.settle()
     #expect(one.uses == 0 && two.uses == 2)
     // It says nothing more.
-    rig.sink.patience = 100
+    rig.sink.patience = .milliseconds(100)
     rig.present(one)
     try rig.settle()
     rig.present(two)

@@ -65,11 +65,11 @@ struct Show: ParsableCommand {
     defer { sink.close() }
     let screen = Screen(
       sink, Frame(id: 1, memory: .lent(dmabuf), layout: layout), loop,
-      every: refresh == 0 ? nil : UInt32(1000 / refresh))
+      every: refresh == 0 ? nil : .milliseconds(Int64(1000 / refresh)))
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }
     let end = try Timer(loop) { loop.stop() }
-    if let seconds { end.arm(milliseconds: UInt32(seconds * 1000)) }
+    if let seconds { end.arm(after: .milliseconds(Int64(seconds * 1000))) }
     try screen.show { [output, sink] in
       let facts = Facts(
         card: sink.card.name, driver: sink.card.driver, connector: sink.outputs[0].name, width: layout.width,
@@ -91,15 +91,15 @@ private final class Screen: ScanoutObserver {
   private let sink: KMSSink
   private let frame: Frame
   private let loop: EventLoop
-  private let pause: UInt32?
+  private let pause: TimeSpan?
   private var again: Timer?
   private var sequence: UInt64 = 0
   private var whenShown: (() throws -> Void)?
   private(set) var failure: (any Error)?
   private static let scanout = ScanoutID(0)
 
-  init(_ sink: KMSSink, _ frame: Frame, _ loop: EventLoop, every milliseconds: UInt32?) {
-    (self.sink, self.frame, self.loop, pause) = (sink, frame, loop, milliseconds)
+  init(_ sink: KMSSink, _ frame: Frame, _ loop: EventLoop, every pause: TimeSpan?) {
+    (self.sink, self.frame, self.loop, self.pause) = (sink, frame, loop, pause)
     sink.observer = self
   }
 
@@ -123,7 +123,7 @@ private final class Screen: ScanoutObserver {
 
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) {
     do { try whenShown.take()?() } catch { fail(error) }
-    if let pause { again?.arm(milliseconds: pause) }
+    if let pause { again?.arm(after: pause) }
   }
 
   func replaced(_ sequence: UInt64, on scanout: ScanoutID) {}
