@@ -137,7 +137,7 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "QEMU", "Libvirt", "TestSupport", "udmabridge",
+        "Linux", "Guest", "Udmabuf", "QEMU", "Libvirt", "TestSupport", "udmabridge", "vhost-user-udmabuf",
         "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),

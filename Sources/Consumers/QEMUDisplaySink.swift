@@ -174,7 +174,8 @@ package final class QEMUDisplaySink: ScanoutSink {
     guard strideAlignment.allows(layout.stride) else {
       throw SinkError(
         .stride,
-        "the card that draws QEMU's display takes rows of a multiple of \(strideAlignment) bytes (--stride-alignment), and "
+        "the card that draws QEMU's display takes rows of a multiple of \(strideAlignment) bytes"
+          + (strideAlignment.origin.map { " (\($0))" } ?? "") + ", and "
           + "these have \(layout.stride); choose a mode whose width is a multiple of \(strideAlignment.bytes / 4) pixels"
       )
     }

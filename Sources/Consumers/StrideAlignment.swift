@@ -2,6 +2,8 @@
 package struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
   /// A power of two.
   package let bytes: UInt32
+  /// What people know it by, such as the option that said so.
+  package var origin: String?
 
   /// Any row will do.
   package static let none = StrideAlignment(known: 1)

@@ -54,8 +54,8 @@ package let displayDescription = """
   # alpha, in a memfd; no descriptor where none is visible. It is not in the frame.
   method GetCursor(scanout: ?int) -> (cursor: Cursor, fileDescriptor: ?int)
 
-  # Memory that the helper has made for the guest to map (--offer ID=memfd:SIZE), by its number, with a descriptor by which
-  # it can be read and written, whatever the guest may do with it.
+  # Memory that the helper has made for the guest to map, by its number, with a descriptor by which it can be read and
+  # written, whatever the guest may do with it.
   method GetOffer(offer: int) -> (size: int, fileDescriptor: int)
 
   # Keeps a buffer that is shown now, or held, until Release or the end of this connection: the guest does not get its
@@ -88,7 +88,7 @@ package let displayDescription = """
   # neither XR24 nor AR24, shows nothing.
   method Stream() -> ()
 
-  # What happened since the start: "device" as in the file of --stats, "control" about this socket.
+  # What happened since the start: "device" as in the helper's file of statistics, "control" about this socket.
   method Statistics() -> (
     device: object,
     control: (

@@ -112,24 +112,22 @@ package enum LibvirtError: Error, Equatable, CustomStringConvertible {
     case .noName: "the domain has no <name>, by which its helper is found"
     case .reference(let error): "the domain's <acceleration rendernode=...>: \(error)"
     case .refused(let problems):
-      problems.map { "\($0)\n  -> \($0.remedy)" }.joined(separator: "\n")
+      problems.map { "\($0)" }.joined(separator: "\n")
     case .secret(let what):
       "\(what) has a password, which disable would need to put it back; take it out of the domain yourself (virsh edit)"
     case .noLibrary(let why):
-      "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients), or use --stdin"
+      "libvirt's client library cannot be opened: \(why); install it (Debian: libvirt-clients)"
     case .connection(let uri, let why): "no connection to libvirt at \(uri): \(why)"
     case .session(let uri):
-      "\(uri) is the libvirt of one user, who has no /run/udmabridge and is not looked after here: by hand, udmabridge "
-        + "libvirt enable --stdin --option control=$XDG_RUNTIME_DIR/NAME.control changes a definition for virsh define, and "
-        + "--control SOCKET takes the place of --domain NAME (docs/libvirt.md)"
+      "\(uri) is the libvirt of one user, who has no /run/udmabridge and is not looked after here"
     case .domain(let name, let why): "domain \(name): \(why)"
     case .withoutSecrets(let why):
       "\(why); its definition can be read without the passwords in it only, and would lose them if it were changed so: be "
-        + "a user who may read them (root), or look at the difference with --dry-run"
+        + "a user who may read them (root)"
     case .monitor(let name, let why): "domain \(name), QEMU's monitor: \(why)"
     case .noRecovery(let name, let why): "domain \(name): \(why)"
     case .transient(let name):
-      "domain \(name) has no persistent definition: change what it is made from, with --stdin"
+      "domain \(name) has no persistent definition: change what it is made from"
     }
   }
 }

@@ -7,6 +7,7 @@ package struct Hook {
   private let root: FilePath
   /// Starts a program and does not wait for it.
   private let start: ([String]) throws(Errno) -> Void
+  private let tell: (DomainProblem) -> String
 
   /// What libvirtd sees of it.
   package struct Outcome: Equatable {
@@ -16,13 +17,18 @@ package struct Hook {
     package var messages: [String] = []
   }
 
-  /// - Parameter root: the directory in which the host's files are.
+  /// - Parameters:
+  ///   - root: the directory in which the host's files are.
+  ///   - start: starts a program and does not wait for it.
+  ///   - tell: what people are told of a problem, in a line.
   package init(
     root: FilePath = "/",
-    start: @escaping ([String]) throws(Errno) -> Void = { command throws(Errno) in try startDetached(command)
-    }
+    start: @escaping ([String]) throws(Errno) -> Void = { command throws(Errno) in
+      try startDetached(command)
+    },
+    tell: @escaping (DomainProblem) -> String = { "\($0)" }
   ) {
-    (self.root, self.start) = (root, start)
+    (self.root, self.tell, self.start) = (root, tell, start)
   }
 
   /// - Parameters:
@@ -76,7 +82,7 @@ package struct Hook {
       _ = try reference.allOptions(file: places.options)
       return Outcome(messages: makeDirectory(places, domain) + makeDevice(places, domain))
     } catch {
-      return Outcome(status: 1, messages: ["udmabridge: domain \(name): \(Self.line(error))"])
+      return Outcome(status: 1, messages: ["udmabridge: domain \(name): \(line(error))"])
     }
   }
 
@@ -151,8 +157,8 @@ package struct Hook {
   }
 
   /// libvirtd quotes a line best.
-  private static func line(_ error: any Error) -> String {
+  private func line(_ error: any Error) -> String {
     guard case .refused(let problems)? = error as? LibvirtError else { return "\(error)" }
-    return problems.map { "\($0) (\($0.remedy))" }.joined(separator: "; ")
+    return problems.map(tell).joined(separator: "; ")
   }
 }

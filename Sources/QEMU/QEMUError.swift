@@ -23,7 +23,7 @@ package enum QEMUError: Error, CustomStringConvertible {
   case unproven(Int32, String)
   case memory(GuestMemoryError)
 
-  /// What is not known, and what to do about it.
+  /// What is not known.
   package var description: String {
     switch self {
     case .noMonitor(let path, .noSuchFileOrDirectory):
@@ -36,19 +36,17 @@ package enum QEMUError: Error, CustomStringConvertible {
         + "time; end that client, or start QEMU with a second -qmp"
     case .tooManyMonitors(let pid, let count, let tried):
       "the command line of process \(pid) names \(count) monitors, and the first \(tried), after which no more are tried, do not "
-        + "answer for it; name the right one with --qmp SOCKET"
+        + "answer for it"
     case .monitor(let path, let what): "the monitor \(path): \(what)"
     case .noProcess(let path):
-      "the process behind \(path) is of another pid namespace; name it with --guest PID beside --qmp"
+      "the process behind \(path) is of another pid namespace"
     case .process(let error): "\(error)"
     case .unknownForm(let line): "QEMU's memory layout has a form that is not known: «\(line)»"
     case .changing: "the guest's memory layout changes all the time; try again once the guest has booted"
     case .otherProcess(let pid, let path, let address):
-      "\(path) is not the monitor of process \(pid): that has nothing at \(hex(address)); name QEMU itself with "
-        + "--guest PID"
+      "\(path) is not the monitor of process \(pid): that has nothing at \(hex(address))"
     case .unproven(let pid, let why):
-      "the memory layout of process \(pid) cannot be proven without its monitor: \(why); give its QMP socket with "
-        + "--qmp SOCKET"
+      "the memory layout of process \(pid) cannot be proven without its monitor: \(why)"
     case .memory(let error): "\(error)"
     }
   }

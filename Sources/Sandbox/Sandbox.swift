@@ -26,8 +26,10 @@ package struct Sandbox {
   ///
   /// From now on the process ends with status 1 and a line on standard error when a phase denies a system
   /// call, and a crash ends it without a backtrace, which would be the work of another program.
-  /// - Parameter program: what the line begins with.
-  package init(program: String) throws(SandboxError) {
+  /// - Parameters:
+  ///   - program: what the line begins with.
+  ///   - remedy: what it ends with: how the program runs without a sandbox.
+  package init(program: String, remedy: String) throws(SandboxError) {
     // A filter sees no addresses, so that nothing else would keep these from sending to any socket.
     if let number = unboundSockets().first {
       throw SandboxError(
@@ -40,7 +42,7 @@ package struct Sandbox {
       _ = try retrying { cl_no_core_file() }
       _ = try retrying { cl_not_dumpable() }
     }
-    try step("watching for denied calls") { () throws(Errno) in try exitOnDeniedCall(program) }
+    try step("watching for denied calls") { () throws(Errno) in try exitOnDeniedCall(program, remedy) }
   }
 
   /// Allows from now on what `phase` needs, and traps the rest. There is no way back.
@@ -74,7 +76,7 @@ package struct SandboxError: Error, CustomStringConvertible {
   package var description: String {
     let cause =
       error == .invalidArgument || error == .noFunction ? "the kernel has no seccomp filters" : "\(error)"
-    return "the sandbox cannot be entered: \(step): \(cause); --sandbox off runs without it"
+    return "the sandbox cannot be entered: \(step): \(cause)"
   }
 }
 
@@ -110,7 +112,7 @@ private func dropCapabilities() throws(Errno) {
 
 /// Makes a trapped call end the process with a line that names it. Swift's handlers of crashes go: what they do
 /// is denied, and would hide what had happened.
-private func exitOnDeniedCall(_ program: String) throws(Errno) {
+private func exitOnDeniedCall(_ program: String, _ remedy: String) throws(Errno) {
   for signal in [SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV, SIGQUIT] {
     _ = try retrying { cl_default_action(signal) }
   }
@@ -124,9 +126,7 @@ private func exitOnDeniedCall(_ program: String) throws(Errno) {
   }
   var denial = unsafe cl_denial(
     before: lasting("\(program): the sandbox denied the system call "),
-    after: lasting(
-      ": a mistake in this program, or an attack from the guest (--sandbox off runs without it, for debugging)\n"
-    ),
+    after: lasting(": a mistake in this program, or an attack from the guest (\(remedy))\n"),
     names: names, count: count, architecture: architecture)
   _ = try retrying { unsafe cl_exit_on_denied_call(&denial) }
 }

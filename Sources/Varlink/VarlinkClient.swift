@@ -18,14 +18,13 @@ package enum VarlinkClientError: Error, CustomStringConvertible {
     switch self {
     case .connecting(let path, let error):
       switch error {
-      case .noSuchFileOrDirectory:
-        "there is no control socket \(path): start vhost-user-udmabuf with --control \(path)"
+      case .noSuchFileOrDirectory: "there is no control socket \(path)"
       case .connectionRefused: "nobody serves the control socket \(path) any more"
       default: "the control socket \(path) cannot be used: \(error)"
       }
     case .transport(let error): "the connection to the service broke: \(error)"
     case .closed:
-      "the service closed the connection: it ended, or does not allow this user (--control-allow), or has too many connections"
+      "the service closed the connection: it ended, or does not allow this user, or has too many connections"
     case .malformed(let what): "what the service answered is no varlink reply: \(what)"
     case .answered(let name, let parameters):
       parameters.isEmpty ? "the service answered \(name)" : "the service answered \(name): \(parameters)"

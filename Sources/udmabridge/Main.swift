@@ -41,6 +41,12 @@ struct Udmabridge: ParsableCommand {
     if let verb = words.first, takingCommand.contains(verb), let end = words.firstIndex(of: "--") {
       words[end] = "--command"
     }
-    main(words)
+    do {
+      var command = try parseAsRoot(words)
+      try command.run()
+    } catch {
+      let text = explained(error)
+      exit(withError: text == "\(error)" ? error : Trouble(text))
+    }
   }
 }

@@ -188,7 +188,7 @@ final class Helper {
   /// QEMU is there for every device: the files of the sockets are not removed any more.
   private func beServing() {
     if phase != .waiting || endpoints.contains(where: \.isWaiting) { return }
-    do throws(SandboxError) { try enter(servingPhase) } catch {
+    do throws(StartError) { try enter(servingPhase) } catch {
       failure = error
       loop.stop()
     }
@@ -197,17 +197,23 @@ final class Helper {
   /// Nothing is opened from here on, and nothing that a peer sent has been read yet.
   private func enterSandbox() throws {
     guard options.sandbox == .on else { return logger.warning("the sandbox is off") }
-    sandbox = try Sandbox(program: programName)
+    do throws(SandboxError) {
+      sandbox = try Sandbox(program: programName, remedy: "--sandbox off runs without it, for debugging")
+    } catch { throw Self.noSandbox(error) }
     try enter(endpoints.contains(where: \.isWaiting) ? .waiting : servingPhase)
   }
 
   /// With a control socket or `--keep`, connections are taken until the end.
   private var servingPhase: Sandbox.Phase { control == nil && !options.keep ? .serving : .offering }
 
-  private func enter(_ phase: Sandbox.Phase) throws(SandboxError) {
+  private func enter(_ phase: Sandbox.Phase) throws(StartError) {
     guard let sandbox else { return }
-    try sandbox.enter(phase)
+    do throws(SandboxError) { try sandbox.enter(phase) } catch { throw Self.noSandbox(error) }
     self.phase = phase
+  }
+
+  private static func noSandbox(_ error: SandboxError) -> StartError {
+    StartError("\(error); --sandbox off runs without it")
   }
 
   private func end() {
@@ -273,13 +279,20 @@ final class Helper {
   private static func strideAlignment(
     _ option: StrideAlignmentOption?, _ logger: Logger
   ) -> StrideAlignment {
+    var strictest = StrideAlignment.strictest
+    strictest.origin = alignmentOption
     switch option {
     case nil: return .none
-    case .bytes(let alignment): return alignment
+    case .bytes(var alignment):
+      alignment.origin = alignmentOption
+      return alignment
     case .renderNode(let path):
       do throws(Errno) {
         let driver = try RenderNode.driver(path)
-        if let alignment = StrideAlignment.ofDriver(driver) { return alignment }
+        if var alignment = StrideAlignment.ofDriver(driver) {
+          alignment.origin = alignmentOption
+          return alignment
+        }
         logger.notice(
           """
           nothing is known of the rows that \(driver), the driver of \(path), takes: those of a multiple of \
@@ -292,9 +305,11 @@ final class Helper {
           \(StrideAlignment.strictest) bytes are lent; --stride-alignment BYTES needs no render node
           """)
       }
-      return .strictest
+      return strictest
     }
   }
+
+  private static let alignmentOption = "--stride-alignment"
 
   /// On QEMU's display: as many as were asked for, or as QEMU can have; it says which of them are to be used.
   private static func onQEMU(_ resolutions: [Resolution]) -> [SinkOutput] {

@@ -13,7 +13,8 @@ import Testing
 
   @Test(arguments: widths, [1, 64, 256, 4096] as [UInt32])
   func isLentOrCopied(_ width: (UInt32, UInt32), _ bytes: UInt32) throws {
-    let alignment = try #require(StrideAlignment(bytes: bytes))
+    var alignment = try #require(StrideAlignment(bytes: bytes))
+    alignment.origin = "the hint"
     let rig = try QEMURig(strideAlignment: alignment)
     let layout = FrameLayout(width: width.0, height: 8, format: .xrgb8888, stride: width.0 * 4)
     let frame = try rig.lent(layout, prepares: false)
@@ -25,7 +26,7 @@ import Testing
       }
       #expect(error?.refusal == .stride && error?.refusal.isMendedByCopying == true)
       for words in [
-        "\(bytes) bytes", "\(width.0 * 4)", "--stride-alignment", "multiple of \(bytes / 4) pixels",
+        "\(bytes) bytes", "\(width.0 * 4)", "(the hint)", "multiple of \(bytes / 4) pixels",
       ] {
         #expect(error?.description.contains(words) == true, "\(error?.description ?? "")")
       }

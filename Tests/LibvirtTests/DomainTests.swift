@@ -3,6 +3,7 @@ import Linux
 import Testing
 
 @testable import Libvirt
+@testable import udmabridge
 
 /// What stands against a domain, and what enabling and disabling make of its definition.
 @Suite struct DomainTests {
@@ -333,7 +334,7 @@ import Testing
     #expect(try DomainXML(isToBeDefined: false, read).name == "web")
     #expect {
       try DomainXML(isToBeDefined: true, read)
-    } throws: { "\($0)".contains("domain web: access denied") && "\($0)".contains("--dry-run") }
+    } throws: { "\($0)".contains("domain web: access denied") && explained($0).contains("--dry-run") }
     // What cannot be read at all is not about passwords.
     let gone = LibvirtError.domain("web", "there is none")
     #expect(throws: gone) {

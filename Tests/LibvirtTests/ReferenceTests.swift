@@ -6,6 +6,8 @@ import SystemPackage
 import TestSupport
 import Testing
 
+@testable import udmabridge
+
 /// What libvirt hands to the helper, and where things of a domain are.
 @Suite struct ReferenceTests {
   @Test(

@@ -36,7 +36,7 @@ import Testing
     #expect(
       line == """
         prog: the sandbox denied the system call \(name) (number \(number(of: name)!)): a mistake in this \
-        program, or an attack from the guest (--sandbox off runs without it, for debugging)
+        program, or an attack from the guest (remedy)
 
         """)
   }
@@ -119,13 +119,13 @@ import Testing
       }
       let ends = pair(SOCK_DGRAM)
       do throws(SandboxError) {
-        _ = try Sandbox(program: "prog")
+        _ = try Sandbox(program: "prog", remedy: "remedy")
         _exit(3)
       } catch { guard "\(error)".contains("descriptor \(ends.min()!)") else { _exit(4) } }
       for end in ends { close(end) }
       // What the kernel announces about devices, and streams.
       _ = (cl_uevent_socket(), pair(SOCK_STREAM))
-      do throws(SandboxError) { _ = try Sandbox(program: "prog") } catch { _exit(5) }
+      do throws(SandboxError) { _ = try Sandbox(program: "prog", remedy: "remedy") } catch { _exit(5) }
       _exit(0)
     }
   }
@@ -135,7 +135,7 @@ import Testing
   @Test("no core file, no new privileges, no capability")
   func givenUp() async {
     await #expect(processExitsWith: .exitCode(0)) {
-      _ = try Sandbox(program: "prog")
+      _ = try Sandbox(program: "prog", remedy: "remedy")
       var limit = rlimit()
       _ = unsafe getrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &limit)
       guard limit.rlim_cur == 0 && limit.rlim_max == 0 else { _exit(2) }
@@ -155,7 +155,7 @@ import Testing
 /// - Parameter index: of the phase, among all of them.
 private func enter(_ index: Int) {
   do throws(SandboxError) {
-    let sandbox = try Sandbox(program: "prog")
+    let sandbox = try Sandbox(program: "prog", remedy: "remedy")
     try sandbox.enter(.waiting)
     let phase = Sandbox.Phase.allCases[index]
     if phase != .waiting { try sandbox.enter(phase) }

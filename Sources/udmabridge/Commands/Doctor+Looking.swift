@@ -86,7 +86,7 @@ extension Doctor {
         checkGuest(&report, pid, try RunningQEMU(pid: pid, patience: min(left, share)))
       } catch {
         report.limited(
-          "guest \(pid)", "\(error)",
+          "guest \(pid)", explained(error),
           remedy: "what the line says; udmabridge ram --guest \(pid) says it alone")
       }
     }
@@ -111,7 +111,7 @@ extension Doctor {
       report.ok(name, "its memory can be lent, known \(by): \(names.joined(separator: ", "))")
     } catch {
       report.limited(
-        name, "\(error)", remedy: "what the line says; udmabridge ram --guest \(pid) says it alone")
+        name, explained(error), remedy: "what the line says; udmabridge ram --guest \(pid) says it alone")
     }
   }
 }

@@ -48,11 +48,7 @@ struct Present: ParsableCommand {
 
   func run() throws {
     let presenter = try present()
-    if let failure = presenter.failure {
-      guard case PresentingError.reserveIsUsedUp = failure else { throw failure }
-      throw ControlError(
-        "\(failure): in the sandbox no connection can be made; start it again, or with --sandbox off")
-    }
+    if let failure = presenter.failure { throw failure }
     try output.print(presenter.counts, presenter.counts.text)
   }
 
@@ -82,7 +78,10 @@ struct Present: ParsableCommand {
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }
     // All is open, and nothing that the helper sent has been read.
-    if sandbox == .on { try Sandbox(program: "udmabridge").enter(.serving) }
+    if sandbox == .on {
+      try Sandbox(program: "udmabridge", remedy: "--sandbox off runs without it, for debugging").enter(
+        .serving)
+    }
     try presenter.start()
     try loop.run()
     return presenter

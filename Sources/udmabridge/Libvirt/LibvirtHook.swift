@@ -34,7 +34,7 @@ struct LibvirtHook: ParsableCommand {
       if let text = try? readDefinition(nil), text.count <= XMLDocument.longest { try? writeDefinition(text) }
       return 0
     }
-    let outcome = Hook().run(name, operation) { try readDefinition(nil) }
+    let outcome = Hook(tell: { "\($0) (\($0.remedy))" }).run(name, operation) { try readDefinition(nil) }
     for message in outcome.messages { printError(message) }
     return outcome.status
   }

@@ -36,7 +36,8 @@ struct OnDefineDomain: ParsableCommand {
       guard case .refused(let problems) = error, problems.contains(where: { $0.name == "graphics" }) else {
         throw error
       }
-      throw Trouble("\(error)\n  -> or in the machine's definition: autoattachGraphicsDevice: false")
+      throw Trouble(
+        "\(explained(error))\n  -> or in the machine's definition: autoattachGraphicsDevice: false")
     }
     try writeDefinition(Array(definition.text.utf8))
   }

@@ -1,0 +1,158 @@
+import Foundation
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+/// What is asked of the sources beside what the compiler and the linter ask.
+@Suite struct HouseTests {
+  /// The name of each Swift file in `Sources`, from there on, and what is in it.
+  private static func sources() throws -> [(name: String, text: String)] {
+    let directory = repository.appending("Sources")
+    let names = FileManager.default.enumerator(atPath: directory.string)?.compactMap { $0 as? String } ?? []
+    return try names.filter { $0.hasSuffix(".swift") }.sorted().map {
+      ($0, try readText(directory.appending(FilePath($0).components)))
+    }
+  }
+
+  private static let programs = ["udmabridge", "vhost-user-udmabuf"]
+
+  /// The long names of all options of the programs and their commands, by what they say of themselves.
+  private static func options() throws -> Set<String> {
+    func names(_ value: Any) -> [String] {
+      if let list = value as? [Any] { return list.flatMap(names) }
+      guard let object = value as? [String: Any] else { return [] }
+      if object["kind"] as? String == "long", let name = object["name"] as? String { return [name] }
+      return object.values.flatMap(names)
+    }
+    return try Set(
+      programs.flatMap { program in
+        let (status, output) = try run(
+          builtPrograms.appending(program), ["--experimental-dump-help"], withErrors: true)
+        guard status == 0 else { throw TroubleInTest(output) }
+        return names(try JSONSerialization.jsonObject(with: Data(output.utf8)))
+      })
+  }
+
+  /// Options that a library names, and why it may.
+  private static let exceptions = [
+    "Libvirt/Recovery.swift --render-node": "it starts the helper with it, and knows the helper by it",
+    "Libvirt/Recovery.swift --socket-path": "it starts the helper with it",
+  ]
+
+  @Test("a library says what is wrong, and names no option of a program: the program does")
+  func libraries() throws {
+    let options = try Self.options()
+    #expect(options.isSuperset(of: ["kms", "sandbox", "qmp", "stdin", "remove-graphics", "control-allow"]))
+    var excepted: Set<String> = []
+    for (name, text) in try Self.sources() where !Self.programs.contains(where: { name.hasPrefix("\($0)/") })
+    {
+      for (line, literal) in Literals.all(in: text) {
+        for match in literal.matches(of: /(?:^|[^\-\w])--([a-z][a-z0-9\-]*)/)
+        where options.contains(String(match.1)) {
+          let place = "\(name) --\(match.1)"
+          if Self.exceptions[place] == nil {
+            Issue.record("\(name), line \(line): --\(match.1) in «\(literal.prefix(100))»")
+          }
+          excepted.insert(place)
+        }
+      }
+    }
+    #expect(excepted.isSuperset(of: Self.exceptions.keys), "an exception that nobody needs")
+  }
+
+  @Test("a file of more than 400 lines is two")
+  func lengths() throws {
+    let all = try Self.sources()
+    #expect(all.count > 100)
+    for (name, text) in all {
+      let lines = text.split(separator: "\n", omittingEmptySubsequences: false).count - 1
+      #expect(lines <= 400, "\(name)")
+    }
+  }
+
+  @Test("literals are found as the compiler finds them")
+  func literals() {
+    let source = #"""
+      let a = "one" // "not this"
+      /* "nor this" */ let b = "two \("in it" + f("three")) rest \"quoted\""
+      let c = """
+        several
+        lines \(d)
+        """
+      """# + "\nlet e = #\"raw \\n \"still\" \\#(\"four\")\"#\n"
+    let found = Literals.all(in: source).map { "\($0.line): \($0.text)" }
+    #expect(
+      found == [
+        "1: one", "2: in it", "2: three", "2: two  rest \"quoted\"", "3: \n  several\n  lines \n  ",
+        "7: four", "7: raw \\n \"still\" ",
+      ])
+  }
+}
+
+/// Reads the string literals of a Swift source. What is in an interpolation is code, and its literals come first.
+private struct Literals {
+  private let source: [UInt8]
+  private var at = 0
+  private var line = 1
+  private var found: [(line: Int, text: String)] = []
+
+  static func all(in source: String) -> [(line: Int, text: String)] {
+    var reader = Literals(source: Array(source.utf8))
+    reader.readCode(isInterpolation: false)
+    return reader.found
+  }
+
+  private init(source: [UInt8]) { self.source = source }
+
+  /// Goes on behind `text`, if that comes next.
+  private mutating func take(_ text: String) -> Bool {
+    guard source[at...].starts(with: text.utf8) else { return false }
+    for _ in text.utf8 { _ = next() }
+    return true
+  }
+
+  private mutating func next() -> UInt8 {
+    if source[at] == UInt8(ascii: "\n") { line += 1 }
+    at += 1
+    return source[at - 1]
+  }
+
+  private mutating func readCode(isInterpolation: Bool) {
+    var depth = 0
+    while at < source.count {
+      let marks = source[at...].prefix { $0 == UInt8(ascii: "#") }.count
+      if at + marks < source.count, source[at + marks] == UInt8(ascii: "\"") {
+        at += marks
+        readLiteral(String(repeating: "#", count: marks))
+      } else if take("//") {
+        while at < source.count, source[at] != UInt8(ascii: "\n") { at += 1 }
+      } else if take("/*") {
+        while at < source.count, !take("*/") { _ = next() }
+      } else {
+        switch next() {
+        case UInt8(ascii: "("): depth += 1
+        case UInt8(ascii: ")"):
+          if isInterpolation, depth == 0 { return }
+          depth -= 1
+        default: break
+        }
+      }
+    }
+  }
+
+  private mutating func readLiteral(_ marks: String) {
+    let start = line
+    let quotes = take("\"\"\"") ? "\"\"\"" : take("\"") ? "\"" : ""
+    var text: [UInt8] = []
+    while at < source.count, !take(quotes + marks) {
+      if take("\\\(marks)(") {
+        readCode(isInterpolation: true)
+      } else {
+        if take("\\\(marks)"), at == source.count { break }
+        text.append(next())
+      }
+    }
+    found.append((start, String(decoding: text, as: UTF8.self)))
+  }
+}
