@@ -67,10 +67,12 @@ let package = Package(
     module("Domains", ["Linux", system]),
     module("Libvirt", ["CXML2", "CLibvirt", "Linux", "Domains", "QEMU", system]),
     .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
+    module("Programs", []),
     .executableTarget(
       name: "udmabridge",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink", "DisplayProtocol",
+        "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
+        "DisplayProtocol",
         "Presenting",
         "Sandbox", "Domains", "Libvirt", "CPNG",
         system, log,
@@ -80,7 +82,8 @@ let package = Package(
     .executableTarget(
       name: "vhost-user-udmabuf",
       dependencies: [
-        "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
+        "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
+        "VirtioGPU",
         "VhostUserGPU",
         "KMS", "Varlink", "Consumers", "Sandbox", "Domains", system, log, arguments,
       ],
@@ -137,7 +140,8 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Linux", "Guest", "Udmabuf", "QEMU", "Libvirt", "TestSupport", "udmabridge", "vhost-user-udmabuf",
+        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Domains", "Libvirt", "TestSupport", "udmabridge",
+        "vhost-user-udmabuf",
         "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),

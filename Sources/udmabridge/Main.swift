@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Programs
 
 /// Of this process, which looks at others.
 let ownProcess = getpid()
@@ -13,7 +14,7 @@ struct Udmabridge: ParsableCommand {
       Sizes and addresses are written as 4096, 0x1000 or 64M (powers of 1024).
       The exit status is 0 if all went well, 1 if what was asked for cannot be done, and 64 for a wrong command line.
       """,
-    version: "0.1.0",
+    version: programVersion,
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
       Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self, LibvirtCommand.self,

@@ -2,6 +2,7 @@ import ArgumentParser
 import Consumers
 import Linux
 import Logging
+import Programs
 import SystemPackage
 import Varlink
 
@@ -87,7 +88,7 @@ final class Control {
     (path, self.sink) = (FilePath(name), sink)
     func number(_ group: String, _ option: String) throws -> UInt32 {
       guard let number = groupNumber(of: group) else {
-        throw StartError("\(option): there is no group \(group)")
+        throw Trouble("\(option): there is no group \(group)")
       }
       return number
     }
@@ -110,7 +111,7 @@ final class Control {
       interface.server = server
     } catch {
       removeFile(path)
-      throw StartError("the control socket \(path) cannot be served: \(error)")
+      throw Trouble("the control socket \(path) cannot be served: \(error)")
     }
     var (lastRefusal, unsaid): (Instant?, Int) = (nil, 0)
     server.whenRefused = { why in

@@ -5,6 +5,7 @@ import Glibc
 import KMS
 import Linux
 import Logging
+import Programs
 import Sandbox
 import Scanout
 import SystemPackage
@@ -12,12 +13,6 @@ import Udmabuf
 import VhostUser
 import VhostUserGPU
 import VirtioGPU
-
-/// Why the program cannot start, in one line.
-struct StartError: Error, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
-}
 
 extension QEMUDisplaySink: QEMUDisplay {}
 
@@ -54,7 +49,7 @@ final class Helper {
       """)
     if let path = options.stats {
       do throws(Errno) { statsFile = try FD.create(FilePath(path)) } catch {
-        throw StartError("the statistics file \(path) cannot be written: \(FD.whyNotCreated(error))")
+        throw Trouble("the statistics file \(path) cannot be written: \(FD.whyNotCreated(error))")
       }
     } else {
       statsFile = nil
@@ -138,7 +133,7 @@ final class Helper {
   private static func descriptorLimit(_ others: Int) throws -> Int {
     let (limit, fewest) = (try raiseDescriptorLimit(), UInt64(fewestDescriptors + others))
     guard limit >= fewest else {
-      throw StartError(
+      throw Trouble(
         "\(limit) open descriptors (RLIMIT_NOFILE) are too few, \(fewest) are the least: raise the hard limit "
           + "(ulimit -Hn, or LimitNOFILE= of a service)")
     }
@@ -163,7 +158,7 @@ final class Helper {
         loop.stop()
       }
       do { try endpoint.open() } catch let error as EndpointError {
-        throw StartError("\(device.descriptorOption): \(error)")
+        throw Trouble("\(device.descriptorOption): \(error)")
       }
     }
     try enterSandbox()
@@ -188,7 +183,7 @@ final class Helper {
   /// QEMU is there for every device: the files of the sockets are not removed any more.
   private func beServing() {
     if phase != .waiting || endpoints.contains(where: \.isWaiting) { return }
-    do throws(StartError) { try enter(servingPhase) } catch {
+    do throws(Trouble) { try enter(servingPhase) } catch {
       failure = error
       loop.stop()
     }
@@ -206,14 +201,14 @@ final class Helper {
   /// With a control socket or `--keep`, connections are taken until the end.
   private var servingPhase: Sandbox.Phase { control == nil && !options.keep ? .serving : .offering }
 
-  private func enter(_ phase: Sandbox.Phase) throws(StartError) {
+  private func enter(_ phase: Sandbox.Phase) throws(Trouble) {
     guard let sandbox else { return }
     do throws(SandboxError) { try sandbox.enter(phase) } catch { throw Self.noSandbox(error) }
     self.phase = phase
   }
 
-  private static func noSandbox(_ error: SandboxError) -> StartError {
-    StartError("\(error); --sandbox off runs without it")
+  private static func noSandbox(_ error: SandboxError) -> Trouble {
+    Trouble("\(error); --sandbox off runs without it")
   }
 
   private func end() {
@@ -249,11 +244,11 @@ final class Helper {
 
   /// The cards as one sink, whose scanouts prefer the sizes that were asked for; nil if there is none.
   private static func join(
-    _ cards: [KMSSink], _ plan: KMSPlan, _ resolutions: [Resolution]
+    _ cards: [KMSSink], _ plan: KMSPlan, _ resolutions: [PixelSize]
   ) throws -> (any ScanoutSink)? {
     let routes = plan.routes(outputs: cards.map(\.outputs.count))
     guard routes.count <= GPUDevice.maxScanouts else {
-      throw StartError(
+      throw Trouble(
         "\(routes.count) connectors are more than the \(GPUDevice.maxScanouts) scanouts of a guest; name fewer"
       )
     }
@@ -261,13 +256,13 @@ final class Helper {
       guard let wanted = resolutions.dropFirst(scanout).first ?? resolutions.last else { break }
       do throws(SinkError) {
         try cards[route.sink].prefer(width: wanted.width, height: wanted.height, on: route.scanout)
-      } catch { throw StartError("--resolution \(wanted): \(error)") }
+      } catch { throw Trouble("--resolution \(wanted): \(error)") }
     }
     return cards.count > 1 ? SinkGroup(cards, routes: routes) : cards.first
   }
 
   /// What other processes are offered where there is no card: they put the cursor on the picture themselves.
-  private static func offered(_ resolutions: [Resolution]) -> [SinkOutput] {
+  private static func offered(_ resolutions: [PixelSize]) -> [SinkOutput] {
     headless(resolutions).map { output in
       var output = output
       output.hasCursor = true
@@ -312,7 +307,7 @@ final class Helper {
   private static let alignmentOption = "--stride-alignment"
 
   /// On QEMU's display: as many as were asked for, or as QEMU can have; it says which of them are to be used.
-  private static func onQEMU(_ resolutions: [Resolution]) -> [SinkOutput] {
+  private static func onQEMU(_ resolutions: [PixelSize]) -> [SinkOutput] {
     var outputs = headless(resolutions)
     if resolutions.isEmpty {
       let missing = QEMUDisplaySink.maximumOutputs - outputs.count
@@ -323,7 +318,7 @@ final class Helper {
   }
 
   /// Without a card: outputs of any size, one for each that was asked for, and one at least.
-  private static func headless(_ resolutions: [Resolution]) -> [SinkOutput] {
+  private static func headless(_ resolutions: [PixelSize]) -> [SinkOutput] {
     let wanted = resolutions.isEmpty ? [[]] : resolutions.map { [($0.width, $0.height)] }
     return wanted.enumerated().map { index, first in
       let sizes = first + [(1920, 1080), (1280, 720), (1024, 768)]

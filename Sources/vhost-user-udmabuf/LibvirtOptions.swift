@@ -2,6 +2,7 @@ import ArgumentParser
 import Domains
 import Glibc
 import Linux
+import Programs
 import SystemPackage
 
 /// What libvirt passes to a video's back end, beside `--fd`.
@@ -19,7 +20,7 @@ struct LibvirtOptions: ParsableArguments {
   func reference() throws -> DomainReference? {
     guard let renderNode, DomainReference.isMeant(by: renderNode) else { return nil }
     do throws(DomainError) { return try DomainReference(renderNode) } catch {
-      throw StartError("--render-node: \(error)")
+      throw Trouble("--render-node: \(error)")
     }
   }
 }
@@ -39,7 +40,7 @@ extension Options {
     do throws(DomainError) {
       words = try reference.allOptions().map(\.argument)
       places = try DomainPlaces(reference.domain)
-    } catch { throw StartError("\(error)") }
+    } catch { throw Trouble("\(error)") }
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
       let me = Account(name: "me", user: geteuid(), group: getegid())
@@ -58,6 +59,6 @@ extension Options {
     do {
       // Of an option that is there twice, the last one counts.
       return (try Options.parse(words + CommandLine.arguments.dropFirst()), reference.domain, note)
-    } catch { throw StartError("domain \(reference.domain): \(Options.message(for: error))") }
+    } catch { throw Trouble("domain \(reference.domain): \(Options.message(for: error))") }
   }
 }

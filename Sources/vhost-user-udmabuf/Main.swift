@@ -2,9 +2,9 @@ import ArgumentParser
 import Glibc
 import Linux
 import Logging
+import Programs
 
 let programName = "vhost-user-udmabuf"
-let programVersion = "0.1.0"
 
 @main
 struct VhostUserUdmabuf: ParsableCommand {

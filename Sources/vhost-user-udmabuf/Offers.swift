@@ -3,6 +3,7 @@ import Buffers
 import KMS
 import Linux
 import Logging
+import Programs
 import Scanout
 import SystemPackage
 import Udmabuf
@@ -13,7 +14,7 @@ struct OfferOption: ExpressibleByArgument {
   enum Source {
     case memfd(ByteCount)
     case descriptor(CInt)
-    case dumb(Resolution, KMSTarget)
+    case dumb(PixelSize, KMSTarget)
   }
 
   let id: UInt64
@@ -48,7 +49,7 @@ struct OfferOption: ExpressibleByArgument {
     case "fd": return CInt(parts[1]).map { .descriptor($0) }
     case "dumb":
       let words = parts[1].split(separator: "@", maxSplits: 1).map(String.init)
-      guard words.count == 2, let size = Resolution(argument: words[0]), let card = try? KMSTarget(words[1])
+      guard words.count == 2, let size = PixelSize(argument: words[0]), let card = try? KMSTarget(words[1])
       else { return nil }
       return .dumb(size, card)
     default: return nil
@@ -86,7 +87,7 @@ final class Offers {
     let size = options.hostMemory.bytes
     let offers = try options.offer.map(make)
     if let large = offers.first(where: { $0.size > size }) {
-      throw StartError(
+      throw Trouble(
         "--offer \(large.id) has \(large.size) bytes, but the region has \(size): give a larger --host-memory"
       )
     }
@@ -208,7 +209,7 @@ final class Offers {
     if size == 0 || size % systemPageSize != 0 || size > 1 << 40 { throw .invalidArgument }
   }
 
-  private func failure(_ option: OfferOption, _ why: String) -> StartError {
-    StartError("--offer \(option.id): \(why)")
+  private func failure(_ option: OfferOption, _ why: String) -> Trouble {
+    Trouble("--offer \(option.id): \(why)")
   }
 }

@@ -3,6 +3,7 @@ public import Buffers
 import Consumers
 import Linux
 import Logging
+import Scanout
 import SystemPackage
 import VhostUserGPU
 public import VirtioGPU
@@ -77,7 +78,7 @@ struct Options: ParsableArguments {
     help: ArgumentHelp(
       "The size that the guest is asked to prefer; the card must be able to show it. May be repeated: one for each scanout in order, the last one for the rest.",
       valueName: "WxH"))
-  var resolution: [Resolution] = []
+  var resolution: [PixelSize] = []
 
   @Option(
     help: ArgumentHelp(
@@ -214,19 +215,8 @@ enum StrideAlignmentOption: ExpressibleByArgument {
   }
 }
 
-/// `1920x1080`.
-struct Resolution: ExpressibleByArgument, CustomStringConvertible {
-  let width, height: UInt32
-
-  init?(argument: String) {
-    let sides = argument.split(separator: "x", omittingEmptySubsequences: false)
-    guard sides.count == 2, let width = UInt32(sides[0]), let height = UInt32(sides[1]),
-      (64...16384).contains(width), (64...16384).contains(height)
-    else { return nil }
-    (self.width, self.height) = (width, height)
-  }
-
-  var description: String { "\(width)x\(height)" }
+extension PixelSize: ExpressibleByArgument {
+  public init?(argument: String) { self.init(argument, sides: 64...16384) }
 }
 
 /// `64M`, `4G`, or a number of bytes.

@@ -1,5 +1,7 @@
+import Domains
 import Foundation
 import Linux
+import Programs
 import SystemPackage
 import TestSupport
 import Testing
@@ -18,7 +20,7 @@ import Testing
   private static let programs = ["udmabridge", "vhost-user-udmabuf"]
 
   /// The long names of all options of the programs and their commands, by what they say of themselves.
-  private static func options() throws -> Set<String> {
+  private static func options(of programs: [String] = programs) throws -> Set<String> {
     func names(_ value: Any) -> [String] {
       if let list = value as? [Any] { return list.flatMap(names) }
       guard let object = value as? [String: Any] else { return [] }
@@ -59,6 +61,26 @@ import Testing
       }
     }
     #expect(excepted.isSuperset(of: Self.exceptions.keys), "an exception that nobody needs")
+  }
+
+  @Test("a domain may choose each option of the helper but these, which are not for it to say")
+  func domains() throws {
+    // Where QEMU is, what device this is, what only libvirt passes, and what ends at once.
+    let others = [
+      "socket-path", "fd", "keep", "share-socket-path", "share-fd", "profile", "host-memory", "offer",
+      "render-node", "virgl", "print-capabilities", "version", "help",
+    ]
+    let all = try Self.options(of: ["vhost-user-udmabuf"])
+    #expect(all.isSuperset(of: others))
+    #expect(Set(DomainOption.names) == all.subtracting(others))
+  }
+
+  @Test("the programs have the version with which the CHANGELOG begins", arguments: programs)
+  func version(_ program: String) throws {
+    let changes = try readText(repository.appending("CHANGELOG.md")).split(separator: "\n")
+    let newest = try #require(changes.first { $0.hasPrefix("## ") })
+    #expect(newest.dropFirst(3).prefix { $0 != "," } == programVersion)
+    #expect(try run(builtPrograms.appending(program), ["--version"]).output == "\(programVersion)\n")
   }
 
   @Test("a file of more than 400 lines is two")

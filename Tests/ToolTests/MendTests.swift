@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import Libvirt
 import Linux
+import Programs
 import SystemPackage
 import TestSupport
 import Testing

@@ -1,5 +1,5 @@
-import Guest
 import Linux
+import Programs
 import Testing
 
 @testable import udmabridge
@@ -33,11 +33,11 @@ import Testing
 
   struct List: Sendable, CustomTestStringConvertible {
     let name, text: String
-    let ranges: [GuestRange]?
+    let ranges: [ByteRange]?
     var testDescription: String { name }
     init(_ name: String, _ text: String, _ ranges: [(UInt64, UInt64)]?) {
       (self.name, self.text) = (name, text)
-      self.ranges = ranges?.map { GuestRange(address: GuestAddress($0.0), length: $0.1) }
+      self.ranges = ranges?.map { ByteRange(start: $0.0, length: $0.1) }
     }
   }
 
@@ -58,7 +58,7 @@ import Testing
   func list(_ list: List) throws {
     let bytes = Array(list.text.utf8)
     for size in [1, 2, 7, max(1, bytes.count)] {
-      func parse() throws -> [GuestRange] {
+      func parse() throws -> [ByteRange] {
         var parser = RangeListParser("list")
         for start in stride(from: 0, to: bytes.count, by: size) {
           try parser.feed(bytes[start..<min(start + size, bytes.count)])

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Linux
+import Programs
 import SystemPackage
 import Udmabuf
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Linux
+import Programs
 import Scanout
 import SystemPackage
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Linux
+import Programs
 import SystemPackage
 
 /// A seal, as it is written on the command line.

@@ -2,6 +2,7 @@ internal import ArgumentParser
 import Buffers
 import Guest
 import Linux
+import Programs
 public import QEMU
 import Scanout
 import SystemPackage
@@ -99,11 +100,11 @@ struct Plan: ParsableCommand {
     let joined: [MemfdRange]
     do throws(GuestMemoryError) {
       joined = try memory.resolve(
-        entries, upTo: image?.pages ?? .max, completing: image?.bytes ?? .max)
+        entries.map(\.ofGuest), upTo: image?.pages ?? .max, completing: image?.bytes ?? .max)
     } catch {
       if case .hole(let item, let address) = error {
         throw Trouble(
-          "the range \(entries[item].address):\(hex(entries[item].length)) (\(item + 1) of \(entries.count)) is not the guest's "
+          "the range \(entries[item]) (\(item + 1) of \(entries.count)) is not the guest's "
             + "memory, or not all of it: \(layout.absence(at: address)); the helper would answer the guest with an error"
         )
       }

@@ -2,6 +2,7 @@ import ArgumentParser
 import DisplayProtocol
 import Domains
 import Linux
+import Programs
 import SystemPackage
 import Varlink
 
@@ -36,7 +37,7 @@ struct ControlOption: ParsableArguments {
           ", or with an option control that you may not read in \(places.options) (then give --control SOCKET)"
         )
         : (", which its option control names", "")
-      throw ControlError(
+      throw Trouble(
         "domain \(domain) has no control socket (\(socket)\(origin)): it does not run, or not with vhost-user-udmabuf"
           + "\(otherwise); udmabridge libvirt check says what it lacks")
     }
@@ -44,10 +45,4 @@ struct ControlOption: ParsableArguments {
   }
 
   func connect() throws -> DisplayClient { try DisplayClient(path()) }
-}
-
-/// Why a command cannot do what it was asked for, in one line.
-struct ControlError: Error, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
 }

@@ -1,8 +1,7 @@
 import ArgumentParser
-import CPNG
 import DisplayProtocol
-import Glibc
 import Linux
+import Programs
 import Scanout
 import SystemPackage
 import Udmabuf
@@ -31,9 +30,10 @@ struct Snapshot: ParsableCommand {
     if !noCursor { try picture.addCursor(display, scanout: scanout) }
     let output: FD
     do throws(Errno) { output = try FD.create(FilePath(file)) } catch {
-      throw ControlError("\(file) cannot be written: \(FD.whyNotCreated(error))")
+      throw Trouble("\(file) cannot be written: \(FD.whyNotCreated(error))")
     }
-    try picture.write(to: output)
+    try PNG.write(
+      picture.pixels, width: UInt32(picture.width), height: UInt32(picture.height), to: output)
   }
 }
 
@@ -45,19 +45,19 @@ private struct Picture {
   init(_ display: DisplayClient, scanout: Int) throws {
     var reply = try display.call("GetFrame", DisplayRequest(scanout: scanout, hold: true))
     let frame = try reply.decode(DisplayFrameReply.self).frame
-    guard let fd = reply.descriptor.take() else { throw ControlError("the service passed no descriptor") }
+    guard let fd = reply.descriptor.take() else { throw Trouble("the service passed no descriptor") }
     guard let (layout, part) = frame.geometry, let end = layout.end,
       let shuffle = (layout.format.opaque ?? layout.format).shuffle(to: .abgr8888)
-    else { throw ControlError("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be read") }
+    else { throw Trouble("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be read") }
     let source = frame.source
     (width, height) = (Int(part.width), Int(part.height))
 
     let memory: Memory
     do throws(Errno) { memory = try Memory(fd, frame) } catch {
-      throw ControlError("buffer \(frame.buffer) cannot be mapped: \(error)")
+      throw Trouble("buffer \(frame.buffer) cannot be mapped: \(error)")
     }
     guard memory.mapping.length >= end else {
-      throw ControlError("buffer \(frame.buffer) is smaller than its frame")
+      throw Trouble("buffer \(frame.buffer) is smaller than its frame")
     }
     for row in source.y..<source.y + source.height {
       let start = Int(layout.offset) + row * Int(layout.stride) + source.x * 4
@@ -96,7 +96,7 @@ private struct Picture {
     let image: [UInt8]
     do throws(Errno) {
       image = try Memfd(adopting: fd).mapForReading(side * side * 4).bytes(at: 0, count: side * side * 4)
-    } catch { throw ControlError("the cursor's image cannot be mapped: \(error)") }
+    } catch { throw Trouble("the cursor's image cannot be mapped: \(error)") }
     for row in 0..<side {
       for column in 0..<side {
         let (x, y) = (cursor.x &+ column, cursor.y &+ row)
@@ -108,21 +108,6 @@ private struct Picture {
           pixels[to + channel] = UInt8(min(255, seen + Int(image[from + 2 - channel])))
         }
       }
-    }
-  }
-
-  func write(to file: borrowing FD) throws {
-    let number = try file.duplicate().relinquish()
-    guard let stream = unsafe fdopen(number, "w") else {
-      close(number)
-      throw Errno.noMemory
-    }
-    defer { unsafe fclose(stream) }
-    var message = [CChar](repeating: 0, count: 64)
-    let written = unsafe cpng_write_rgba(stream, UInt32(width), UInt32(height), pixels, &message)
-    guard written != 0, unsafe fflush(stream) == 0 else {
-      let text = message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
-      throw ControlError("the PNG could not be written: \(String(decoding: text, as: UTF8.self))")
     }
   }
 }

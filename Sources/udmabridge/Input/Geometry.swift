@@ -1,11 +1,12 @@
 internal import ArgumentParser
 import Linux
+import Programs
 internal import Scanout
 
 /// How an image lies in memory.
 struct GeometryOptions: ParsableArguments {
   @Option(help: ArgumentHelp("The image, in pixels.", valueName: "WxH"))
-  var size: PictureSize?
+  var size: PixelSize?
 
   @Option(help: ArgumentHelp("The pixel format, by DRM's four characters.", valueName: "fourcc"))
   var format = FourCC.xrgb8888

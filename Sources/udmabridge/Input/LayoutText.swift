@@ -1,5 +1,6 @@
 import Guest
 import Linux
+import Programs
 import QEMU
 import SystemPackage
 

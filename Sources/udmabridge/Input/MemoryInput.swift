@@ -2,6 +2,7 @@ import ArgumentParser
 import Guest
 import Libvirt
 import Linux
+import Programs
 import QEMU
 import SystemPackage
 import Udmabuf

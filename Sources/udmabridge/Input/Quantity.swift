@@ -1,4 +1,5 @@
 import ArgumentParser
+import Scanout
 
 /// A number as people write sizes and addresses: `4096`, `0x1000`, `64M`.
 struct Quantity: ExpressibleByArgument, CustomStringConvertible {
@@ -75,17 +76,6 @@ struct Quantity: ExpressibleByArgument, CustomStringConvertible {
   var defaultValueDescription: String { description }
 }
 
-/// `1920x1080`.
-struct PictureSize: ExpressibleByArgument, CustomStringConvertible {
-  let width, height: UInt32
-
-  init?(argument: String) {
-    let sides = argument.split(separator: "x", omittingEmptySubsequences: false)
-    guard sides.count == 2, let width = UInt32(sides[0]), let height = UInt32(sides[1]),
-      (1...65536).contains(width), (1...65536).contains(height)
-    else { return nil }
-    (self.width, self.height) = (width, height)
-  }
-
-  var description: String { "\(width)x\(height)" }
+extension PixelSize: ExpressibleByArgument {
+  public init?(argument: String) { self.init(argument, sides: 1...65536) }
 }

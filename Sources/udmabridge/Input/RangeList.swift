@@ -1,12 +1,6 @@
-import Guest
 import Linux
+import Programs
 import SystemPackage
-
-/// What is wrong with a command's input or its work, in one line.
-struct Trouble: Error, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
-}
 
 /// Reads ranges, byte by byte: `ADDRESS:LENGTH`, or `ADDRESS` for a page, between blanks, commas and line ends.
 /// What follows `#` in a line is a comment.
@@ -14,7 +8,7 @@ struct RangeListParser {
   /// More would be a mistake: 64 GiB of single pages.
   static let maximum = 1 << 24
 
-  private(set) var ranges: [GuestRange] = []
+  private(set) var ranges: [ByteRange] = []
   private let name: String?
   private var token: [UInt8] = []
   private var line = 1
@@ -62,7 +56,7 @@ struct RangeListParser {
     if ranges.count == Self.maximum {
       throw Trouble("\(name ?? "the list") has more than \(Self.maximum) ranges")
     }
-    ranges.append(GuestRange(address: GuestAddress(address), length: length))
+    ranges.append(ByteRange(start: address, length: length))
     token.removeAll(keepingCapacity: true)
   }
 
@@ -76,8 +70,8 @@ struct RangeListParser {
 /// Ranges as they are given on a command line.
 enum RangeList {
   /// Each word is a range, `@FILE`, or `-` for standard input.
-  static func read(_ words: [String]) throws -> [GuestRange] {
-    var ranges: [GuestRange] = []
+  static func read(_ words: [String]) throws -> [ByteRange] {
+    var ranges: [ByteRange] = []
     for word in words {
       if word == "-" {
         ranges += try read("standard input", FD.copy(ofInherited: 0))
@@ -100,7 +94,7 @@ enum RangeList {
     return ranges
   }
 
-  private static func read(_ name: String, _ file: consuming FD) throws -> [GuestRange] {
+  private static func read(_ name: String, _ file: consuming FD) throws -> [ByteRange] {
     var parser = RangeListParser(name)
     var buffer: [UInt8] = []
     do {
@@ -110,22 +104,5 @@ enum RangeList {
     } catch let error as Errno { throw Trouble("\(name) cannot be read: \(error)") }
     try parser.finish()
     return parser.ranges
-  }
-}
-
-extension [GuestRange] {
-  /// Of all of them together, in bytes.
-  func size() throws -> UInt64 {
-    var size: UInt64 = 0
-    for (index, range) in enumerated() {
-      let (sum, overflow) = size.addingReportingOverflow(range.length)
-      if overflow {
-        throw Trouble(
-          "the ranges have more than \(UInt64.max) bytes together, from \(range.address):\(hex(range.length)) (\(index + 1) of "
-            + "\(count)) on; name fewer at a time")
-      }
-      size = sum
-    }
-    return size
   }
 }

@@ -1,5 +1,6 @@
 import Guest
 import Linux
+import Programs
 import QEMU
 import SystemPackage
 import Udmabuf
@@ -19,44 +20,45 @@ struct Selection {
   init(_ dmabuf: DMABuf) { (content, entries, size) = (.dmabuf(dmabuf), 1, dmabuf.size) }
 
   /// - Parameter wanted: what `ranges` were before neighbours were joined.
-  private init(_ ranges: [MemfdRange], of wanted: [GuestRange]) throws {
+  private init(_ ranges: [MemfdRange], of wanted: [ByteRange]) throws {
     (content, entries, size) = (.ranges(ranges), wanted.count, try wanted.size())
   }
 
   /// Ranges of a file; all of it if there are none.
-  init(_ wanted: [GuestRange], of memfd: Memfd, named name: String, whole: Bool) throws {
+  init(_ wanted: [ByteRange], of memfd: Memfd, named name: String, whole: Bool) throws {
     let end = memfd.status.size
     guard end > 0 else { throw Trouble("\(name) is empty, or no file that can be mapped") }
-    let entries = wanted.isEmpty ? [GuestRange(address: GuestAddress(0), length: end)] : wanted
+    let entries = wanted.isEmpty ? [ByteRange(start: 0, length: end)] : wanted
     var joined: [MemfdRange] = []
     for (index, entry) in entries.enumerated() {
       try Self.check(entry, index, entries.count, whole: whole)
-      guard let last = entry.address.advanced(by: entry.length)?.rawValue, last <= end else {
+      let (last, overflow) = entry.start.addingReportingOverflow(entry.length)
+      guard !overflow, last <= end else {
         throw Trouble(
-          "\(Self.place(entry, index, entries.count)) ends at \(hex(entry.address.rawValue &+ entry.length)), past the end \(hex(end)) "
+          "\(Self.place(entry, index, entries.count)) ends at \(hex(last)), past the end \(hex(end)) "
             + "of \(name)")
       }
-      if let before = joined.last, before.offset + before.length == entry.address.rawValue {
+      if let before = joined.last, before.offset + before.length == entry.start {
         joined[joined.count - 1].length += entry.length
       } else {
-        joined.append(MemfdRange(memfd: memfd, offset: entry.address.rawValue, length: entry.length))
+        joined.append(MemfdRange(memfd: memfd, offset: entry.start, length: entry.length))
       }
     }
     try self.init(joined, of: entries)
   }
 
   /// Ranges of a guest's physical memory.
-  init(_ wanted: [GuestRange], of layout: GuestLayout, whole: Bool) throws {
+  init(_ wanted: [ByteRange], of layout: GuestLayout, whole: Bool) throws {
     for (index, entry) in wanted.enumerated() { try Self.check(entry, index, wanted.count, whole: whole) }
     let memory = try layout.memory()
     let joined: [MemfdRange]
-    do throws(GuestMemoryError) { joined = try memory.resolve(wanted) } catch {
+    do throws(GuestMemoryError) { joined = try memory.resolve(wanted.map(\.ofGuest)) } catch {
       throw Self.trouble(error, wanted, layout)
     }
     try self.init(joined, of: wanted)
   }
 
-  private static func trouble(_ error: GuestMemoryError, _ wanted: [GuestRange], _ layout: GuestLayout)
+  private static func trouble(_ error: GuestMemoryError, _ wanted: [ByteRange], _ layout: GuestLayout)
     -> Trouble
   {
     switch error {
@@ -70,11 +72,11 @@ struct Selection {
     }
   }
 
-  private static func check(_ entry: GuestRange, _ index: Int, _ count: Int, whole: Bool) throws {
+  private static func check(_ entry: ByteRange, _ index: Int, _ count: Int, whole: Bool) throws {
     let page = systemPageSize
     if entry.length == 0 { throw Trouble("\(place(entry, index, count)) is empty") }
     guard whole else { return }
-    if entry.address.rawValue % page != 0 {
+    if entry.start % page != 0 {
       throw Trouble("\(place(entry, index, count)) does not begin at a multiple of the page size \(page)")
     }
     if entry.length % page != 0 {
@@ -83,8 +85,8 @@ struct Selection {
   }
 
   /// How errors call a range: as it was written, in hexadecimal.
-  private static func place(_ entry: GuestRange, _ index: Int, _ count: Int) -> String {
-    "the range \(entry.address):\(hex(entry.length))" + (count > 1 ? " (\(index + 1) of \(count))" : "")
+  private static func place(_ entry: ByteRange, _ index: Int, _ count: Int) -> String {
+    "the range \(entry)" + (count > 1 ? " (\(index + 1) of \(count))" : "")
   }
 
   // MARK: Use

@@ -3,6 +3,7 @@ import FoundationEssentials
 import Glibc
 import Libvirt
 import Linux
+import Programs
 import SystemPackage
 
 /// What is about domains of libvirt.

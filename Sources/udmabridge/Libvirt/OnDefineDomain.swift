@@ -2,6 +2,7 @@ import ArgumentParser
 import Domains
 import FoundationEssentials
 import Libvirt
+import Programs
 
 /// What KubeVirt's hook sidecar runs for each machine.
 struct OnDefineDomain: ParsableCommand {

@@ -1,4 +1,5 @@
 import Linux
+import Programs
 import SystemPackage
 
 /// One thing that a remedy changes on a host. It knows how to be taken back, also by another process after a boot.

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Linux
+import Programs
 
 extension Doctor {
   /// Mends this host, or takes that back.

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Linux
+import Programs
 import SystemPackage
 
 /// Mends a host, writes down what was changed, and takes it back by that.

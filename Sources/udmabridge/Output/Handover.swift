@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Linux
+import Programs
 import SystemPackage
 
 /// What becomes of a descriptor that a command made: a program gets it, or another process, or it is held.

@@ -1,6 +1,7 @@
 import CPNG
 import Glibc
 import Linux
+import Programs
 import SystemPackage
 
 /// Images for people.

@@ -1,0 +1,5 @@
+/// What stands against what was asked for, in one line.
+package struct Trouble: Error, CustomStringConvertible {
+  package let description: String
+  package init(_ description: String) { self.description = description }
+}
