@@ -64,8 +64,8 @@ let package = Package(
     module("QEMU", ["Linux", "Guest", system]),
     .systemLibrary(name: "CXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
     .target(name: "CLibvirt", linkerSettings: [.linkedLibrary("dl")]),
-    module("Domains", ["Linux", system]),
-    module("Libvirt", ["CXML2", "CLibvirt", "Linux", "Domains", "QEMU", system]),
+    module("DomainOptions", ["Linux", system]),
+    module("Libvirt", ["CXML2", "CLibvirt", "Linux", "DomainOptions", "QEMU", system]),
     .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     module("Programs", []),
     .executableTarget(
@@ -74,7 +74,7 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol",
         "Presenting",
-        "Sandbox", "Domains", "Libvirt", "CPNG",
+        "Sandbox", "DomainOptions", "Libvirt", "CPNG",
         system, log,
         arguments,
       ],
@@ -85,7 +85,7 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
         "VhostUserGPU",
-        "KMS", "Varlink", "Consumers", "Sandbox", "Domains", system, log, arguments,
+        "KMS", "Varlink", "Consumers", "Sandbox", "DomainOptions", system, log, arguments,
       ],
       swiftSettings: rules),
     .target(
@@ -140,11 +140,12 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Domains", "Libvirt", "TestSupport", "udmabridge",
+        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "DomainOptions", "Libvirt", "TestSupport",
+        "udmabridge",
         "vhost-user-udmabuf",
         "lend-pages", "stranger", system,
       ]),
-    tests("LibvirtTests", ["Linux", "Domains", "Libvirt", "TestSupport", "udmabridge", system]),
+    tests("LibvirtTests", ["Linux", "DomainOptions", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
     tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(

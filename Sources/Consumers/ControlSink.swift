@@ -20,7 +20,7 @@ package final class ControlSink: ScanoutSink {
   var statistics = ControlStatistics()
   private var lanes: [ControlLane]
   private var holds: [Hold] = []
-  private(set) var audience: [any Audience] = []
+  private(set) var feeds: [any Feed] = []
 
   let loop: EventLoop
   private var telling: Deferred?
@@ -109,7 +109,7 @@ package final class ControlSink: ScanoutSink {
       report(.presented(presentation, scanout))
     }
     statistics.frames += 1
-    for listener in audience { listener.changed(.picture, index) }
+    for feed in feeds { feed.changed(.picture, index) }
     before?.frame.release()
   }
 
@@ -117,7 +117,7 @@ package final class ControlSink: ScanoutSink {
     let index = Int(scanout.rawValue)
     guard index < lanes.count, let before = lanes[index].shown.take() else { return }
     if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation, scanout)) }
-    for listener in audience { listener.changed(.picture, index) }
+    for feed in feeds { feed.changed(.picture, index) }
     before.frame.release()
   }
 
@@ -127,14 +127,14 @@ package final class ControlSink: ScanoutSink {
     var serial = lanes[index].cursor?.serial ?? 0
     if image != nil, image != lanes[index].cursor?.image { serial += 1 }
     lanes[index].cursor = Cursor(image: image, position: position, serial: serial)
-    for listener in audience { listener.changed(.cursor, index) }
+    for feed in feeds { feed.changed(.cursor, index) }
   }
 
   package func moveCursor(to position: CursorPosition, on scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count else { return }
     lanes[index].cursor?.position = position
-    for listener in audience { listener.changed(.cursor, index) }
+    for feed in feeds { feed.changed(.cursor, index) }
   }
 
   package func forget(_ frame: Frame) {
@@ -145,7 +145,7 @@ package final class ControlSink: ScanoutSink {
       if let waiting = lanes[index].waiting.take() {
         report(.failed(waiting.presentation.sequence, ScanoutID(UInt32(index))))
       }
-      for listener in audience { listener.changed(.picture, index) }
+      for feed in feeds { feed.changed(.picture, index) }
     }
     let late = holds.filter { $0.frame === frame }
     if !late.isEmpty {
@@ -155,7 +155,7 @@ package final class ControlSink: ScanoutSink {
       for hold in late { hold.consumer.cutOff() }
     }
     for _ in 0..<letGo { frame.release() }
-    for listener in audience { listener.forget(frame) }
+    for feed in feeds { feed.forget(frame) }
     settle()
   }
 
@@ -278,23 +278,23 @@ package final class ControlSink: ScanoutSink {
 
   var currentStatistics: ControlStatistics {
     var now = statistics
-    (now.holds, now.watchers) = (holds.count, audience.count)
+    (now.holds, now.watchers) = (holds.count, feeds.count)
     return now
   }
 
   // MARK: Watching
 
-  func add(_ listener: any Audience) { audience.append(listener) }
+  func add(_ feed: any Feed) { feeds.append(feed) }
 
-  func remove(_ listener: any Audience) { audience.removeAll { $0 === listener } }
+  func remove(_ feed: any Feed) { feeds.removeAll { $0 === feed } }
 
   private func tellOfOutputs() {
-    for listener in audience { listener.changed(.outputs, 0) }
+    for feed in feeds { feed.changed(.outputs, 0) }
   }
 
   /// Tells everybody who watches that there will be nothing more.
   package func end() {
-    for listener in audience { listener.end() }
-    audience = []
+    for feed in feeds { feed.end() }
+    feeds = []
   }
 }

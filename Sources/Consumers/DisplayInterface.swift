@@ -5,17 +5,6 @@ internal import SystemPackage
 internal import Udmabuf
 package import Varlink
 
-/// One connection's share in the pictures: what it holds, and what it is told.
-final class Consumer {
-  private weak var connection: VarlinkConnection?
-  var listener: (any Audience)?
-
-  init(_ connection: VarlinkConnection) { self.connection = connection }
-
-  /// What it held is the guest's again.
-  func cutOff() { connection?.close() }
-}
-
 /// `io.udmabridge.Display`, by which other processes get at the frames of a `ControlSink`.
 package final class DisplayInterface: VarlinkInterface {
   package let name = displayInterfaceName
@@ -151,7 +140,7 @@ package final class DisplayInterface: VarlinkInterface {
   private func watch(_ connection: VarlinkConnection) {
     let watcher = Watcher(sink, connection)
     let consumer = consumer(connection)
-    consumer.listener = watcher
+    consumer.feed = watcher
     sink.add(watcher)
     connection.beginStream { [weak watcher] in watcher?.proceed() }
     watcher.proceed()
@@ -163,7 +152,7 @@ package final class DisplayInterface: VarlinkInterface {
       let stream = try QEMUDisplayStream(sink, consumer, socket, loop: sink.loop) { [weak connection] in
         connection?.close()
       }
-      consumer.listener = stream
+      consumer.feed = stream
       sink.add(stream)
     } catch { connection.close() }
   }
@@ -196,7 +185,7 @@ package final class DisplayInterface: VarlinkInterface {
     connection.whenGone = { [unowned self] in
       guard let gone = consumers.removeValue(forKey: id) else { return }
       // Which knows its consumer.
-      if let listener = gone.listener.take() { sink.remove(listener) }
+      if let feed = gone.feed.take() { sink.remove(feed) }
       sink.releaseAll(of: gone)
     }
     return consumer

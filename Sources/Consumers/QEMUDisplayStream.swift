@@ -7,7 +7,7 @@ internal import VhostUser
 /// front end.
 ///
 /// It is told of the newest state only. What it was told of and has not answered is held for it, by the rules of Hold.
-final class QEMUDisplayStream: Audience {
+final class QEMUDisplayStream: Feed {
   private unowned let sink: ControlSink
   private let consumer: Consumer
   private var connection: QEMUDisplayConnection?
@@ -45,9 +45,9 @@ final class QEMUDisplayStream: Audience {
     }
   }
 
-  // MARK: Audience
+  // MARK: Feed
 
-  func changed(_ subject: AudienceSubject, _ index: Int) {
+  func changed(_ subject: FeedSubject, _ index: Int) {
     guard features != nil else { return }
     switch subject {
     case .outputs: return

@@ -2,21 +2,9 @@ internal import DisplayProtocol
 internal import Scanout
 internal import Varlink
 
-/// Hears of what a `ControlSink` offers.
-protocol Audience: AnyObject {
-  /// Something else is to be told, of the scanout of this number.
-  func changed(_ subject: AudienceSubject, _ index: Int)
-  /// The frame is the guest's again: it must not be used any more.
-  func forget(_ frame: Frame)
-  /// There will be nothing more.
-  func end()
-}
-
-enum AudienceSubject { case outputs, picture, cursor }
-
 /// A call of Watch. What it is to be told of and could not take yet is remembered, not kept: it hears of the newest
 /// state only, so that it costs the same however slow it is.
-final class Watcher: Audience {
+final class Watcher: Feed {
   private struct Told {
     /// The last picture.
     var sequence: UInt64?
@@ -39,7 +27,7 @@ final class Watcher: Audience {
   }
 
   /// Tells it, now or when the connection has room.
-  func changed(_ subject: AudienceSubject, _ index: Int) {
+  func changed(_ subject: FeedSubject, _ index: Int) {
     switch subject {
     case .outputs: outputsChanged = true
     case .picture: scanouts[index].picture = true

@@ -1,4 +1,4 @@
-internal import Domains
+internal import DomainOptions
 
 /// Something in a domain's definition with which a guest's pages cannot be lent, or QEMU does not start.
 package enum DomainProblem: Equatable, Sendable, CustomStringConvertible {

@@ -1,4 +1,4 @@
-package import Domains
+package import DomainOptions
 internal import Linux
 
 /// A domain's definition, as libvirt has it or as a program hands it to libvirt.

@@ -1,4 +1,4 @@
-package import Domains
+package import DomainOptions
 
 /// What `enable` writes into a domain's metadata: how it was before.
 enum EnablingRecord {

@@ -1,4 +1,4 @@
-internal import Domains
+internal import DomainOptions
 internal import Linux
 package import SystemPackage
 

@@ -1,4 +1,4 @@
-internal import Domains
+internal import DomainOptions
 internal import FoundationEssentials
 internal import Glibc
 internal import Linux

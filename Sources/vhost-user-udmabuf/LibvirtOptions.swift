@@ -1,5 +1,5 @@
 import ArgumentParser
-import Domains
+import DomainOptions
 import Glibc
 import Linux
 import Programs

@@ -140,7 +140,7 @@ import Testing
     #expect(try bad.all().isEmpty)
     try rig.waitUntil("it is cut off") { try bad.isOver }
     #expect(try !good.isOver && rig.server.connectionCount == 1)
-    #expect(rig.sink.audience.count == 1)
+    #expect(rig.sink.feeds.count == 1)
   }
 
   @Test("who hangs up is forgotten with all that was held", arguments: [false, true])
@@ -153,7 +153,7 @@ import Testing
       try rig.settle()
       frontEnd.hangUp()
     }
-    try rig.waitUntil("its end is known") { rig.sink.audience.isEmpty }
+    try rig.waitUntil("its end is known") { rig.sink.feeds.isEmpty }
     #expect(rig.server.connectionCount == 0 && rig.sink.currentStatistics.holds == 0)
     rig.sink.turnOff(ScanoutID(0))
     #expect(frame.uses == 0)

@@ -102,7 +102,7 @@ import Testing
     // The loop has not turned since.
     let frame = try rig.frame()
     for _ in 0..<3 { rig.present(frame) }
-    #expect(rig.sink.audience.count == 1)
+    #expect(rig.sink.feeds.count == 1)
     #expect(try stays.events().count == 4)
     rig.sink.end()
   }
@@ -115,7 +115,7 @@ import Testing
     for _ in 0..<10_000 { rig.present(frame) }
     do { _ = try watch() }
     rig.sink.end()
-    #expect(rig.sink.audience.isEmpty)
+    #expect(rig.sink.feeds.isEmpty)
     try rig.waitUntil("it is cut off") {
       _ = try slow.events()
       return slow.isClosed
@@ -125,7 +125,7 @@ import Testing
   @Test("who goes is forgotten")
   func gone() throws {
     do { _ = try watch() }
-    try rig.waitUntil("its end is known") { rig.sink.audience.isEmpty }
+    try rig.waitUntil("its end is known") { rig.sink.feeds.isEmpty }
     #expect(rig.server.connectionCount == 0)
     rig.present(try rig.frame())
   }

@@ -1,4 +1,4 @@
-import Domains
+import DomainOptions
 import Testing
 
 @testable import Libvirt

@@ -1,4 +1,4 @@
-import Domains
+import DomainOptions
 import Foundation
 import Linux
 import Programs

@@ -1,6 +1,6 @@
 import ArgumentParser
 import DisplayProtocol
-import Domains
+import DomainOptions
 import Linux
 import Programs
 import SystemPackage

@@ -1,5 +1,5 @@
 import ArgumentParser
-import Domains
+import DomainOptions
 import KMS
 import Libvirt
 import Linux

@@ -1,4 +1,4 @@
-import Domains
+import DomainOptions
 import Libvirt
 import Linux
 import SystemPackage
