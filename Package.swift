@@ -25,11 +25,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
   name: "udmabridge",
-  products: [
-    .library(name: "Udmabuf", targets: ["Udmabuf"]),
-    .executable(name: "vhost-user-udmabuf", targets: ["vhost-user-udmabuf"]),
-    .executable(name: "udmabridge", targets: ["udmabridge"]),
-  ],
+  // The programs are no declared products: those would bring the names of all their modules into a client's package.
+  // Here they are built all the same.
+  products: [.library(name: "Udmabuf", targets: ["Udmabuf"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-system", from: "1.6.0"),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
