@@ -67,7 +67,8 @@ package struct ByteSource {
       let (from, to) = (window.start + skip, place + here - offset)
       if let shuffle {
         copyPixels(
-          in: piece, of: index, from: from, done: here - offset, left: end - here, to: target, at: to, shuffle)
+          in: piece, of: index, from: from, done: here - offset, left: end - here, to: target, at: to, shuffle
+        )
       } else {
         target.copy(piece, from: window.mapping, at: from, to: to)
       }

@@ -29,7 +29,8 @@ import Testing
   /// What a module declares as public.
   private func publicSymbols(of module: String) throws -> [PublicSymbol] {
     let directory = repository.appending("Sources").appending(module)
-    return try directoryEntries(directory).filter { $0.hasSuffix(".swift") }.flatMap { name throws -> [PublicSymbol] in
+    return try directoryEntries(directory).filter { $0.hasSuffix(".swift") }.flatMap {
+      name throws -> [PublicSymbol] in
       let lines = try readText(directory.appending(name)).split(
         separator: "\n", omittingEmptySubsequences: false
       )

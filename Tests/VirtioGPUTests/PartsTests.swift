@@ -47,8 +47,8 @@ import Virtio
       driver = DriverQueue(ram)
       queue = CommandQueue(kind, MistakeLog(log.logger), patience: .endless)
       let ring = try VirtQueue(
-        size: driver.size, descriptors: driver.descriptorWindow, available: driver.availableWindow,
-        used: driver.usedWindow, memory: ram.memory, eventIndex: driver.eventIndex, start: driver.seenUsed)
+        size: driver.size, rings: driver.rings, memory: ram.memory, eventIndex: driver.eventIndex,
+        start: driver.seenUsed)
       queue.start(GPUQueue(queue: ring) {})
     }
 
@@ -81,7 +81,8 @@ import Virtio
     #expect(bench.handler.names.count == 3 && !bench.queue.hasMore)
   }
 
-  @Test("the control queue waits for work that is under way, and the cursor's does not", arguments: [true, false])
+  @Test(
+    "the control queue waits for work that is under way, and the cursor's does not", arguments: [true, false])
   func workUnderWay(_ isControl: Bool) throws {
     let bench = try Bench(isControl ? .control : .cursor)
     bench.handler.isBusy = true
