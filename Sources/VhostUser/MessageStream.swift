@@ -65,7 +65,7 @@ final class MessageStream {
       }
       if count > 0 { continue }
       if header == nil && bytes.isEmpty { return true }
-      throw .cutOff(while: "in the middle of \(header.map { $0.request.description } ?? "a header")")
+      throw .closed(while: "in the middle of \(header.map { $0.request.description } ?? "a header")")
     }
     return true
   }

@@ -172,7 +172,7 @@ package final class QEMUDisplayConnection {
         return false
       }
       if count > 0 { continue }
-      if isOpen, header != nil || !incoming.isEmpty { throw .cutOff }
+      if isOpen, header != nil || !incoming.isEmpty { throw .closed }
       end(nil as QEMUDisplayError?)
       return false
     }

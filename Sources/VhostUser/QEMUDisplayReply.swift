@@ -3,7 +3,7 @@ package import SystemPackage
 /// What QEMU's display socket said that it must not, or why it failed.
 package enum QEMUDisplayError: Error, Equatable {
   case socket(Errno)
-  case cutOff
+  case closed
   case unknownReply(code: UInt32)
   case noReply(QEMUDisplayRequest, flags: UInt32)
   case size(QEMUDisplayRequest, size: UInt32, expected: Int)
@@ -17,7 +17,7 @@ extension QEMUDisplayError: CustomStringConvertible {
   package var description: String {
     switch self {
     case .socket(let errno): "the socket failed: \(errno)"
-    case .cutOff: "it was closed in the middle of a reply"
+    case .closed: "it was closed in the middle of a reply"
     case .unknownReply(let code): "a reply to \(code) came, which is nothing that is ever asked"
     case .noReply(let request, let flags):
       "\(request) came with flags 0x\(String(flags, radix: 16)), which are not those of a reply: 0x4"

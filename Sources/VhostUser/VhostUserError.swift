@@ -7,7 +7,7 @@ package import Virtio
 package enum VhostUserError: Error, Equatable {
   // The socket.
   case socket(Errno)
-  case cutOff(while: String)
+  case closed(while: String)
   case repliesNotRead(Request)
   // The frame of a message.
   case version(flags: UInt32)
@@ -50,7 +50,7 @@ extension VhostUserError: CustomStringConvertible {
   package var description: String {
     switch self {
     case .socket(let errno): "the vhost-user socket failed: \(errno)"
-    case .cutOff(let place): "the front end closed the connection \(place)"
+    case .closed(let place): "the front end closed the connection \(place)"
     case .repliesNotRead(let request):
       "the reply to \(request) does not fit into the socket: the front end does not read"
     case .version(let flags):

@@ -88,7 +88,7 @@ package final class VhostUserSession {
   private func ready(_ readiness: Readiness) {
     if isPaused {
       // Only a hangup is reported now.
-      return end(stopping.map { .cutOff(while: "while queue \($0) was stopping") })
+      return end(stopping.map { .closed(while: "while queue \($0) was stopping") })
     }
     guard let stream else { return }
     do throws(VhostUserError) {

@@ -210,7 +210,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     try link.frontEnd.send(Array(numbers(1, 4, 8, 0, 0).prefix(count)))
     link.frontEnd.hangUp()
     try link.settle()
-    #expect(link.ends == [count == 0 ? nil : .cutOff])
+    #expect(link.ends == [count == 0 ? nil : .closed])
   }
 
   /// QEMU stops without having read all.

@@ -81,7 +81,7 @@ import VhostUser
       victim.setup.link.hangUp()
       try victim.setup.link.settle()
       let place = length < 12 ? "a header" : "\(form.request)"
-      #expect(victim.setup.error == .cutOff(while: "in the middle of \(place)"))
+      #expect(victim.setup.error == .closed(while: "in the middle of \(place)"))
     }
   }
 

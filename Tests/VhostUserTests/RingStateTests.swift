@@ -148,7 +148,7 @@ import Virtio
     try setup.link.settle()
     setup.link.hangUp()
     try setup.link.settle()
-    #expect(setup.error == .cutOff(while: "while queue 0 was stopping"))
+    #expect(setup.error == .closed(while: "while queue 0 was stopping"))
     setup.device.release()
     try setup.link.settle()
     #expect(setup.link.endCount == 1)
