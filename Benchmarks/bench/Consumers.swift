@@ -104,7 +104,7 @@ private final class Offering {
   }
 
   init(width: UInt32, height: UInt32, isLent: Bool) throws {
-    control = FilePath("/tmp/udmabridge-bench-\(getpid())-\(monotonicNanoseconds())")
+    control = FilePath("/tmp/udmabridge-bench-\(getpid())-\(UInt64.random(in: 0...UInt64.max))")
     card = try GraphicsCard(
       try BackEndProcess.startHelper(["--control", control.string]), memory: 256 << 20)
     let bytes = Int(width) * Int(height) * 4
@@ -243,7 +243,7 @@ private final class Way {
   init(consumers: Int) throws {
     let mode = DisplayMode.reducedBlanking(width: 1024, height: 768)!
     sink = try ControlSink(outputs: [SinkOutput(name: "bench", modes: [mode])], loop: loop)
-    let path = FilePath("/tmp/udmabridge-bench-\(getpid())-\(monotonicNanoseconds())")
+    let path = FilePath("/tmp/udmabridge-bench-\(getpid())-\(UInt64.random(in: 0...UInt64.max))")
     let interface = DisplayInterface(sink) { Array("{}".utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
@@ -261,7 +261,7 @@ private final class Way {
       _ = unsafe try kept.socket.send(call.span.bytes)
       sockets.append(kept)
       // No more may wait to be taken than the socket has room for.
-      while try loop.turn(milliseconds: 20) > 0 {}
+      while try loop.turn(waiting: .milliseconds(20)) > 0 {}
     }
     removeFile(path)
   }
@@ -273,7 +273,7 @@ private final class Way {
       Presentation(
         frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: sequence),
       on: ScanoutID(0))
-    while try loop.turn(milliseconds: 0) > 0 {}
+    while try loop.turn(waiting: .zero) > 0 {}
     for kept in sockets {
       try check(kept.socket.fd.withRaw { cb_drain($0) } > 0, "each consumer is told of each frame")
     }

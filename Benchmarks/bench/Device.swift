@@ -101,7 +101,7 @@ final class Device {
   private func finish(_ chain: Chain) throws {
     let before = calls
     device.kicked(GPUDevice.controlQueue)
-    while calls == before { try check(try loop.turn(milliseconds: 1000) > 0, "the device answers") }
+    while calls == before { try check(try loop.turn(waiting: .seconds(1)) > 0, "the device answers") }
     try check(queue.nextUsed()?.head == chain.head, "the command is answered that was sent")
     queue.usedEvent = queue.seenUsed
     let type: UInt32 = ram.number(at: chain.answer)

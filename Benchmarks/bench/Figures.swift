@@ -2,9 +2,9 @@ import Linux
 
 /// How long `body` takes, in nanoseconds.
 func nanoseconds(_ body: () throws -> Void) rethrows -> Double {
-  let start = monotonicNanoseconds()
+  let start = Instant.now
   try body()
-  return Double(monotonicNanoseconds() - start)
+  return Double((Instant.now - start).nanoseconds)
 }
 
 extension [Double] {

@@ -15,7 +15,7 @@ final class GraphicsCard {
   private var tokens: [EventLoop.Token] = []
 
   /// Longer than any command takes, in an emulated machine too.
-  private static let patience: Int64 = 60_000_000_000
+  private static let patience = TimeSpan.seconds(60)
 
   /// - Parameter memory: of the guest, in bytes.
   init(_ process: consuming BackEndProcess, memory: UInt64) throws {
@@ -26,7 +26,7 @@ final class GraphicsCard {
     queue = DriverQueue(ram)
     let loop = loop
     frontEnd = try FrontEnd(process.takeSocket()) {
-      try loop.turn(milliseconds: Int32(Self.patience / 1_000_000)) > 0
+      try loop.turn(waiting: Self.patience) > 0
     }
     // That something is there is all that the loop has to tell: the front end reads it.
     tokens.append(try loop.add(frontEnd.socket.fd) { _ in })
@@ -53,7 +53,7 @@ final class GraphicsCard {
 
   /// Waits until so many commands are answered with `OK_NODATA`.
   func finish(_ count: Int) throws {
-    let end = monotonicNanoseconds() + Self.patience
+    let end = Instant.now + Self.patience
     var done = 0
     while true {
       done += try takeAnswers()
@@ -75,15 +75,15 @@ final class GraphicsCard {
     return count
   }
 
-  private func wait(until end: Int64) throws {
-    try check(monotonicNanoseconds() < end, "the back end answers in time")
-    try loop.turn(milliseconds: 1000)
+  private func wait(until end: Instant) throws {
+    try check(Instant.now < end, "the back end answers in time")
+    try loop.turn(waiting: .seconds(1))
     try display.check()
   }
 
   /// Waits until the display was shown so many frames in all.
   func waitForFrames(_ count: Int) throws {
-    let end = monotonicNanoseconds() + Self.patience
+    let end = Instant.now + Self.patience
     while display.frames < count { try wait(until: end) }
   }
 

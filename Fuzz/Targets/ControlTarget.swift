@@ -176,7 +176,7 @@ private final class ControlRoom: ScanoutObserver {
   }
 
   private func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
     fail("the loop does not come to rest")
   }
 

@@ -165,7 +165,7 @@ final class Machine {
 
   /// Lets everything happen that needs no waiting.
   func settle() throws {
-    for _ in 0..<1000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<1000 where try loop.turn(waiting: .zero) == 0 { return }
     fail("the loop does not come to rest")
   }
 

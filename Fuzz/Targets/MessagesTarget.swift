@@ -185,7 +185,7 @@ private final class Peer {
   }
 
   private func settle() throws {
-    for _ in 0..<1000 where try link.loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<1000 where try link.loop.turn(waiting: .zero) == 0 { return }
     fail("the loop does not come to rest")
   }
 

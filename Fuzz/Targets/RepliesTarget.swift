@@ -134,6 +134,6 @@ private func hangUp(_ socket: consuming UnixSocket, _ back: Back, _ loop: EventL
 private func discard(_ socket: consuming UnixSocket) {}
 
 private func settle(_ loop: EventLoop) throws {
-  for _ in 0..<1000 where try loop.turn(milliseconds: 0) == 0 { return }
+  for _ in 0..<1000 where try loop.turn(waiting: .zero) == 0 { return }
   fail("the loop does not come to rest")
 }

@@ -68,8 +68,8 @@ extension KMSSink {
   private func awaitFlip(_ lane: KMSLane) {
     let deadline = Instant.now + flipPatience
     while lane.awaited != nil, cardToken != nil {
-      let left = (deadline - .now).milliseconds
-      guard left > 0, (try? waiting.turn(milliseconds: Int32(left))) != nil else {
+      let left = deadline - .now
+      guard left > .zero, (try? waiting.turn(waiting: left)) != nil else {
         return log.error(
           "\(card.name) (\(card.driver)) has accepted a flip and not done it; it may still read pages that went back"
         )

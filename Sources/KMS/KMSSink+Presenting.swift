@@ -51,7 +51,7 @@ extension KMSSink {
       let busySince = lane.busySince ?? now
       if error == .resourceBusy, now - busySince < patience {
         lane.busySince = busySince
-        if let retry, !retry.armed { retry.arm(milliseconds: UInt32(Self.retryDelay.milliseconds)) }
+        if let retry, !retry.armed { retry.arm(after: Self.retryDelay) }
       } else {
         noteLoss(error)
         // Somebody else may have set other modes meanwhile: the next commit sets everything anew.
@@ -179,7 +179,7 @@ extension KMSSink {
     if lane.queue.isBusy { return }
     if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
     lane.refusedTurnOffs += 1
-    turnOffRetry?.arm(milliseconds: UInt32(Self.turnOffDelay.milliseconds))
+    turnOffRetry?.arm(after: Self.turnOffDelay)
   }
 
   // MARK: The card's events

@@ -277,7 +277,7 @@ extension GPUDevice: ScanoutsOwner, CommandHandler {
       if let other { first = min(first ?? other, other) }
     }
     guard let first else { return }
-    timer?.arm(milliseconds: UInt32(max(0, (first - .now).nanoseconds) / 1_000_000 + 1))
+    timer?.arm(after: first - .now)
   }
 
   /// Completes the fences that waited for it.

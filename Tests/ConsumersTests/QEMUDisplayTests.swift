@@ -172,7 +172,7 @@ import Udmabuf
       var messages: [QEMURig.Message] = []
       while let message = try rig.frontEnd.next() { messages.append(message) }
       #expect(messages == (parts == 5 ? others + expected : expected + others))
-      try rig.loop.turn(milliseconds: 0)
+      try rig.loop.turn(waiting: .zero)
     }
     try rig.reply(1)
     #expect(rig.takeReports() == ["presented 1 of 1 on 0"])
@@ -582,7 +582,7 @@ import Udmabuf
     let deadline = Instant.now + .seconds(60)
     while messages.count < 3, .now < deadline {
       messages += try rig.messages()
-      try rig.loop.turn(milliseconds: 10)
+      try rig.loop.turn(waiting: .milliseconds(10))
     }
     #expect(messages == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48), Message(3)])
     try rig.frontEnd.reply(3, QEMUDisplayFrontEnd.displayInfo([(1280, 800)]))

@@ -59,7 +59,7 @@ final class QEMURig: ScanoutObserver {
   }
 
   func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
     Issue.record("the loop does not come to rest")
   }
 

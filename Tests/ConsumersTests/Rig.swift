@@ -54,7 +54,7 @@ final class Rig: ScanoutObserver {
 
   /// Handles what there is to do.
   func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
     Issue.record("the loop does not come to rest")
   }
 

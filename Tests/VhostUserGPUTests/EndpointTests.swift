@@ -48,7 +48,7 @@ import VirtioGPU
   }
 
   private func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(milliseconds: 0) == 0 { return }
+    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
     Issue.record("the loop does not come to rest")
   }
 
@@ -57,7 +57,7 @@ import VirtioGPU
     let frontEnd: FrontEnd
 
     init(_ path: FilePath, _ loop: EventLoop) throws {
-      frontEnd = try FrontEnd(UnixSocket.connect(path)) { try loop.turn(milliseconds: 0) > 0 }
+      frontEnd = try FrontEnd(UnixSocket.connect(path)) { try loop.turn(waiting: .zero) > 0 }
     }
 
     func speak() throws { _ = try frontEnd.askWord(FrontEnd.getFeatures) }
@@ -198,7 +198,7 @@ import VirtioGPU
       let endpoint = try endpoint(at: .descriptor(mine.fd.duplicate().relinquish()))
       try endpoint.open()
       #expect(!endpoint.isServing && !endpoint.isWaiting)
-      let qemu = try FrontEnd(theirs) { [loop] in try loop.turn(milliseconds: 0) > 0 }
+      let qemu = try FrontEnd(theirs) { [loop] in try loop.turn(waiting: .zero) > 0 }
       _ = try qemu.askWord(FrontEnd.getFeatures)
       #expect(endpoint.isServing)
       _ = consume mine

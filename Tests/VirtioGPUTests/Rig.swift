@@ -185,7 +185,7 @@ final class Rig {
 
   /// Handles what there is to do without waiting.
   func settle() throws {
-    while try loop.turn(milliseconds: 0) > 0 {}
+    while try loop.turn(waiting: .zero) > 0 {}
   }
 
   // MARK: What must not change

@@ -76,13 +76,13 @@ import Testing
       #expect(rig.statistics.bytesCopied == UInt64(part * Self.band))
       guard part < Self.parts else { break }
       #expect(rig.answer() == nil && rig.screen.presentCount == 0, "part \(part)")
-      try rig.loop.turn(milliseconds: 0)
+      try rig.loop.turn(waiting: .zero)
     }
     #expect(turns == Self.parts - 1, "it has a turn after each part")
     #expect(rig.answer()?.type == ResponseType.ok && rig.screen.presentCount == 1)
     rig.screen.flip()
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
-    try rig.loop.turn(milliseconds: 0)
+    try rig.loop.turn(waiting: .zero)
     #expect(rig.statistics.bytesCopied == UInt64(Self.parts * Self.band), "and then no more")
   }
 
@@ -105,7 +105,7 @@ import Testing
     let heads = send(rig, Request.flush(1, Self.area), Request.create(2), Request.unref(1))
     rig.device.kicked(0)
     rig.device.kicked(0)
-    try rig.loop.turn(milliseconds: 0)
+    try rig.loop.turn(waiting: .zero)
     #expect(rig.device.resources.count == 1 && rig.answer() == nil)
     #expect(try rig.askCursor(Request.moveCursor(0)).type == ResponseType.ok)
     try rig.turn { rig.screen.presentCount == 1 }
@@ -226,7 +226,7 @@ import Testing
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
-    try rig.loop.turn(milliseconds: 0)
+    try rig.loop.turn(waiting: .zero)
     rig.screen.outputs[0].name = "another"
     rig.device.scanouts.outputsChanged()
     try rig.turn { rig.answer() != nil }
@@ -247,7 +247,7 @@ import Testing
     try picture(rig, 1, 7)
     send(rig, Request.flush(1, Self.area), Request.create(2))
     rig.device.kicked(0)
-    try rig.loop.turn(milliseconds: 0)
+    try rig.loop.turn(waiting: .zero)
     var finished = false
     rig.device.stop(0) { finished = true }
     #expect(finished && rig.answer()?.type == ResponseType.ok && rig.answer() == nil)
@@ -381,7 +381,7 @@ import Testing
     rig.screen.flip()
     try rig.ok(Request.unref(1))
     rig.screen.flip()
-    try rig.loop.turn(milliseconds: 0)
+    try rig.loop.turn(waiting: .zero)
     #expect(rig.device.isBusy && rig.statistics.shadowBytes == 0)
     rig.post(Request.displayInfo())
     #expect(rig.answer() == nil)
