@@ -67,6 +67,21 @@ import Testing
     }
   }
 
+  @Test("every type that the glossary names stands in the file that it names")
+  func glossary() throws {
+    let text = try readText(repository.appending("docs/architecture.md"), upTo: 1 << 20)
+    let words = try #require(text.range(of: "\n## Words\n"))
+    var named = 0
+    for type in text[words.upperBound...].matches(of: /`([A-Z][\w.]*)` \(([\w+\/-]+\.swift)\)/) {
+      named += 1
+      let name = try #require(type.1.split(separator: ".").last)
+      let source = try? readText(repository.appending("Sources/\(type.2)"))
+      let declaration = try Regex("(actor|class|enum|protocol|struct) \(name)\\b")
+      #expect(source?.contains(declaration) == true, "\(type.0)")
+    }
+    #expect(named > 40)
+  }
+
   @Test("every command has a manual and completions, made from what it is")
   func generated() throws {
     for command in ["memfd", "create", "show", "dump", "inspect", "list", "ram", "plan", "doctor"] {
