@@ -7,7 +7,7 @@ import Testing
 @testable import Varlink
 
 /// The client that waits, against a service in another thread.
-@Suite struct ClientTests {
+@Suite struct VarlinkClientTests {
   /// Answers each message with the next of these texts, a NUL behind each.
   private func client(_ answers: [String], _ body: (VarlinkClient) throws -> Void) throws {
     try UnixSocket.pair { ours, theirs in
