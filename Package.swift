@@ -138,10 +138,8 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "DomainOptions", "Libvirt", "TestSupport",
-        "udmabridge",
-        "vhost-user-udmabuf",
-        "lend-pages", "stranger", system,
+        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Varlink", "Presenting", "DomainOptions", "Libvirt",
+        "TestSupport", "udmabridge", "vhost-user-udmabuf", "lend-pages", "stranger", system,
       ]),
     tests("LibvirtTests", ["Linux", "DomainOptions", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),

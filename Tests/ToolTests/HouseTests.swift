@@ -1,10 +1,16 @@
 import DomainOptions
 import Foundation
+import Libvirt
 import Linux
+import Presenting
 import Programs
+import QEMU
 import SystemPackage
 import TestSupport
 import Testing
+import Varlink
+
+@testable import udmabridge
 
 /// What is asked of the sources beside what the compiler and the linter ask.
 @Suite struct HouseTests {
@@ -36,6 +42,11 @@ import Testing
       })
   }
 
+  /// What looks like an option there.
+  private static func named(in text: String) -> [String] {
+    text.matches(of: /(?:^|[^\-\w])--([a-z][a-z0-9\-]*)/).map { String($0.1) }
+  }
+
   /// Options that a library names, and why it may.
   private static let exceptions = [
     "Libvirt/Recovery.swift --render-node": "it starts the helper with it, and knows the helper by it",
@@ -50,17 +61,36 @@ import Testing
     for (name, text) in try Self.sources() where !Self.programs.contains(where: { name.hasPrefix("\($0)/") })
     {
       for (line, literal) in Literals.all(in: text) {
-        for match in literal.matches(of: /(?:^|[^\-\w])--([a-z][a-z0-9\-]*)/)
-        where options.contains(String(match.1)) {
-          let place = "\(name) --\(match.1)"
+        for option in Self.named(in: literal) where options.contains(option) {
+          let place = "\(name) --\(option)"
           if Self.exceptions[place] == nil {
-            Issue.record("\(name), line \(line): --\(match.1) in «\(literal.prefix(100))»")
+            Issue.record("\(name), line \(line): --\(option) in «\(literal.prefix(100))»")
           }
           excepted.insert(place)
         }
       }
     }
     #expect(excepted.isSuperset(of: Self.exceptions.keys), "an exception that nobody needs")
+  }
+
+  @Test("the tool adds to a library's error the options that help, and there are such options")
+  func explaining() throws {
+    let options = try Self.options()
+    let errors: [any Error] = [
+      QEMUError.tooManyMonitors(1, count: 9, tried: 8), QEMUError.noProcess("/monitor"),
+      QEMUError.otherProcess(1, "/monitor", 0), QEMUError.unproven(1, "why"),
+      VarlinkClientError.connecting("/control", .noSuchFileOrDirectory), VarlinkClientError.closed,
+      LibvirtError.noLibrary("why"), LibvirtError.session("uri"), LibvirtError.withoutSecrets("why"),
+      LibvirtError.transient("web"), LibvirtError.refused([.graphics("vnc")]),
+      LibvirtError.refused([.reference("why")]), PresentingError.reserveIsUsedUp,
+    ]
+    for error in errors {
+      let text = explained(error)
+      #expect(text.hasPrefix("\(error)"))
+      let named = Self.named(in: text)
+      #expect(!named.isEmpty && options.isSuperset(of: named), "\(text)")
+    }
+    #expect(explained(QEMUError.changing) == "\(QEMUError.changing)")
   }
 
   @Test("a domain may choose each option of the helper but these, which are not for it to say")
