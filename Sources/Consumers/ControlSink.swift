@@ -26,8 +26,7 @@ package final class ControlSink: ScanoutSink {
   private var telling: Deferred?
   private var timer: Timer?
   /// What the observer is told of from the loop.
-  private var reports: [Report] = []
-  private var reportsTold: [Report] = []
+  private let reports = ReportQueue()
 
   /// What one scanout shows.
   private struct ControlLane {
@@ -51,12 +50,6 @@ package final class ControlSink: ScanoutSink {
     var isOverdue = false
   }
 
-  private enum Report {
-    case presented(Presentation, ScanoutID)
-    case replaced(UInt64, ScanoutID)
-    case failed(UInt64, ScanoutID)
-  }
-
   /// The cursor of a scanout, of which `serial` is the image's number.
   struct Cursor {
     var image: CursorImage?
@@ -68,7 +61,7 @@ package final class ControlSink: ScanoutSink {
   package init(outputs: [SinkOutput], loop: EventLoop) throws(Errno) {
     (self.outputs, self.loop) = (outputs, loop)
     lanes = outputs.map { _ in ControlLane() }
-    telling = Deferred(loop) { [unowned self] in tellReports() }
+    telling = Deferred(loop) { [unowned self] in reports.deliver(to: observer) }
     timer = try Timer(loop) { [unowned self] in endPatience() }
   }
 
@@ -99,14 +92,14 @@ package final class ControlSink: ScanoutSink {
     lanes[index].history.append(presentation.sequence, isSame ? presentation.damage : nil)
     lanes[index].shown = presentation
     if let waiting = lanes[index].waiting.take() {
-      report(.replaced(waiting.presentation.sequence, scanout))
+      report(.replaced(waiting.presentation.sequence), on: scanout)
     }
     if let predecessor = before?.frame, predecessor !== presentation.frame, isWaitedFor(predecessor) {
       let deadline = Instant.now + patience
       lanes[index].waiting = Waiting(presentation: presentation, predecessor: predecessor, deadline: deadline)
       armTimer()
     } else {
-      report(.presented(presentation, scanout))
+      report(.presented(presentation), on: scanout)
     }
     statistics.frames += 1
     for feed in feeds { feed.changed(.picture, index) }
@@ -116,7 +109,7 @@ package final class ControlSink: ScanoutSink {
   package func turnOff(_ scanout: ScanoutID) {
     let index = Int(scanout.rawValue)
     guard index < lanes.count, let before = lanes[index].shown.take() else { return }
-    if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation, scanout)) }
+    if let waiting = lanes[index].waiting.take() { report(.presented(waiting.presentation), on: scanout) }
     for feed in feeds { feed.changed(.picture, index) }
     before.frame.release()
   }
@@ -143,7 +136,7 @@ package final class ControlSink: ScanoutSink {
       lanes[index].shown = nil
       letGo += 1
       if let waiting = lanes[index].waiting.take() {
-        report(.failed(waiting.presentation.sequence, ScanoutID(UInt32(index))))
+        report(.failed(waiting.presentation.sequence, .takenBack), on: ScanoutID(UInt32(index)))
       }
       for feed in feeds { feed.changed(.picture, index) }
     }
@@ -161,24 +154,9 @@ package final class ControlSink: ScanoutSink {
 
   // MARK: What the observer is told
 
-  private func report(_ report: Report) {
+  private func report(_ report: ReportQueue.Report, on scanout: ScanoutID) {
     telling?.schedule()
-    reports.append(report)
-  }
-
-  private func tellReports() {
-    // What is told may bring new ones, for the next turn. Both arrays keep their room.
-    swap(&reports, &reportsTold)
-    for report in reportsTold {
-      switch report {
-      case .presented(let presentation, let scanout):
-        observer?.presented(presentation.sequence, frame: presentation.frame, on: scanout)
-      case .replaced(let sequence, let scanout): observer?.replaced(sequence, on: scanout)
-      case .failed(let sequence, let scanout):
-        observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
-      }
-    }
-    reportsTold.removeAll(keepingCapacity: true)
+    reports.append(report, on: scanout)
   }
 
   // MARK: Holding
@@ -222,7 +200,7 @@ package final class ControlSink: ScanoutSink {
     for index in lanes.indices {
       guard let waiting = lanes[index].waiting, !isWaitedFor(waiting.predecessor) else { continue }
       lanes[index].waiting = nil
-      report(.presented(waiting.presentation, ScanoutID(UInt32(index))))
+      report(.presented(waiting.presentation), on: ScanoutID(UInt32(index)))
     }
   }
 

@@ -43,13 +43,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   /// It is asked what it answers always.
   private var isBarrierOut = false
   /// What the observer is told from the loop.
-  private var reports: [Report] = []
-  private enum Report {
-    /// Nobody can see it.
-    case unseen(Presentation, ScanoutID)
-    /// The frame was taken back.
-    case failed(UInt64, ScanoutID)
-  }
+  private let reports = ReportQueue()
   /// QEMU has handed over a socket once.
   private var hadSocket = false
 
@@ -81,7 +75,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     self.strideAlignment = strideAlignment
     (self.udmabuf, self.loop, self.log) = (udmabuf, loop, log)
     lanes = outputs.indices.map { QEMULane(UInt32($0)) }
-    telling = Deferred(loop) { [unowned self] in tellReports() }
+    telling = Deferred(loop) { [unowned self] in reports.deliver(to: observer) }
     resuming = Deferred(loop) { [unowned self] in proceed() }
     timer = try Timer(loop) { [unowned self] in askForAnything() }
     for lane in lanes {
@@ -209,7 +203,8 @@ package final class QEMUDisplaySink: ScanoutSink {
 
   package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     // Beside another sink frames come all the same, and must not wait for QEMU.
-    if !hadSocket { return report(.unseen(presentation, scanout)) }
+    // Nobody can see it.
+    if !hadSocket { return report(.presented(presentation), on: scanout) }
     _ = lanes[Int(scanout.rawValue)].queue.submit(.present(presentation))
     proceed()
   }
@@ -239,28 +234,15 @@ package final class QEMUDisplaySink: ScanoutSink {
     for lane in lanes {
       let removal = lane.remove(frame)
       for gone in [removal.inFlight, removal.waiting].compactMap(\.self) {
-        report(.failed(gone.sequence, lane.id))
+        report(.failed(gone.sequence, .takenBack), on: lane.id)
       }
     }
     proceed()
   }
 
-  private func report(_ report: Report) {
+  private func report(_ report: ReportQueue.Report, on scanout: ScanoutID) {
     telling?.schedule()
-    reports.append(report)
-  }
-
-  private func tellReports() {
-    let told = reports
-    reports = []
-    for report in told {
-      switch report {
-      case .unseen(let presentation, let scanout):
-        observer?.presented(presentation.sequence, frame: presentation.frame, on: scanout)
-      case .failed(let sequence, let scanout):
-        observer?.failed(sequence, on: scanout, SinkError(.other, "the frame was taken back"))
-      }
-    }
+    reports.append(report, on: scanout)
   }
 
   // MARK: Telling QEMU

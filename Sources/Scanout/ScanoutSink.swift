@@ -34,6 +34,9 @@ package struct SinkError: Error, Equatable, CustomStringConvertible {
       }
     }
   }
+  /// The frame was forgotten before its turn came.
+  package static let takenBack = SinkError(.other, "the frame was taken back")
+
   package var refusal: Refusal
   package var description: String
 
