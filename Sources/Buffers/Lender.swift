@@ -4,7 +4,7 @@ package import SystemPackage
 package import Udmabuf
 
 /// Lends a guest's memory: makes buffers of page lists, with a dma-buf over the pages themselves where that can be had.
-/// A buffer need be no picture; what it takes counts against its guest's account until `release`.
+/// A buffer need be no picture; what it takes counts against its guest's account until `dismiss`.
 package final class Lender {
   package let account: GuestAccount
   private let device: Result<UdmabufDevice, Errno>
@@ -22,7 +22,7 @@ package final class Lender {
 
   /// Takes the first `length` bytes of the memory that `entries` name: lent, in whole pages, or to be copied
   /// from, as `choice` says. A list that ends inside the last page lends all of that page, if it is the guest's. The
-  /// buffer counts against the quotas until `release`.
+  /// buffer counts against the quotas until `dismiss`.
   package func take(
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64, as choice: BackingChoice
   ) throws(LendError) -> Buffer {
@@ -71,7 +71,7 @@ package final class Lender {
   }
 
   /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
-  package func release(_ buffer: Buffer) {
+  package func dismiss(_ buffer: Buffer) {
     // Memory of the host is nobody's account.
     if buffer.isOfHost { return }
     account.dismissRanges(buffer.ranges.count)

@@ -9,7 +9,7 @@ enum Outcome {
   /// When the presentations are on the screen.
   case atFlip([Flip])
   /// When nobody uses the pages any more, and the front end has unmapped them.
-  case whenFree(Release?, Errand?)
+  case whenFree(PageReturn?, Errand?)
   /// When the front end has mapped something, or the sink has answered.
   case whenDone(Errand)
 }
@@ -161,11 +161,11 @@ final class CommandQueue {
       }
     case .whenFree(nil, nil):
       answer(.now(now), header, queue, handler)
-    case .whenFree(let release, let errand):
-      let deadline = errand == nil ? release?.deadline : nil
+    case .whenFree(let pageReturn, let errand):
+      let deadline = errand == nil ? pageReturn?.deadline : nil
       let waiting = pend(
         header, now, deadline ?? .now + patience.errand, handler, errand: errand)
-      release?.hold(waiting)
+      pageReturn?.keepWaiting(waiting)
       errand?.response = waiting
     case .whenDone(let errand):
       errand.response = pend(header, errand.longest, .now + errand.patience, handler, errand: errand)

@@ -25,14 +25,14 @@ extension GPUDevice {
       throw Mistake(
         .invalidParameter, .blob, "blob \(id) has flags \(hex(blob.flags)); there are \(hex(Self.blobFlags))")
     }
-    if blob.memory == BlobMemory.host3D, let window = usableWindow {
-      return try window.check(id, blob, entries: entries)
+    if blob.memory == BlobMemory.host3D, let region = usableHostRegion {
+      return try region.check(id, blob, entries: entries)
     }
     guard blob.memory == BlobMemory.guest else {
       throw Mistake(
         .invalidParameter, .blob,
         "blob \(id) is to be of memory \(blob.memory); there is \(BlobMemory.guest), the guest's"
-          + (usableWindow != nil ? ", and \(BlobMemory.host3D), the host's" : ""))
+          + (usableHostRegion != nil ? ", and \(BlobMemory.host3D), the host's" : ""))
     }
     let unit = has(Feature.blobAlignment) ? UInt64(ConfigSpace.blobAlignment) : 1
     guard blob.size > 0, blob.size <= Self.largestBlob, blob.size % unit == 0 else {
@@ -50,7 +50,7 @@ extension GPUDevice {
     _ id: ResourceID, _ blob: BlobRequest, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     try resources.add(id) { () throws(Mistake) in
-      if blob.memory == BlobMemory.host3D, let window = usableWindow { return window.makeBlob(id, blob) }
+      if blob.memory == BlobMemory.host3D, let region = usableHostRegion { return region.makeBlob(id, blob) }
       let resource = Resource(id: id, blob: blob.size)
       if !entries.isEmpty { try attach(resource, entries, memory) }
       return resource

@@ -54,11 +54,11 @@ extension GPUDevice {
       case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
         try setScanout(scanout, id, area, layout)
       case .mapBlob(let id, let offset):
-        guard let window = usableWindow else { throw unknown(command) }
-        return .whenDone(try window.map(try resources.find(id), at: offset))
+        guard let region = usableHostRegion else { throw unknown(command) }
+        return .whenDone(try region.map(try resources.find(id), at: offset))
       case .unmapBlob(let id):
-        guard let window = usableWindow else { throw unknown(command) }
-        return .whenFree(nil, try window.unmap(try resources.find(id)))
+        guard let region = usableHostRegion else { throw unknown(command) }
+        return .whenFree(nil, try region.unmap(try resources.find(id)))
       case .createContext where has(Feature.virgl): try contexts.create(header.contextID)
       case .destroyContext where has(Feature.virgl): try contexts.destroy(header.contextID)
       case .attachToContext(let id) where has(Feature.virgl),
@@ -97,8 +97,8 @@ extension GPUDevice {
       "\(command.name) is not of a feature that was negotiated, or not for this queue")
   }
 
-  /// The window, if the driver may use it.
-  var usableWindow: HostWindow? { has(Feature.virgl) && has(Feature.resourceBlob) ? window : nil }
+  /// The region for memory of the host, if the driver may use it.
+  var usableHostRegion: HostRegion? { has(Feature.virgl) && has(Feature.resourceBlob) ? hostRegion : nil }
 
   // MARK: Resources
 
@@ -170,8 +170,8 @@ extension GPUDevice {
   private func unref(_ id: ResourceID) throws(Mistake) -> Outcome {
     let resource = try resources.find(id)
     resources.remove(id)
-    let release = scanouts.release(resource, keepingPicture: false)
-    return .whenFree(release, window?.endUse(of: resource))
+    let pageReturn = scanouts.giveBack(resource, keepingPicture: false)
+    return .whenFree(pageReturn, hostRegion?.endUse(of: resource))
   }
 
   private func detach(_ id: ResourceID) throws(Mistake) -> Outcome {
@@ -181,7 +181,7 @@ extension GPUDevice {
         .unspecified, .noBacking,
         "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
     }
-    return .whenFree(scanouts.release(resource, keepingPicture: true), nil)
+    return .whenFree(scanouts.giveBack(resource, keepingPicture: true), nil)
   }
 
   // MARK: Scanouts

@@ -11,7 +11,7 @@ package import Virtio
 ///
 /// It wires its parts and dispatches commands. `CommandQueue` takes commands and answers them, `ResourceTable` knows the
 /// guest's resources, `Scanouts` what is shown and how pages go off the screens, `PageReturns` who still uses them then,
-/// `HostWindow` memory of the host in the guest, `SharedObjects` what other devices may have, `ConfigSpace` and
+/// `HostRegion` memory of the host in the guest, `SharedObjects` what other devices may have, `ConfigSpace` and
 /// `RenderContexts` what their names say. What a command means is in `GPUDevice+Commands`, for blobs in `GPUDevice+Blobs`.
 package final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
@@ -34,13 +34,13 @@ package final class GPUDevice {
   /// Set once, by the initialiser.
   private(set) var scanouts: Scanouts!
   /// Nil if the guest may use no memory of the host.
-  let window: HostWindow?
+  let hostRegion: HostRegion?
   var contexts: RenderContexts
   private(set) var configSpace: ConfigSpace
   let control, cursor: CommandQueue
 
   /// Hears what the device says without being asked.
-  package weak var frontEnd: (any GPUFrontEnd)? { didSet { window?.frontEnd = frontEnd } }
+  package weak var frontEnd: (any GPUFrontEnd)? { didSet { hostRegion?.frontEnd = frontEnd } }
   /// The sink left the guest's last question about its screens unanswered.
   var sinkIsSilent = false
   private var later: Deferred?
@@ -51,8 +51,8 @@ package final class GPUDevice {
   package var patience = Patience() {
     didSet {
       (control.patience, cursor.patience, scanouts.patience) = (patience, patience, patience)
-      returns.patience = patience.release
-      window?.patience = patience.errand
+      returns.patience = patience.pageReturn
+      hostRegion?.patience = patience.errand
     }
   }
 
@@ -83,9 +83,9 @@ package final class GPUDevice {
     cursor = CommandQueue(.cursor, mistakes, patience: patience)
     let parts = Parts()
     objects = SharedObjects(mistakes) { parts.device?.tell($0) }
-    returns = PageReturns(lender, mistakes, loop, patience: patience.release) { parts.device?.wake() }
-    window = hostMemory.map { [mistakes] memory in
-      HostWindow(memory, patience: patience.errand, mistakes, logger) { parts.device?.heardFromFrontEnd() }
+    returns = PageReturns(lender, mistakes, loop, patience: patience.pageReturn) { parts.device?.wake() }
+    hostRegion = hostMemory.map { [mistakes] memory in
+      HostRegion(memory, patience: patience.errand, mistakes, logger) { parts.device?.heardFromFrontEnd() }
     }
     parts.device = self
     scanouts = Scanouts(
@@ -138,7 +138,7 @@ package final class GPUDevice {
 
   /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
   /// when what stays in a resource without its pages is copied, pages that are in use have come back and no device reads
-  /// others, which takes `Patience.release` at most after the copy.
+  /// others, which takes `Patience.pageReturn` at most after the copy.
   package func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control.queue != nil else {
       if index == Self.cursorQueue { cursor.drop() }
@@ -175,7 +175,7 @@ package final class GPUDevice {
   /// Drops what an earlier driver left behind.
   func dropAll() {
     scanouts.dropAll()
-    for resource in resources.values { window?.endUse(of: resource) }
+    for resource in resources.values { hostRegion?.endUse(of: resource) }
     resources.removeAll()
     contexts.removeAll()
   }
@@ -195,7 +195,7 @@ package final class GPUDevice {
   package func sharedObject(_ uuid: ObjectUUID) -> FD? { objects.descriptor(of: uuid) }
 
   /// The regions that the front end is to make, by their numbers.
-  package var sharedMemory: [UInt8: UInt64] { window.map { [HostMemory.region: $0.region.size] } ?? [:] }
+  package var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.region.size] } ?? [:] }
 
   // MARK: What it says
 

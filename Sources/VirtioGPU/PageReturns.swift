@@ -3,7 +3,7 @@ internal import Linux
 internal import Scanout
 
 /// Pages on their way back to the guest: somebody still shows them, or a device reads them.
-final class Release {
+final class PageReturn {
   let buffer: Buffer
   let frames: [Frame]
   /// Then the sink is cut off.
@@ -22,7 +22,7 @@ final class Release {
 
   var isShown: Bool { frames.contains { $0.uses > 0 } }
 
-  func hold(_ response: PendingResponse) {
+  func keepWaiting(_ response: PendingResponse) {
     response.pagesInUse = true
     responses.append(response)
   }
@@ -39,9 +39,9 @@ final class Release {
 }
 
 /// How pages go back to the guest, which reuses them as soon as its UNREF or DETACH is answered. So the answer waits until
-/// no screen shows them and no device reads them, and no longer than `Patience.release`.
+/// no screen shows them and no device reads them, and no longer than `Patience.pageReturn`.
 final class PageReturns {
-  private var releases: [Release] = []
+  private var waiting: [PageReturn] = []
   /// What a stop of the queue waits for beside its answers, and until when.
   private var reading: [FenceWait] = []
   private var readingDeadline = Instant.never
@@ -66,54 +66,54 @@ final class PageReturns {
 
   /// The guest wants its pages back.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func begin(_ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool) -> Release? {
-    let release = Release(
+  func begin(_ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool) -> PageReturn? {
+    let pageReturn = PageReturn(
       buffer: buffer, frames: frames, deadline: .now + patience, waitsForDevices: waitsForDevices)
-    guard isInUse(release) else {
-      finish(release)
+    guard isInUse(pageReturn) else {
+      finish(pageReturn)
       return nil
     }
     for frame in frames { frame.whenIdle = wake }
-    releases.append(release)
-    return release
+    waiting.append(pageReturn)
+    return pageReturn
   }
 
-  /// Ends the releases that nobody stands against any more.
+  /// Ends what nobody stands against any more.
   /// - Returns: true if there was one.
   func sweep() -> Bool {
-    let before = releases.count
-    releases.removeAll { release in
-      if isInUse(release) { return false }
-      finish(release)
+    let before = waiting.count
+    waiting.removeAll { pageReturn in
+      if isInUse(pageReturn) { return false }
+      finish(pageReturn)
       return true
     }
-    return releases.count != before
+    return waiting.count != before
   }
 
   /// Cuts sinks off from pages that they held too long.
   func cutOff(_ now: Instant) {
-    releases.removeAll { release in
-      guard release.deadline <= now else { return false }
-      if isInUse(release) {
+    waiting.removeAll { pageReturn in
+      guard pageReturn.deadline <= now else { return false }
+      if isInUse(pageReturn) {
         counts.late += 1
         let time = "\(patience.milliseconds) ms after the guest asked for its pages"
         mistakes.report(
           .releasedLate,
-          release.isShown
+          pageReturn.isShown
             ? "a frame was still in use \(time); what showed it is cut off"
             : "a device still reads a buffer \(time), which go back all the same; "
               + "the consumer's driver is slow, or hangs")
       }
-      finish(release)
+      finish(pageReturn)
       return true
     }
   }
 
   /// What takes the place of pages is complete, and has as long to be shown as after any other command.
-  func finishWork(_ now: Instant) { for release in releases { release.finishWork(now + patience) } }
+  func finishWork(_ now: Instant) { for pageReturn in waiting { pageReturn.finishWork(now + patience) } }
 
   /// When the first sink is cut off; nil if nobody is waited for.
-  var deadline: Instant? { releases.lazy.map(\.deadline).min() }
+  var deadline: Instant? { waiting.lazy.map(\.deadline).min() }
 
   // MARK: Devices
 
@@ -134,10 +134,12 @@ final class PageReturns {
 
   /// Somebody shows the pages, or a device reads them. That is looked at when nobody shows them any more: what a
   /// consumer told its device to do, it told before it let go.
-  private func isInUse(_ release: Release) -> Bool {
-    if release.isShown { return true }
-    if release.waitsForDevices, release.reading == nil { release.reading = waitForDevices(release.buffer) }
-    return release.reading?.isOver == false
+  private func isInUse(_ pageReturn: PageReturn) -> Bool {
+    if pageReturn.isShown { return true }
+    if pageReturn.waitsForDevices, pageReturn.reading == nil {
+      pageReturn.reading = waitForDevices(pageReturn.buffer)
+    }
+    return pageReturn.reading?.isOver == false
   }
 
   /// - Returns: nil if no device reads the buffer.
@@ -147,10 +149,10 @@ final class PageReturns {
     return wait
   }
 
-  private func finish(_ release: Release) {
-    for frame in release.frames { forget(frame) }
-    lender.release(release.buffer)
-    release.end()
+  private func finish(_ pageReturn: PageReturn) {
+    for frame in pageReturn.frames { forget(frame) }
+    lender.dismiss(pageReturn.buffer)
+    pageReturn.end()
   }
 
   // MARK: What it says

@@ -6,7 +6,7 @@ extension GPUDevice {
     /// A flush's fence for its flip.
     package var fence = TimeSpan.milliseconds(100)
     /// Pages for a sink that shows them.
-    var release = TimeSpan.seconds(1)
+    var pageReturn = TimeSpan.seconds(1)
     /// A command for the front end.
     var errand = TimeSpan.seconds(5)
     /// The guest's question what there is to show frames on for whoever shows them.

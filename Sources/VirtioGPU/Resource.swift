@@ -30,7 +30,7 @@ final class Resource {
   /// Something was transferred to it, which stays in it without its backing.
   private(set) var wasTransferred = false
   /// Its last backing, on its way back to the guest; nil once it is there.
-  weak var release: Release?
+  weak var pageReturn: PageReturn?
   /// What a sink has already agreed to show, and where.
   private(set) var pictures: [(scanout: ScanoutID, view: View, picture: Picture)] = []
 

@@ -214,7 +214,7 @@ extension Scanouts {
     finishShadows()
   }
 
-  /// Lets go of dropped copies that nobody shows any more. A sink that still uses one after `Patience.release` is cut off,
+  /// Lets go of dropped copies that nobody shows any more. A sink that still uses one after `Patience.pageReturn` is cut off,
   /// because the copy counts against the guest's quota.
   func finishShadows() {
     if goneShadows.isEmpty { return }
@@ -223,7 +223,7 @@ extension Scanouts {
     goneShadows.removeAll { shadow in
       let isBound = isBound(.shadow(shadow))
       if !isBound, shadow.frame.uses > 0, shadow.deadline == nil {
-        shadow.deadline = now + patience.release
+        shadow.deadline = now + patience.pageReturn
         waits = true
       }
       guard !isBound, shadow.frame.uses == 0 || (shadow.deadline ?? now) <= now else {

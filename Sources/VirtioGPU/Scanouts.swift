@@ -24,7 +24,7 @@ protocol ScanoutsOwner: AnyObject {
 /// Scanouts, pictures, cursor and the return of pages are one state machine: a flush may need another picture, a
 /// cursor a copy, a DETACH both, and each of them ends what another one waits for. This file has bindings and
 /// presentations, `Scanouts+Pictures` what is lent and what is copied, `Scanouts+Copies` copies that take longer than a
-/// turn of the loop, `Scanouts+Stores` bytes of resources in memory of ours, `Scanouts+Cursor` the cursor, `Scanouts+Release`
+/// turn of the loop, `Scanouts+Stores` bytes of resources in memory of ours, `Scanouts+Cursor` the cursor, `Scanouts+PageReturns`
 /// how pages go back, and `Scanouts+Outputs` screens that come and go.
 final class Scanouts {
   /// By number. Their count never changes.

@@ -19,7 +19,7 @@ struct SharedRegion: Equatable {
   }
 
   /// Gives back what was reserved.
-  mutating func release(_ range: Range<UInt64>) {
+  mutating func giveBack(_ range: Range<UInt64>) {
     let next = free.firstIndex { $0.lowerBound >= range.upperBound } ?? free.count
     precondition(
       next == 0 || free[next - 1].upperBound <= range.lowerBound, "what is given back was reserved")

@@ -210,7 +210,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       #expect(buffer.ranges.map { $0.length / page } == expected.map(\.1))
       #expect(buffer.size == expected.map(\.1).reduce(0, +) * page && buffer.entries == ranges.count)
       #expect(lender.statistics.pinnedBytes == buffer.size && lender.statistics.liveDMABufs == 1)
-      lender.release(buffer)
+      lender.dismiss(buffer)
       #expect(lender.statistics == Statistics())
     }
   }
@@ -226,9 +226,9 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     #expect(throws: LendError.quota(.bookkeepingBytes, needed: 4 * item, limit: 3 * item)) {
       try lend(lender, [range(0, page)], page)
     }
-    lender.release(b)
+    lender.dismiss(b)
     _ = try lend(lender, [range(0, 3 * page)], 3 * page)
-    lender.release(a)
+    lender.dismiss(a)
     _ = try lend(lender, [range(0, 5 * page)], 5 * page)
     #expect(lender.statistics.liveDMABufs == 2 && lender.statistics.pinnedBytes == 8 * page)
     #expect(lender.statistics.buffersLent == 0)
@@ -257,7 +257,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     #expect(throws: error) { try lend(lender, ranges, length) }
     #expect(lender.statistics == Statistics())
     // A lender that refused goes on.
-    lender.release(try lend(lender, [range(0, page)], page))
+    lender.dismiss(try lend(lender, [range(0, page)], page))
   }
 
   @Test func theDMABufClosesWithTheBuffer() throws {
@@ -267,7 +267,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       let buffer = try lend(lender, [range(0, page)], page)
       dmabuf = buffer.dmabuf
       #expect(dmabuf != nil)
-      lender.release(buffer)
+      lender.dismiss(buffer)
     }
     #expect(dmabuf == nil)
   }
@@ -286,7 +286,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
       guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
       #expect(cause.name == .udmabuf && cause.message == memory.description)
       #expect(lender.statistics.liveDMABufs == 0 && lender.statistics.pinnedBytes == 0)
-      lender.release(buffer)
+      lender.dismiss(buffer)
     }
   }
 
@@ -296,7 +296,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     let place = try lend(first, [range(0, page)], page)
     var number = 0
     while place.dmabuf?.withDescriptor({ $0.isBelow(number) }) == false { number += 1 }
-    first.release(place)
+    first.dismiss(place)
     var quotas = Quotas()
     // Below the number that the dma-buf had, which is free once it has closed.
     quotas.descriptors = number - 1 + Quotas.reservedDescriptors
@@ -309,7 +309,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     #expect(throws: LendError.descriptors(limit: quotas.descriptors)) {
       try lend(lender, [range(0, page)], page)
     }
-    lender.release(buffer)
+    lender.dismiss(buffer)
   }
 }
 

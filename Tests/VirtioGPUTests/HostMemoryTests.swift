@@ -21,7 +21,7 @@ import VhostUser
       if Bool.random(using: &random), let range = reserved.randomElement(using: &random) {
         reserved.removeAll { $0 == range }
         for page in range { taken[Int(page)] = false }
-        region.release(range)
+        region.giveBack(range)
       } else {
         let start = UInt64.random(in: 0...70, using: &random)
         let range = start..<start + UInt64.random(in: 0...9, using: &random)
@@ -43,7 +43,7 @@ import VhostUser
       }
       #expect(region.free == free)
     }
-    for range in reserved { region.release(range) }
+    for range in reserved { region.giveBack(range) }
     #expect(region == SharedRegion(size: UInt64(count)))
   }
 
@@ -133,7 +133,7 @@ import VhostUser
     #expect(machine.answer()?.type == ResponseType.ok)
   }
 
-  private var free: [Range<UInt64>] { machine.device.window?.region.free ?? [] }
+  private var free: [Range<UInt64>] { machine.device.hostRegion?.region.free ?? [] }
   private var whole: [Range<UInt64>] { [0..<16 * page] }
 
   @Test func theFrontEndIsToldOfTheRegion() throws {
@@ -245,7 +245,7 @@ import VhostUser
     try acknowledge(Self.unmapCode)
     #expect(machine.answer()?.type == ResponseType.ok && machine.answer()?.type == ResponseType.ok)
     #expect(free == whole)
-    #expect(machine.device.window!.offers[5]?.uses == 0)
+    #expect(machine.device.hostRegion!.offers[5]?.uses == 0)
   }
 
   /// The queue stops while an answer is awaited: it is not waited for, and what is mapped late is taken away.
@@ -288,7 +288,8 @@ import VhostUser
     #expect(try request().code == Self.unmapCode)
     // A front end that has reset the device has taken it away by itself.
     try acknowledge(Self.unmapCode, reset ? 1 : 0)
-    #expect(free == whole && machine.device.resources.isEmpty && machine.device.window!.offers[5]?.uses == 0)
+    #expect(
+      free == whole && machine.device.resources.isEmpty && machine.device.hostRegion!.offers[5]?.uses == 0)
     if reset { try machine.replaceDriver() }
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
@@ -358,7 +359,8 @@ import VhostUser
     #expect(machine.answer() == nil && free != whole, "it is mapped still")
     #expect(try machine.ask(Request.mapBlob(2, at: 4 * page)).type == ResponseType.unspecified)
     try machine.post(Request.unref(1))
-    #expect(machine.answer() == nil && machine.device.window!.offers[5]?.uses == 1, "the next blob may come")
+    #expect(
+      machine.answer() == nil && machine.device.hostRegion!.offers[5]?.uses == 1, "the next blob may come")
     var asked: [RequestChannel.Asked] = []
     while asked.last?.code != Self.unmapCode {
       asked += try machine.channel.next()
@@ -368,14 +370,14 @@ import VhostUser
       asked.count == sent && asked.dropLast().allSatisfy { $0.code == 2 }, "all but the one that was lost")
     try acknowledge(Self.unmapCode)
     #expect(machine.answer()?.type == ResponseType.ok && machine.answer()?.type == ResponseType.ok)
-    #expect(free == whole && machine.device.window!.offers[5]?.uses == 1)
+    #expect(free == whole && machine.device.hostRegion!.offers[5]?.uses == 1)
     try map(2, at: 0)
   }
 
   /// QEMU has room for a certain number of regions of memory.
   @Test func mappingsAreBounded() throws {
     let file = try Memfd.create(name: "offer", size: page)
-    let limit = HostWindow.maxMappings
+    let limit = HostRegion.maxMappings
     let memory = HostMemory(size: 300 * page, offers: [try Self.offer(5, file, limit: 300)])
     let machine = try Machine(
       .slots, udmabuf: .failure(.noSuchFileOrDirectory), backing: .auto, profile: .share, hostMemory: memory)
@@ -425,7 +427,7 @@ import VhostUser
     machine.screen.flipAll()
     try machine.link.settle()
     #expect(machine.answer()?.type == ResponseType.ok)
-    #expect(machine.device.statistics.pinnedBytes == 0 && machine.device.window!.offers[5]?.uses == 0)
+    #expect(machine.device.statistics.pinnedBytes == 0 && machine.device.hostRegion!.offers[5]?.uses == 0)
   }
 
   // MARK: What is refused
@@ -491,9 +493,9 @@ import VhostUser
       create(1), create(2), create(3, 6, flags: 2), Request.createBlob(4, size: page), Request.create(5),
       Request.createContext(9))
     try map(1, at: 4 * page)
-    let (before, uses) = (free, machine.device.window!.offers.values.map(\.uses))
+    let (before, uses) = (free, machine.device.hostRegion!.offers.values.map(\.uses))
     #expect(try machine.ask(command.request).type == command.error)
-    #expect(free == before && machine.device.window!.offers.values.map(\.uses) == uses)
+    #expect(free == before && machine.device.hostRegion!.offers.values.map(\.uses) == uses)
     #expect(try machine.channel.next().isEmpty && machine.link.end == nil)
     #expect(machine.device.resources.count == 5 && machine.device.contexts.ids == [9])
     #expect(machine.device.statistics.protocolErrors.values.reduce(0, +) == 1)

@@ -17,7 +17,7 @@ extension GPUDevice.Patience {
   /// Longer than any test takes, so that none depends on how busy the machine is.
   static let endless = {
     let hour = TimeSpan.seconds(3600)
-    return Self(fence: hour, release: hour, errand: hour, inquiry: hour, turn: hour)
+    return Self(fence: hour, pageReturn: hour, errand: hour, inquiry: hour, turn: hour)
   }()
 }
 
@@ -76,7 +76,7 @@ final class Rig {
       backing: backing, cursor: cursorChoice, profile: profile, loop: loop, logger: log.logger,
       advice: { if case .quota(let quota) = $0 { "raise \(quota.rawValue)" } else { nil } })
     device.patience = patience
-    device.mistakes.interval = GPUDevice.Patience.endless.release
+    device.mistakes.interval = GPUDevice.Patience.endless.pageReturn
     device.featuresChanged(features ?? device.features)
     control = DriverQueue(self.ram, size: queueSize, eventIndex: eventIndex)
     cursor = DriverQueue(self.ram, size: 16, eventIndex: eventIndex)

@@ -38,7 +38,7 @@ final class Machine {
       lender: Lender(device: udmabuf), sink: screen, outputs: Rig.outputs, backing: backing,
       profile: profile, hostMemory: hostMemory, loop: loop, logger: log.logger)
     device.patience = .endless
-    device.mistakes.interval = GPUDevice.Patience.endless.release
+    device.mistakes.interval = GPUDevice.Patience.endless.pageReturn
     let backEnd = GPUBackEnd(device, loop: loop, logger: log.logger)
     link = try Link(backEnd, loop: loop, logger: log.logger)
     backEnd.session = link.session

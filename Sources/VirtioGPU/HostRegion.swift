@@ -4,7 +4,7 @@ internal import Logging
 
 /// The region of the guest in which memory of the host is mapped, and what is mapped there: blobs of
 /// VIRTIO_GPU_BLOB_MEM_HOST3D (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The front end maps and unmaps.
-final class HostWindow {
+final class HostRegion {
   /// Each mapping is a region of memory to QEMU, which has room for 256 with the guest's own.
   static let maxMappings = 224
 
@@ -124,7 +124,7 @@ final class HostWindow {
     } catch {
       resource.mapping = nil
       mappings -= 1
-      region.release(mapping.range)
+      region.giveBack(mapping.range)
       throw Mistake(.unspecified, .mapping, "resource \(id) cannot be mapped: \(error)")
     }
     return errand
@@ -183,7 +183,7 @@ final class HostWindow {
   /// next mapping there.
   private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
     if resource?.mapping === mapping { resource?.mapping = nil }
-    region.release(mapping.range)
+    region.giveBack(mapping.range)
     mappings -= 1
     mapping.isGone(isDone)
     heard()

@@ -9,7 +9,7 @@ extension Scanouts {
   ///   - keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
   ///   - isReset: the guest has its pages already, and nobody waits for an answer.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func release(_ resource: Resource, keepingPicture: Bool, isReset: Bool = false) -> Release? {
+  func giveBack(_ resource: Resource, keepingPicture: Bool, isReset: Bool = false) -> PageReturn? {
     objects.unshare(resource)
     if keepingPicture { keepContent(of: resource) }
     for scanout in all {
@@ -31,14 +31,14 @@ extension Scanouts {
     if !keepingPicture { dropStore(of: resource) }
     resource.detach()
     // Pages that an earlier DETACH waits for are not free before that is answered.
-    guard let buffer else { return resource.release }
+    guard let buffer else { return resource.pageReturn }
     // Memory of the host goes back to nobody.
-    let release = returns.begin(buffer, frames, waitsForDevices: !isReset && resource.offer == nil)
-    if let release {
-      resource.release = release
+    let pageReturn = returns.begin(buffer, frames, waitsForDevices: !isReset && resource.offer == nil)
+    if let pageReturn {
+      resource.pageReturn = pageReturn
       owner.armTimer()
     }
-    return release
+    return pageReturn
   }
 
   /// Drops what an earlier driver left behind. Nobody waits for an answer any more.
@@ -49,7 +49,7 @@ extension Scanouts {
       hideCursor(scanout)
       turnOff(scanout)
     }
-    for resource in resources.values { _ = release(resource, keepingPicture: false, isReset: true) }
+    for resource in resources.values { _ = giveBack(resource, keepingPicture: false, isReset: true) }
     movesByName = false
   }
 
