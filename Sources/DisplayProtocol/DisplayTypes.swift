@@ -230,7 +230,7 @@ package struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
   package var frames = 0
   /// Frame events that were sent, and frames that a caller of Watch was too slow to be told of.
   package var events = 0, lost = 0
-  /// Buffers that are held now, and the callers of Watch.
+  /// Buffers that are held now, and the callers of Watch and Stream.
   package var holds = 0, watchers = 0
   /// Holds that a later frame did not wait for any longer.
   package var overdue = 0

@@ -66,28 +66,3 @@ extension DomainReference {
     return try DomainOption.read(text, of: "\(file)").filter { !chosen.contains($0.name) } + options
   }
 }
-
-extension DomainOption {
-  /// Reads a domain's file: `OPTION = VALUE` in each line, empty lines, and comments after `#` at a line's begin.
-  package static func read(_ text: String, of file: String) throws(DomainError) -> [DomainOption] {
-    var options: [DomainOption] = []
-    let lines = text.split(omittingEmptySubsequences: false) { $0.isNewline }
-    for (index, line) in lines.enumerated() {
-      let line = line.trimmed
-      if line.isEmpty || line.hasPrefix("#") { continue }
-      do throws(DomainError) {
-        let sides = line.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-        guard sides.count == 2 else { throw .noOption(String(line)) }
-        options.append(try DomainOption(String(sides[0].trimmed), String(sides[1].trimmed)))
-      } catch { throw .line(file: file, number: index + 1, "\(error)") }
-    }
-    return options
-  }
-}
-
-extension Substring {
-  fileprivate var trimmed: Substring {
-    let start = drop(while: \.isWhitespace)
-    return start[..<(start.lastIndex { !$0.isWhitespace }.map(start.index(after:)) ?? start.startIndex)]
-  }
-}

@@ -50,40 +50,6 @@ package struct DomainReference: Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// An option that a domain may choose for its helper: one of `vhost-user-udmabuf`, without the dashes.
-package struct DomainOption: Equatable, Sendable {
-  /// Such as `kms`.
-  package let name: String
-  /// As on the command line.
-  package let value: String
-
-  /// What a domain may choose. What the helper serves, and where, is libvirt's.
-  package static let names = [
-    "backing", "control", "control-allow", "control-group", "control-mode", "cursor", "display", "kms",
-    "log-level", "max-bookkeeping", "max-entries", "max-pinned", "max-resources", "max-shadow", "resolution",
-    "sandbox", "stats", "stride-alignment",
-  ]
-
-  /// Of a name that a domain may choose; a value is one line without control characters.
-  package init(_ name: String, _ value: String) throws(DomainError) {
-    guard Self.names.contains(name) else { throw .unknownOption(name) }
-    guard !value.isEmpty, value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else {
-      throw .noOption("\(name)=\(value)")
-    }
-    (self.name, self.value) = (name, value)
-  }
-
-  /// Reads `NAME=VALUE`.
-  package init(_ text: String) throws(DomainError) {
-    let sides = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-    guard sides.count == 2 else { throw .noOption(text) }
-    try self.init(String(sides[0]), String(sides[1]))
-  }
-
-  /// As an argument of `vhost-user-udmabuf`.
-  package var argument: String { "--\(name)=\(value)" }
-}
-
 /// What is wrong with what a domain asks for.
 package enum DomainError: Error, Equatable, CustomStringConvertible {
   case noReference(String)

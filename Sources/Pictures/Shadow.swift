@@ -20,12 +20,12 @@ package final class Shadow {
   package var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 
   /// The part of the image that is copied.
-  private let visible: Rectangle
+  let visible: Rectangle
   /// Bytes from one row of the image to the next, and before its first pixel.
   private let stride, start: Int
   private let shuffle: PixelShuffle?
-  private let target: Mapping
-  private var drawn: BlendedCursor?
+  let target: Mapping
+  private var drawn: PlacedCursor?
 
   /// - Parameter view: what the scanout shows; what the canvas has no room for is cut off at the lower right.
   package init(_ canvas: Canvas, of view: View, frameID: UInt64, cause: ShadowCause) {
@@ -47,7 +47,7 @@ package final class Shadow {
   ///   - bytes: the image, or nil if the guest has taken it back: then nothing changes.
   /// - Returns: what is new, in the canvas's pixels, and how many bytes were copied.
   package func update(
-    _ damage: Rectangle, from bytes: ByteSource?, cursor: BlendedCursor?
+    _ damage: Rectangle, from bytes: ByteSource?, cursor: PlacedCursor?
   ) -> (changed: Rectangle, copied: UInt64) {
     guard let bytes else { return (Rectangle(x: 0, y: 0, width: 0, height: 0), 0) }
     var update = begin(damage)
@@ -108,7 +108,7 @@ package final class Shadow {
 
   /// Draws the cursor, when all else is copied.
   /// - Returns: what is new, in the canvas's pixels.
-  package func finish(_ update: inout Update, from bytes: ByteSource, cursor: BlendedCursor?) -> Rectangle {
+  package func finish(_ update: inout Update, from bytes: ByteSource, cursor: PlacedCursor?) -> Rectangle {
     let (old, new) = (drawn.map(place), cursor.map(place))
     if cursor != drawn || !(old?.intersection(update.changed).isEmpty ?? true) {
       for area in [old, new].compactMap(\.self) where !area.isEmpty {
@@ -135,47 +135,7 @@ package final class Shadow {
       to: target, at: offset(place.x, place.y), targetStride: Int(frame.layout.stride), shuffle)
   }
 
-  private func offset(_ x: UInt32, _ y: UInt32) -> Int {
+  func offset(_ x: UInt32, _ y: UInt32) -> Int {
     Int(frame.layout.offset) + Int(y) * Int(frame.layout.stride) + Int(x) * 4
-  }
-
-  // MARK: The cursor
-
-  /// The part of the image that a cursor covers.
-  private func place(_ cursor: BlendedCursor) -> Rectangle {
-    func clip(_ start: Int32, _ from: UInt32, _ length: UInt32) -> (UInt32, UInt32) {
-      let first = Int64(from) + Int64(start)
-      let low = max(first, Int64(from))
-      let high = min(first + Int64(CursorImage.side), Int64(from) + Int64(length))
-      return high > low ? (UInt32(low), UInt32(high - low)) : (0, 0)
-    }
-    let (x, width) = clip(cursor.position.x, visible.x, visible.width)
-    let (y, height) = clip(cursor.position.y, visible.y, visible.height)
-    return width == 0 || height == 0
-      ? Rectangle(x: 0, y: 0, width: 0, height: 0) : Rectangle(x: x, y: y, width: width, height: height)
-  }
-
-  /// Source over destination, where the source's colours are multiplied by its alpha already.
-  private func blend(_ cursor: BlendedCursor, _ part: Rectangle) {
-    guard let shuffle = FourCC.argb8888.shuffle(to: frame.layout.format) else { return }
-    for y in part.y..<part.y + part.height {
-      for x in part.x..<part.x + part.width {
-        let column = Int(Int64(x) - Int64(visible.x) - Int64(cursor.position.x))
-        let row = Int(Int64(y) - Int64(visible.y) - Int64(cursor.position.y))
-        let start = (row * Int(CursorImage.side) + column) * 4
-        let bytes = cursor.image.pixels[start..<start + 4]
-        let pixel = bytes.reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        let through = 255 - (pixel >> 24)
-        if through == 255 && pixel == 0 { continue }
-        let place = offset(x - visible.x + area.x, y - visible.y + area.y)
-        let (below, above) = (target.load(UInt32.self, at: place), shuffle(pixel))
-        var mixed: UInt32 = 0
-        for shift: UInt32 in [0, 8, 16, 24] {
-          let seen = ((below >> shift & 0xff) * through + 127) / 255
-          mixed |= min(255, seen + (above >> shift & 0xff)) << shift
-        }
-        target.store(mixed, at: place)
-      }
-    }
   }
 }

@@ -312,13 +312,13 @@ final class PresentedScanout {
     }
   }
 
-  private var visibleCursor: BlendedCursor? {
+  private var visibleCursor: PlacedCursor? {
     guard let cursor, cursor.visible, let cursorImage else { return nil }
     let position = CursorPosition(x: Int32(clamping: cursor.x), y: Int32(clamping: cursor.y))
-    return BlendedCursor(image: cursorImage.image, position: position)
+    return PlacedCursor(image: cursorImage.image, position: position)
   }
 
-  private var blendedCursor: BlendedCursor? { hasCursorPlane ? nil : visibleCursor }
+  private var blendedCursor: PlacedCursor? { hasCursorPlane ? nil : visibleCursor }
 
   private func applyCursor() {
     guard hasCursorPlane else { return redraw() }

@@ -1,11 +1,4 @@
-/// One of the outputs of the guest's device, counted from 0 (virtio 1.3, 5.7.6.8: scanout).
-package struct ScanoutID: Hashable, Sendable, CustomStringConvertible {
-  package let rawValue: UInt32
-  package init(_ rawValue: UInt32) { self.rawValue = rawValue }
-  package var description: String { String(rawValue) }
-}
-
-/// A picture: memory and how the image lies in it, with a count of those who use its pages right now.
+/// Memory and how an image lies in it, with a count of those who use its pages right now.
 ///
 /// A sink that shows a frame, or is about to, holds a use. The pages may go back to the guest when there is
 /// no use left.

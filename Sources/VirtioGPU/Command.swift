@@ -27,7 +27,7 @@ enum Command: Equatable {
   case submit(size: UInt32)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
   case moveCursor(ScanoutID, CursorPosition, ResourceID)
-  /// A command of a feature that was not offered, or none at all.
+  /// A command that this device does not have, or none at all.
   case unknown(UInt32)
 
   /// The commands' names in the spec, for people.

@@ -71,7 +71,7 @@ extension GPUDevice {
     }
     let image = try Resource.image(
       layout.width, layout.height, layout.format, stride: layout.strides[0], offset: layout.offsets[0],
-      for: "SET_SCANOUT_BLOB")
+      for: "SET_SCANOUT_BLOB of resource \(id)")
     guard let end = image.end, end <= resource.size else {
       throw Mistake(
         .invalidParameter, .size,

@@ -84,7 +84,7 @@ extension GPUDevice {
     case .updateCursor(let scanout, let position, let id, let hotX, let hotY):
       let scanout = try scanouts.find(scanout)
       let image = id.rawValue == 0 ? nil : try scanouts.cursorImage(try resources.find(id), hotX, hotY)
-      scanouts.setCursor(scanout, image.map { BlendedCursor(image: $0, position: position) })
+      scanouts.setCursor(scanout, image.map { PlacedCursor(image: $0, position: position) })
     case .moveCursor(let scanout, let position, let id):
       scanouts.moveCursor(try scanouts.find(scanout), to: position, id)
     default: throw unknown(command)
@@ -106,7 +106,8 @@ extension GPUDevice {
     _ id: ResourceID, _ format: UInt32, _ width: UInt32, _ height: UInt32
   ) throws(Mistake) {
     try resources.checkNew(id)
-    let image = try Resource.image(width, height, format, stride: width &* 4, for: "RESOURCE_CREATE_2D")
+    let image = try Resource.image(
+      width, height, format, stride: width &* 4, for: "RESOURCE_CREATE_2D of resource \(id)")
     try resources.add(id) { Resource(id: id, image: image) }
   }
 

@@ -12,7 +12,8 @@ package import Virtio
 /// It wires its parts and dispatches commands. `CommandQueue` takes commands and answers them, `ResourceTable` knows the
 /// guest's resources, `Scanouts` what is shown and how pages go off the screens, `PageReturns` who still uses them then,
 /// `HostRegion` memory of the host in the guest, `SharedObjects` what other devices may have, `ConfigSpace` and
-/// `RenderContexts` what their names say. What a command means is in `GPUDevice+Commands`, for blobs in `GPUDevice+Blobs`.
+/// `RenderContexts` what their names say, and `MistakeLog` what went wrong. What a command means is in `GPUDevice+Commands`, for
+/// blobs in `GPUDevice+Blobs`, and what the guest asks about its screens in `GPUDevice+Displays`.
 package final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   package static let controlQueue = 0

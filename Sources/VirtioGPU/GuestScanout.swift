@@ -23,9 +23,9 @@ final class GuestScanout {
   /// Presentations that no flush asked for, and that are not counted as frames.
   var ownInitiative: [UInt64] = []
   /// The cursor, as long as it is to be seen.
-  var cursor: BlendedCursor?
+  var cursor: PlacedCursor?
   /// One that a move has hidden. The next one that names a resource shows it again.
-  var hiddenCursor: BlendedCursor?
+  var hiddenCursor: PlacedCursor?
 
   struct Binding {
     let resource: Resource

@@ -1,7 +1,7 @@
 internal import Scanout
 
 extension Resource {
-  /// How an image lies in a resource, of what a command says of it.
+  /// How an image lies in a resource, by what a command says of it.
   /// - Parameters:
   ///   - format: of `enum virtio_gpu_formats`.
   ///   - stride, offset: in bytes.
@@ -18,7 +18,7 @@ extension Resource {
     // 16 bits a side are what KMS can show; they keep every size far inside 64 bits.
     guard (1...65535).contains(width), (1...65535).contains(height) else {
       throw Mistake(
-        .invalidParameter, .size, "\(command) of \(width)x\(height) pixels; the limit is 65535x65535")
+        .invalidParameter, .size, "\(command): \(width)x\(height) pixels; the limit is 65535x65535")
     }
     guard stride >= width * 4 else {
       throw Mistake(

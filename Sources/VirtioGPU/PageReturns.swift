@@ -11,7 +11,7 @@ final class PageReturn {
   /// Devices that read the pages are waited for, too.
   let waitsForDevices: Bool
   /// Once nobody shows the pages any more; nil if no device reads them.
-  var reading: FenceWait?
+  var reading: DeviceWait?
   /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
@@ -43,7 +43,7 @@ final class PageReturn {
 final class PageReturns {
   private var waiting: [PageReturn] = []
   /// What a stop of the queue waits for beside its answers, and until when.
-  private var reading: [FenceWait] = []
+  private var reading: [DeviceWait] = []
   private var readingDeadline = Instant.never
   private var counts: (late: UInt64, waitedForFence: UInt64) = (0, 0)
 
@@ -143,8 +143,8 @@ final class PageReturns {
   }
 
   /// - Returns: nil if no device reads the buffer.
-  private func waitForDevices(_ buffer: Buffer) -> FenceWait? {
-    guard let dmabuf = buffer.dmabuf, let wait = FenceWait(dmabuf, loop, whenOver: wake) else { return nil }
+  private func waitForDevices(_ buffer: Buffer) -> DeviceWait? {
+    guard let dmabuf = buffer.dmabuf, let wait = DeviceWait(dmabuf, loop, whenOver: wake) else { return nil }
     counts.waitedForFence += 1
     return wait
   }

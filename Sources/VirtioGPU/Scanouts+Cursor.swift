@@ -43,7 +43,7 @@ extension Scanouts {
     return CursorImage(pixels: shuffle(pixels), hotX: hotX, hotY: hotY)
   }
 
-  func setCursor(_ scanout: GuestScanout, _ cursor: BlendedCursor?) {
+  func setCursor(_ scanout: GuestScanout, _ cursor: PlacedCursor?) {
     if cursorChoice == .off { return }
     let before = scanout.cursor
     scanout.cursor = cursor

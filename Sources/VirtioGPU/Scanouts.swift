@@ -41,6 +41,7 @@ final class Scanouts {
   let logger: Logger
   let advice: Advice
   let returns: PageReturns
+  /// Lives as long as this: it must not be dropped while it is told something.
   unowned let owner: any ScanoutsOwner
   var patience: GPUDevice.Patience
 

@@ -42,7 +42,7 @@ extension EndToEnd {
         testDescription: "a file in /dev/shm", cause: "notSealedMemfd", remedy: "memory-backend-memfd",
         ram: "file"),
       Case(
-        testDescription: "copies that the user wants", cause: "chosen", remedy: "--backing shadow",
+        testDescription: "copies that the user wants", cause: "chosen", remedy: "--backing auto",
         options: ["--backing", "shadow"]),
     ]
 

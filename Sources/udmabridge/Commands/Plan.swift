@@ -177,7 +177,7 @@ struct PlanFacts: Encodable {
     size / unit + (size % unit == 0 ? 0 : 1)
   }
 
-  /// As the helper decides it (`BufferTable.take`).
+  /// As the helper decides it (`Lender.take`).
   private static func cause(
     _ joined: [MemfdRange], _ size: UInt64, _ needed: UInt64?, _ limits: UdmabufLimits
   ) -> ShadowCause? {

@@ -1,7 +1,7 @@
 package import Scanout
 
-/// A cursor that is drawn into a picture, since the screen has no plane for it.
-package struct BlendedCursor: Equatable {
+/// A cursor and where it is. A screen without a plane for it has it drawn into a picture.
+package struct PlacedCursor: Equatable {
   package var image: CursorImage
   /// Of its upper left pixel, in the scanout's pixels.
   package var position: CursorPosition

@@ -6,7 +6,7 @@ internal import Udmabuf
 /// after its consumer has let go of the buffer, and the fences of the dma-buf's reservation say until when.
 ///
 /// Only those to whom the dma-buf was given can have a device read it.
-final class FenceWait {
+final class DeviceWait {
   private let dmabuf: DMABuf
   private let loop: EventLoop
   private var token: EventLoop.Token?
