@@ -8,22 +8,22 @@ extension Resource {
   ///   - command: its name, for people.
   static func image(
     _ width: UInt32, _ height: UInt32, _ format: UInt32, stride: UInt32, offset: UInt32 = 0,
-    for command: String
+    for command: @autoclosure () -> String
   ) throws(Mistake) -> FrameLayout {
     guard let fourcc = formats[format] else {
       let known = formats.keys.sorted().map(String.init).joined(separator: ", ")
       throw Mistake(
-        .invalidParameter, .format, "\(command): there is no format \(format); virtio-gpu has \(known)")
+        .invalidParameter, .format, "\(command()): there is no format \(format); virtio-gpu has \(known)")
     }
     // 16 bits a side are what KMS can show; they keep every size far inside 64 bits.
     guard (1...65535).contains(width), (1...65535).contains(height) else {
       throw Mistake(
-        .invalidParameter, .size, "\(command): \(width)x\(height) pixels; the limit is 65535x65535")
+        .invalidParameter, .size, "\(command()): \(width)x\(height) pixels; the limit is 65535x65535")
     }
     guard stride >= width * 4 else {
       throw Mistake(
         .invalidParameter, .stride,
-        "\(command): rows of \(width) pixels do not fit a stride of \(stride) bytes")
+        "\(command()): rows of \(width) pixels do not fit a stride of \(stride) bytes")
     }
     return FrameLayout(width: width, height: height, format: fourcc, stride: stride, offset: offset)
   }
