@@ -34,7 +34,7 @@ extension GPUDevice {
         "blob \(id) is to be of memory \(blob.memory); there is \(BlobMemory.guest), the guest's"
           + (usableHostRegion != nil ? ", and \(BlobMemory.host3D), the host's" : ""))
     }
-    let unit = has(Feature.blobAlignment) ? UInt64(ConfigSpace.blobAlignment) : 1
+    let unit = has(GPUFeature.blobAlignment) ? UInt64(ConfigSpace.blobAlignment) : 1
     guard blob.size > 0, blob.size <= Self.largestBlob, blob.size % unit == 0 else {
       throw Mistake(
         .invalidParameter, .size,

@@ -21,7 +21,7 @@ extension GPUDevice {
       let memory = reader.memory
       switch command {
       case .getDisplayInfo: return answerDisplayInfo()
-      case .getEDID(let scanout) where has(Feature.edid): return try answerEDID(scanout)
+      case .getEDID(let scanout) where has(GPUFeature.edid): return try answerEDID(scanout)
       case .createResource(let id, let format, let width, let height):
         try create(id, format, width, height)
       case .unrefResource(let id): return try unref(id)
@@ -43,7 +43,7 @@ extension GPUDevice {
         }
         try attach(resource, entries, memory)
       case .detachBacking(let id): return try detach(id)
-      case .createBlob(let id, let blob, let count) where has(Feature.resourceBlob):
+      case .createBlob(let id, let blob, let count) where has(GPUFeature.resourceBlob):
         let entries: [GuestRange]
         try check(id, blob, entries: count)
         do throws(VirtQueueError) { entries = try decoder.pageList(count: count, &reader) } catch {
@@ -51,7 +51,7 @@ extension GPUDevice {
             .invalidParameter, .malformedCommand, "RESOURCE_CREATE_BLOB with \(count) entries: \(error)")
         }
         try createBlob(id, blob, entries, memory)
-      case .setScanoutBlob(let scanout, let id, let area, let layout) where has(Feature.resourceBlob):
+      case .setScanoutBlob(let scanout, let id, let area, let layout) where has(GPUFeature.resourceBlob):
         try setScanout(scanout, id, area, layout)
       case .mapBlob(let id, let offset):
         guard let region = usableHostRegion else { throw unknown(command) }
@@ -59,14 +59,15 @@ extension GPUDevice {
       case .unmapBlob(let id):
         guard let region = usableHostRegion else { throw unknown(command) }
         return .whenFree(nil, try region.unmap(try resources.find(id)))
-      case .createContext where has(Feature.virgl): try contexts.create(header.contextID)
-      case .destroyContext where has(Feature.virgl): try contexts.destroy(header.contextID)
-      case .attachToContext(let id) where has(Feature.virgl),
-        .detachFromContext(let id) where has(Feature.virgl):
+      case .createContext where has(GPUFeature.virgl): try contexts.create(header.contextID)
+      case .destroyContext where has(GPUFeature.virgl): try contexts.destroy(header.contextID)
+      case .attachToContext(let id) where has(GPUFeature.virgl),
+        .detachFromContext(let id) where has(GPUFeature.virgl):
         try contexts.check(header.contextID)
         _ = try resources.find(id)
-      case .submit(let size) where has(Feature.virgl): try contexts.submit(to: header.contextID, bytes: size)
-      case .assignUUID(let id) where has(Feature.resourceUUID):
+      case .submit(let size) where has(GPUFeature.virgl):
+        try contexts.submit(to: header.contextID, bytes: size)
+      case .assignUUID(let id) where has(GPUFeature.resourceUUID):
         return .now(.resourceUUID(objects.assignUUID(try resources.find(id))))
       case .getEDID, .assignUUID, .createBlob, .setScanoutBlob, .createContext, .destroyContext,
         .attachToContext, .detachFromContext, .submit, .updateCursor, .moveCursor, .unknown:
@@ -98,7 +99,9 @@ extension GPUDevice {
   }
 
   /// The region for memory of the host, if the driver may use it.
-  var usableHostRegion: HostRegion? { has(Feature.virgl) && has(Feature.resourceBlob) ? hostRegion : nil }
+  var usableHostRegion: HostRegion? {
+    has(GPUFeature.virgl) && has(GPUFeature.resourceBlob) ? hostRegion : nil
+  }
 
   // MARK: Resources
 

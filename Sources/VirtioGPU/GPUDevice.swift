@@ -21,7 +21,7 @@ package final class GPUDevice {
   /// The spec's bound on scanouts (5.7.4).
   package static let maxScanouts = 16
 
-  /// What the guest may use of the spec: bits of `Feature`.
+  /// What the guest may use of the spec: bits of `GPUFeature`.
   package let features: UInt64
   /// The subset of `features` that its driver acknowledged.
   private var chosen: UInt64 = 0

@@ -6,10 +6,10 @@ package enum Profile: String, Sendable, CaseIterable {
   case share
 
   var features: UInt64 {
-    let both = Feature.edid | Feature.resourceUUID | Feature.resourceBlob | Feature.blobAlignment
+    let both = GPUFeature.edid | GPUFeature.resourceUUID | GPUFeature.resourceBlob | GPUFeature.blobAlignment
     return switch self {
     case .display: both
-    case .share: both | Feature.virgl | Feature.contextInit
+    case .share: both | GPUFeature.virgl | GPUFeature.contextInit
     }
   }
 }

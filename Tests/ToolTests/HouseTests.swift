@@ -113,6 +113,34 @@ import Varlink
     #expect(try run(builtPrograms.appending(program), ["--version"]).output == "\(programVersion)\n")
   }
 
+  @Test(
+    "no two files and no two types of Sources have one name, nor names that differ by a hyphen or the plural")
+  func names() throws {
+    func key(_ name: some StringProtocol) -> String {
+      let plain = String(name.filter { $0 != "-" && $0 != "_" })
+      return plain.hasSuffix("s") ? String(plain.dropLast()) : plain
+    }
+    var files: [String: String] = [:]
+    var types: [String: String] = [:]
+    for (name, text) in try Self.sources() {
+      let file = String(name.split(separator: "/").last ?? "")
+      // Each program has a main file.
+      if file != "Main.swift", let other = files.updateValue(name, forKey: key(file.dropLast(6))) {
+        Issue.record("\(name) and \(other)")
+      }
+      for match in text.matches(
+        of:
+          /(?m)^(?:(?:package|public|private|fileprivate|final|@safe) )*(?:class|struct|enum|protocol) (\w+)/)
+      {
+        // A type may stand beside one of several such things.
+        if let other = types.updateValue(name, forKey: key(match.1)), other != name {
+          Issue.record("\(match.1) in \(name) and \(other)")
+        }
+      }
+    }
+    #expect(types.count > 200)
+  }
+
   @Test("a file of more than 400 lines is two")
   func lengths() throws {
     let all = try Self.sources()

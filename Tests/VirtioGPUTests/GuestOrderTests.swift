@@ -43,7 +43,7 @@ import Testing
     Guest("NetBSD's viogpu", "NetBSD/src sys/dev/pci/viogpu.c", openBSD).with { $0.polls = true },
     Guest(
       "Haiku's virtio_gpu", "haiku/haiku src/add-ons/kernel/drivers/graphics/virtio/virtio_gpu.cpp", haiku
-    ).with { ($0.polls, $0.features) = (true, Feature.edid) },
+    ).with { ($0.polls, $0.features) = (true, GPUFeature.edid) },
     Guest("Windows' viogpudo", "virtio-win/kvm-guest-drivers-windows viogpu/viogpudo/viogpudo.cpp", windows)
       .with { ($0.usesEventIndex, $0.copies) = (true, ["detached"]) },
     Guest("rcore's virtio-drivers", "rcore-os/virtio-drivers src/device/gpu.rs", rcore)

@@ -22,7 +22,7 @@ struct Present: ParsableCommand {
         udmabridge present --control /run/vg.control --kms /dev/dri/card0:HDMI-A-1,DP-1
       """)
 
-  @OptionGroup var socket: ControlOption
+  @OptionGroup var socket: HelperChoice
 
   @Option(
     help: ArgumentHelp(

@@ -13,7 +13,7 @@ struct Snapshot: ParsableCommand {
     abstract: "Write what a guest shows to a PNG file.",
     discussion: "The picture and the cursor come from the control socket of vhost-user-udmabuf.")
 
-  @OptionGroup var socket: ControlOption
+  @OptionGroup var socket: HelperChoice
 
   @Option(help: ArgumentHelp("Which of the guest's scanouts, from 0 on.", valueName: "number"))
   var scanout = 0
@@ -26,7 +26,7 @@ struct Snapshot: ParsableCommand {
 
   func run() throws {
     let display = try socket.connect()
-    var picture = try Picture(display, scanout: scanout)
+    var picture = try TakenPicture(display, scanout: scanout)
     if !noCursor { try picture.addCursor(display, scanout: scanout) }
     let output: FD
     do throws(Errno) { output = try FD.create(FilePath(file)) } catch {
@@ -38,7 +38,7 @@ struct Snapshot: ParsableCommand {
 }
 
 /// The pixels that a scanout shows: red, green, blue, alpha, in rows close together.
-private struct Picture {
+private struct TakenPicture {
   let width, height: Int
   private(set) var pixels: [UInt8] = []
 

@@ -8,7 +8,7 @@ struct Stats: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Print the statistics of a running vhost-user-udmabuf.")
 
-  @OptionGroup var socket: ControlOption
+  @OptionGroup var socket: HelperChoice
 
   @Flag(help: "Print JSON.")
   var json = false

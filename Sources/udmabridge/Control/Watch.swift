@@ -11,7 +11,7 @@ struct Watch: ParsableCommand {
     discussion:
       "One line for each event. The exit status is 0 at the end, 1 if the connection is lost before it.")
 
-  @OptionGroup var socket: ControlOption
+  @OptionGroup var socket: HelperChoice
 
   @Flag(help: "Print JSON, an object in each line.")
   var json = false

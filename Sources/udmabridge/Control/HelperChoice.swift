@@ -7,7 +7,7 @@ import SystemPackage
 import Varlink
 
 /// The control socket of a running `vhost-user-udmabuf`, and calls of its interface.
-struct ControlOption: ParsableArguments {
+struct HelperChoice: ParsableArguments {
   @Option(
     help: ArgumentHelp("The socket that vhost-user-udmabuf was given with --control.", valueName: "socket"))
   var control: String?
