@@ -172,8 +172,10 @@ struct RAMTests {
       plain.wait()
     }
     func hasMemory(_ qemu: Child) -> Bool {
-      (try? RunningProcess(qemu.pid).openFiles().contains { $0.target.hasPrefix("/memfd:memory-backend") })
-        ?? false
+      // It is there, sealed and of its size before it is mapped.
+      (try? RunningProcess(qemu.pid).mappings().contains {
+        $0.path.hasPrefix("/memfd:memory-backend") && $0.end - $0.start >= 3 << 30
+      }) ?? false
     }
     try waitUntil("QEMU has its memory") { hasMemory(plain) }
     try mark(plain.pid)
