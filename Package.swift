@@ -54,6 +54,8 @@ let package = Package(
     module(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
+    module("LendingProtocol", ["Varlink"]),
+    module("Lending", ["Linux", "Udmabuf", "Buffers", "LendingProtocol"]),
     module(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),

@@ -50,6 +50,15 @@ package struct JSONWriter {
     needsComma = true
   }
 
+  /// A field whose name comes from outside.
+  package mutating func field(quoting name: String, _ value: some JSONWritable) {
+    separate()
+    append(quoted: name)
+    bytes.append(UInt8(ascii: ":"))
+    value.write(to: &self)
+    needsComma = true
+  }
+
   /// A value that is JSON already.
   package mutating func raw(_ json: [UInt8]) { bytes += json }
 

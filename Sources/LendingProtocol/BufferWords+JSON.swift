@@ -1,0 +1,117 @@
+package import Varlink
+
+// How what is said of buffers is written as JSON, and read. Whoever reads checks every number; a field that is not known is
+// a mistake, so that a misspelt one is not passed over.
+
+extension BufferID: JSONWritable, Decodable {
+  package init(from decoder: any Decoder) throws {
+    let container = try decoder.singleValueContainer()
+    guard let id = BufferID(try container.decode(String.self)) else {
+      throw DecodingError.dataCorruptedError(in: container, debugDescription: "it has 32 hexadecimal digits")
+    }
+    self = id
+  }
+
+  package func write(to json: inout JSONWriter) { description.write(to: &json) }
+}
+
+extension BufferUse: Decodable {}
+extension AccessMode: Decodable {}
+extension RevocationReason: Decodable {}
+
+/// Any name in an object.
+package struct AnyKey: CodingKey {
+  package let stringValue: String
+  package var intValue: Int? { nil }
+  package init(stringValue: String) { self.stringValue = stringValue }
+  package init?(intValue: Int) { nil }
+}
+
+extension KeyedDecodingContainer {
+  /// A whole number of this range.
+  /// - Throws: `DecodingError`, at the key.
+  package func number(_ key: Key, in range: ClosedRange<Int>) throws -> Int {
+    let number = try decode(Int.self, forKey: key)
+    guard range.contains(number) else {
+      throw DecodingError.dataCorruptedError(
+        forKey: key, in: self, debugDescription: "it is from \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
+  }
+
+  /// The same, of a field that may be absent or null.
+  package func optionalNumber(_ key: Key, in range: ClosedRange<Int>) throws -> Int? {
+    try contains(key) && !decodeNil(forKey: key) ? number(key, in: range) : nil
+  }
+}
+
+extension Decoder {
+  /// The fields of an object that has no others than those of `Keys`.
+  /// - Throws: `DecodingError`, at one that it has beside them.
+  package func fields<Keys: CodingKey & CaseIterable>(_: Keys.Type) throws -> KeyedDecodingContainer<Keys> {
+    let known = Set(Keys.allCases.map(\.stringValue))
+    let all = try container(keyedBy: AnyKey.self)
+    if let unknown = all.allKeys.first(where: { !known.contains($0.stringValue) }) {
+      throw DecodingError.dataCorruptedError(
+        forKey: unknown, in: all, debugDescription: "there is no such field")
+    }
+    return try container(keyedBy: Keys.self)
+  }
+}
+
+/// Numbers that every reader of JSON keeps exactly: up to 2^53.
+package let exactNumbers = 0...(1 << 53)
+
+extension BufferMetadata: JSONWritable, Decodable {
+  private enum CodingKeys: String, CodingKey, CaseIterable { case image, values }
+
+  package init(from decoder: any Decoder) throws {
+    let fields = try decoder.fields(CodingKeys.self)
+    image = try fields.decodeIfPresent(ImageMetadata.self, forKey: .image)
+    values = try fields.decodeIfPresent([String: String].self, forKey: .values) ?? [:]
+  }
+
+  package func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("image", image)
+      if values.isEmpty { return }
+      json.field("values") { json in
+        json.object { json in
+          for (name, value) in values.sorted(by: { $0.key < $1.key }) { json.field(quoting: name, value) }
+        }
+      }
+    }
+  }
+}
+
+extension ImageMetadata: JSONWritable, Decodable {
+  private enum CodingKeys: String, CodingKey, CaseIterable {
+    case width, height, fourcc, stride, offset, modifier, colorSpace, timestamp
+  }
+
+  package init(from decoder: any Decoder) throws {
+    let fields = try decoder.fields(CodingKeys.self)
+    let numbers32 = 0...Int(UInt32.max)
+    width = try fields.number(.width, in: 1...65535)
+    height = try fields.number(.height, in: 1...65535)
+    fourcc = try fields.number(.fourcc, in: numbers32)
+    stride = try fields.number(.stride, in: numbers32)
+    offset = try fields.optionalNumber(.offset, in: exactNumbers) ?? 0
+    modifier = try fields.decodeIfPresent(Int.self, forKey: .modifier) ?? 0
+    colorSpace = try fields.decodeIfPresent(String.self, forKey: .colorSpace)
+    timestamp = try fields.decodeIfPresent(Int.self, forKey: .timestamp)
+  }
+
+  package func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("width", width)
+      json.field("height", height)
+      json.field("fourcc", fourcc)
+      json.field("stride", stride)
+      json.field("offset", offset)
+      json.field("modifier", modifier)
+      json.field("colorSpace", colorSpace)
+      json.field("timestamp", timestamp)
+    }
+  }
+}
