@@ -50,12 +50,13 @@ package final class VarlinkClient {
   /// Adopts a connected socket.
   package init(adopting socket: consuming UnixSocket) { self.socket = socket }
 
-  /// A reply: its parameters as JSON, the descriptor that came with it, and whether another one follows.
+  /// A reply: its parameters as JSON, the descriptors that came with it, and whether another one follows.
   package struct Reply: ~Copyable {
     /// JSON, an object.
     package let message: [UInt8]
     package let continues: Bool
-    package var descriptor: FD?
+    /// The first one, and the second.
+    package var descriptor, secondDescriptor: FD?
 
     /// Reads the parameters.
     package borrowing func decode<Parameters: Decodable>(
@@ -76,6 +77,15 @@ package final class VarlinkClient {
     return try next()
   }
 
+  /// Calls a method with a descriptor, of which the service gets its own. Its index is 0.
+  package func call(
+    _ method: String, _ parameters: some JSONWritable, passing fd: borrowing FD
+  ) throws(VarlinkClientError) -> Reply {
+    let number = fd.withRaw { $0 }
+    try send(method, parameters, more: false, rawDescriptors: [number])
+    return try next()
+  }
+
   /// Calls a method that has several replies: ask `next` for each.
   package func callMore(
     _ method: String, _ parameters: some JSONWritable = EmptyObject()
@@ -83,8 +93,9 @@ package final class VarlinkClient {
     try send(method, parameters, more: true)
   }
 
-  private func send(_ method: String, _ parameters: some JSONWritable, more: Bool) throws(VarlinkClientError)
-  {
+  private func send(
+    _ method: String, _ parameters: some JSONWritable, more: Bool, rawDescriptors: [CInt] = []
+  ) throws(VarlinkClientError) {
     var writer = JSONWriter()
     writer.object { json in
       json.field("method", method)
@@ -95,7 +106,9 @@ package final class VarlinkClient {
     do throws(Errno) {
       var sent = 0
       while sent < writer.bytes.count {
-        sent += unsafe try socket.send(writer.bytes.span.bytes.extracting(droppingFirst: sent))
+        sent += unsafe try socket.send(
+          writer.bytes.span.bytes.extracting(droppingFirst: sent),
+          rawDescriptors: sent == 0 ? rawDescriptors : [])
       }
     } catch { throw error == .brokenPipe || error == .connectionReset ? .closed : .transport(error) }
   }
@@ -175,7 +188,8 @@ package final class VarlinkClient {
     let end = input.firstIndex(of: 0) ?? input.endIndex
     let message = Array(input[..<end])
     input.removeFirst(end + 1)
-    let descriptor = descriptors.take(0)
+    let first = descriptors.take(0)
+    let second = descriptors.take(1)
     descriptors = ReceivedDescriptors()
     let envelope: Envelope
     do { envelope = try JSONDecoder().decode(Envelope.self, from: Data(message)) } catch {
@@ -186,6 +200,7 @@ package final class VarlinkClient {
       throw .answered(
         name: name, parameters: parameters.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
     }
-    return Reply(message: message, continues: envelope.continues ?? false, descriptor: descriptor)
+    return Reply(
+      message: message, continues: envelope.continues ?? false, descriptor: first, secondDescriptor: second)
   }
 }

@@ -33,7 +33,24 @@ package final class VarlinkConnection {
   /// The message that is being sent, how much of it has been, and what goes with its first byte.
   private var writer = JSONWriter()
   private var sent = 0
-  private var passed: FD?
+  private var passed = Passed()
+
+  /// Descriptors that go with the first byte of a message.
+  private struct Passed: ~Copyable {
+    var first, second: FD?
+
+    /// As long as this exists.
+    var numbers: [CInt] {
+      var numbers: [CInt] = []
+      if let number = first?.withRaw({ $0 }) { numbers.append(number) }
+      if let number = second?.withRaw({ $0 }) { numbers.append(number) }
+      return numbers
+    }
+  }
+
+  /// What came with the call, where the server wants such.
+  private var received = ReceivedDescriptors()
+  private let takesDescriptors: Bool
 
   private enum State {
     case idle
@@ -48,11 +65,11 @@ package final class VarlinkConnection {
   private var state = State.idle
 
   init(
-    _ socket: consuming UnixSocket, _ peer: PeerCredentials, loop: EventLoop,
+    _ socket: consuming UnixSocket, _ peer: PeerCredentials, takesDescriptors: Bool, loop: EventLoop,
     handle: @escaping (VarlinkCall, VarlinkConnection) throws(VarlinkError) -> Void
   ) throws(Errno) {
     self.socket = socket
-    (self.peer, self.loop, self.handle) = (peer, loop, handle)
+    (self.peer, self.takesDescriptors, self.loop, self.handle) = (peer, takesDescriptors, loop, handle)
     token = try loop.add(self.socket.fd) { [unowned self] in ready($0) }
   }
 
@@ -71,7 +88,8 @@ package final class VarlinkConnection {
     input = []
     writer = JSONWriter()
     sent = 0
-    passed = nil
+    passed = Passed()
+    received = ReceivedDescriptors()
     whenSent = nil
     adopt = nil
     whenGone.take()?()
@@ -81,6 +99,12 @@ package final class VarlinkConnection {
   private func stopListening() {
     if let token = token.take() { loop.remove(token, socket.fd) }
   }
+
+  /// Takes a descriptor that came with the call which is being handled; nil if there is none of this index, or no more.
+  package func takeDescriptor(_ index: Int) -> FD? { received.take(index) }
+
+  /// How many came with it, eight at most.
+  package var descriptorCount: Int { received.count }
 
   // MARK: Answering
 
@@ -93,13 +117,29 @@ package final class VarlinkConnection {
 
   /// Answers, with a descriptor of which the caller gets its own. Its index is 0.
   package func reply(_ parameters: some JSONWritable, passing fd: borrowing FD) {
+    reply(parameters, passing: [fd.withRaw { $0 }]) { () throws(Errno) in
+      Passed(first: try fd.duplicate(), second: nil)
+    }
+  }
+
+  /// The same with two. Their indices are 0 and 1.
+  package func reply(_ parameters: some JSONWritable, passing fd: borrowing FD, _ second: borrowing FD) {
+    reply(parameters, passing: [fd.withRaw { $0 }, second.withRaw { $0 }]) { () throws(Errno) in
+      Passed(first: try fd.duplicate(), second: try second.duplicate())
+    }
+  }
+
+  /// - Parameter keep: copies of the descriptors, for when nothing can be sent now.
+  private func reply(
+    _ parameters: some JSONWritable, passing rawDescriptors: [CInt], _ keep: () throws(Errno) -> Passed
+  ) {
     guard takeTurn() else { return }
     begin(parameters, continues: false)
     do throws(Errno) {
-      sent = unsafe try socket.send(writer.bytes.span.bytes, passing: fd)
+      sent = unsafe try socket.send(writer.bytes.span.bytes, rawDescriptors: rawDescriptors)
     } catch {
       guard error == .wouldBlock else { return close() }
-      do throws(Errno) { passed = try fd.duplicate() } catch { return close() }
+      do throws(Errno) { passed = try keep() } catch { return close() }
     }
     send()
   }
@@ -190,17 +230,10 @@ package final class VarlinkConnection {
     guard isOpen else { return }
     do throws(Errno) {
       while sent < writer.bytes.count {
-        if let fd = passed.take() {
-          do throws(Errno) {
-            sent += try unsafe socket.send(
-              writer.bytes.span.bytes.extracting(droppingFirst: sent), passing: fd)
-          } catch {
-            passed = consume fd
-            throw error
-          }
-        } else {
-          sent += try unsafe socket.send(writer.bytes.span.bytes.extracting(droppingFirst: sent))
-        }
+        let passed = self.passed.numbers
+        sent += try unsafe socket.send(
+          writer.bytes.span.bytes.extracting(droppingFirst: sent), rawDescriptors: passed)
+        if !passed.isEmpty { self.passed = Passed() }
       }
     } catch {
       // Nobody reads any more: what is left unread is of no use either.
@@ -225,10 +258,11 @@ package final class VarlinkConnection {
   }
 
   private func receive() {
-    // What the caller passes is not wanted, and closes here.
     var descriptors = ReceivedDescriptors()
     do throws(Errno) {
       let count = try socket.receive(into: &input, upTo: Self.bytesPerTurn, descriptors: &descriptors)
+      // What a caller passes that is not wanted closes here.
+      if takesDescriptors { received.append(contentsOf: descriptors) }
       if count == 0 { inputEnded = true }
     } catch {
       if error != .wouldBlock { close() }
@@ -259,6 +293,7 @@ package final class VarlinkConnection {
   private func take(_ call: VarlinkCall) {
     state = .called(isOneway: call.isOneway)
     do throws(VarlinkError) { try handle(call, self) } catch { fail(error) }
+    received = ReceivedDescriptors()
     if case .called(let isOneway) = state {
       precondition(isOneway, "every call is answered")
       state = .idle

@@ -42,6 +42,7 @@ package final class VarlinkServer {
 
   private let socket: UnixSocket
   private let loop: EventLoop
+  private let takesDescriptors: Bool
   private let admits: (PeerCredentials) -> Bool
   private var interfaces: [String: any VarlinkInterface] = [:]
   private var token: EventLoop.Token?
@@ -51,13 +52,15 @@ package final class VarlinkServer {
   /// - Parameters:
   ///   - socket: listens.
   ///   - limit: of connections at once; those beyond are closed.
+  ///   - takesDescriptors: callers may pass descriptors with a call; else these are closed.
   ///   - admits: who may call.
   package init(
     _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
-    limit: Int = connectionLimit, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
+    limit: Int = connectionLimit, takesDescriptors: Bool = false, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
     self.socket = socket
     (self.loop, self.admits, limits) = (loop, admits, ConnectionLimits(limit))
+    self.takesDescriptors = takesDescriptors
     let service = ServiceInterface(info, interfaces)
     for interface in interfaces + [service] { self.interfaces[interface.name] = interface }
     pause = try Timer(loop) { [unowned self] in listen() }
@@ -91,7 +94,7 @@ package final class VarlinkServer {
       if let reached = limits.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
         return refuse("process \(peer.pid) would be one more than \(reached)")
       }
-      let connection = try VarlinkConnection(connected, peer, loop: loop) {
+      let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop) {
         [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)
       }
       let id = ObjectIdentifier(connection)
