@@ -55,7 +55,7 @@ let package = Package(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
     module("LendingProtocol", ["Varlink"]),
-    module("Lending", ["Linux", "Udmabuf", "Buffers", "LendingProtocol"]),
+    module("Lending", ["Linux", "Buffers", "LendingProtocol"]),
     module(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),

@@ -1,5 +1,5 @@
 internal import Guest
-internal import Linux
+package import Linux
 package import Udmabuf
 
 /// A piece of guest memory, or of memory that the guest shares with the host, that the graphics stack may see.
@@ -26,6 +26,11 @@ package final class Buffer {
     case host(Mapping)
   }
 
+  /// Who uses its pages beside the screens that show it.
+  package private(set) var borrowers: [any Borrower] = []
+  /// Runs when a borrower uses the pages no longer, once the guest wants them back.
+  package var whenFree: (() -> Void)?
+
   private let origin: Origin
   /// Its bytes, for the CPU; made when they are first read.
   package private(set) lazy var bytes: ByteSource =
@@ -50,4 +55,24 @@ package final class Buffer {
   var isOfHost: Bool { if case .host = origin { true } else { false } }
 
   package var dmabuf: DMABuf? { if case .lent(let dmabuf) = backing { dmabuf } else { nil } }
+
+  // MARK: Borrowers
+
+  package func add(_ borrower: any Borrower) { borrowers.append(borrower) }
+
+  /// It uses the pages no longer.
+  package func remove(_ borrower: any Borrower) {
+    borrowers.removeAll { $0 === borrower }
+    whenFree?()
+  }
+}
+
+/// Uses the pages of a buffer beside the screens that show it, as whoever lends it on does.
+package protocol Borrower: AnyObject {
+  /// The guest wants the pages back. Whoever uses them no longer leaves the buffer's borrowers.
+  /// - Parameter isReset: its driver starts anew, and waits for nobody.
+  /// - Returns: until when the guest waits for this one at most; nil if it leaves that to the device.
+  func pagesAreWanted(isReset: Bool) -> Instant?
+  /// The guest has them now.
+  func pagesAreGone()
 }

@@ -1,1 +1,378 @@
+package import Buffers
 package import LendingProtocol
+package import Linux
+
+/// The buffers that one guest lends: who lent them, who has them, and how they end.
+///
+/// A buffer is lent, then perhaps on its way back, and in the end returned or revoked (`LentBuffer.State`). Words about it come
+/// from the guest's agent, its pages from the device, which also says when they go (`Borrower`). It knows neither how words
+/// are written nor where they come from.
+package final class Registry {
+  /// For how long the importers of what was revoked keep it at most. The guest's driver waits for one buffer after the other, with
+  /// a lock held, so this is the time for all that end together.
+  package static let revocationPatience = TimeSpan.seconds(1)
+  /// Revocations that are no further apart end together.
+  private static let revocationGap = TimeSpan.seconds(2)
+  /// How long importers are waited for when a lender goes away.
+  package static let lastPatience = TimeSpan.seconds(1)
+
+  package let limits: LendingLimits
+  private let audiences: [String: Audience]
+  private let clock: () -> Instant
+  private let awaitDevices: (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait?
+  /// Something waits for another time than before: `deadline` is to be asked again.
+  package var timeHasChanged: () -> Void = {}
+
+  /// Those that are lent or on their way back.
+  private var buffers: [BufferID: LentBuffer] = [:]
+  private var byPlace: [ResourcePlace: LentBuffer] = [:]
+  /// Those of `buffers` with a deadline, and those that are over and that somebody has.
+  private var timed: [BufferID: LentBuffer] = [:]
+  private var importCount = 0
+  private var session: UInt64 = 0
+  private var isInSession = false
+  private var lastRevocation: Instant?
+  private var revocationEnd = Instant.never
+  private var feeds: [LendingFeed] = []
+  private var counts = LendingStatistics()
+
+  /// - Parameters:
+  ///   - audiences: by the names that guests use for them.
+  ///   - awaitDevices: devices that work on a buffer, and are to be waited for; nil if there are none.
+  package init(
+    limits: LendingLimits = LendingLimits(), audiences: [String: Audience] = [:],
+    clock: @escaping () -> Instant = { .now },
+    awaitDevices: @escaping (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait? = { _, _ in nil }
+  ) {
+    (self.limits, self.audiences, self.clock, self.awaitDevices) = (limits, audiences, clock, awaitDevices)
+  }
+
+  package var audienceNames: [String] { audiences.keys.sorted() }
+
+  // MARK: Sessions
+
+  /// An agent begins: what the session before it had lent is revoked.
+  /// - Returns: the session's number, for `LenderID`.
+  package func beginSession() -> UInt64 {
+    endSession()
+    session += 1
+    isInSession = true
+    return session
+  }
+
+  package func endSession() {
+    guard isInSession else { return }
+    isInSession = false
+    for buffer in buffers.values { revoke(buffer, .sessionEnded) }
+  }
+
+  // MARK: Lenders
+
+  /// Lends a part of a resource. If this lender has lent the same part of it already and wanted it back, that is cancelled, and its
+  /// metadata is replaced.
+  /// - Parameter pages: the resource's, which are lent themselves.
+  package func lend(
+    _ request: LendingRequest, of pages: Buffer, at place: ResourcePlace, by owner: LenderID
+  ) throws(LendingError) -> BufferID {
+    precondition(pages.dmabuf != nil, "a copy cannot be lent")
+    try check(request.metadata)
+    let (end, isBeyond) = request.offset.addingReportingOverflow(request.size)
+    guard request.size > 0, !isBeyond, end <= pages.size else {
+      throw .outOfRange(offset: request.offset, size: request.size, of: pages.size)
+    }
+    if let buffer = byPlace[place] { return try lendAgain(buffer, request, by: owner) }
+    guard request.audiences.count <= LendingLimits.audiences else {
+      throw .tooManyAudiences(limit: LendingLimits.audiences)
+    }
+    var targets: [Audience] = []
+    for name in request.audiences {
+      guard let audience = audiences[name] else { throw .noSuchAudience(name) }
+      targets.append(audience)
+    }
+    guard buffers.count < limits.buffers else { throw .tooManyBuffers(limit: limits.buffers) }
+    let buffer = LentBuffer(
+      .random(), place, owner, pages, request, targets, born: clock(), registry: self)
+    (buffers[buffer.id], byPlace[place]) = (buffer, buffer)
+    pages.add(buffer)
+    counts.lent += 1
+    tell(buffer, .lent)
+    return buffer.id
+  }
+
+  private func lendAgain(
+    _ buffer: LentBuffer, _ request: LendingRequest, by owner: LenderID
+  ) throws(LendingError) -> BufferID {
+    var same = request
+    same.metadata = buffer.request.metadata
+    guard buffer.owner == owner, same == buffer.request, buffer.state != .lent(returns: nil) else {
+      throw .alreadyLent(buffer.place)
+    }
+    buffer.state = .lent(returns: nil)
+    buffer.reading = nil
+    note(buffer)
+    buffer.request.metadata = request.metadata
+    tell(buffer, [.lent, .metadata])
+    return buffer.id
+  }
+
+  package func setMetadata(_ metadata: BufferMetadata, of id: BufferID, by owner: LenderID)
+    throws(LendingError)
+  {
+    let buffer = try find(id, of: owner)
+    try check(metadata)
+    buffer.request.metadata = metadata
+    tell(buffer, .metadata)
+  }
+
+  /// Begins to take a buffer back after `delay`.
+  /// - Parameter patience: for how long importers are waited for then.
+  package func takeBack(
+    _ id: BufferID, by owner: LenderID, after delay: TimeSpan, patience: TimeSpan
+  ) throws(LendingError) {
+    let buffer = try find(id, of: owner)
+    buffer.patience = patience
+    if case .returning(let end) = buffer.state {
+      // It has begun, and can only end sooner.
+      buffer.state = .returning(until: min(end, clock() + patience))
+      return note(buffer)
+    }
+    if delay > .zero {
+      buffer.state = .lent(returns: clock() + delay)
+      note(buffer)
+    } else {
+      beginReturn(buffer)
+    }
+  }
+
+  /// The lender is gone: all that it has lent goes back.
+  package func endLender(_ owner: LenderID) {
+    for buffer in buffers.values where buffer.owner == owner {
+      try? takeBack(buffer.id, by: owner, after: .zero, patience: Self.lastPatience)
+    }
+  }
+
+  package func beginAccess(_ mode: AccessMode, to id: BufferID, by owner: LenderID) throws(LendingError) {
+    let buffer = try find(id, of: owner)
+    buffer.access = mode
+    tell(buffer, .accessBegun)
+  }
+
+  package func endAccess(to id: BufferID, by owner: LenderID) throws(LendingError) {
+    let buffer = try find(id, of: owner)
+    guard buffer.access.take() != nil else { return }
+    tell(buffer, .accessEnded)
+  }
+
+  private func find(_ id: BufferID, of owner: LenderID) throws(LendingError) -> LentBuffer {
+    guard let buffer = buffers[id], buffer.owner == owner else { throw .noSuchBuffer }
+    return buffer
+  }
+
+  private func check(_ metadata: BufferMetadata) throws(LendingError) {
+    if metadata.size > limits.metadata { throw .metadataTooLong(metadata.size, limit: limits.metadata) }
+  }
+
+  // MARK: How a buffer ends
+
+  private func beginReturn(_ buffer: LentBuffer) {
+    buffer.state = .returning(until: clock() + buffer.patience)
+    tell(buffer, .returning)
+    proceedWithReturn(buffer)
+  }
+
+  /// Ends a return that nobody stands against any more.
+  private func proceedWithReturn(_ buffer: LentBuffer) {
+    guard case .returning = buffer.state else { return }
+    if buffer.imports.isEmpty {
+      // What importers told their devices to do, they told before they let go.
+      if buffer.reading == nil, let pages = buffer.pages {
+        buffer.reading = awaitDevices(pages) { [weak self, weak buffer] in
+          if let self, let buffer { proceedWithReturn(buffer) }
+        }
+      }
+      if buffer.reading?.isOver != false { return end(buffer, .returned(cutOff: 0, isRead: false)) }
+    }
+    note(buffer)
+  }
+
+  /// The pages go, or whoever had lent them: importers are told at once, and have `revocationPatience` to let go.
+  func revoke(_ buffer: LentBuffer, _ reason: RevocationReason) {
+    if case .revoked = buffer.state { return }
+    let now = clock()
+    if lastRevocation.map({ now - $0 > Self.revocationGap }) ?? true {
+      revocationEnd = now + Self.revocationPatience
+    }
+    lastRevocation = now
+    buffer.cutOff = revocationEnd
+    if buffer.isOver { return }
+    end(buffer, .revoked(reason))
+  }
+
+  /// Importers may use the buffer no longer.
+  func cutOff(_ buffer: LentBuffer) {
+    lastRevocation = buffer.cutOff == nil ? lastRevocation : clock()
+    let late = buffer.imports
+    counts.cutOff += late.count
+    for late in late {
+      let told = late.whenCutOff.take()
+      end(late)
+      told?()
+    }
+  }
+
+  private func end(_ buffer: LentBuffer, _ state: LentBuffer.State) {
+    buffer.state = state
+    buffer.reading = nil
+    (buffers[buffer.id], byPlace[buffer.place]) = (nil, nil)
+    if case .returned = state { counts.returned += 1 } else { counts.revoked += 1 }
+    tell(buffer, .over)
+    letGoOfPages(of: buffer)
+    note(buffer)
+  }
+
+  private func letGoOfPages(of buffer: LentBuffer) {
+    if buffer.isOver, buffer.imports.isEmpty { buffer.pages.take()?.remove(buffer) }
+  }
+
+  // MARK: Time
+
+  /// When `expire` has something to do; nil if nothing waits.
+  package var deadline: Instant? { timed.values.lazy.compactMap(\.deadline).min() }
+
+  package func expire() {
+    let now = clock()
+    for buffer in Array(timed.values) where buffer.deadline.map({ $0 <= now }) ?? false {
+      switch buffer.state {
+      case .lent: beginReturn(buffer)
+      case .returning:
+        let (late, isRead) = (buffer.imports.count, buffer.reading?.isOver == false)
+        cutOff(buffer)
+        // The last of them may have ended the return.
+        if !buffer.isOver { end(buffer, .returned(cutOff: late, isRead: isRead)) }
+      case .returned, .revoked: cutOff(buffer)
+      }
+    }
+  }
+
+  private func note(_ buffer: LentBuffer) {
+    timed[buffer.id] = buffer.deadline == nil ? nil : buffer
+    timeHasChanged()
+  }
+
+  // MARK: Importers
+
+  /// The buffers that a caller may import, the oldest first.
+  package func list(for caller: LendingCaller) -> [LentBuffer] {
+    buffers.values.filter { $0.admits(caller) }.sorted {
+      ($0.born, $0.place.resource) < ($1.born, $1.place.resource)
+    }
+  }
+
+  /// The buffer of this id, if the caller may import it.
+  package func find(_ id: BufferID, for caller: LendingCaller) throws(LendingError) -> LentBuffer {
+    guard let buffer = buffers[id], buffer.admits(caller) else { throw .noSuchBuffer }
+    return buffer
+  }
+
+  /// A use of the buffer, which lasts until `release`, or until it is cut off. The pages are `pages.dmabuf`.
+  package func importBuffer(
+    _ id: BufferID, for caller: LendingCaller, forWriting: Bool
+  ) throws(LendingError) -> Import {
+    let buffer = try find(id, for: caller)
+    if case .returning = buffer.state { throw .isReturning }
+    guard importCount < limits.imports else { throw .tooManyImports(limit: limits.imports) }
+    let new = Import(buffer, caller, forWriting: forWriting)
+    buffer.imports.append(new)
+    importCount += 1
+    counts.imported += 1
+    tell(buffer, .importers)
+    return new
+  }
+
+  /// The importer has let go.
+  package func release(_ old: Import) {
+    if old.isOver { return }
+    old.whenCutOff = nil
+    end(old)
+    proceedWithReturn(old.buffer)
+  }
+
+  private func end(_ old: Import) {
+    let buffer = old.buffer
+    buffer.imports.removeAll { $0 === old }
+    importCount -= 1
+    if buffer.filler === old {
+      buffer.filler = nil
+      tell(buffer, .fillAborted)
+    }
+    if old.access != nil { tell(buffer, .importerAccessEnded) }
+    tell(buffer, .importers)
+    letGoOfPages(of: buffer)
+    note(buffer)
+  }
+
+  package func beginAccess(_ mode: AccessMode, by user: Import) {
+    if user.isOver { return }
+    user.access = mode
+    tell(user.buffer, .importerAccessBegun)
+  }
+
+  package func endAccess(by user: Import) {
+    if user.access.take() != nil { tell(user.buffer, .importerAccessEnded) }
+  }
+
+  /// Begins to fill a buffer that was lent for that: one importer at a time.
+  package func beginFill(by user: Import) throws(LendingError) {
+    let buffer = user.buffer
+    if user.isOver { throw .noSuchBuffer }
+    guard buffer.request.use == .fill else { throw .notForFilling }
+    guard case .lent = buffer.state else { throw .isReturning }
+    guard buffer.filler == nil || buffer.filler === user else { throw .filledByAnother }
+    buffer.filler = user
+  }
+
+  package func endFill(_ fill: Fill, by user: Import) throws(LendingError) {
+    let buffer = user.buffer
+    guard buffer.filler === user else { throw .notFilling }
+    guard fill.bytesUsed <= buffer.request.size else {
+      throw .outOfRange(offset: 0, size: fill.bytesUsed, of: buffer.request.size)
+    }
+    if let metadata = fill.metadata { try check(metadata) }
+    buffer.filler = nil
+    buffer.lastFill = fill
+    buffer.fills += 1
+    tell(buffer, .filled)
+  }
+
+  // MARK: Who is told
+
+  /// Hears of what happens to buffers from now on.
+  package func add(_ feed: LendingFeed) {
+    feeds.append(feed)
+    if case .importer = feed.audience {
+      for buffer in buffers.values.sorted(by: { $0.born < $1.born }) { feed.note(buffer, .lent) }
+    }
+  }
+
+  package func remove(_ feed: LendingFeed) { feeds.removeAll { $0 === feed } }
+
+  private func tell(_ buffer: LentBuffer, _ news: LendingNews) {
+    for feed in feeds { feed.note(buffer, news) }
+  }
+
+  package var statistics: LendingStatistics {
+    var now = counts
+    (now.buffers, now.imports, now.watchers) = (buffers.count, importCount, feeds.count)
+    return now
+  }
+}
+
+/// What was lent since the start, and is now.
+package struct LendingStatistics: Equatable, Sendable {
+  /// Buffers that are lent now or on their way back, imports of them, and who is told of them.
+  package internal(set) var buffers = 0, imports = 0, watchers = 0
+  /// Since the start: how many were lent and imported, and how they ended.
+  package internal(set) var lent = 0, imported = 0, returned = 0, revoked = 0
+  /// Imports that were ended for the guest's sake.
+  package internal(set) var cutOff = 0
+}

@@ -21,6 +21,8 @@ final class PageReturn {
   }
 
   var isShown: Bool { frames.contains { $0.uses > 0 } }
+  /// An importer has them.
+  var isBorrowed: Bool { !buffer.borrowers.isEmpty }
 
   func keepWaiting(_ response: PendingResponse) {
     response.pagesInUse = true
@@ -65,15 +67,24 @@ final class PageReturns {
   }
 
   /// The guest wants its pages back.
+  /// - Parameter isReset: it has them already.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func begin(_ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool) -> PageReturn? {
+  func begin(
+    _ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool, isReset: Bool
+  ) -> PageReturn? {
+    let now = Instant.now
+    var deadline = now + patience
+    for borrower in buffer.borrowers {
+      if let limit = borrower.pagesAreWanted(isReset: isReset) { deadline = min(deadline, limit) }
+    }
     let pageReturn = PageReturn(
-      buffer: buffer, frames: frames, deadline: .now + patience, waitsForDevices: waitsForDevices)
+      buffer: buffer, frames: frames, deadline: deadline, waitsForDevices: waitsForDevices)
     guard isInUse(pageReturn) else {
       finish(pageReturn)
       return nil
     }
     for frame in frames { frame.whenIdle = wake }
+    buffer.whenFree = wake
     waiting.append(pageReturn)
     return pageReturn
   }
@@ -99,8 +110,8 @@ final class PageReturns {
         let time = "\(patience.milliseconds) ms after the guest asked for its pages"
         mistakes.report(
           .releasedLate,
-          pageReturn.isShown
-            ? "a frame was still in use \(time); what showed it is cut off"
+          pageReturn.isShown || pageReturn.isBorrowed
+            ? "a buffer was still in use \(time); what \(pageReturn.isShown ? "showed" : "imported") it is cut off"
             : "a device still reads a buffer \(time), which go back all the same; "
               + "the consumer's driver is slow, or hangs")
       }
@@ -135,7 +146,7 @@ final class PageReturns {
   /// Somebody shows the pages, or a device reads them. That is looked at when nobody shows them any more: what a
   /// consumer told its device to do, it told before it let go.
   private func isInUse(_ pageReturn: PageReturn) -> Bool {
-    if pageReturn.isShown { return true }
+    if pageReturn.isShown || pageReturn.isBorrowed { return true }
     if pageReturn.waitsForDevices, pageReturn.reading == nil {
       pageReturn.reading = waitForDevices(pageReturn.buffer)
     }
@@ -151,6 +162,8 @@ final class PageReturns {
 
   private func finish(_ pageReturn: PageReturn) {
     for frame in pageReturn.frames { forget(frame) }
+    for borrower in pageReturn.buffer.borrowers { borrower.pagesAreGone() }
+    pageReturn.buffer.whenFree = nil
     lender.dismiss(pageReturn.buffer)
     pageReturn.end()
   }

@@ -1,19 +1,19 @@
-internal import Linux
+package import Linux
 internal import SystemPackage
-internal import Udmabuf
+package import Udmabuf
 
 /// Waits for devices that still work on a buffer's pages. A GPU that was told to draw with a buffer goes on reading it
 /// after its consumer has let go of the buffer, and the fences of the dma-buf's reservation say until when.
 ///
 /// Only those to whom the dma-buf was given can have a device read it.
-final class DeviceWait {
+package final class DeviceWait {
   private let dmabuf: DMABuf
   private let loop: EventLoop
   private var token: EventLoop.Token?
 
   /// - Parameter whenOver: is called from the loop, once.
   /// - Returns: nil if no device works on it.
-  init?(_ dmabuf: DMABuf, _ loop: EventLoop, whenOver: @escaping () -> Void) {
+  package init?(_ dmabuf: DMABuf, _ loop: EventLoop, whenOver: @escaping () -> Void) {
     (self.dmabuf, self.loop) = (dmabuf, loop)
     guard dmabuf.isShared, !dmabuf.isIdle else { return nil }
     token = try? dmabuf.withDescriptor { fd throws(Errno) in
@@ -27,7 +27,7 @@ final class DeviceWait {
 
   deinit { end() }
 
-  var isOver: Bool { token == nil }
+  package var isOver: Bool { token == nil }
 
   private func end() {
     if let token = token.take() { dmabuf.withDescriptor { loop.remove(token, $0) } }
