@@ -48,6 +48,9 @@ struct AllowedCall: Sendable {
         [.argument(1, is: CL_SOL_SOCKET), .argument(2, is: $0)]
       },
       for: "who is at the other end of these"),
+    AllowedCall(
+      "pipe2", in: [.waiting, .offering],
+      for: "what an importer of a lent buffer holds as long as it uses the buffer"),
     AllowedCall("unlink", "unlinkat", in: [.waiting], for: "removing our socket file"),
     AllowedCall(
       "seccomp", in: [.waiting], onlyIf: [[.argument(0, is: CL_SECCOMP_SET_MODE_FILTER)]],

@@ -56,7 +56,8 @@ package final class VarlinkServer {
   ///   - admits: who may call.
   package init(
     _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
-    limit: Int = connectionLimit, takesDescriptors: Bool = false, loop: EventLoop, admits: @escaping (PeerCredentials) -> Bool
+    limit: Int = connectionLimit, takesDescriptors: Bool = false, loop: EventLoop,
+    admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
     self.socket = socket
     (self.loop, self.admits, limits) = (loop, admits, ConnectionLimits(limit))
@@ -94,7 +95,8 @@ package final class VarlinkServer {
       if let reached = limits.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
         return refuse("process \(peer.pid) would be one more than \(reached)")
       }
-      let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop) {
+      let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop)
+      {
         [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)
       }
       let id = ObjectIdentifier(connection)

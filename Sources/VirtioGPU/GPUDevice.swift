@@ -46,6 +46,12 @@ package final class GPUDevice {
   var sinkIsSilent = false
   private var later: Deferred?
   private var timer: Timer?
+  /// Another number after each start of the guest's driver.
+  package private(set) var epoch: UInt64 = 1
+  /// Runs after `epoch` has changed, and what was lent of the resources is on its way back.
+  package var whenEpochChanged: (() -> Void)?
+  /// Run once the control queue is empty.
+  var awaitingQueue: [() -> Void] = []
   /// The control queue stops, and this is called when its last command is answered.
   private var whenStopped: (() -> Void)?
 
@@ -128,7 +134,7 @@ package final class GPUDevice {
   /// The driver says that there is something in the queue.
   package func kicked(_ index: Int) { process(index == Self.controlQueue ? control : cursor) }
 
-  private func process(_ queue: CommandQueue) {
+  func process(_ queue: CommandQueue) {
     // A cursor can bring copies, and a stop must not wait for more and more of them.
     if whenStopped != nil {
       if queue === cursor { cursor.leave() }
@@ -162,6 +168,7 @@ package final class GPUDevice {
     returns.giveUpDevices()
     whenStopped = nil
     scanouts.endCopies()
+    if !awaitingQueue.isEmpty { wake() }
   }
 
   /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
@@ -175,10 +182,12 @@ package final class GPUDevice {
 
   /// Drops what an earlier driver left behind.
   func dropAll() {
+    epoch += 1
     scanouts.dropAll()
     for resource in resources.values { hostRegion?.endUse(of: resource) }
     resources.removeAll()
     contexts.removeAll()
+    whenEpochChanged?()
   }
 
   // MARK: The configuration space
@@ -225,6 +234,7 @@ package final class GPUDevice {
     // Only where it was left off: nobody kicked the other one.
     if control.hasMore { process(control) }
     if cursor.hasMore { process(cursor) }
+    tellWhoAwaitsQueue()
   }
 
   private func expire() {
@@ -252,7 +262,7 @@ package final class GPUDevice {
       control.drop()
       returns.giveUpDevices()
       finished()
-      if cursor.hasMore { wake() }
+      if cursor.hasMore || !awaitingQueue.isEmpty { wake() }
     }
   }
 

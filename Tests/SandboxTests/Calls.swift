@@ -52,7 +52,8 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     .init("pidfd_getfd"), .init("pidfd_send_signal"), .init("setpgid"), .init("setsid"), .init("wait4"),
     // Connections.
     .init("socket"), .init("socketpair"), .init("connect"), .init("bind"), .init("listen"), .init("accept"),
-    .init("accept4", in: [.serving]), .init("sendto"), .init("setsockopt"),
+    .init("accept4", in: [.serving]), .init("pipe2", in: [.serving]), .init("pipe"), .init("sendto"),
+    .init("setsockopt"),
     .init("getsockopt", 0, Int(SOL_SOCKET), Int(SO_PEERCRED), in: [.serving]),
     .init("getsockopt", 0, Int(SOL_SOCKET), Int(SO_TYPE), what: "SO_TYPE"),
     .init("getsockopt", 0, 6, Int(SO_PEERCRED), what: "of TCP"),
@@ -144,6 +145,13 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
       return unsafe cl_peer_credentials(ends[0], &pid, &user, &group) == 0 && pid == getpid()
         && user == ownUser
         && group == ownGroup && cl_peer_groups(ends[0], &groups, &count) == 0 && count == own
+    },
+    .init("pipe2", in: [.waiting, .offering]) { enter in
+      var ends: [CInt] = [-1, -1]
+      enter()
+      return unsafe ends.withUnsafeMutableBytes { ends in
+        rawCall("pipe2", Int(bitPattern: ends.baseAddress), Int(O_CLOEXEC | O_NONBLOCK)) == 0
+      }
     },
     .init("unlink", "unlinkat", in: [.waiting]) { enter in
       let path = "/tmp/udmabridge-unlink-\(getpid())"

@@ -1,0 +1,90 @@
+import Buffers
+import Fixtures
+import Linux
+import Testing
+
+@testable import VirtioGPU
+
+/// What the device says to whoever lends a guest's buffers on.
+@Suite struct ResourceLendingTests {
+  /// Of blobs.
+  private static let size = 3 * systemPageSize
+
+  @Test("a command that lies in the queue unannounced is taken before it is asked for")
+  func queueFirst() throws {
+    let rig = try Rig(backing: .auto)
+    let pages = rig.pages(3)
+    _ = rig.control.send(Request.createBlob(7, size: Self.size, pages), answer: 64)
+    var found: [UInt8]?
+    rig.device.afterQueue { found = rig.device.firstBytes(1, of: 7) }
+    #expect(found != nil)
+  }
+
+  @Test("what does not fit into a turn is waited for")
+  func longQueue() throws {
+    let rig = try Rig(backing: .auto)
+    rig.device.patience.turn = .nanoseconds(0)
+    let pages = rig.pages(3)
+    // One command fits into a turn here.
+    for id in UInt32(1)...8 {
+      _ = rig.control.send(Request.createBlob(id, size: Self.size, pages), answer: 64)
+    }
+    var isThere: Bool?
+    rig.device.afterQueue { isThere = rig.device.firstBytes(1, of: 8) != nil }
+    #expect(isThere == nil)
+    try rig.turn { isThere != nil }
+    #expect(isThere == true)
+  }
+
+  @Test("a queue that ends is waited for no longer")
+  func droppedQueue() throws {
+    let rig = try Rig(backing: .auto)
+    rig.device.patience.turn = .nanoseconds(0)
+    for id in UInt32(1)...8 {
+      _ = rig.control.send(Request.createBlob(id, size: Self.size, rig.pages(3)), answer: 64)
+    }
+    var isOver = false
+    rig.device.afterQueue { isOver = true }
+    #expect(!isOver)
+    rig.device.drop(GPUDevice.controlQueue)
+    try rig.turn { isOver }
+  }
+
+  @Test("the first bytes are the guest's own") func firstBytes() throws {
+    let rig = try Rig(backing: .auto)
+    let pages = rig.pages(3)
+    let bytes = (0..<32).map { UInt8($0) }
+    rig.ram.write(bytes, at: pages[0].address)
+    try rig.ok(Request.createBlob(1, size: Self.size, pages), Request.create(2))
+    #expect(rig.device.firstBytes(32, of: 1) == bytes)
+    #expect(rig.device.firstBytes(Int(Self.size) + 1, of: 1) == nil)
+    #expect(rig.device.firstBytes(1, of: 2) == nil, "it has no pages")
+    #expect(rig.device.firstBytes(1, of: 3) == nil, "there is none")
+  }
+
+  @Test("what can only be copied is not lent, and neither is what is not there") func obstacles() throws {
+    let rig = try Rig(backing: .auto)
+    try rig.ok(Request.createBlob(1, size: Self.size, rig.pages(3)), Request.create(2))
+    let obstacle = #expect(throws: ResourceObstacle.self) { try rig.device.lendablePages(of: 1) }
+    guard case .copied(let cause) = obstacle else {
+      Issue.record("\(String(describing: obstacle))")
+      return
+    }
+    #expect(cause.name == .noDevice)
+    for id in [UInt32(0), 2, 3] {
+      #expect(throws: ResourceObstacle.noSuchResource) { try rig.device.lendablePages(of: id) }
+    }
+  }
+
+  @Test("a start of the driver and a reset make another epoch") func epochs() throws {
+    let rig = try Rig(backing: .auto)
+    var told: [UInt64] = []
+    rig.device.whenEpochChanged = { [unowned device = rig.device] in told.append(device.epoch) }
+    let first = rig.device.epoch
+    try rig.start(0, rig.control, fresh: true)
+    rig.device.reset()
+    try rig.start(0, rig.control, fresh: false)
+    #expect(told == [first + 1, first + 2])
+    #expect(rig.device.epoch == first + 2)
+  }
+}
