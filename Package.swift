@@ -90,7 +90,9 @@ let package = Package(
       swiftSettings: rules),
     .target(
       name: "Fixtures",
-      dependencies: ["CUdmabuf", "CLinux", "Linux", "Guest", "Virtio", "VhostUser", system, log],
+      dependencies: [
+        "CUdmabuf", "CLinux", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", system, log,
+      ],
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
     tests("VirtioTests", ["Linux", "Guest", "Virtio", "Fixtures", system]),
@@ -117,6 +119,7 @@ let package = Package(
         "TestSupport", system, log,
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
+    tests("LendingTests", ["Linux", "Buffers", "LendingProtocol", "Lending", "Fixtures", system]),
     tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
     tests(
       "ConsumersTests",
