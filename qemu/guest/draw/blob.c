@@ -2,16 +2,13 @@
 #include "blob.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/dma-heap.h>
-#include <linux/udmabuf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../dmabufs.h"
 #include "card.h"
 #include "virtgpu.h"
 
@@ -65,28 +62,6 @@ static void *map_blob(int fd, uint32_t handle, uint64_t size) {
 static int close_handle(int fd, uint32_t handle) {
     struct drm_gem_close close = {.handle = handle};
     return drmIoctl(fd, DRM_IOCTL_GEM_CLOSE, &close);
-}
-
-/// A dma-buf of the guest's system heap, or negative.
-static int heap_buffer(uint64_t size) {
-    int heap = open("/dev/dma_heap/system", O_RDWR | O_CLOEXEC);
-    struct dma_heap_allocation_data data = {.len = size, .fd_flags = O_RDWR | O_CLOEXEC};
-    int result = heap < 0 ? -1 : ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
-    if (heap >= 0) close(heap);
-    return result < 0 ? -1 : (int)data.fd;
-}
-
-/// A dma-buf of the guest's own udmabuf, or negative.
-static int memfd_buffer(uint64_t size) {
-    int memfd = memfd_create("blob", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    int device = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
-    struct udmabuf_create create = {.memfd = (uint32_t)memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .size = size};
-    int is_ready = memfd >= 0 && device >= 0 && !ftruncate(memfd, (off_t)size)
-                   && !fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK);
-    int buffer = is_ready ? ioctl(device, UDMABUF_CREATE, &create) : -1;
-    if (memfd >= 0) close(memfd);
-    if (device >= 0) close(device);
-    return buffer;
 }
 
 static uint32_t flags_of(const char *letters) {
