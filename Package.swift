@@ -55,6 +55,8 @@ let package = Package(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
     module("LendingProtocol", ["Varlink"]),
+    .target(name: "CVirtGPU"),
+    module("GuestAgent", ["CVirtGPU", "Linux", "Udmabuf", "Varlink", "LendingProtocol", system]),
     module("Lending", ["Linux", "Buffers", "LendingProtocol"]),
     module(
       "Presenting",
@@ -86,6 +88,12 @@ let package = Package(
         "VirtioGPU",
         "VhostUserGPU",
         "KMS", "Varlink", "Consumers", "Sandbox", "DomainOptions", system, log, arguments,
+      ],
+      swiftSettings: rules),
+    .executableTarget(
+      name: "udmabridge-guest",
+      dependencies: [
+        "Programs", "GuestAgent", "Linux", "Udmabuf", "Varlink", "LendingProtocol", system, arguments,
       ],
       swiftSettings: rules),
     .target(
@@ -152,6 +160,9 @@ let package = Package(
     tests(
       "EndToEndTests",
       ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system]),
+    tests(
+      "GuestAgentTests",
+      ["Linux", "Udmabuf", "Varlink", "LendingProtocol", "GuestAgent", "Fixtures", "TestSupport", system]),
     tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),

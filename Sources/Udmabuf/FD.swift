@@ -190,6 +190,12 @@ public struct FD: ~Copyable, Sendable {
     _ = try retrying { cu_truncate(raw, Int64(count)) }
   }
 
+  /// Writes as many bytes as there is room for, in one call; `wouldBlock` if there is none.
+  /// - Returns: how many.
+  package borrowing func writeSome(_ bytes: RawSpan) throws(Errno) -> Int {
+    try retrying { unsafe bytes.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) } }
+  }
+
   /// Writes all bytes, however many calls it takes.
   package borrowing func write(_ bytes: RawSpan) throws(Errno) {
     var rest = bytes

@@ -56,6 +56,8 @@ package final class VarlinkConnection {
     case idle
     /// A call is in the hands of its handler, which has not answered yet.
     case called(isOneway: Bool)
+    /// The handler is to answer later.
+    case pending(isOneway: Bool)
     case streaming
     /// The answer goes out, after which the socket is somebody else's.
     case upgrading
@@ -142,6 +144,23 @@ package final class VarlinkConnection {
       do throws(Errno) { passed = try keep() } catch { return close() }
     }
     send()
+  }
+
+  /// The call that is being handled is answered later, by `answer`. Nothing else is read until then.
+  package func answerLater() {
+    guard case .called(let isOneway) = state else { return }
+    state = .pending(isOneway: isOneway)
+  }
+
+  /// Answers the call that was to be answered later, if its caller is still there.
+  package func answer(_ result: Result<some JSONWritable, VarlinkError>) {
+    guard case .pending(let isOneway) = state else { return }
+    state = .called(isOneway: isOneway)
+    switch result {
+    case .success(let parameters): reply(parameters)
+    case .failure(let error): fail(error)
+    }
+    proceed()
   }
 
   /// The call that is being handled gets any number of replies. `whenSent` runs each time that one which could not be

@@ -1,0 +1,84 @@
+internal import LendingProtocol
+internal import Linux
+internal import SystemPackage
+
+/// What is between the port, the cards and the lenders: the session, and which of the helper's devices each card is.
+final class AgentCore {
+  private let loop: EventLoop
+  private let log: (String) -> Void
+  let session: AgentSession
+  let table: GuestBufferTable
+  let interface: LenderInterface
+  private var cards: [any GuestCard] = []
+
+  var whenPortGone: (() -> Void)?
+
+  init(loop: EventLoop, log: @escaping (String) -> Void) throws(Errno) {
+    (self.loop, self.log) = (loop, log)
+    session = try AgentSession(loop: loop, log: log)
+    table = GuestBufferTable(session)
+    interface = LenderInterface(session, table)
+    session.whenOpen = { [unowned self] in
+      log("the helper answers")
+      interface.tell(LenderEvent(.connected))
+      for card in self.cards { prove(card) }
+    }
+    session.whenEnded = { [unowned self] in
+      log("the helper is gone")
+      table.endSession()
+      interface.tell(LenderEvent(.disconnected))
+    }
+    session.whenGone = { [unowned self] in
+      log("the port is gone")
+      whenPortGone?()
+    }
+    session.whenEvent = { [unowned self] in take($0) }
+  }
+
+  /// Begins to talk on a port; another one was closed before.
+  func open(_ port: consuming FD) throws(Errno) { try session.open(AgentPort(port, loop: loop)) }
+
+  // MARK: Cards
+
+  func add(_ card: any GuestCard) {
+    cards.append(card)
+    if session.isOpen { prove(card) }
+  }
+
+  func remove(_ card: any GuestCard) {
+    cards.removeAll { $0 === card }
+    table.remove(card, reason: "cardGone")
+  }
+
+  private func take(_ event: HostEvent) {
+    guard case .deviceReset(let device, _) = event else { return table.handle(event) }
+    for proven in table.cards where proven.device == device {
+      table.remove(proven.card, reason: RevocationReason.deviceReset.rawValue)
+      prove(proven.card)
+    }
+  }
+
+  /// Shows the helper which of its devices a card is: by random bytes in a buffer of it.
+  private func prove(_ card: any GuestCard) {
+    let secret = RandomBytes(32)
+    let buffer: CardBuffer
+    do throws(Errno) {
+      buffer = try card.makeBuffer(systemPageSize)
+      unsafe try card.map(buffer).store(secret.bytes.span.bytes, at: 0)
+    } catch { return log("a card makes no buffers: \(error)") }
+    session.send(.prove(resource: buffer.resource, secret: secret.digits)) { [unowned self] result in
+      // The buffer lives until here.
+      withExtendedLifetime(buffer) {}
+      guard cards.contains(where: { $0 === card }) else { return }
+      switch result {
+      case .success(let answer):
+        guard let device = answer.device, let epoch = answer.epoch else { return }
+        table.add(ProvenCard(card: card, device: device, epoch: epoch))
+      case .failure(let refusal):
+        if refusal != AgentSession.ended {
+          log("a card is no device of the helper's, or not now: \(refusal.class): \(refusal.desc)")
+        }
+      }
+    }
+  }
+}

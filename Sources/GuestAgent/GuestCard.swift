@@ -1,0 +1,71 @@
+package import Linux
+package import SystemPackage
+
+/// A virtio-gpu of this guest: the pages of its buffers are those that the host sees.
+package protocol GuestCard: AnyObject {
+  /// It is still plugged in.
+  var isThere: Bool { get }
+
+  /// Makes a buffer of at least so many bytes, which begins with zeros.
+  func makeBuffer(_ size: UInt64) throws(Errno) -> CardBuffer
+  /// Makes a dma-buf known to the card. One that the card has made itself is the same buffer as before.
+  func importBuffer(_ dmabuf: borrowing FD) throws(Errno) -> CardBuffer
+  /// A dma-buf of a buffer that the card has made. The caller owns it.
+  func export(_ buffer: CardBuffer) throws(Errno) -> FD
+  /// Maps all of a buffer that the card has made.
+  func map(_ buffer: CardBuffer) throws(Errno) -> Mapping
+}
+
+/// A buffer that a card knows, under a handle of one open device file. The handle closes with the last reference.
+package final class CardBuffer {
+  package let handle: UInt32
+  /// The number by which the host knows it.
+  package let resource: UInt32
+  /// In bytes.
+  package let size: UInt64
+  /// The card has made it; its pages go with the card.
+  package let isOwn: Bool
+  private let handles: CardHandles
+
+  fileprivate init(_ handle: UInt32, resource: UInt32, size: UInt64, isOwn: Bool, _ handles: CardHandles) {
+    (self.handle, self.resource, self.size, self.isOwn, self.handles) = (
+      handle, resource, size, isOwn, handles
+    )
+  }
+
+  deinit { handles.close(handle) }
+}
+
+/// The handles of one open device file. DRM gives the same handle for the same dma-buf each time and does not count, so this
+/// does.
+package final class CardHandles {
+  private struct Entry { weak var buffer: CardBuffer? }
+
+  private var open: [UInt32: Entry] = [:]
+  private let whenUnused: (UInt32) -> Void
+
+  /// - Parameter whenUnused: closes a handle that nobody uses any more.
+  package init(_ whenUnused: @escaping (UInt32) -> Void) { self.whenUnused = whenUnused }
+
+  /// The buffer of a handle that DRM has just given: the one that there is, or a new one of what `describe` says.
+  package func buffer(
+    _ handle: UInt32,
+    _ describe: () throws(Errno) -> (resource: UInt32, size: UInt64, isOwn: Bool)
+  ) throws(Errno) -> CardBuffer {
+    if let known = open[handle]?.buffer { return known }
+    do throws(Errno) {
+      let (resource, size, isOwn) = try describe()
+      let buffer = CardBuffer(handle, resource: resource, size: size, isOwn: isOwn, self)
+      open[handle] = Entry(buffer: buffer)
+      return buffer
+    } catch {
+      whenUnused(handle)
+      throw error
+    }
+  }
+
+  fileprivate func close(_ handle: UInt32) {
+    open[handle] = nil
+    whenUnused(handle)
+  }
+}

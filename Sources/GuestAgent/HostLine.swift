@@ -1,0 +1,99 @@
+internal import FoundationEssentials
+internal import LendingProtocol
+
+/// A line of the helper's. docs/port.md defines it. What a line has beside what the agent knows is passed over: the helper may
+/// be newer.
+enum HostLine {
+  case answer(Int, Result<HostReturn, HostRefusal>)
+  /// To a line that the helper could not understand.
+  case complaint(HostRefusal)
+  case event(HostEvent)
+
+  private struct Envelope: Decodable {
+    let id: Int?
+    let `return`: HostReturn?
+    let error: HostRefusal?
+    let event: String?
+    let data: HostEventData?
+  }
+
+  /// Reads a line without its end; nil if it is none of these.
+  init?(_ bytes: [UInt8]) {
+    guard let line = try? JSONDecoder().decode(Envelope.self, from: Data(bytes)) else { return nil }
+    switch (line.id, line.return, line.error, line.event) {
+    case (let id?, let answer?, nil, nil): self = .answer(id, .success(answer))
+    case (let id?, nil, let refusal?, nil): self = .answer(id, .failure(refusal))
+    case (nil, nil, let refusal?, nil): self = .complaint(refusal)
+    case (nil, nil, nil, let name?):
+      guard let event = line.data.flatMap({ HostEvent(name, $0) }) else { return nil }
+      self = .event(event)
+    default: return nil
+    }
+  }
+}
+
+/// What a command brought. Which of these are there depends on the command.
+struct HostReturn: Decodable {
+  struct Limits: Decodable, Equatable {
+    /// In bytes, in number, in bytes.
+    let line, buffers, metadata: Int
+  }
+
+  var session: String?
+  var limits: Limits?
+  var audiences: [String]?
+  var device, epoch: Int?
+  var buffer: BufferID?
+}
+
+/// Why the helper refused a command.
+struct HostRefusal: Decodable, Error, Equatable {
+  let `class`: String
+  let desc: String
+}
+
+/// All that an event may say.
+struct HostEventData: Decodable {
+  var buffer: BufferID?
+  var count, bytesUsed, timestamp, lost, cutOff, device, epoch: Int?
+  var mode: AccessMode?
+  var metadata: BufferMetadata?
+  var reading: Bool?
+  var reason: String?
+}
+
+/// What the helper tells by itself.
+enum HostEvent {
+  case importers(BufferID, Int)
+  case accessBegun(BufferID, AccessMode)
+  case accessEnded(BufferID)
+  case filled(BufferID, bytesUsed: Int, timestamp: Int?, metadata: BufferMetadata?, lost: Int)
+  case fillAborted(BufferID)
+  case returned(BufferID, cutOff: Int, reading: Bool)
+  case revoked(BufferID, reason: String)
+  case deviceReset(Int, epoch: Int)
+
+  /// Nil for an event that is not known, or lacks what it should say.
+  init?(_ name: String, _ data: HostEventData) {
+    switch (name, data.buffer) {
+    case ("importers", let buffer?): self = .importers(buffer, data.count ?? 0)
+    case ("accessBegun", let buffer?): self = .accessBegun(buffer, data.mode ?? .readWrite)
+    case ("accessEnded", let buffer?): self = .accessEnded(buffer)
+    case ("filled", let buffer?):
+      guard let bytesUsed = data.bytesUsed else { return nil }
+      self = .filled(
+        buffer, bytesUsed: bytesUsed, timestamp: data.timestamp, metadata: data.metadata,
+        lost: data.lost ?? 0)
+    case ("fillAborted", let buffer?): self = .fillAborted(buffer)
+    case ("returned", let buffer?):
+      self = .returned(buffer, cutOff: data.cutOff ?? 0, reading: data.reading ?? false)
+    case ("revoked", let buffer?):
+      guard let reason = data.reason else { return nil }
+      self = .revoked(buffer, reason: reason)
+    case ("deviceReset", nil):
+      guard let device = data.device, let epoch = data.epoch else { return nil }
+      self = .deviceReset(device, epoch: epoch)
+    default: return nil
+    }
+  }
+}

@@ -1,0 +1,135 @@
+internal import LendingProtocol
+internal import Varlink
+
+// What callers of io.udmabridge.Lender say. Numbers are of ranges that the port takes.
+
+struct MakeParameters: VarlinkParameters {
+  static let names = ["size"]
+  let size: Int
+
+  private enum CodingKeys: String, CodingKey { case size }
+
+  init(from decoder: any Decoder) throws {
+    size = try decoder.container(keyedBy: CodingKeys.self).number(.size, in: 1...exactNumbers.upperBound)
+  }
+}
+
+struct LendParameters: VarlinkParameters {
+  static let names = ["fileDescriptor", "offset", "size", "metadata", "to", "use", "copy"]
+  /// Of audiences.
+  private static let mostNames = 16
+  let fileDescriptor, offset: Int
+  let size: Int?
+  let metadata: BufferMetadata?
+  let to: [String]?
+  let use: BufferUse
+  let copy: Bool
+
+  private enum CodingKeys: String, CodingKey { case fileDescriptor, offset, size, metadata, to, use, copy }
+
+  init(from decoder: any Decoder) throws {
+    let fields = try decoder.container(keyedBy: CodingKeys.self)
+    fileDescriptor = try fields.optionalNumber(.fileDescriptor, in: 0...7) ?? 0
+    offset = try fields.optionalNumber(.offset, in: exactNumbers) ?? 0
+    size = try fields.optionalNumber(.size, in: 1...exactNumbers.upperBound)
+    metadata = try fields.decodeIfPresent(BufferMetadata.self, forKey: .metadata)
+    to = try fields.decodeIfPresent([String].self, forKey: .to)
+    if let to, to.count > Self.mostNames {
+      throw DecodingError.dataCorruptedError(
+        forKey: .to, in: fields, debugDescription: "at most \(Self.mostNames) audiences")
+    }
+    use = try fields.decodeIfPresent(BufferUse.self, forKey: .use) ?? .read
+    copy = try fields.decodeIfPresent(Bool.self, forKey: .copy) ?? false
+  }
+}
+
+struct BufferParameters: VarlinkParameters {
+  static let names = ["buffer"]
+  let buffer: BufferID
+}
+
+struct SetMetadataParameters: VarlinkParameters {
+  static let names = ["buffer", "metadata"]
+  let buffer: BufferID
+  let metadata: BufferMetadata
+}
+
+struct BeginAccessParameters: VarlinkParameters {
+  static let names = ["buffer", "mode"]
+  let buffer: BufferID
+  let mode: AccessMode
+}
+
+struct ReturnParameters: VarlinkParameters {
+  static let names = ["buffer", "delay", "patience"]
+  let buffer: BufferID
+  let delay, patience: Int?
+
+  private enum CodingKeys: String, CodingKey { case buffer, delay, patience }
+
+  init(from decoder: any Decoder) throws {
+    let fields = try decoder.container(keyedBy: CodingKeys.self)
+    buffer = try fields.decode(BufferID.self, forKey: .buffer)
+    delay = try fields.optionalNumber(.delay, in: 0...86_400_000)
+    patience = try fields.optionalNumber(.patience, in: 0...3_600_000)
+  }
+}
+
+// What they are answered.
+
+struct MakeReply: JSONWritable {
+  let size: Int
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("fileDescriptor", 0)
+      json.field("size", size)
+    }
+  }
+}
+
+struct LendReply: JSONWritable {
+  let buffer: BufferID
+  let copied: Bool
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("buffer", buffer)
+      json.field("copied", copied)
+    }
+  }
+}
+
+struct ListReply: JSONWritable {
+  let connected: Bool
+  let cards: Int
+  let audiences: [String]
+  let copies: Int
+  let buffers: [GuestBuffer]
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("connected", connected)
+      json.field("cards", cards)
+      json.field("audiences", audiences)
+      json.field("copies", copies)
+      json.field("buffers", buffers)
+    }
+  }
+}
+
+extension GuestBuffer: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.field("buffer", id)
+      json.field("state", state.rawValue)
+      json.field("offset", request.offset)
+      json.field("size", request.size)
+      json.field("use", request.use.rawValue)
+      if let to = request.to { json.field("to", to) }
+      json.field("metadata", request.metadata)
+      json.field("importers", importers)
+      json.field("copied", isCopy)
+      json.field("pid", Int(owner.pid))
+      json.field("user", Int(owner.user))
+    }
+  }
+}
