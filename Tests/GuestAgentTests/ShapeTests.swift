@@ -6,7 +6,8 @@ import Testing
 @Suite struct FlatShapeTests {
   @Test(
     "an image has exactly the bytes of the buffer, and no side is too long",
-    arguments: [1, 4095, 4096, 4097, 8 << 20, 65535 << 12, 65535 << 12 + 1, 1 << 30, (1 << 32) - (1 << 20)])
+    arguments: [1, 4095, 4096, 4097, 8 << 20, 65535 << 12, (65535 << 12) + 1, 1 << 30, (1 << 32) - (1 << 20)]
+      as [UInt64])
   func shape(_ bytes: UInt64) throws {
     let shape = try #require(FlatShape(bytes))
     #expect(UInt64(shape.width) * UInt64(shape.height) * 4 == UInt64(shape.size))
@@ -16,6 +17,6 @@ import Testing
     #expect(UInt64(shape.size) - bytes < UInt64(shape.width) * 4 + systemPageSize)
   }
 
-  @Test("no image has no bytes, or 4 GiB", arguments: [0, 1 << 32, .max])
+  @Test("no image has no bytes, or 4 GiB", arguments: [0, 1 << 32, .max] as [UInt64])
   func none(_ bytes: UInt64) { #expect(FlatShape(bytes) == nil) }
 }
