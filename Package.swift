@@ -57,7 +57,8 @@ let package = Package(
     module("LendingProtocol", ["Varlink"]),
     .target(name: "CVirtGPU"),
     module("GuestAgent", ["CVirtGPU", "Linux", "Udmabuf", "Varlink", "LendingProtocol", system]),
-    module("Lending", ["Linux", "Buffers", "LendingProtocol"]),
+    module("Lending", ["Linux", "Buffers", "LendingProtocol", system]),
+    module("Port", ["Linux", "Buffers", "Varlink", "LendingProtocol", "Lending", system, log]),
     module(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),
@@ -128,6 +129,12 @@ let package = Package(
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("LendingTests", ["Linux", "Buffers", "LendingProtocol", "Lending", "Fixtures", system]),
+    tests(
+      "PortTests",
+      [
+        "Linux", "Udmabuf", "Buffers", "Varlink", "LendingProtocol", "Lending", "Port", "Fixtures", "TestSupport",
+        system, log,
+      ]),
     tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
     tests(
       "ConsumersTests",

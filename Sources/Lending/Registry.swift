@@ -236,6 +236,9 @@ package final class Registry {
 
   // MARK: Time
 
+  /// What its deadlines are measured by.
+  var now: Instant { clock() }
+
   /// When `expire` has something to do; nil if nothing waits.
   package var deadline: Instant? { timed.values.lazy.compactMap(\.deadline).min() }
 

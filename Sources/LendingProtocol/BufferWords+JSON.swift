@@ -28,10 +28,24 @@ package struct AnyKey: CodingKey {
 }
 
 extension KeyedDecodingContainer {
+  /// - Throws: `DecodingError`, at the key or in what stands there. Foundation itself does not say where a number is that does
+  ///   not fit, nor a text that is none.
+  package func value<Value: Decodable>(_ key: Key, as _: Value.Type = Value.self) throws -> Value {
+    do { return try decode(Value.self, forKey: key) } catch {
+      if let error = error as? DecodingError, !error.path.isEmpty { throw error }
+      throw DecodingError.dataCorruptedError(forKey: key, in: self, debugDescription: "it cannot be read")
+    }
+  }
+
+  /// The same, of a field that may be absent or null.
+  package func optionalValue<Value: Decodable>(_ key: Key, as _: Value.Type = Value.self) throws -> Value? {
+    try contains(key) && !decodeNil(forKey: key) ? value(key) : nil
+  }
+
   /// A whole number of this range.
   /// - Throws: `DecodingError`, at the key.
   package func number(_ key: Key, in range: ClosedRange<Int>) throws -> Int {
-    let number = try decode(Int.self, forKey: key)
+    let number = try value(key, as: Int.self)
     guard range.contains(number) else {
       throw DecodingError.dataCorruptedError(
         forKey: key, in: self, debugDescription: "it is from \(range.lowerBound) to \(range.upperBound)")
@@ -67,8 +81,8 @@ extension BufferMetadata: JSONWritable, Decodable {
 
   package init(from decoder: any Decoder) throws {
     let fields = try decoder.fields(CodingKeys.self)
-    image = try fields.decodeIfPresent(ImageMetadata.self, forKey: .image)
-    values = try fields.decodeIfPresent([String: String].self, forKey: .values) ?? [:]
+    image = try fields.optionalValue(.image)
+    values = try fields.optionalValue(.values) ?? [:]
   }
 
   package func write(to json: inout JSONWriter) {
@@ -97,9 +111,9 @@ extension ImageMetadata: JSONWritable, Decodable {
     fourcc = try fields.number(.fourcc, in: numbers32)
     stride = try fields.number(.stride, in: numbers32)
     offset = try fields.optionalNumber(.offset, in: exactNumbers) ?? 0
-    modifier = try fields.decodeIfPresent(Int.self, forKey: .modifier) ?? 0
-    colorSpace = try fields.decodeIfPresent(String.self, forKey: .colorSpace)
-    timestamp = try fields.decodeIfPresent(Int.self, forKey: .timestamp)
+    modifier = try fields.optionalValue(.modifier) ?? 0
+    colorSpace = try fields.optionalValue(.colorSpace)
+    timestamp = try fields.optionalValue(.timestamp)
   }
 
   package func write(to json: inout JSONWriter) {

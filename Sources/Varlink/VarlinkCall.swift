@@ -77,7 +77,7 @@ package struct VarlinkCall {
     } catch let error as Unknown {
       throw .invalidParameter(error.name)
     } catch let error as DecodingError {
-      throw .invalidParameter(error.place)
+      throw .invalidParameter(error.path.last ?? "parameters")
     } catch { throw .invalidParameter("parameters") }
   }
 
@@ -89,8 +89,9 @@ package struct VarlinkCall {
 }
 
 extension DecodingError {
-  /// The name of the field that it is about. Of a number that does not fit, Foundation does not say where it is.
-  fileprivate var place: String {
+  /// The names of the fields that lead to the one that it is about. Foundation does not say where a number is that does not
+  /// fit: there are none then.
+  package var path: [String] {
     let path: [any CodingKey] =
       switch self {
       case .keyNotFound(let key, let context): context.codingPath + [key]
@@ -98,6 +99,6 @@ extension DecodingError {
         context.codingPath
       @unknown default: []
       }
-    return path.last?.stringValue ?? "parameters"
+    return path.map(\.stringValue)
   }
 }

@@ -1,0 +1,19 @@
+/// A line of a log that somebody else causes, who may do so again and again: once a minute, with the number of those left out.
+package struct RareLine: Sendable {
+  private static let pause = TimeSpan.seconds(60)
+  private var last: Instant?
+  private var leftOut = 0
+
+  /// None was written yet.
+  package init() {}
+
+  /// - Returns: what to write, if anything.
+  package mutating func admit(_ line: @autoclosure () -> String, at now: Instant = .now) -> String? {
+    if let last, now - last < Self.pause {
+      leftOut += 1
+      return nil
+    }
+    defer { (last, leftOut) = (now, 0) }
+    return leftOut == 0 ? line() : "\(line()) (and \(leftOut) more in between)"
+  }
+}
