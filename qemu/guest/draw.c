@@ -30,7 +30,7 @@ void usage(void) {
           "  blob guest SIZE FLAGS              a blob of the guest's memory; FLAGS: m(appable), s(hareable),\n"
           "                                     x (cross-device)\n"
           "  blob host SIZE ID                  a blob that the host has\n"
-          "  blob heap|udmabuf SIZE             a buffer of the guest that the card imports\n"
+          "  blob heap|udmabuf|fd:N SIZE        a buffer of the guest that the card imports; fd:N is inherited\n"
           "                                     each: `create`, `map`, `fill SEED`, `check SEED`,\n"
           "                                     `poke OFFSET VALUE`, `peek OFFSET`,\n"
           "                                     `show WxH PITCH OFFSET SEED`, `unmap`, `close`, `quit`\n"

@@ -72,7 +72,11 @@ static uint32_t flags_of(const char *letters) {
     return flags;
 }
 
-static int is_import(const Blob *blob) { return !strcmp(blob->kind, "heap") || !strcmp(blob->kind, "udmabuf"); }
+static int is_inherited(const Blob *blob) { return !strncmp(blob->kind, "fd:", 3); }
+
+static int is_import(const Blob *blob) {
+    return is_inherited(blob) || !strcmp(blob->kind, "heap") || !strcmp(blob->kind, "udmabuf");
+}
 
 static int create(Blob *blob) {
     if (!strcmp(blob->kind, "guest"))
@@ -80,7 +84,8 @@ static int create(Blob *blob) {
     if (!strcmp(blob->kind, "host"))
         return create_blob(blob->fd, BLOB_MEM_HOST3D, BLOB_FLAG_MAPPABLE | BLOB_FLAG_SHAREABLE, number(blob->detail),
                            blob->size, &blob->handle);
-    blob->dmabuf = *blob->kind == 'h' ? heap_buffer(blob->size) : memfd_buffer(blob->size);
+    blob->dmabuf = is_inherited(blob) ? (int)number(blob->kind + 3)
+                   : *blob->kind == 'h' ? heap_buffer(blob->size) : memfd_buffer(blob->size);
     return blob->dmabuf < 0 ? -1 : drmPrimeFDToHandle(blob->fd, blob->dmabuf, &blob->handle);
 }
 
