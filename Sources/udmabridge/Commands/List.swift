@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Linux
+import Programs
 
 struct List: ParsableCommand {
   static let configuration = CommandConfiguration(

@@ -1,20 +1,11 @@
-import ArgumentParser
-import Scanout
-
 /// A number as people write sizes and addresses: `4096`, `0x1000`, `64M`.
-struct Quantity: ExpressibleByArgument, CustomStringConvertible {
-  let value: UInt64
+package struct Quantity: CustomStringConvertible {
+  package let value: UInt64
 
-  init(_ value: UInt64) { self.value = value }
-
-  init?(argument: String) {
-    let bytes = Array(argument.utf8)
-    guard let value = Self.parse(bytes[...]) else { return nil }
-    self.value = value
-  }
+  package init(_ value: UInt64) { self.value = value }
 
   /// Decimal digits, with K, M, G or T (of either case) for powers of 1024, or hexadecimal ones after `0x`.
-  static func parse(_ text: ArraySlice<UInt8>) -> UInt64? {
+  package static func parse(_ text: ArraySlice<UInt8>) -> UInt64? {
     var rest = text
     if rest.count > 2, rest[rest.startIndex] == UInt8(ascii: "0"),
       rest[rest.startIndex + 1] | 0x20 == UInt8(ascii: "x")
@@ -65,17 +56,11 @@ struct Quantity: ExpressibleByArgument, CustomStringConvertible {
   }
 
   /// In the largest unit that leaves no fraction.
-  var description: String {
+  package var description: String {
     for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
     where value > 0 && value & (1 << shift - 1) == 0 {
       return "\(value >> shift)\(unit)"
     }
     return "\(value)"
   }
-
-  var defaultValueDescription: String { description }
-}
-
-extension PixelSize: ExpressibleByArgument {
-  public init?(argument: String) { self.init(argument, sides: 1...65536) }
 }
