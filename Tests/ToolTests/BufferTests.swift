@@ -1,3 +1,4 @@
+import Fixtures
 import Foundation
 import Linux
 import SystemPackage
@@ -106,6 +107,28 @@ import Testing
     #expect(try reader.readToEnd().contains("\"fd\" : \(number)"))
     let after = try Tool.json("udmabridge list --json --pid \(holder.pid)")
     #expect((after["buffers"] as? [Any])?.isEmpty == true)
+  }
+
+  @Test("ranges that somebody keeps up are held until standard input is closed, and that is told")
+  func kept() throws {
+    let memfd = try Memfd.create(name: "test", size: 65536, seals: .shrink)
+    try UnixSocket.pair { mine, theirs in
+      let input = theirs.fd.withRaw { $0 }
+      let (holder, reader) = try memfd.withDescriptor { fd in
+        try fd.withRaw {
+          try startReading(
+            Tool.program, ["create", "--fd", "7", "-", "--hold"], withErrors: true,
+            descriptors: [0: input, 7: $0])
+        }
+      }
+      defer { holder.signal(SIGKILL) }
+      try mine.fd.write(unsafe Array("0x1000:4K\n0x4000\nend\n".utf8).span.bytes)
+      #expect(try reader.readLine()?.hasPrefix("held as --pid \(holder.pid) ") == true)
+      #expect(holder.poll() == nil)
+      mine.shutDown()
+      #expect(holder.wait() == 1)
+      #expect(try reader.readToEnd().contains("standard input was closed"))
+    }
   }
 
   @Test("list finds every dma-buf that a program holds, in its child too, by descriptor and by mapping")

@@ -74,6 +74,27 @@ import Testing
     }
   }
 
+  @Test("the word end ends a list that may be kept up, and nothing behind it is read")
+  func kept() throws {
+    let text = Array("0x1000:4K # end\n0x3000\nend\nzork 0x5000\n".utf8)
+    for size in [1, 3, text.count] {
+      var parser = RangeListParser("standard input", mayBeKept: true)
+      for start in stride(from: 0, to: text.count, by: size) {
+        try parser.feed(text[start..<min(start + size, text.count)])
+      }
+      try parser.finish()
+      #expect(parser.isKept)
+      #expect(parser.ranges.map(\.start) == [0x1000, 0x3000])
+    }
+    var parser = RangeListParser("standard input", mayBeKept: true)
+    try parser.feed(Array("0x1000\n".utf8)[...])
+    try parser.finish()
+    #expect(!parser.isKept)
+    // A file is there, and nobody has to keep it.
+    var file = RangeListParser("list")
+    #expect(throws: Trouble.self) { try file.feed(Array("0x1000\nend\n".utf8)[...]) }
+  }
+
   @Test("a mistake is told with its line")
   func place() throws {
     var parser = RangeListParser("pages.txt")

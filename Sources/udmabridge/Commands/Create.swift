@@ -14,6 +14,7 @@ struct Create: ParsableCommand {
         udmabridge create --fd 3 0:8M -- my-player --dmabuf {}
         udmabridge create --guest 4711 0x7f000000:8100K --send /run/viewer.sock
         udmabridge create --qmp /run/qemu.sock @pages.txt --hold
+        ssh root@guest udmabridge-guest pages --size 8M | udmabridge create --guest 4711 - --hold
 
       The exit status is 1 if there is no dma-buf, 64 for a wrong command line, 126 or 127 if the command cannot be \
       executed or is not there, and the command's own after that.
@@ -41,6 +42,6 @@ struct Create: ParsableCommand {
     let facts = HandoverOptions.Facts(
       kind: .dmabuf, size: dmabuf.size, inode: dmabuf.inode, name: name, ranges: selection.entries,
       items: ranges.count)
-    try dmabuf.withDescriptor { try handover.perform($0, facts, output) }
+    try dmabuf.withDescriptor { try handover.perform($0, facts, output, isKept: selection.isKept) }
   }
 }

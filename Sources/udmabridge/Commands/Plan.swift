@@ -87,7 +87,7 @@ struct Plan: ParsableCommand {
 
   func run() throws {
     let layout = try readLayout()
-    let entries = try RangeList.read(ranges)
+    let entries = try RangeList(ranges).ranges
     _ = try entries.size()
     let memory = try layout.memory()
     var limits = UdmabufLimits.current()

@@ -110,7 +110,7 @@ struct MemoryOptions: ParsableArguments {
 
   @Argument(
     help: ArgumentHelp(
-      "ADDRESS:LENGTH, or ADDRESS for one page: offsets in the file, or the guest's physical addresses. @FILE reads a list from a file, - from standard input: ranges between blanks, commas or line ends, and comments after #. None means all of a file.",
+      "ADDRESS:LENGTH, or ADDRESS for one page: offsets in the file, or the guest's physical addresses. @FILE reads a list from a file, - from standard input, up to its end or the word end: ranges between blanks, commas or line ends, and comments after #. None means all of a file.",
       valueName: "range"))
   var ranges: [String] = []
 
@@ -126,18 +126,19 @@ struct MemoryOptions: ParsableArguments {
 
   /// - Parameter whole: ranges must be whole pages, as udmabuf wants them.
   func open(writable: Bool, whole: Bool) throws -> Selection {
-    let wanted = try RangeList.read(ranges)
+    let list = try RangeList(ranges)
+    let wanted = list.ranges
     if wanted.isEmpty, !ranges.isEmpty {
       throw Trouble("\(ranges.joined(separator: " ")) names no range at all")
     }
     if guest.isGiven {
-      return try Selection(wanted, of: guest.open().layout(), whole: whole)
+      return try Selection(wanted, of: guest.open().layout(), whole: whole, isKept: list.isKept)
     }
     let fd = try file.open(writable: writable)
     if (try? fd.fileKind()) == .dmaBuf {
       guard wanted.isEmpty else { throw Trouble("\(file.name) is a dma-buf, of which no part can be taken") }
       return Selection(try DMABuf(adopting: fd))
     }
-    return try Selection(wanted, of: Memfd(adopting: fd), named: file.name, whole: whole)
+    return try Selection(wanted, of: Memfd(adopting: fd), named: file.name, whole: whole, isKept: list.isKept)
   }
 }

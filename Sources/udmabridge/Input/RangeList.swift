@@ -3,20 +3,25 @@ import Programs
 import SystemPackage
 
 /// Reads ranges, byte by byte: `ADDRESS:LENGTH`, or `ADDRESS` for a page, between blanks, commas and line ends.
-/// What follows `#` in a line is a comment.
+/// What follows `#` in a line is a comment. In a list that is kept up, the word `end` ends it.
 struct RangeListParser {
   /// More would be a mistake: 64 GiB of single pages.
   static let maximum = 1 << 24
 
   private(set) var ranges: [ByteRange] = []
+  /// The word `end` came: whoever wrote the list keeps it up, and nothing behind it is read.
+  private(set) var isKept = false
+  private let mayBeKept: Bool
   private let name: String?
   private var token: [UInt8] = []
   private var line = 1
   private var isInComment = false
 
-  /// - Parameter name: what errors call the text; nil for a word of the command line.
-  init(_ name: String?) {
-    self.name = name
+  /// - Parameters:
+  ///   - name: what errors call the text; nil for a word of the command line.
+  ///   - mayBeKept: it comes from somebody who may keep it up.
+  init(_ name: String?, mayBeKept: Bool = false) {
+    (self.name, self.mayBeKept) = (name, mayBeKept)
     token.reserveCapacity(Self.longest)
   }
 
@@ -26,6 +31,7 @@ struct RangeListParser {
   /// Takes the next piece of the text, wherever it was cut.
   mutating func feed(_ bytes: ArraySlice<UInt8>) throws {
     for byte in bytes {
+      if isKept { return }
       if isInComment {
         if byte == UInt8(ascii: "\n") { (isInComment, line) = (false, line + 1) }
         continue
@@ -50,6 +56,10 @@ struct RangeListParser {
 
   private mutating func finishToken() throws {
     if token.isEmpty { return }
+    if mayBeKept, token.elementsEqual("end".utf8) {
+      isKept = true
+      return token.removeAll()
+    }
     let colon = token.firstIndex(of: UInt8(ascii: ":")) ?? token.endIndex
     let length = colon == token.endIndex ? systemPageSize : Quantity.parse(token[(colon + 1)...])
     guard let address = Quantity.parse(token[..<colon]), let length else { throw malformed() }
@@ -68,41 +78,47 @@ struct RangeListParser {
 }
 
 /// Ranges as they are given on a command line.
-enum RangeList {
+struct RangeList {
+  private(set) var ranges: [ByteRange] = []
+  /// They came from standard input, up to the word `end`, and are good for as long as that is open.
+  private(set) var isKept = false
+
   /// Each word is a range, `@FILE`, or `-` for standard input.
-  static func read(_ words: [String]) throws -> [ByteRange] {
-    var ranges: [ByteRange] = []
+  init(_ words: [String]) throws {
     for word in words {
       if word == "-" {
-        ranges += try read("standard input", FD.copy(ofInherited: 0))
+        try read("standard input", FD.copy(ofInherited: 0), mayBeKept: true)
       } else if word.hasPrefix("@") {
         let path = String(word.dropFirst())
         let file: FD
         do throws(Errno) { file = try FD.open(FilePath(path), writable: false) } catch {
           throw Trouble("the list \(path) cannot be read: \(error)")
         }
-        let more = try read(path, file)
-        // A list of a million ranges is not copied.
-        if ranges.isEmpty { ranges = more } else { ranges += more }
+        try read(path, file)
       } else {
         var parser = RangeListParser(nil)
         try parser.feed(Array(word.utf8)[...])
         try parser.finish()
-        ranges += parser.ranges
+        add(parser)
       }
     }
-    return ranges
   }
 
-  private static func read(_ name: String, _ file: consuming FD) throws -> [ByteRange] {
-    var parser = RangeListParser(name)
+  private mutating func read(_ name: String, _ file: consuming FD, mayBeKept: Bool = false) throws {
+    var parser = RangeListParser(name, mayBeKept: mayBeKept)
     var buffer: [UInt8] = []
     do {
-      while case let count = try file.read(into: &buffer, upTo: 1 << 18), count > 0 {
+      while !parser.isKept, case let count = try file.read(into: &buffer, upTo: 1 << 18), count > 0 {
         try parser.feed(buffer[..<count])
       }
     } catch let error as Errno { throw Trouble("\(name) cannot be read: \(error)") }
     try parser.finish()
-    return parser.ranges
+    add(parser)
+  }
+
+  private mutating func add(_ parser: RangeListParser) {
+    isKept = isKept || parser.isKept
+    // A list of a million ranges is not copied.
+    if ranges.isEmpty { ranges = parser.ranges } else { ranges += parser.ranges }
   }
 }

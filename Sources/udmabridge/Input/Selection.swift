@@ -16,16 +16,18 @@ struct Selection {
   let entries: Int
   /// In bytes.
   let size: UInt64
+  /// It is good for as long as standard input is open.
+  let isKept: Bool
 
-  init(_ dmabuf: DMABuf) { (content, entries, size) = (.dmabuf(dmabuf), 1, dmabuf.size) }
+  init(_ dmabuf: DMABuf) { (content, entries, size, isKept) = (.dmabuf(dmabuf), 1, dmabuf.size, false) }
 
   /// - Parameter wanted: what `ranges` were before neighbours were joined.
-  private init(_ ranges: [MemfdRange], of wanted: [ByteRange]) throws {
-    (content, entries, size) = (.ranges(ranges), wanted.count, try wanted.size())
+  private init(_ ranges: [MemfdRange], of wanted: [ByteRange], isKept: Bool) throws {
+    (content, entries, size, self.isKept) = (.ranges(ranges), wanted.count, try wanted.size(), isKept)
   }
 
   /// Ranges of a file; all of it if there are none.
-  init(_ wanted: [ByteRange], of memfd: Memfd, named name: String, whole: Bool) throws {
+  init(_ wanted: [ByteRange], of memfd: Memfd, named name: String, whole: Bool, isKept: Bool = false) throws {
     let end = memfd.status.size
     guard end > 0 else { throw Trouble("\(name) is empty, or no file that can be mapped") }
     let entries = wanted.isEmpty ? [ByteRange(start: 0, length: end)] : wanted
@@ -44,18 +46,18 @@ struct Selection {
         joined.append(MemfdRange(memfd: memfd, offset: entry.start, length: entry.length))
       }
     }
-    try self.init(joined, of: entries)
+    try self.init(joined, of: entries, isKept: isKept)
   }
 
   /// Ranges of a guest's physical memory.
-  init(_ wanted: [ByteRange], of layout: GuestLayout, whole: Bool) throws {
+  init(_ wanted: [ByteRange], of layout: GuestLayout, whole: Bool, isKept: Bool = false) throws {
     for (index, entry) in wanted.enumerated() { try Self.check(entry, index, wanted.count, whole: whole) }
     let memory = try layout.memory()
     let joined: [MemfdRange]
     do throws(GuestMemoryError) { joined = try memory.resolve(wanted.map(\.ofGuest)) } catch {
       throw Self.trouble(error, wanted, layout)
     }
-    try self.init(joined, of: wanted)
+    try self.init(joined, of: wanted, isKept: isKept)
   }
 
   private static func trouble(_ error: GuestMemoryError, _ wanted: [ByteRange], _ layout: GuestLayout)

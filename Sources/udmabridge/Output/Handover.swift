@@ -15,7 +15,7 @@ struct HandoverOptions: ParsableArguments {
 
   @Flag(
     help:
-      "Hold the descriptor until SIGINT or SIGTERM comes; others can take it by process and number meanwhile (--pid PID --fd N; a memfd also by the path /proc/PID/fd/N)."
+      "Hold the descriptor until SIGINT or SIGTERM comes; others can take it by process and number meanwhile (--pid PID --fd N; a memfd also by the path /proc/PID/fd/N). Where ranges came from standard input up to the word end, also no longer than that is open: the status is 1 then."
   )
   var hold = false
 
@@ -41,10 +41,12 @@ struct HandoverOptions: ParsableArguments {
   }
 
   /// Hands `fd` over, and returns once that is done or, with --hold, was enough.
-  /// - Parameter facts: what is said of it.
-  func perform(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions) throws {
+  /// - Parameters:
+  ///   - facts: what is said of it.
+  ///   - isKept: its memory is somebody's who keeps it up as long as standard input is open.
+  func perform(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions, isKept: Bool = false) throws {
     if let send { return try self.send(fd, to: send, facts, output) }
-    if hold { return try hold(fd, facts, output) }
+    if hold { return try hold(fd, facts, output, isKept: isKept) }
     var facts = facts
     do throws(Errno) { facts.fd = try fd.hand(as: asFd) } catch {
       throw Trouble("the descriptor cannot have the number \(asFd ?? -1): \(error); ulimit -n bounds them")
@@ -79,14 +81,24 @@ struct HandoverOptions: ParsableArguments {
     try output.print(facts, "sent to \(path): \(facts.text)")
   }
 
-  private func hold(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions) throws {
+  private func hold(_ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions, isKept: Bool) throws {
+    let loop = try EventLoop()
     let signals = try SignalFD([SIGTERM, SIGINT])
+    let signalled = try loop.add(signals.fd) { _ in loop.stop() }
     var facts = facts
     facts.fd = fd.withRaw { $0 }
     facts.pid = getpid()
+    let input = try isKept ? KeptInput(loop) : nil
+    let until = isKept ? "SIGINT, SIGTERM, or the end of standard input" : "SIGINT or SIGTERM"
     try output.print(
-      facts, "held as --pid \(getpid()) --fd \(facts.fd ?? -1) until SIGINT or SIGTERM: \(facts.text)")
-    while signals.next() == nil { _ = try signals.fd.isReadable() }
+      facts, "held as --pid \(getpid()) --fd \(facts.fd ?? -1) until \(until): \(facts.text)")
+    if input?.hasEnded != true { try loop.run() }
+    loop.remove(signalled, signals.fd)
+    if input?.hasEnded == true {
+      throw Trouble(
+        "standard input was closed: whoever listed the ranges uses that memory for something else from now on, and nothing is held any more"
+      )
+    }
   }
 
   /// What is said of a descriptor that is handed over.
@@ -108,5 +120,34 @@ struct HandoverOptions: ParsableArguments {
         items.map { ", of \(counted($0, "item")) (\(counted(ranges ?? $0, "range")) before joining)" } ?? ""
       return "\(kind.rawValue), \(bytes(size)), inode \(inode)\(made)"
     }
+  }
+}
+
+/// Standard input behind a list of ranges, which says how long they are good. What is written there is of no interest.
+private final class KeptInput {
+  private let fd: FD
+  private let loop: EventLoop
+  private var token: EventLoop.Token?
+  private(set) var hasEnded = false
+
+  /// Stops the loop when it ends.
+  init(_ loop: EventLoop) throws(Errno) {
+    fd = try FD.copy(ofInherited: 0)
+    self.loop = loop
+    do throws(Errno) {
+      token = try loop.add(fd) { [unowned self] _ in read() }
+    } catch {
+      // A file, which has ended.
+      guard error == .notPermitted else { throw error }
+      hasEnded = true
+    }
+  }
+
+  deinit { if let token { loop.remove(token, fd) } }
+
+  private func read() {
+    if let bytes = try? fd.read(upTo: 4096), !bytes.isEmpty { return }
+    hasEnded = true
+    loop.stop()
   }
 }
