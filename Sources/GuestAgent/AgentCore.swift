@@ -13,11 +13,15 @@ final class AgentCore {
 
   var whenPortGone: (() -> Void)?
 
-  init(loop: EventLoop, log: @escaping (String) -> Void) throws(Errno) {
+  /// - Parameter isDMABuf: what may be lent.
+  init(
+    loop: EventLoop, log: @escaping (String) -> Void,
+    isDMABuf: @escaping (borrowing FD) -> Bool = { (try? $0.fileKind()) == .dmaBuf }
+  ) throws(Errno) {
     (self.loop, self.log) = (loop, log)
     session = try AgentSession(loop: loop, log: log)
     table = GuestBufferTable(session)
-    interface = LenderInterface(session, table)
+    interface = LenderInterface(session, table, isDMABuf: isDMABuf)
     session.whenOpen = { [unowned self] in
       log("the helper answers")
       interface.tell(LenderEvent(.connected))

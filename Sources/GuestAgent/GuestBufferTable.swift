@@ -56,18 +56,8 @@ final class GuestBufferTable {
       throw .cannotImport(failure ?? .operationNotSupportedByDevice, exporter: try? dmabuf.exporter())
     }
     do throws(Errno) {
-      return (GuestBuffer.Place(card: card, buffer: try copy(dmabuf, card.card)), true)
+      return (GuestBuffer.Place(card: card, buffer: try card.card.copy(dmabuf)), true)
     } catch { throw LendRefusal("CannotImport", "the dma-buf cannot be copied: \(error)") }
-  }
-
-  private func copy(_ dmabuf: DMABuf, _ card: any GuestCard) throws(Errno) -> CardBuffer {
-    let source = try dmabuf.map()
-    let buffer = try card.makeBuffer(dmabuf.size)
-    let target = try card.map(buffer)
-    try dmabuf.beginCPUAccess(.read)
-    target.copy(source.length, from: source, at: 0, to: 0)
-    try dmabuf.endCPUAccess(.read)
-    return buffer
   }
 
   private func register(

@@ -14,6 +14,20 @@ package protocol GuestCard: AnyObject {
   func export(_ buffer: CardBuffer) throws(Errno) -> FD
   /// Maps all of a buffer that the card has made.
   func map(_ buffer: CardBuffer) throws(Errno) -> Mapping
+  /// Makes a buffer with the bytes that a dma-buf has now.
+  func copy(_ dmabuf: DMABuf) throws(Errno) -> CardBuffer
+}
+
+extension GuestCard {
+  package func copy(_ dmabuf: DMABuf) throws(Errno) -> CardBuffer {
+    let source = try dmabuf.map()
+    let buffer = try makeBuffer(dmabuf.size)
+    let target = try map(buffer)
+    try dmabuf.beginCPUAccess(.read)
+    target.copy(source.length, from: source, at: 0, to: 0)
+    try dmabuf.endCPUAccess(.read)
+    return buffer
+  }
 }
 
 /// A buffer that a card knows, under a handle of one open device file. The handle closes with the last reference.

@@ -1,9 +1,9 @@
-internal import LendingProtocol
-internal import Varlink
+package import LendingProtocol
+package import Varlink
 
 /// What a lender may want to know.
-struct LenderEvent: JSONWritable {
-  enum Kind: String {
+package struct LenderEvent: JSONWritable, Decodable {
+  package enum Kind: String, Decodable {
     /// The first one of each Watch.
     case ready
     case connected, disconnected
@@ -13,30 +13,36 @@ struct LenderEvent: JSONWritable {
     var replacesEarlier: Bool { self == .importers }
   }
 
-  let kind: Kind
-  var buffer: BufferID?
+  package let event: Kind
+  package var buffer: BufferID?
+  /// The id that the buffer had until now.
+  package var before: BufferID?
+  package var count, bytesUsed, timestamp, lostFills, cutOff: Int?
+  package var mode: AccessMode?
+  package var metadata: BufferMetadata?
+  package var reading: Bool?
+  package var reason: String?
+  /// So many events were left out before this one.
+  package var lost: Int?
   /// The buffer's lender; nil for what concerns everybody.
   var user: UInt32?
-  /// The id that the buffer had until now.
-  var before: BufferID?
-  var count, bytesUsed, timestamp, lostFills, cutOff: Int?
-  var mode: AccessMode?
-  var metadata: BufferMetadata?
-  var reading: Bool?
-  var reason: String?
-  /// Events that were left out before this one.
-  var lost = 0
 
-  init(_ kind: Kind) { self.kind = kind }
+  private enum CodingKeys: String, CodingKey {
+    case event, buffer, before, count, bytesUsed, timestamp, lostFills, cutOff, mode, metadata, reading,
+      reason
+    case lost
+  }
 
-  init(_ kind: Kind, _ buffer: GuestBuffer) {
-    self.kind = kind
+  init(_ event: Kind) { self.event = event }
+
+  init(_ event: Kind, _ buffer: GuestBuffer) {
+    self.event = event
     (self.buffer, user) = (buffer.id, buffer.owner.user)
   }
 
-  func write(to json: inout JSONWriter) {
+  package func write(to json: inout JSONWriter) {
     json.object { json in
-      json.field("event", kind.rawValue)
+      json.field("event", event.rawValue)
       json.field("buffer", buffer)
       json.field("before", before)
       json.field("count", count)
@@ -48,7 +54,7 @@ struct LenderEvent: JSONWritable {
       json.field("reading", reading)
       json.field("mode", mode?.rawValue)
       json.field("reason", reason)
-      if lost > 0 { json.field("lost", lost) }
+      json.field("lost", lost)
     }
   }
 }

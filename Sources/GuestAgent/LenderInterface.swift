@@ -11,12 +11,13 @@ final class LenderInterface: VarlinkInterface {
 
   private let session: AgentSession
   private let table: GuestBufferTable
+  private let isDMABuf: (borrowing FD) -> Bool
   private var owners: [ObjectIdentifier: BufferOwner] = [:]
   private var watches: [ObjectIdentifier: LenderWatch] = [:]
   private var nextOwner = 1
 
-  init(_ session: AgentSession, _ table: GuestBufferTable) {
-    (self.session, self.table) = (session, table)
+  init(_ session: AgentSession, _ table: GuestBufferTable, isDMABuf: @escaping (borrowing FD) -> Bool) {
+    (self.session, self.table, self.isDMABuf) = (session, table, isDMABuf)
     table.whenChanged = { [unowned self] in tell($0) }
   }
 
@@ -81,7 +82,7 @@ final class LenderInterface: VarlinkInterface {
         "NoDMABuf",
         "\(connection.descriptorCount) descriptors came with the call: pass one, whose index is 0")
     }
-    guard (try? fd.fileKind()) == .dmaBuf, let dmabuf = try? DMABuf(adopting: fd) else {
+    guard isDMABuf(fd), let dmabuf = try? DMABuf(adopting: fd) else {
       throw LendRefusal(
         "NoDMABuf",
         "the descriptor is no dma-buf: Make gives one, and so do dma-heaps, cameras and /dev/udmabuf (of a memfd)"
@@ -105,10 +106,11 @@ final class LenderInterface: VarlinkInterface {
     }
   }
 
-  private func list(for peer: PeerCredentials) -> ListReply {
-    ListReply(
+  private func list(for peer: PeerCredentials) -> LenderList {
+    LenderList(
       connected: session.isOpen, cards: table.cards.count, audiences: session.audiences,
-      copies: table.copies, buffers: table.all.filter { mayName(peer, $0.owner.user) })
+      copies: table.copies,
+      buffers: table.all.filter { mayName(peer, $0.owner.user) }.map { LenderListEntry($0) })
   }
 
   private func watch(_ connection: VarlinkConnection) {

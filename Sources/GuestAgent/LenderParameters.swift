@@ -97,39 +97,3 @@ struct LendReply: JSONWritable {
     }
   }
 }
-
-struct ListReply: JSONWritable {
-  let connected: Bool
-  let cards: Int
-  let audiences: [String]
-  let copies: Int
-  let buffers: [GuestBuffer]
-
-  func write(to json: inout JSONWriter) {
-    json.object { json in
-      json.field("connected", connected)
-      json.field("cards", cards)
-      json.field("audiences", audiences)
-      json.field("copies", copies)
-      json.field("buffers", buffers)
-    }
-  }
-}
-
-extension GuestBuffer: JSONWritable {
-  func write(to json: inout JSONWriter) {
-    json.object { json in
-      json.field("buffer", id)
-      json.field("state", state.rawValue)
-      json.field("offset", request.offset)
-      json.field("size", request.size)
-      json.field("use", request.use.rawValue)
-      if let to = request.to { json.field("to", to) }
-      json.field("metadata", request.metadata)
-      json.field("importers", importers)
-      json.field("copied", isCopy)
-      json.field("pid", Int(owner.pid))
-      json.field("user", Int(owner.user))
-    }
-  }
-}

@@ -16,8 +16,8 @@ final class LenderWatch {
 
   func add(_ event: LenderEvent) {
     guard concerns(event) else { return }
-    if event.kind.replacesEarlier {
-      events.removeAll { $0.kind == event.kind && $0.buffer == event.buffer }
+    if event.event.replacesEarlier {
+      events.removeAll { $0.event == event.event && $0.buffer == event.buffer }
     }
     if events.count == Self.capacity {
       events.removeFirst()
@@ -31,7 +31,7 @@ final class LenderWatch {
   func proceed() {
     while let connection, connection.isOpen, connection.isReadyToSend, !events.isEmpty {
       var event = events.removeFirst()
-      (event.lost, lost) = (lost, 0)
+      (event.lost, lost) = (lost > 0 ? lost : nil, 0)
       connection.stream(event)
     }
   }

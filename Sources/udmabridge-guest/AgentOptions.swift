@@ -1,0 +1,51 @@
+import ArgumentParser
+import FoundationEssentials
+import LendingProtocol
+import Linux
+import Programs
+import SystemPackage
+import Varlink
+
+/// How a command reaches the agent that serves.
+struct AgentOptions: ParsableArguments {
+  @Option(help: ArgumentHelp("Where the agent serves.", valueName: "socket"))
+  var socket = usualSocket
+
+  func connect() throws -> VarlinkClient {
+    do throws(VarlinkClientError) { return try VarlinkClient(FilePath(socket)) } catch {
+      switch error {
+      case .connecting(_, .noSuchFileOrDirectory):
+        throw Trouble("\(error): start udmabridge-guest serve, or say where it serves with --socket")
+      case .connecting(_, .permissionDenied):
+        throw Trouble(
+          "\(error): lending is for the agent's user and the group of udmabridge-guest serve --group")
+      default: throw error
+      }
+    }
+  }
+}
+
+/// The full name of a method of the agent's.
+func method(_ name: String) -> String { "io.udmabridge.Lender.\(name)" }
+
+extension BufferID: ExpressibleByArgument {
+  public init?(argument: String) { self.init(argument) }
+}
+
+extension BufferUse: ExpressibleByArgument {}
+
+/// Metadata as JSON: an object with `image`, `values`, or both.
+func parsedMetadata(_ text: String) throws -> BufferMetadata {
+  do { return try JSONDecoder().decode(BufferMetadata.self, from: Data(text.utf8)) } catch {
+    throw ValidationError(
+      "\(text) is no metadata: give JSON such as {\"values\": {\"name\": \"camera\"}}, or with \"image\" (docs/port.md)"
+    )
+  }
+}
+
+/// JSON of what a command prints, in one line.
+func line(_ value: some JSONWritable) -> String {
+  var json = JSONWriter()
+  value.write(to: &json)
+  return String(decoding: json.bytes, as: UTF8.self)
+}
