@@ -23,9 +23,20 @@ package struct LendingNews: OptionSet, Sendable {
   /// The order in which they are told.
   static let inOrder: [LendingNews] = [
     .lent, .metadata, .importers, .accessBegun, .accessEnded, .importerAccessBegun, .importerAccessEnded,
-    .filled,
-    .fillAborted, .returning, .over,
+    .filled, .fillAborted, .returning, .over,
   ]
+
+  /// What need not be told any more once the second has happened. Fills are told whatever comes after them.
+  private static let superseded: [(LendingNews, by: LendingNews)] = [
+    (.returning, by: .lent), (.accessEnded, by: .accessBegun), (.accessBegun, by: .accessEnded),
+    (.importerAccessEnded, by: .importerAccessBegun), (.importerAccessBegun, by: .importerAccessEnded),
+    (.fillAborted, by: .filled), (LendingNews(inOrder).subtracting(.filled), by: .over),
+  ]
+
+  /// What is to be told when `later` has happened besides.
+  func followed(by later: LendingNews) -> LendingNews {
+    Self.superseded.reduce(self) { later.contains($1.by) ? $0.subtracting($1.0) : $0 }.union(later)
+  }
 
   /// What a lender hears, and what those hear who may import.
   static let forLender: LendingNews = [
@@ -47,7 +58,7 @@ package struct LendingEvent {
 
 /// What one listener has not been told yet. It costs the same however slow the listener is: what happened to one buffer is
 /// kept together, and a buffer that came and went meanwhile is not told at all. That a buffer ended is always told to whoever
-/// heard of it.
+/// heard of it, and is the last that it hears.
 package final class LendingFeed {
   package enum Audience {
     /// The guest's agent, in this session.
@@ -55,93 +66,84 @@ package final class LendingFeed {
     case importer(LendingCaller)
   }
 
+  /// What the listener knows of a buffer that has not ended for it.
+  private struct Item {
+    let buffer: LentBuffer
+    /// Not told yet.
+    var news: LendingNews = []
+    var isHeardOf: Bool
+    /// So many fills were told, or counted as lost.
+    var fills: Int
+  }
+
   package let audience: Audience
   /// There is something to be told, and there was nothing before.
   package var whenNews: () -> Void = {}
-  private var pending: [BufferID: LendingNews] = [:]
-  /// Those with something pending, in the order in which it began, from `start` on; and some that have nothing any more.
-  private var order: [LentBuffer] = []
+  private var items: [BufferID: Item] = [:]
+  /// How many have news.
+  private var waiting = 0
+  /// Those with news, whose turn comes in this order, from `start` on; and some that came and went.
+  private var order: [BufferID] = []
   private var start = 0
-  /// The buffers that the listener has heard of and that have not ended for it, with the fills that it knows of.
-  private var known: [BufferID: Int] = [:]
 
   package init(_ audience: Audience) { self.audience = audience }
 
-  package var isEmpty: Bool { pending.isEmpty }
+  package var isEmpty: Bool { waiting == 0 }
 
   func note(_ buffer: LentBuffer, _ news: LendingNews) {
     let news = news.intersection(relevant)
     guard !news.isEmpty, concerns(buffer) else { return }
-    let wasEmpty = isEmpty
-    if news == .over, !hasHeard(of: buffer) {
+    var item =
+      items[buffer.id] ?? Item(buffer: buffer, isHeardOf: isLender, fills: isLender ? 0 : buffer.fills)
+    if news == .over, !item.isHeardOf {
       // It came and went.
-      pending[buffer.id] = nil
+      if items.removeValue(forKey: buffer.id) != nil { waiting -= 1 }
       return compact()
     }
-    if let old = pending[buffer.id] {
-      pending[buffer.id] = old.union(news).subtracting(Self.undone(by: news))
-    } else {
-      pending[buffer.id] = news
-      order.append(buffer)
-    }
-    if wasEmpty { whenNews() }
+    let hadNews = !item.news.isEmpty
+    item.news = item.news.followed(by: news)
+    items[buffer.id] = item
+    if hadNews { return }
+    order.append(buffer.id)
+    waiting += 1
+    if waiting == 1 { whenNews() }
   }
 
-  /// What need not be told any more since the opposite has happened.
-  private static func undone(by news: LendingNews) -> LendingNews {
-    if news.contains(.lent) { return .returning }
-    return news.contains(.accessBegun)
-      ? .accessEnded : news.contains(.importerAccessBegun) ? .importerAccessEnded : []
-  }
-
-  /// The next event; nil if there is none.
+  /// The next event; nil if there is none. Of each buffer one at a time, so that none keeps the others waiting.
   package func next() -> LendingEvent? {
     while !isEmpty {
-      let buffer = order[start]
-      let news = pending[buffer.id] ?? []
-      guard let first = LendingNews.inOrder.first(where: { news.contains($0) }) else {
-        drop(buffer)
+      let id = order[start]
+      start += 1
+      guard var item = items[id], let first = LendingNews.inOrder.first(where: item.news.contains) else {
         continue
       }
-      let told = known[buffer.id] ?? (first == .lent ? buffer.fills : 0)
-      let lost = first == .filled ? max(0, buffer.fills - told - 1) : 0
-      known[buffer.id] = first == .filled ? buffer.fills : told
-      pending[buffer.id] = news.subtracting(first)
-      if news == first { drop(buffer) }
-      if first == .over { known[buffer.id] = nil }
+      let buffer = item.buffer
+      var lost = 0
+      if first == .filled { (lost, item.fills) = (buffer.fills - item.fills - 1, buffer.fills) }
+      item.news.remove(first)
+      item.isHeardOf = true
+      items[id] = first == .over ? nil : item
+      if item.news.isEmpty { waiting -= 1 } else { order.append(id) }
+      compact()
       return LendingEvent(news: first, buffer: buffer, lost: lost)
     }
     return nil
   }
 
-  private func hasHeard(of buffer: LentBuffer) -> Bool {
-    if case .lender = audience { return true }
-    return known[buffer.id] != nil
-  }
-
-  private func drop(_ buffer: LentBuffer) {
-    pending[buffer.id] = nil
-    start += 1
-    compact()
-  }
-
   private func compact() {
-    if pending.isEmpty {
+    if isEmpty {
       order.removeAll(keepingCapacity: true)
       start = 0
-    } else if order.count - start > 2 * pending.count + 64 || start > 64 {
+    } else if order.count > 2 * waiting + 64 {
       order.removeFirst(start)
-      order.removeAll { pending[$0.id] == nil }
+      order.removeAll { items[$0] == nil }
       start = 0
     }
   }
 
-  private var relevant: LendingNews {
-    switch audience {
-    case .lender: LendingNews.forLender
-    case .importer: LendingNews.forImporter
-    }
-  }
+  private var isLender: Bool { if case .lender = audience { true } else { false } }
+
+  private var relevant: LendingNews { isLender ? .forLender : .forImporter }
 
   private func concerns(_ buffer: LentBuffer) -> Bool {
     switch audience {

@@ -15,6 +15,8 @@ package final class LentBuffer {
   }
 
   package let id: BufferID
+  /// One more than that of the buffer that was lent before it.
+  let number: Int
   package let place: ResourcePlace
   package let owner: LenderID
   /// The resource's pages, of which `offset` and `size` are a part; nil when it is over and nobody has it.
@@ -26,6 +28,10 @@ package final class LentBuffer {
   /// What its lender does with it by the CPU.
   package internal(set) var access: AccessMode?
   package internal(set) weak var filler: Import?
+  /// What its importers do with it by the CPU, all of them together.
+  package var importerAccess: AccessMode? {
+    imports.lazy.compactMap(\.access).reduce(nil) { $0 == nil || $0 == $1 ? $1 : .readWrite }
+  }
   package internal(set) var lastFill: Fill?
   /// How often it was filled.
   package internal(set) var fills = 0
@@ -34,15 +40,16 @@ package final class LentBuffer {
   var patience = TimeSpan.zero
   /// Devices that read it after its last importer; nil before that, or if there are none.
   var reading: DeviceWait?
-  /// Once it was revoked: until when its importers may keep it.
+  /// Once it was revoked: until when those who had imported it then may keep it.
   var cutOff: Instant?
   let audiences: [Audience]
   private weak var registry: Registry?
 
   init(
-    _ id: BufferID, _ place: ResourcePlace, _ owner: LenderID, _ pages: Buffer, _ request: LendingRequest,
-    _ audiences: [Audience], born: Instant, registry: Registry
+    _ id: BufferID, number: Int, _ place: ResourcePlace, _ owner: LenderID, _ pages: Buffer,
+    _ request: LendingRequest, _ audiences: [Audience], born: Instant, registry: Registry
   ) {
+    self.number = number
     (self.id, self.place, self.owner, self.pages, self.request) = (id, place, owner, pages, request)
     (self.audiences, self.born, self.registry) = (audiences, born, registry)
   }
@@ -64,7 +71,8 @@ package final class LentBuffer {
     switch state {
     case .lent(let returns): returns
     case .returning(let end): end
-    case .returned, .revoked: imports.isEmpty ? nil : cutOff
+    case .returned: nil
+    case .revoked: imports.isEmpty ? nil : cutOff
     }
   }
 }
@@ -75,7 +83,10 @@ extension LentBuffer: Borrower {
     return imports.isEmpty ? nil : cutOff
   }
 
-  package func pagesAreGone() { registry?.cutOff(self) }
+  package func pagesAreGone() {
+    registry?.revoke(self, .resourceGone)
+    registry?.cutOff(self)
+  }
 }
 
 /// One importer's use of a buffer.

@@ -8,11 +8,8 @@ package import Linux
 /// from the guest's agent, its pages from the device, which also says when they go (`Borrower`). It knows neither how words
 /// are written nor where they come from.
 package final class Registry {
-  /// For how long the importers of what was revoked keep it at most. The guest's driver waits for one buffer after the other, with
-  /// a lock held, so this is the time for all that end together.
+  /// For how long the importers of all that is revoked together keep it at most.
   package static let revocationPatience = TimeSpan.seconds(1)
-  /// Revocations that are no further apart end together.
-  private static let revocationGap = TimeSpan.seconds(2)
   /// How long importers are waited for when a lender goes away.
   package static let lastPatience = TimeSpan.seconds(1)
 
@@ -31,8 +28,7 @@ package final class Registry {
   private var importCount = 0
   private var session: UInt64 = 0
   private var isInSession = false
-  private var lastRevocation: Instant?
-  private var revocationEnd = Instant.never
+  private var revocationTime = RevocationTime(revocationPatience, pause: .seconds(2))
   private var feeds: [LendingFeed] = []
   private var counts = LendingStatistics()
 
@@ -91,7 +87,7 @@ package final class Registry {
     }
     guard buffers.count < limits.buffers else { throw .tooManyBuffers(limit: limits.buffers) }
     let buffer = LentBuffer(
-      .random(), place, owner, pages, request, targets, born: clock(), registry: self)
+      .random(), number: counts.lent, place, owner, pages, request, targets, born: clock(), registry: self)
     (buffers[buffer.id], byPlace[place]) = (buffer, buffer)
     pages.add(buffer)
     counts.lent += 1
@@ -197,27 +193,26 @@ package final class Registry {
 
   /// The pages go, or whoever had lent them: importers are told at once, and have `revocationPatience` to let go.
   func revoke(_ buffer: LentBuffer, _ reason: RevocationReason) {
-    if case .revoked = buffer.state { return }
-    let now = clock()
-    if lastRevocation.map({ now - $0 > Self.revocationGap }) ?? true {
-      revocationEnd = now + Self.revocationPatience
-    }
-    lastRevocation = now
-    buffer.cutOff = revocationEnd
     if buffer.isOver { return }
+    if !buffer.imports.isEmpty { buffer.cutOff = revocationTime.begin(clock()) }
     end(buffer, .revoked(reason))
   }
 
-  /// Importers may use the buffer no longer.
+  /// Importers may use the buffer no longer, which ends a return.
   func cutOff(_ buffer: LentBuffer) {
-    lastRevocation = buffer.cutOff == nil ? lastRevocation : clock()
     let late = buffer.imports
+    buffer.imports = []
     counts.cutOff += late.count
-    for late in late {
-      let told = late.whenCutOff.take()
-      end(late)
-      told?()
-    }
+    if case .returning = buffer.state { end(buffer, .returned(cutOff: late.count, isRead: isRead(buffer))) }
+    end(late, of: buffer)
+    // All is done by then: whoever hears may use the registry.
+    for late in late { late.whenCutOff.take()?() }
+  }
+
+  /// A device works on the pages, whoever told it to.
+  private func isRead(_ buffer: LentBuffer) -> Bool {
+    if let reading = buffer.reading { return !reading.isOver }
+    return buffer.pages.flatMap { awaitDevices($0) {} } != nil
   }
 
   private func end(_ buffer: LentBuffer, _ state: LentBuffer.State) {
@@ -226,6 +221,8 @@ package final class Registry {
     (buffers[buffer.id], byPlace[buffer.place]) = (nil, nil)
     if case .returned = state { counts.returned += 1 } else { counts.revoked += 1 }
     tell(buffer, .over)
+    // Listeners that are slow to hear of the end keep the rest until then.
+    buffer.request.metadata = BufferMetadata()
     letGoOfPages(of: buffer)
     note(buffer)
   }
@@ -247,28 +244,22 @@ package final class Registry {
     for buffer in Array(timed.values) where buffer.deadline.map({ $0 <= now }) ?? false {
       switch buffer.state {
       case .lent: beginReturn(buffer)
-      case .returning:
-        let (late, isRead) = (buffer.imports.count, buffer.reading?.isOver == false)
-        cutOff(buffer)
-        // The last of them may have ended the return.
-        if !buffer.isOver { end(buffer, .returned(cutOff: late, isRead: isRead)) }
-      case .returned, .revoked: cutOff(buffer)
+      case .returning, .returned, .revoked: cutOff(buffer)
       }
     }
   }
 
   private func note(_ buffer: LentBuffer) {
-    timed[buffer.id] = buffer.deadline == nil ? nil : buffer
-    timeHasChanged()
+    let (wasTimed, isTimed) = (timed[buffer.id] != nil, buffer.deadline != nil)
+    timed[buffer.id] = isTimed ? buffer : nil
+    if wasTimed || isTimed { timeHasChanged() }
   }
 
   // MARK: Importers
 
   /// The buffers that a caller may import, the oldest first.
   package func list(for caller: LendingCaller) -> [LentBuffer] {
-    buffers.values.filter { $0.admits(caller) }.sorted {
-      ($0.born, $0.place.resource) < ($1.born, $1.place.resource)
-    }
+    buffers.values.filter { $0.admits(caller) }.sorted { $0.number < $1.number }
   }
 
   /// The buffer of this id, if the caller may import it.
@@ -296,20 +287,25 @@ package final class Registry {
   package func release(_ old: Import) {
     if old.isOver { return }
     old.whenCutOff = nil
-    end(old)
+    old.buffer.imports.removeAll { $0 === old }
+    end(CollectionOfOne(old), of: old.buffer)
     proceedWithReturn(old.buffer)
   }
 
-  private func end(_ old: Import) {
-    let buffer = old.buffer
-    buffer.imports.removeAll { $0 === old }
-    importCount -= 1
-    if buffer.filler === old {
+  /// These imports are the buffer's no longer.
+  private func end(_ old: some Collection<Import>, of buffer: LentBuffer) {
+    if old.isEmpty { return }
+    importCount -= old.count
+    if case .revoked = buffer.state, buffer.imports.isEmpty { revocationTime.finish(clock()) }
+    var news = LendingNews.importers
+    if let filler = buffer.filler, filler.isOver {
       buffer.filler = nil
-      tell(buffer, .fillAborted)
+      news.insert(.fillAborted)
     }
-    if old.access != nil { tell(buffer, .importerAccessEnded) }
-    tell(buffer, .importers)
+    if buffer.importerAccess == nil, old.contains(where: { $0.access != nil }) {
+      news.insert(.importerAccessEnded)
+    }
+    tell(buffer, news)
     letGoOfPages(of: buffer)
     note(buffer)
   }
@@ -321,13 +317,14 @@ package final class Registry {
   }
 
   package func endAccess(by user: Import) {
-    if user.access.take() != nil { tell(user.buffer, .importerAccessEnded) }
+    if user.isOver || user.access.take() == nil || user.buffer.importerAccess != nil { return }
+    tell(user.buffer, .importerAccessEnded)
   }
 
   /// Begins to fill a buffer that was lent for that: one importer at a time.
   package func beginFill(by user: Import) throws(LendingError) {
     let buffer = user.buffer
-    if user.isOver { throw .noSuchBuffer }
+    if user.isOver || buffer.isOver { throw .noSuchBuffer }
     guard buffer.request.use == .fill else { throw .notForFilling }
     guard case .lent = buffer.state else { throw .isReturning }
     guard buffer.filler == nil || buffer.filler === user else { throw .filledByAnother }
@@ -336,6 +333,7 @@ package final class Registry {
 
   package func endFill(_ fill: Fill, by user: Import) throws(LendingError) {
     let buffer = user.buffer
+    if buffer.isOver { throw .noSuchBuffer }
     guard buffer.filler === user else { throw .notFilling }
     guard fill.bytesUsed <= buffer.request.size else {
       throw .outOfRange(offset: 0, size: fill.bytesUsed, of: buffer.request.size)
@@ -353,13 +351,15 @@ package final class Registry {
   package func add(_ feed: LendingFeed) {
     feeds.append(feed)
     if case .importer = feed.audience {
-      for buffer in buffers.values.sorted(by: { $0.born < $1.born }) { feed.note(buffer, .lent) }
+      for buffer in buffers.values.sorted(by: { $0.number < $1.number }) { feed.note(buffer, .lent) }
     }
   }
 
   package func remove(_ feed: LendingFeed) { feeds.removeAll { $0 === feed } }
 
+  /// The end of a buffer is the last that is told of it.
   private func tell(_ buffer: LentBuffer, _ news: LendingNews) {
+    if buffer.isOver, news != .over { return }
     for feed in feeds { feed.note(buffer, news) }
   }
 
