@@ -121,7 +121,8 @@ extension PortAction {
     let request = LendingRequest(
       offset: UInt64(try fields.number(.offset, in: exactNumbers)),
       size: UInt64(try fields.number(.size, in: 1...exactNumbers.upperBound)),
-      use: try fields.contains(.use) ? fields.choice(.use) : .read, audiences: audiences,
+      use: try fields.optionalValue(.use, as: String.self) == nil ? .read : fields.choice(.use),
+      audiences: audiences,
       metadata: try fields.optionalValue(.metadata) ?? BufferMetadata())
     return .lend(request, of: place, lender: try fields.number(.lender, in: exactNumbers))
   }

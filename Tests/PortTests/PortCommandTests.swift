@@ -282,7 +282,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
     "", " ", "x", "{", "}", "{}", "[]", "5", "null", "\"execute\"", "{\"execute\":5,\"id\":1}",
     "{\"execute\":null,\"id\":1}", "{\"id\":1}", "{\"Execute\":\"hello\",\"id\":1}",
     "{\"execute\":\"hello\",\"id\":1} x", "{\"execute\":\"hello\",\"id\":1}{}", "{'execute':'hello'}",
-    "{\"execute\":\"hello\",\"id\":1,}", "{\"execute\":\"he\u{0}llo\"",
+    "{\"execute\":\"he\u{0}llo\"",
     "[{\"execute\":\"hello\",\"id\":1}]",
     String(repeating: "[", count: 16000), String(repeating: "{\"a\":", count: 3000),
     "{\"return\":{},\"id\":1}", "{\"event\":\"returned\",\"data\":{}}",

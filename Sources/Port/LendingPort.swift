@@ -4,7 +4,7 @@ package import Logging
 package import SystemPackage
 
 /// The socket to which QEMU connects a port of the guest, for the agent that lends (docs/port.md).
-package final class Port {
+package final class LendingPort {
   /// More metadata of a buffer, in bytes, and more audiences would not fit in `PortConnection.longestOutput`: written as JSON,
   /// metadata takes up to nine times as much.
   package static let longestMetadata = 4096
