@@ -88,7 +88,8 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
         "VhostUserGPU",
-        "KMS", "Varlink", "Consumers", "Sandbox", "DomainOptions", system, log, arguments,
+        "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "Port", "Sandbox", "DomainOptions", system,
+        log, arguments,
       ],
       swiftSettings: rules),
     .executableTarget(
@@ -129,3 +130,70 @@ let package = Package(
       ]),
     tests("BuffersTests", ["Linux", "Udmabuf", "Guest", "Buffers", "Fixtures", "TestSupport", system]),
     tests("LendingTests", ["Linux", "Udmabuf", "Buffers", "LendingProtocol", "Lending", "Fixtures", system]),
+    tests(
+      "PortTests",
+      [
+        "Linux", "Udmabuf", "Buffers", "Varlink", "LendingProtocol", "Lending", "Port", "Fixtures", "TestSupport",
+        system, log,
+      ]),
+    tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
+    tests(
+      "ConsumersTests",
+      [
+        "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", "Consumers", "Fixtures",
+        "TestSupport", system, log,
+      ]),
+    tests(
+      "PresentingTests",
+      ["Linux", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "Presenting", "TestSupport", system]),
+    tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
+    tests(
+      "ProgramTests",
+      ["Linux", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+    .executableTarget(
+      name: "lend-pages", dependencies: ["Udmabuf"], path: "examples/lend-pages",
+      swiftSettings: rules),
+    .executableTarget(
+      name: "stranger", dependencies: ["CDRM"], path: "Tests/Stranger", cSettings: [.define("_GNU_SOURCE")]),
+    tests("QEMUTests", ["Linux", "Guest", "QEMU", "TestSupport", system]),
+    tests(
+      "ToolTests",
+      [
+        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Varlink", "Presenting", "DomainOptions", "Libvirt",
+        "TestSupport", "udmabridge", "vhost-user-udmabuf", "lend-pages", "stranger", system,
+      ]),
+    tests("LibvirtTests", ["Linux", "DomainOptions", "Libvirt", "TestSupport", "udmabridge", system]),
+    .target(name: "RawCall", path: "Tests/RawCall"),
+    tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
+    tests(
+      "EndToEndTests",
+      ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system]),
+    tests(
+      "GuestAgentTests",
+      ["Linux", "Udmabuf", "Varlink", "LendingProtocol", "GuestAgent", "Fixtures", "TestSupport", system]),
+    tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
+    .target(name: "CBench", path: "Benchmarks/CBench"),
+    .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),
+    .executableTarget(
+      name: "bench",
+      dependencies: [
+        "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "VirtioGPU",
+        "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
+      ],
+      path: "Benchmarks/bench", swiftSettings: rules),
+  ]
+)
+
+// libFuzzer brings a main function of its own, and instruments every module: `Fuzz/run` builds these apart.
+if Context.environment["UDMABRIDGE_FUZZ"] != nil {
+  package.targets += [
+    .target(name: "CFuzz", path: "Fuzz/CFuzz"),
+    .executableTarget(
+      name: "fuzz",
+      dependencies: [
+        "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
+        "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
+      ],
+      path: "Fuzz/Targets", swiftSettings: rules),
+  ]
+}
