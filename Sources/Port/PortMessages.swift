@@ -72,15 +72,12 @@ enum PortEvent: JSONWritable {
   /// What is to be told of a buffer, as it is now; nil if that is nothing any more.
   init?(_ event: LendingEvent) {
     let (buffer, id) = (event.buffer, event.buffer.id)
-    let mode = AccessMode(all: buffer.imports.compactMap(\.access))
     switch event.news {
     case .importers: self = .importers(id, count: buffer.imports.count)
     case .importerAccessBegun:
-      guard let mode else { return nil }
+      guard let mode = buffer.importerAccess else { return nil }
       self = .accessBegun(id, mode)
-    case .importerAccessEnded:
-      if mode != nil { return nil }
-      self = .accessEnded(id)
+    case .importerAccessEnded: self = .accessEnded(id)
     case .filled:
       guard let fill = buffer.lastFill else { return nil }
       self = .filled(id, fill, lost: event.lost)
@@ -141,14 +138,5 @@ enum PortEvent: JSONWritable {
       json.field("buffer", id)
       json.field("reason", reason.rawValue)
     }
-  }
-}
-
-extension AccessMode {
-  /// What several do together; nil of none.
-  fileprivate init?(all modes: [AccessMode]) {
-    if modes.isEmpty { return nil }
-    let (reads, writes) = (modes.contains { $0 != .write }, modes.contains { $0 != .read })
-    self = reads && writes ? .readWrite : writes ? .write : .read
   }
 }
