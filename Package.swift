@@ -101,7 +101,8 @@ let package = Package(
     .target(
       name: "Fixtures",
       dependencies: [
-        "CUdmabuf", "CLinux", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", system, log,
+        "CUdmabuf", "CLinux", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "LendingProtocol",
+        "Lending", system, log,
       ],
       path: "Tests/Fixtures", swiftSettings: rules),
     tests("GuestTests", ["Linux", "Guest", "Fixtures", system]),
