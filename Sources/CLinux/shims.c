@@ -28,6 +28,7 @@ static_assert(CL_AT_EMPTY_PATH == AT_EMPTY_PATH, "flags");
 static_assert(CL_SOL_SOCKET == SOL_SOCKET && CL_SO_PEERCRED == SO_PEERCRED, "socket options");
 static_assert(CL_SO_PEERGROUPS == SO_PEERGROUPS, "socket options");
 
+int cl_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC | O_NONBLOCK); }
 int cl_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 int cl_timerfd(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); }
 

@@ -35,6 +35,18 @@ package struct EventFD: ~Copyable, Sendable {
   }
 }
 
+/// Makes a pipe, whose ends are nonblocking. The corresponding C function is `pipe2`.
+/// - Parameter keep: takes the end that is read. It sees a hangup when every copy of the other end is closed, in all
+///   processes; the other end sees one (`POLLERR`) when nobody reads any more.
+/// - Returns: the end that is written.
+package func makePipe(_ keep: (consuming FD) throws(Errno) -> Void) throws(Errno) -> FD {
+  var ends: [CInt] = [-1, -1]
+  _ = try retrying { unsafe cl_pipe(&ends) }
+  let written = FD(adopting: ends[1])
+  try keep(FD(adopting: ends[0]))
+  return written
+}
+
 /// A one-shot timer as a source of an event loop.
 package final class Timer {
   private let fd: FD

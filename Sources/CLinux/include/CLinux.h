@@ -29,6 +29,8 @@ struct cl_epoll_event {
 };
 
 int cl_eventfd(void);
+// The end that is read, and the one that is written; both nonblocking.
+int cl_pipe(int ends[2]);
 int cl_timerfd(void);
 // One shot after `nanoseconds` of monotonic time; 0 disarms.
 int cl_timerfd_arm(int fd, int64_t nanoseconds);
