@@ -16,12 +16,16 @@ package final class DisplayInterface: VarlinkInterface {
   private let offers: [UInt64: Memfd]
   /// The device's statistics, a JSON object.
   private let statistics: () -> [UInt8]
+  private let watchers: WatcherLimit
   private var consumers: [ObjectIdentifier: Consumer] = [:]
   /// Whose connections these are.
   package weak var server: VarlinkServer?
 
-  package init(_ sink: ControlSink, offers: [UInt64: Memfd] = [:], statistics: @escaping () -> [UInt8]) {
-    (self.sink, self.offers, self.statistics) = (sink, offers, statistics)
+  package init(
+    _ sink: ControlSink, offers: [UInt64: Memfd] = [:],
+    watchers: WatcherLimit = WatcherLimit(VarlinkServer.connectionLimit), statistics: @escaping () -> [UInt8]
+  ) {
+    (self.sink, self.offers, self.watchers, self.statistics) = (sink, offers, watchers, statistics)
   }
 
   // MARK: Parameters
@@ -72,9 +76,11 @@ package final class DisplayInterface: VarlinkInterface {
       _ = try call.parameters(EmptyObject.self)
       // Who wants no reply cannot be told of anything.
       guard call.wantsMore, !call.isOneway else { throw .expectedMore }
+      try admitWatcher(connection)
       watch(connection)
     case "Stream":
       _ = try call.parameters(EmptyObject.self)
+      try admitWatcher(connection)
       connection.upgrade(EmptyObject()) { [unowned self, unowned connection] in stream($0, connection) }
     case "Statistics":
       _ = try call.parameters(EmptyObject.self)
@@ -137,6 +143,10 @@ package final class DisplayInterface: VarlinkInterface {
     }
   }
 
+  private func admitWatcher(_ connection: VarlinkConnection) throws(VarlinkError) {
+    if let limit = watchers.add(connection) { throw error("TooManyWatchers", "limit", limit) }
+  }
+
   private func watch(_ connection: VarlinkConnection) {
     let watcher = Watcher(sink, connection)
     let consumer = consumer(connection)
@@ -182,7 +192,7 @@ package final class DisplayInterface: VarlinkInterface {
     if let known = consumers[id] { return known }
     let consumer = Consumer(connection)
     consumers[id] = consumer
-    connection.whenGone = { [unowned self] in
+    connection.whenGone(for: self) { [unowned self] in
       guard let gone = consumers.removeValue(forKey: id) else { return }
       // Which knows its consumer.
       if let feed = gone.feed.take() { sink.remove(feed) }

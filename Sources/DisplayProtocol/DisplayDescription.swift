@@ -116,6 +116,9 @@ package let displayDescription = """
   # This connection holds as many buffers as it may.
   error TooManyHolds (limit: int)
 
+  # There are as many calls of Watch and Stream as there may be, or as many of this user's.
+  error TooManyWatchers (limit: int)
+
   # The helper has made no memory of this number.
   error NoSuchOffer (offer: int)
 

@@ -12,9 +12,9 @@ package final class VarlinkConnection {
   private static let bytesPerTurn = 4 << 10
 
   package let peer: PeerCredentials
+  /// Set with `whenGone`.
+  private var ends: [ObjectIdentifier: () -> Void] = [:]
   /// Runs once, when the connection is over.
-  package var whenGone: (() -> Void)?
-  /// The same, for the server.
   var whenClosed: (() -> Void)?
   /// Runs when the reply of a stream that could not be sent at once is on its way. Set with `beginStream`.
   private var whenSent: (() -> Void)?
@@ -94,8 +94,16 @@ package final class VarlinkConnection {
     received = ReceivedDescriptors()
     whenSent = nil
     adopt = nil
-    whenGone.take()?()
+    let ends = self.ends
+    self.ends = [:]
+    for end in ends.values { end() }
     whenClosed.take()?()
+  }
+
+  /// Runs once, when the connection is over.
+  /// - Parameter owner: who wants to know: each has one `body`, the last that it gave.
+  package func whenGone(for owner: AnyObject, _ body: @escaping () -> Void) {
+    ends[ObjectIdentifier(owner)] = body
   }
 
   private func stopListening() {
@@ -189,8 +197,8 @@ package final class VarlinkConnection {
   }
 
   /// Answers the call that is being handled, which asked for another protocol (`upgrade`), and gives the socket away.
-  /// The connection counts among the server's until `close`, which `adopt`'s side calls at the end of it; `whenGone`
-  /// runs then, or when the server ends.
+  /// The connection counts among the server's until `close`, which `adopt`'s side calls at the end of it; what `whenGone`
+  /// was given runs then, or when the server ends.
   /// - Parameter adopt: not called when the caller does not take the answer, or has said more than this call.
   package func upgrade(
     _ parameters: some JSONWritable, _ adopt: @escaping (consuming UnixSocket) -> Void

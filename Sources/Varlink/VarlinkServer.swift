@@ -31,7 +31,7 @@ package struct VarlinkInfo: Sendable {
 
 /// Serves interfaces on a Unix socket (https://varlink.org), as sources of an event loop.
 package final class VarlinkServer {
-  private let limits: ConnectionLimits
+  private let shares: UserShares
   /// Connections that were closed because there were too many, or because of who they were.
   package private(set) var refusedCount = 0
   /// Is told why a connection was refused.
@@ -60,7 +60,7 @@ package final class VarlinkServer {
     admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
     self.socket = socket
-    (self.loop, self.admits, limits) = (loop, admits, ConnectionLimits(limit))
+    (self.loop, self.admits, shares) = (loop, admits, UserShares(limit))
     self.takesDescriptors = takesDescriptors
     let service = ServiceInterface(info, interfaces)
     for interface in interfaces + [service] { self.interfaces[interface.name] = interface }
@@ -92,8 +92,8 @@ package final class VarlinkServer {
       guard admits(peer) else {
         return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the control socket")
       }
-      if let reached = limits.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
-        return refuse("process \(peer.pid) would be one more than \(reached)")
+      if let reached = shares.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
+        return refuse("process \(peer.pid) would be one more than \(reached.words("connections"))")
       }
       let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop)
       {

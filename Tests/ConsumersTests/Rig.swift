@@ -21,7 +21,7 @@ final class Rig: ScanoutObserver {
   private var lastFrame: UInt64 = 0
   private var sequences: [UInt32: UInt64] = [:]
 
-  init(scanouts: Int = 1, limit: Int = 8) throws {
+  init(scanouts: Int = 1, limit: Int = 8, watchers: Int = 8) throws {
     directory = try makeTemporaryDirectory()
     loop = try EventLoop()
     let mode = DisplayMode.reducedBlanking(width: 640, height: 480)!
@@ -30,7 +30,7 @@ final class Rig: ScanoutObserver {
       loop: loop)
     // Longer than any test takes, so that none depends on how busy the machine is.
     sink.patience = .seconds(3600)
-    let interface = DisplayInterface(sink) { Array(#"{"flushes":3}"#.utf8) }
+    let interface = DisplayInterface(sink, watchers: WatcherLimit(watchers)) { Array(#"{"flushes":3}"#.utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(directory.appending("socket")),
       info: VarlinkInfo(vendor: "udmabridge", product: "test", version: "1", url: ""),

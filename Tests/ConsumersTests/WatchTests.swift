@@ -34,6 +34,25 @@ import Testing
     }
   }
 
+  @Test("as many calls of Watch and Stream as there may be")
+  func limit() throws {
+    let rig = try Rig(watchers: 3)
+    var callers = try (0..<5).map { _ in try rig.connect() }
+    for caller in callers[..<2] { try caller.send("Watch", more: true) }
+    try callers[2].send("Stream", upgrade: true)
+    try callers[3].send("Stream", upgrade: true)
+    try callers[4].send("Watch", more: true)
+    let refusal = #"{"error":"io.udmabridge.Display.TooManyWatchers","parameters":{"limit":3}}"#
+    for caller in callers[3...] {
+      #expect(try caller.messages().map { String(decoding: $0, as: UTF8.self) } == [refusal])
+    }
+    #expect(rig.sink.feeds.count == 3)
+    callers.remove(at: 1)
+    try rig.waitUntil("its end is known") { rig.sink.feeds.count == 2 }
+    try callers[3].send("Watch", more: true)
+    #expect(try callers[3].events().map(\.event) == [.outputs])
+  }
+
   @Test("who wants no reply is told of nothing, and costs nothing")
   func oneway() throws {
     let caller = try rig.connect()

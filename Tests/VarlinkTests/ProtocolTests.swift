@@ -308,7 +308,7 @@ import Testing
   @Test("root and the own user always find a place, and no other user takes all of the rest")
   func limits() {
     let (own, a, b, c): (UInt32, UInt32, UInt32, UInt32) = (1000, 1, 2, 3)
-    let limits = ConnectionLimits(32, own: own)
+    let limits = UserShares(32, own: own)
     /// As each of these comes, in this order, again and again until nobody is let in any more.
     func fill(_ users: [UInt32]) -> [UInt32: Int] {
       var present: [UInt32] = []
@@ -331,8 +331,15 @@ import Testing
       }
     }
     let full = Array(repeating: own, count: 32)
-    for user in [0, own, a] { #expect(limits.reached(by: user, beside: full)?.contains("32") == true) }
-    #expect(limits.reached(by: a, beside: Array(repeating: a, count: 12))?.contains("user 1 ") == true)
+    for user in [0, own, a] { #expect(limits.reached(by: user, beside: full) == .all(32)) }
+    #expect(limits.reached(by: a, beside: Array(repeating: a, count: 12)) == .ofOne(12, a))
+    #expect(fill([a, b]).values.reduce(0, +) == 24)
+    #expect(
+      limits.reached(by: c, beside: Array(repeating: a, count: 12) + Array(repeating: b, count: 12))
+        == .ofOthers(24))
+    let least = UserShares(UserShares.fewest, own: own)
+    #expect(least.reached(by: a, beside: []) == nil)
+    #expect(UserShares(UserShares.fewest - 1, own: own).reached(by: a, beside: []) == .ofOne(0, a))
   }
 
   @Test("who is not admitted is not heard")

@@ -90,7 +90,7 @@ final class Example: VarlinkInterface {
   ) throws(VarlinkError) {
     called.append(method)
     whenCalled?(connection)
-    connection.whenGone = { [unowned self] in gone += 1 }
+    connection.whenGone(for: self) { [unowned self] in gone += 1 }
     switch method {
     case "Echo": connection.reply(try call.parameters(Text.self))
     case "Long":
