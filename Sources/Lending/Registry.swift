@@ -43,6 +43,9 @@ package final class Registry {
     (self.limits, self.audiences, self.clock, self.awaitDevices) = (limits, audiences, clock, awaitDevices)
   }
 
+  /// The time by which buffers live and end.
+  package var now: Instant { clock() }
+
   package var audienceNames: [String] { audiences.keys.sorted() }
 
   // MARK: Sessions
@@ -290,6 +293,15 @@ package final class Registry {
     old.buffer.imports.removeAll { $0 === old }
     end(CollectionOfOne(old), of: old.buffer)
     proceedWithReturn(old.buffer)
+  }
+
+  /// The importer keeps the buffer, and will not end what it has begun with it: a fill, an access.
+  package func abandon(_ user: Import) {
+    if user.buffer.filler === user {
+      user.buffer.filler = nil
+      tell(user.buffer, .fillAborted)
+    }
+    endAccess(by: user)
   }
 
   /// These imports are the buffer's no longer.
