@@ -54,7 +54,7 @@ let package = Package(
     module(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
-    module("LendingProtocol", ["Varlink"]),
+    module("LendingProtocol", ["Varlink", system]),
     .target(name: "CVirtGPU"),
     module("GuestAgent", ["CVirtGPU", "Linux", "Udmabuf", "Varlink", "LendingProtocol", system]),
     module("Lending", ["Linux", "Buffers", "LendingProtocol", system]),

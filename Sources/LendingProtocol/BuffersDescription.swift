@@ -1,0 +1,168 @@
+package let buffersInterfaceName = "io.udmabridge.Buffers"
+
+/// The definition of `io.udmabridge.Buffers`, as it is in `docs`.
+package let buffersDescription = """
+  # The buffers that one guest lends, for any process that this socket is open to.
+  #
+  # A buffer is a part of the guest's memory for which a program in the guest said "lend". Its id is 32 hexadecimal digits and
+  # is never used again. A caller sees only the buffers that it may import: of another one, as of one that has ended, all
+  # methods say NoSuchBuffer.
+  #
+  # What protects, and what does not:
+  # - A dma-buf of the guest's pages can be read and written by whoever has it. "forWriting" and "use" are agreements
+  #   between lender and importer, and no protection.
+  # - The dma-buf has whole pages: what lies before "offset" and after "offset" + "size" is visible too, and it may be any
+  #   memory of the guest's.
+  # - An importer that was cut off and keeps its dma-buf keeps the pages: the kernel takes nothing back. They may be anything
+  #   of the guest's from then on.
+  # - The metadata are the guest's words. Check every number before you use it.
+  interface io.udmabridge.Buffers
+
+  # How an image lies in the lent bytes: "offset" is that of its first pixel from the first lent byte on. "stride" and
+  # "offset" are in bytes, "fourcc" and "modifier" are DRM's, "timestamp" is in nanoseconds of a clock that the lender chose.
+  type Image (
+    width: int,
+    height: int,
+    fourcc: int,
+    stride: int,
+    offset: int,
+    modifier: int,
+    colorSpace: ?string,
+    timestamp: ?int
+  )
+
+  # What the lender says of a buffer; it is replaced as a whole.
+  type Metadata (image: ?Image, values: ?[string]string)
+
+  # What an importer has written: so many bytes from the first lent one on, at a time in nanoseconds of its own clock.
+  type Filling (bytesUsed: int, timestamp: ?int, metadata: ?Metadata)
+
+  # "offset" is that of the first lent byte in the dma-buf, "size" is how many are lent, "age" is in milliseconds, "users" is
+  # the number of imports, and "fills" says how often it was filled. "returns" is the time in milliseconds until the return
+  # begins, or, while it is returning, until importers are cut off. "access" is what the lender does with it by the CPU.
+  type Buffer (
+    id: string,
+    state: (lent, returning, returned, revoked),
+    use: (read, write, fill),
+    offset: int,
+    size: int,
+    age: int,
+    users: int,
+    fills: int,
+    returns: ?int,
+    access: ?(read, write, readWrite)
+  )
+
+  # An import, and what is done with it.
+  type Importer (
+    process: int,
+    user: int,
+    forWriting: bool,
+    access: ?(read, write, readWrite),
+    filler: bool
+  )
+
+  # The buffers that the caller may import, the oldest first. Metadata come with Query, Import and Watch.
+  method List() -> (buffers: []Buffer)
+
+  # Begins a use of a buffer. Two descriptors come with the reply, at these indices: the dma-buf, and the token. The use
+  # lasts until Release, or until every copy of the token is closed, whether this connection is open or not; so a caller can
+  # hand its use on to another process, with the token. When the buffer is taken from its importers, poll says POLLERR of
+  # the token. Each import needs a Release, or the end of its token.
+  method Import(id: string, forWriting: ?bool) -> (
+    buffer: Buffer,
+    offset: int,
+    size: int,
+    metadata: Metadata,
+    fileDescriptor: int,
+    token: int
+  )
+
+  # Ends the newest import of this buffer by this connection.
+  method Release(id: string) -> ()
+
+  # Tells the lender what the caller does with a buffer by the CPU. Nobody waits for it. Of several imports of one buffer by
+  # this connection, here and below the oldest one counts; all that they began ends with the connection.
+  method BeginAccess(id: string, mode: (read, write, readWrite)) -> ()
+
+  method EndAccess(id: string) -> ()
+
+  # Begins to fill a buffer that was lent for that (use "fill"). There is one filler at a time. If its connection or its
+  # import ends before Filled, the lender hears that it was aborted.
+  method Fill(id: string) -> ()
+
+  # Says that the buffer is filled, and what Filling says.
+  method Filled(id: string, bytesUsed: int, timestamp: ?int, metadata: ?Metadata) -> ()
+
+  # All that there is to know about a buffer, and what the last Filled said. The lent bytes lie in so many "pages":
+  # "firstOffset" is that of the first byte in its page, and "lastLength" is how many bytes of the last page are lent. The
+  # dma-buf is made of so many ranges of guest memory ("items"). "device" is the number of the helper's device, "resource"
+  # the guest's number there. The importers are shown only to root and to the helper's user.
+  method Query(id: string) -> (
+    buffer: Buffer,
+    metadata: Metadata,
+    filling: ?Filling,
+    pages: int,
+    items: int,
+    firstOffset: int,
+    lastLength: int,
+    device: int,
+    resource: int,
+    importers: ?[]Importer
+  )
+
+  # Call it with "more". Tells what there is, and then what happens:
+  # - "lent": there is a buffer, or its return was cancelled; with "metadata".
+  # - "metadata": they are others now.
+  # - "filled", with "filling", and how many fills were "lost" before it because the caller was slow. "fillAborted".
+  # - "accessBegun" and "accessEnded" by the lender; "mode" is absent if it has ended meanwhile.
+  # - "returning": the lender wants it back; let go of it. "returned" and "revoked": it is over; with the "reason" of a
+  #   revocation.
+  # - "end": the last reply.
+  # "buffer" is what it is now, which may be later than the event. What happens to one buffer while the caller does not read
+  # is told once for each kind of event; a buffer that came and went meanwhile is not told. That a buffer is over is told to
+  # whoever was told of it.
+  method Watch() -> (
+    event: (lent, metadata, filled, fillAborted, accessBegun, accessEnded, returning, returned, revoked, end),
+    buffer: ?Buffer,
+    metadata: ?Metadata,
+    filling: ?Filling,
+    lost: ?int,
+    mode: ?(read, write, readWrite),
+    reason: ?(resourceGone, deviceReset, sessionEnded)
+  )
+
+  # There is none of this id, or it is over, or the caller may not import it.
+  error NoSuchBuffer ()
+
+  # The lender wants it back, so that nobody may begin to use it.
+  error IsReturning ()
+
+  # There are as many imports of this guest's buffers as there may be, or as many of this user's.
+  error TooManyImports (limit: int)
+
+  # This connection has not imported it, or no longer.
+  error NotImported ()
+
+  # It was not lent to be filled.
+  error NotForFilling ()
+
+  # Another importer fills it.
+  error FilledByAnother ()
+
+  # This connection does not fill it.
+  error NotFilling ()
+
+  # The metadata may have so many bytes: of all names and texts, and 64 for an image.
+  error MetadataTooLong (limit: int)
+
+  # More bytes than are lent.
+  error OutOfRange (limit: int)
+
+  # There are as many calls that watch as there may be, or as many of this user's.
+  error TooManyWatchers (limit: int)
+
+  # The descriptors cannot be made now; the reason is errno's.
+  error NoDescriptor (errno: int)
+
+  """
