@@ -60,6 +60,8 @@ let package = Package(
     module("Lending", ["Linux", "Buffers", "LendingProtocol", system]),
     module("Port", ["Linux", "Buffers", "Varlink", "LendingProtocol", "Lending", system, log]),
     module(
+      "LendingService", ["Linux", "Udmabuf", "Buffers", "Varlink", "LendingProtocol", "Lending", system]),
+    module(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
@@ -88,7 +90,7 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
         "VhostUserGPU",
-        "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "Port", "Sandbox", "DomainOptions", system,
+        "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "LendingService", "Port", "Sandbox", "DomainOptions", system,
         log, arguments,
       ],
       swiftSettings: rules),
@@ -147,6 +149,12 @@ let package = Package(
     tests(
       "PresentingTests",
       ["Linux", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "Presenting", "TestSupport", system]),
+    tests(
+      "LendingServiceTests",
+      [
+        "Linux", "Udmabuf", "Guest", "Buffers", "Varlink", "LendingProtocol", "Lending", "LendingService",
+        "Fixtures", "TestSupport", system,
+      ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",

@@ -59,8 +59,12 @@ import Testing
     #expect(try text("\(system)/udev/rules.d/60-udmabridge.rules").contains("GROUP=\"kvm\""))
     #expect(try text(unit).contains("\nExecStart=\(prefix)/bin/udmabridge present "))
 
-    let definition = String(prefix.dropFirst()) + "/share/varlink/io.udmabridge.Display.varlink"
-    #expect(try text(definition) == readText(repository.appending("docs/io.udmabridge.Display.varlink")))
+    for interface in ["Display", "Buffers"] {
+      let definition = "io.udmabridge.\(interface).varlink"
+      #expect(
+        try text(String(prefix.dropFirst()) + "/share/varlink/" + definition)
+          == readText(repository.appending("docs").appending(definition)))
+    }
 
     // Somebody else's.
     try "x".write(
