@@ -7,9 +7,9 @@ package struct DomainOption: Equatable, Sendable {
 
   /// What a domain may choose. What the helper serves, and where, is libvirt's.
   package static let names = [
-    "backing", "control", "control-allow", "control-group", "control-mode", "cursor", "display", "kms",
-    "log-level", "max-bookkeeping", "max-entries", "max-pinned", "max-resources", "max-shadow", "resolution",
-    "sandbox", "stats", "stride-alignment",
+    "backing", "control", "control-allow", "control-connections", "control-group", "control-mode",
+    "control-watchers", "cursor", "display", "kms", "log-level", "max-bookkeeping", "max-entries",
+    "max-pinned", "max-resources", "max-shadow", "resolution", "sandbox", "stats", "stride-alignment",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.

@@ -1,5 +1,7 @@
 import ArgumentParser
 import Consumers
+import Lending
+import LendingService
 import Linux
 import Logging
 import Programs
@@ -31,6 +33,28 @@ struct ControlOptions: ParsableArguments {
       valueName: "who"))
   var controlAllow: [Allowed] = []
 
+  @Option(
+    help: ArgumentHelp(
+      "Connections to that socket at once, of all users together. By default 32.", valueName: "count"),
+    transform: places)
+  var controlConnections: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Calls of Watch and Stream on that socket at once. By default as many as connections.",
+      valueName: "count"), transform: places)
+  var controlWatchers: Int?
+
+  /// Fewer would leave none to some users.
+  private static let counts = UserShares.fewest...1024
+
+  private static func places(_ text: String) throws -> Int {
+    guard let count = Int(text), counts.contains(count) else {
+      throw ValidationError("give a number from \(counts.lowerBound) to \(counts.upperBound), not \(text)")
+    }
+    return count
+  }
+
   private static func octal(_ text: String) throws -> UInt32 {
     guard let mode = UInt32(text, radix: 8), mode <= 0o777 else {
       throw ValidationError("\(text) is no mode: give three octal digits, such as 660")
@@ -39,11 +63,17 @@ struct ControlOptions: ParsableArguments {
   }
 
   func validate() throws {
-    if control == nil, controlGroup != nil || controlMode != nil || !controlAllow.isEmpty {
+    if control != nil { return }
+    if controlGroup != nil || controlMode != nil || !controlAllow.isEmpty || controlConnections != nil
+      || controlWatchers != nil
+    {
       throw ValidationError(
-        "--control-group, --control-mode and --control-allow are about the socket of --control")
+        "--control-group, --control-mode, --control-allow, --control-connections and --control-watchers are about "
+          + "the socket of --control")
     }
   }
+
+  var connections: Int { controlConnections ?? VarlinkServer.connectionLimit }
 
   var mode: UInt32 {
     controlMode ?? (!controlAllow.isEmpty ? 0o666 : controlGroup != nil ? 0o660 : 0o600)
@@ -68,21 +98,28 @@ enum Allowed: ExpressibleByArgument {
 
 /// The control socket of one helper.
 final class Control {
-  /// Descriptors that it may need: its connections, each with another one as the stream that it became, its sources,
-  /// and one that is being passed.
-  static let descriptors = 2 * VarlinkServer.connectionLimit + 8
+  /// Descriptors that it may need: its connections, each with another one as the stream that it became or with those that
+  /// wait for a caller who does not read, its sources, and one that is being passed; and those of imports.
+  /// - Parameter lending: what may be imported; nil if nothing is.
+  static func descriptors(_ options: ControlOptions, lending: LendingLimits? = nil) -> Int {
+    if options.control == nil { return 0 }
+    let each = lending == nil ? 1 : BuffersInterface.descriptorsPerConnection
+    return (1 + each) * options.connections + 8 + (lending.map(BuffersInterface.descriptors) ?? 0)
+  }
 
   private let path: FilePath
   private let sink: ControlSink
   private let server: VarlinkServer
+  private let buffers: BuffersInterface?
 
   /// Listens. Nothing of it is opened later.
   /// - Parameters:
   ///   - offers: memory that the guest may map, which is handed out.
+  ///   - registry: the buffers that the guest lends, if it may lend any.
   ///   - statistics: the device's, a JSON object.
   init(
-    _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], loop: EventLoop, logger: Logger,
-    statistics: @escaping () -> [UInt8]
+    _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], registry: Registry? = nil,
+    loop: EventLoop, logger: Logger, statistics: @escaping () -> [UInt8]
   ) throws {
     guard let name = options.control else { preconditionFailure("a control socket has a path") }
     (path, self.sink) = (FilePath(name), sink)
@@ -101,11 +138,16 @@ final class Control {
       case .group(let name): groups.insert(try number(name, "--control-allow group:\(name)"))
       }
     }
+    let watchers = WatcherLimit(options.controlWatchers ?? options.connections)
+    buffers = registry.map { BuffersInterface($0, watchers: watchers, loop: loop) }
     let socket = try listenOn(path, mode: options.mode, group: group)
     do throws(Errno) {
-      let interface = DisplayInterface(sink, offers: offers, statistics: statistics)
+      let interface = DisplayInterface(sink, offers: offers, watchers: watchers, statistics: statistics)
       let info = VarlinkInfo(vendor: "udmabridge", product: programName, version: programVersion, url: "")
-      server = try VarlinkServer(socket, info: info, interfaces: [interface], loop: loop) {
+      server = try VarlinkServer(
+        socket, info: info, interfaces: [interface] + (buffers.map { [$0] } ?? []),
+        limit: options.connections, loop: loop
+      ) {
         [users, groups] peer in users.contains(peer.user) || !groups.isDisjoint(with: peer.groups)
       }
       interface.server = server
@@ -131,6 +173,7 @@ final class Control {
   /// - Parameter removing: the sandbox still lets files be removed; else the next start does it.
   func end(removing: Bool) {
     sink.end()
+    buffers?.end()
     server.close()
     if removing { removeFile(path) }
   }

@@ -36,7 +36,7 @@ final class Helper {
   init(_ options: Options, _ logger: Logger) throws {
     (self.options, self.logger) = (options, logger)
     var quotas = options.quotas
-    let others = options.control.control == nil ? 0 : Control.descriptors
+    let others = Control.descriptors(options.control)
     quotas.descriptors = try Self.descriptorLimit(others) - others
     loop = try EventLoop()
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])

@@ -423,6 +423,40 @@ import Testing
     #expect(!FileManager.default.fileExists(atPath: helper.directory.appending("control").string))
   }
 
+  @Test("as many connections and watchers as the options say")
+  func places() throws {
+    let helper = try Self.start(["--control-connections", "5", "--control-watchers", "3"])
+    let socket = helper.directory.appending("control").string
+    let call = #"{"method":"io.udmabridge.Display.Watch","more":true}"# + "\0"
+    /// What a call of Watch is answered with first; nothing by who is not taken.
+    func watch(_ connection: borrowing UnixSocket) throws -> String {
+      var answer: [UInt8] = []
+      var descriptors = ReceivedDescriptors()
+      do throws(Errno) {
+        _ = try connection.send(unsafe Array(call.utf8).span.bytes)
+        while answer.last != 0, try connection.fd.isReadable(within: .seconds(60)),
+          try connection.receive(into: &answer, upTo: 65536, descriptors: &descriptors) > 0
+        {}
+      } catch { if error != .brokenPipe, error != .connectionReset { throw error } }
+      return String(decoding: answer, as: UTF8.self)
+    }
+    let (one, two, three) = (
+      try Connected(socket), try Connected(socket), try Connected(socket)
+    )
+    for connected in [one, two, three] { #expect(try watch(connected.socket).contains("outputs")) }
+    let (four, five) = (try Connected(socket), try Connected(socket))
+    for connected in [four, five] {
+      #expect(try watch(connected.socket).contains(#"Display.TooManyWatchers","parameters":{"limit":3}"#))
+    }
+    #expect(try watch(try Connected(socket).socket) == "")
+    #expect(helper.child.isRunning)
+  }
+
+  private final class Connected {
+    let socket: UnixSocket
+    init(_ path: String) throws { socket = try UnixSocket.connect(FilePath(path)) }
+  }
+
   @Test(
     "another user is refused, and served when allowed by number or by group",
     .enabled(if: geteuid() == 0, "needs root"),

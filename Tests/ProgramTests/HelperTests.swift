@@ -61,6 +61,11 @@ import Testing
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-mode", "999"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "nobody"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "group:"],
+      ["--socket-path", "/tmp/a", "--control-connections", "40"],
+      ["--socket-path", "/tmp/a", "--control-watchers", "40"],
+      ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-connections", "2"],
+      ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-connections", "1025"],
+      ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-watchers", "many"],
     ])
   func usage(_ arguments: [String]) throws {
     #expect(try run(program, arguments, withErrors: true).status == 64)
