@@ -236,9 +236,6 @@ package final class Registry {
 
   // MARK: Time
 
-  /// What its deadlines are measured by.
-  var now: Instant { clock() }
-
   /// When `expire` has something to do; nil if nothing waits.
   package var deadline: Instant? { timed.values.lazy.compactMap(\.deadline).min() }
 
@@ -383,7 +380,7 @@ package final class Registry {
 }
 
 /// What was lent since the start, and is now.
-package struct LendingStatistics: Equatable, Sendable {
+package struct LendingStatistics: Equatable, Sendable, Encodable {
   /// Buffers that are lent now or on their way back, imports of them, and who is told of them.
   package internal(set) var buffers = 0, imports = 0, watchers = 0
   /// Since the start: how many were lent and imported, and how they ended.

@@ -3,6 +3,7 @@ import Consumers
 import FoundationEssentials
 import Glibc
 import KMS
+import Lending
 import Linux
 import Logging
 import Programs
@@ -27,6 +28,8 @@ final class Helper {
   private let lender: Lender
   private let devices: [GPUDevice]
   private let endpoints: [Endpoint]
+  /// Nil if the guest lends nothing but pictures.
+  private let lending: GuestLending?
   private let control: Control?
   private var sandbox: Sandbox?
   private var phase: Sandbox.Phase?
@@ -35,10 +38,14 @@ final class Helper {
   /// Opens all that is ever opened, so that nothing is missing once the guest runs.
   init(_ options: Options, _ logger: Logger) throws {
     (self.options, self.logger) = (options, logger)
-    var quotas = options.quotas
-    let others = Control.descriptors(options.control)
-    quotas.descriptors = try Self.descriptorLimit(others) - others
     loop = try EventLoop()
+    // The first thing: QEMU may be waiting to connect.
+    lending = try options.port.port.map { [loop] in try GuestLending(FilePath($0), options.port, loop: loop) }
+    var quotas = options.quotas
+    let others =
+      Control.descriptors(options.control, lending: lending?.registry.limits)
+      + (lending == nil ? 0 : GuestLending.descriptors)
+    quotas.descriptors = try Self.descriptorLimit(others) - others
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
     try ignoreWriteSignals()
     try exitOnBusError(
@@ -110,21 +117,27 @@ final class Helper {
       )
     }
     self.devices = devices
-    control = try offered.map { [loop, logger, lender] sink in
-      try Control(options.control, sink, offers: offers.made, loop: loop, logger: logger) {
+    try lending?.serve(devices, loop: loop, logger: logger)
+    control = try offered.map { [loop, logger, lender, lending] sink in
+      try Control(
+        options.control, sink, offers: offers.made, registry: lending?.registry, loop: loop, logger: logger
+      ) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
-        return (try? encoder.encode(Self.statistics(lender, devices))).map { [UInt8]($0) } ?? Array("{}".utf8)
+        let statistics = Self.statistics(lender, devices, lending)
+        return (try? encoder.encode(statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
       }
     }
   }
 
   /// What the guest uses now, and what its devices have counted.
-  private static func statistics(_ lender: Lender, _ devices: [GPUDevice]) -> Statistics {
+  private static func statistics(
+    _ lender: Lender, _ devices: [GPUDevice], _ lending: GuestLending?
+  ) -> WholeStatistics {
     var statistics = Statistics()
     lender.report(into: &statistics)
     for device in devices { device.report(into: &statistics) }
-    return statistics
+    return WholeStatistics(device: statistics, lending: lending?.statistics)
   }
 
   /// What this process needs itself, and half of it to lend.
@@ -198,8 +211,10 @@ final class Helper {
     try enter(endpoints.contains(where: \.isWaiting) ? .waiting : servingPhase)
   }
 
-  /// With a control socket or `--keep`, connections are taken until the end.
-  private var servingPhase: Sandbox.Phase { control == nil && !options.keep ? .serving : .offering }
+  /// With a control socket, a port or `--keep`, connections are taken until the end.
+  private var servingPhase: Sandbox.Phase {
+    control == nil && lending == nil && !options.keep ? .serving : .offering
+  }
 
   private func enter(_ phase: Sandbox.Phase) throws(Trouble) {
     guard let sandbox else { return }
@@ -218,6 +233,7 @@ final class Helper {
     let mayRemove = phase == nil || phase == .waiting
     for endpoint in endpoints { endpoint.stopListening(removing: mayRemove) }
     control?.end(removing: mayRemove)
+    lending?.end(removing: mayRemove)
   }
 
   // MARK: Signals and statistics
@@ -233,7 +249,7 @@ final class Helper {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
     do {
-      let json = [UInt8](try encoder.encode(Self.statistics(lender, devices))) + [0x0a]
+      let json = [UInt8](try encoder.encode(Self.statistics(lender, devices, lending))) + [0x0a]
       unsafe try statsFile?.replaceContent(json.span.bytes)
     } catch {
       logger.error("the statistics cannot be written: \(error)")

@@ -72,6 +72,8 @@ struct Options: ParsableArguments {
 
   @OptionGroup var control: ControlOptions
 
+  @OptionGroup var port: PortOptions
+
   @OptionGroup var libvirt: LibvirtOptions
 
   @Option(
@@ -163,6 +165,10 @@ struct Options: ParsableArguments {
     }
     if resolution.count > GPUDevice.maxScanouts {
       throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
+    }
+    if port.port != nil && control.control == nil {
+      throw ValidationError(
+        "--port is for buffers that other processes import, which --control SOCKET lets them")
     }
     if maxResources < 1 || maxEntries < 1 || maxEntries > 1 << 24 {
       throw ValidationError("--max-resources and --max-entries count from 1; 16777216 entries are the most")

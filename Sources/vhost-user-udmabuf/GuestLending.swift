@@ -1,0 +1,103 @@
+import Buffers
+import Lending
+import Linux
+import Logging
+import Port
+import Programs
+import SystemPackage
+import VirtioGPU
+
+/// What a guest's lending takes: the registry, its time, and the port on which the guest's agent speaks.
+final class GuestLending {
+  /// Descriptors that it may need: the port's listener and connection, its timers, and a connection that is refused.
+  static let descriptors = 8
+
+  let registry: Registry
+  private let timer: LendingTimer
+  private let path: FilePath
+  private let limits: PortLimits
+  private var socket: UnixSocket?
+  private var port: LendingPort?
+
+  /// Listens. Nothing of it is opened later.
+  /// - Parameter path: of the port's socket.
+  init(_ path: FilePath, _ options: PortOptions, loop: EventLoop) throws {
+    self.path = path
+    limits = options.limits
+    registry = Registry(
+      limits: options.lending, audiences: try options.audiences(),
+      awaitDevices: { pages, whenOver in pages.dmabuf.flatMap { DeviceWait($0, loop, whenOver: whenOver) } })
+    timer = try LendingTimer(registry, loop: loop)
+    socket = try listenOn(path, mode: 0o600)
+  }
+
+  /// Serves the port from now on.
+  /// - Parameter devices: in the order of their numbers on the port.
+  func serve(_ devices: [GPUDevice], loop: EventLoop, logger: Logger) throws {
+    guard let socket = socket.take() else { preconditionFailure("there is one port") }
+    let port = try LendingPort(
+      socket, registry: registry, devices: devices.map(PortedDevice.init),
+      limits: limits,
+      loop: loop, logger: logger)
+    for (number, device) in devices.enumerated() {
+      device.whenEpochChanged = { [weak port] in port?.deviceWasReset(number) }
+    }
+    self.port = port
+    logger.info("the guest's agent is listened for on \(path)")
+  }
+
+  var statistics: GuestLendingStatistics {
+    GuestLendingStatistics(buffers: registry.statistics, port: port?.statistics ?? PortStatistics())
+  }
+
+  /// - Parameter removing: the sandbox still lets files be removed; else the next start does it.
+  func end(removing: Bool) {
+    port?.close()
+    if removing { removeFile(path) }
+  }
+}
+
+/// What was lent beside pictures.
+struct GuestLendingStatistics: Encodable {
+  let buffers: LendingStatistics
+  let port: PortStatistics
+}
+
+/// One JSON object: what the devices have counted, and beside it `lending`, if the guest has a port for that.
+struct WholeStatistics: Encodable {
+  let device: Statistics
+  let lending: GuestLendingStatistics?
+
+  private enum Keys: String, CodingKey { case lending }
+
+  func encode(to encoder: any Encoder) throws {
+    try device.encode(to: encoder)
+    var container = encoder.container(keyedBy: Keys.self)
+    try container.encodeIfPresent(lending, forKey: .lending)
+  }
+}
+
+/// A device as the port asks it.
+private final class PortedDevice: PortDevice {
+  private let device: GPUDevice
+
+  init(_ device: GPUDevice) { self.device = device }
+
+  var epoch: UInt64 { device.epoch }
+
+  func afterQueue(_ body: @escaping () -> Void) { device.afterQueue(body) }
+
+  func lendablePages(of resource: UInt32) throws(PortResourceError) -> Buffer {
+    do throws(ResourceObstacle) { return try device.lendablePages(of: resource) } catch {
+      switch error {
+      case .noSuchResource: throw .noSuchResource
+      case .memoryOfHost: throw .memoryOfHost
+      case .copied(let cause):
+        let advice = optionAgainst(.copied(cause.name)).map { "; \($0)" } ?? ""
+        throw .notLent("resource \(resource) could only be copied, \(cause.name): \(cause.message)\(advice)")
+      }
+    }
+  }
+
+  func firstBytes(_ count: Int, of resource: UInt32) -> [UInt8]? { device.firstBytes(count, of: resource) }
+}
