@@ -147,7 +147,7 @@ final class LenderInterface: VarlinkInterface {
 
   private func forgetAtEnd(of connection: VarlinkConnection) {
     let id = ObjectIdentifier(connection)
-    connection.whenGone = { [unowned self] in
+    connection.whenGone(for: self) { [unowned self] in
       watches[id] = nil
       if let owner = owners.removeValue(forKey: id) { table.end(owner) }
     }
