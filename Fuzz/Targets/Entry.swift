@@ -16,12 +16,13 @@ private let targets: [String: Target] = [
   "display": fuzzDisplay,
   "replies": fuzzReplies,
   "control": fuzzControl,
+  "lending": fuzzLending,
 ]
 
 /// Inputs are handled one after the other in one thread.
 private nonisolated(unsafe) var run = Run { _ in }
-/// Inputs are programs of instructions.
-private nonisolated(unsafe) var isProgram = false
+/// Of each instruction, in bytes, where inputs are programs of them.
+private nonisolated(unsafe) var instructionSize: Int?
 
 @_cdecl("LLVMFuzzerInitialize")
 package func initialize(
@@ -37,7 +38,7 @@ package func initialize(
     guard let target = targets[name] else { break }
     do { try ignoreWriteSignals() } catch { fail("SIGPIPE cannot be ignored: \(error)") }
     unsafe run = Run(target)
-    unsafe isProgram = name == "sequence"
+    unsafe instructionSize = ["sequence": Instruction.size, "lending": LendingStep.size][name]
     return 0
   }
   fail("say which target: \(option)NAME, one of \(names)")
@@ -47,9 +48,9 @@ package func initialize(
 package func mutate(
   _ start: UnsafeMutablePointer<UInt8>, _ count: Int, _ capacity: Int, _ seed: CUnsignedInt
 ) -> Int {
-  guard unsafe isProgram else { return unsafe LLVMFuzzerMutate(start, count, capacity) }
+  guard let size = unsafe instructionSize else { return unsafe LLVMFuzzerMutate(start, count, capacity) }
   let old = unsafe Array(UnsafeBufferPointer(start: start, count: count))
-  let new = Mutation(size: Instruction.size).mutate(old, capacity: capacity, seed: seed)
+  let new = Mutation(size: size).mutate(old, capacity: capacity, seed: seed)
   unsafe start.update(from: new, count: new.count)
   return new.count
 }

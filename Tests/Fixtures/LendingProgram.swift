@@ -46,15 +46,15 @@ package final class LendingProgram {
     func lent(_ pages: Buffer) -> [LendingModel.Lent] { lents[ObjectIdentifier(pages)] ?? [] }
   }
 
-  package init(_ choose: @escaping Choice, _ report: @escaping (String) -> Void) throws {
+  package init(choose: @escaping Choice, report: @escaping (String) -> Void) throws {
     var limits = LendingLimits()
     (limits.buffers, limits.imports, limits.metadata) = (7, 9, 64)
     let audiences = ["video": Audience(users: [1000]), "sound": Audience(groups: [29])]
     let (model, loop, places) = (LendingModel(limits, audiences), try EventLoop(), Places())
     (self.model, self.loop, self.places, self.choose, self.report) = (model, loop, places, choose, report)
-    registry = Registry(limits: limits, audiences: audiences, clock: { model.now }) { pages, whenOver in
-      places.devices[ObjectIdentifier(pages)]?.wait(loop, whenOver: whenOver)
-    }
+    registry = Registry(
+      limits: limits, audiences: audiences, clock: { model.now },
+      awaitDevices: { places.devices[ObjectIdentifier($0)]?.wait(loop, whenOver: $1) })
     begin()
   }
 
@@ -130,7 +130,7 @@ package final class LendingProgram {
       }
     case .endFill:
       guard let (lent, use) = anyUse(), let real = imports[use.number] else { return }
-      let fill = Fill(bytesUsed: choose(8) == 0 ? Self.pageSize + 1 : UInt64(choose(100)))
+      let fill = Fill(bytesUsed: choose(8) == 7 ? Self.pageSize + 1 : UInt64(choose(100)))
       compare(model.endFill(fill, by: use, of: lent)) { () throws(LendingError) in
         try registry.endFill(fill, by: real)
       }
@@ -192,13 +192,13 @@ package final class LendingProgram {
   }
 
   private func owner(of lent: LendingModel.Lent) -> LenderID {
-    choose(8) == 0 ? LenderID(session: session, number: choose(3)) : lent.owner
+    choose(8) == 7 ? LenderID(session: session, number: choose(3)) : lent.owner
   }
 
   private func mode() -> AccessMode { AccessMode.allCases[choose(3)] }
 
   private func metadata() -> BufferMetadata {
-    BufferMetadata(values: ["": String(repeating: "x", count: choose(12) == 0 ? 65 : choose(64))])
+    BufferMetadata(values: ["": String(repeating: "x", count: choose(12) == 11 ? 65 : choose(64))])
   }
 
   // MARK: Steps
@@ -233,10 +233,10 @@ package final class LendingProgram {
       [], [], ["video"], ["sound"], ["video", "sound"], ["x"], Array(repeating: "sound", count: 17),
     ]
     let (offset, size): (UInt64, UInt64) =
-      choose(10) > 0 ? (0, Self.pageSize) : [(1, Self.pageSize), (.max, .max), (0, 0), (4095, 1)][choose(4)]
+      choose(10) < 9 ? (0, Self.pageSize) : [(1, Self.pageSize), (.max, .max), (0, 0), (4095, 1)][choose(4)]
     let request = LendingRequest(
       offset: offset, size: size, use: choose(2) == 0 ? .fill : .read,
-      audiences: to[choose(16) == 0 ? 5 + choose(2) : choose(5)],
+      audiences: to[choose(16) == 15 ? 5 + choose(2) : choose(5)],
       metadata: metadata())
     // Half of the time, what is lent again is asked for as it was.
     let old = model.live.first { $0.place == place }

@@ -7,7 +7,8 @@ import Testing
   func anyOrder(_ seed: UInt64) throws {
     var random = Xorshift(seed: seed)
     var mistakes: [String] = []
-    let program = try LendingProgram({ Int(random.next() % UInt64($0)) }) { mistakes.append($0) }
+    let program = try LendingProgram(
+      choose: { Int(random.next() % UInt64($0)) }, report: { mistakes.append($0) })
     for _ in 0..<400 {
       try program.step()
       try #require(mistakes.isEmpty, "seed \(seed)")
