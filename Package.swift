@@ -90,7 +90,8 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
         "VhostUserGPU",
-        "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "LendingService", "Port", "Sandbox", "DomainOptions", system,
+        "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "LendingService", "Port", "Sandbox",
+        "DomainOptions", system,
         log, arguments,
       ],
       swiftSettings: rules),
@@ -103,7 +104,8 @@ let package = Package(
     .target(
       name: "Fixtures",
       dependencies: [
-        "CUdmabuf", "CLinux", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "LendingProtocol",
+        "CUdmabuf", "CLinux", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Port",
+        "LendingProtocol",
         "Lending", system, log,
       ],
       path: "Tests/Fixtures", swiftSettings: rules),
@@ -136,7 +138,8 @@ let package = Package(
     tests(
       "PortTests",
       [
-        "Linux", "Udmabuf", "Buffers", "Varlink", "LendingProtocol", "Lending", "Port", "Fixtures", "TestSupport",
+        "Linux", "Udmabuf", "Buffers", "Varlink", "LendingProtocol", "Lending", "Port", "Fixtures",
+        "TestSupport",
         system, log,
       ]),
     tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
@@ -201,7 +204,8 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       name: "fuzz",
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
-        "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
+        "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
+        "Port", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

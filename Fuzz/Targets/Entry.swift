@@ -16,6 +16,7 @@ private let targets: [String: Target] = [
   "display": fuzzDisplay,
   "replies": fuzzReplies,
   "control": fuzzControl,
+  "port": fuzzPort,
   "lending": fuzzLending,
 ]
 

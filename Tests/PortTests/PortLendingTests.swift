@@ -327,7 +327,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     rig.registry.release(used)
     #expect(
       try agent.lines() == [
-        event("importers", first, #","count":0"#), event("returned", first, #","cutOff":0,"reading":false"#),
+        event("returned", first, #","cutOff":0,"reading":false"#)
       ])
     let second = try agent.lent()
     _ = (try rig.importBuffer(second), try rig.importBuffer(second))
@@ -338,8 +338,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     rig.registry.expire()
     #expect(
       try agent.lines() == [
-        event("importers", second, #","count":0"#),
-        event("returned", second, #","cutOff":2,"reading":false"#),
+        event("returned", second, #","cutOff":2,"reading":false"#)
       ])
   }
 
@@ -391,10 +390,10 @@ private let unknownBuffer = String(repeating: "0", count: 32)
       // The registry's clock is the test's: it goes on as fast as the loop turns.
       rig.now = rig.now + .milliseconds(1)
       lines += try agent.lines()
-      return lines.count == 2
+      return !lines.isEmpty
     }
     withExtendedLifetime(timer) {}
-    #expect(lines.last == event("returned", id, #","cutOff":1,"reading":false"#))
+    #expect(lines == [event("returned", id, #","cutOff":1,"reading":false"#)])
     #expect(rig.now - start >= .milliseconds(5))
   }
 }

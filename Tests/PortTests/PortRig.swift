@@ -10,72 +10,12 @@ import Testing
 
 @testable import Port
 
-/// A device whose resources and whose queue are the test's.
-final class ModelDevice: PortDevice {
-  enum Resource {
-    case lendable(LendableBuffer)
-    case copied
-    case ofHost
-  }
-
-  var epoch: UInt64 = 1
-  var resources: [UInt32: Resource] = [:]
-  /// There are commands in the queue, which are taken by `takeQueue`.
-  var queueIsFull = false
-  private var waiting: [() -> Void] = []
-  private(set) var reads = 0
-
-  var waitingCount: Int { waiting.count }
-
-  func afterQueue(_ body: @escaping () -> Void) { if queueIsFull { waiting.append(body) } else { body() } }
-
-  func takeQueue() {
-    queueIsFull = false
-    let bodies = waiting
-    waiting = []
-    for body in bodies { body() }
-  }
-
-  func lendablePages(of resource: UInt32) throws(PortResourceError) -> Buffer {
-    switch resources[resource] {
-    case nil: throw .noSuchResource
-    case .lendable(let pages): return pages.buffer
-    case .copied: throw .notLent("listLimit: 2000 items, 1024 at most")
-    case .ofHost: throw .memoryOfHost
-    }
-  }
-
-  func firstBytes(_ count: Int, of resource: UInt32) -> [UInt8]? {
-    reads += 1
-    guard case .lendable(let pages) = resources[resource] else { return nil }
-    return pages.memory.bytes(at: 0, count: count)
-  }
-
-  /// A resource whose pages begin with these bytes.
-  @discardableResult
-  func make(_ resource: UInt32, pages: Int = 1, _ bytes: [UInt8] = []) throws -> LendableBuffer {
-    let new = try LendableBuffer(pages: pages)
-    unsafe new.memory.store(bytes.span.bytes, at: 0)
-    resources[resource] = .lendable(new)
-    return new
-  }
-
-  /// Its driver starts anew: the pages go, as `GPUDevice` lets them go.
-  func reset() {
-    epoch += 1
-    for case .lendable(let pages) in resources.values {
-      for borrower in pages.buffer.borrowers { _ = borrower.pagesAreWanted(isReset: true) }
-    }
-    resources = [:]
-  }
-}
-
 /// A port in this process, on a socket of its own, with two devices.
 final class PortRig {
   let directory: FilePath
   let loop: EventLoop
   let registry: Registry
-  let devices = [ModelDevice(), ModelDevice()]
+  let devices = [LendingDevice(), LendingDevice()]
   let book = LogBook()
   private(set) var port: LendingPort!
   /// What the registry and the port's limit on lines go by.
