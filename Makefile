@@ -1,4 +1,5 @@
 # make           the programs; wants Swift and four libraries, and says which are missing
+# make guest     udmabridge-guest, the agent of guests: one static program for any distribution, in .build/release
 # make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
 # make uninstall removes exactly these
 # make man       the manual pages, in .build-man
@@ -20,10 +21,12 @@
 # make lint                             the format, strictly
 
 SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
+# Without what nobody calls; it has to be small.
+GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-executable -Xswiftc -Osize -Xlinker --gc-sections
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs install uninstall man demo test check bench bench-check fuzz bare quick lint setup tests swift libraries clean
+.PHONY: all programs guest install uninstall man demo test check bench bench-check fuzz bare quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -40,6 +43,10 @@ setup: swift
 programs: libraries
 	$(SWIFT_BUILD) --product vhost-user-udmabuf
 	$(SWIFT_BUILD) --product udmabridge
+
+guest: swift
+	$(GUEST_BUILD) --product udmabridge-guest
+	install -D -m 755 .build-guest/release/udmabridge-guest .build/release/udmabridge-guest
 
 tests: libraries
 	swift build --build-tests

@@ -23,7 +23,7 @@ import Varlink
     }
   }
 
-  private static let programs = ["udmabridge", "vhost-user-udmabuf"]
+  private static let programs = ["udmabridge", "vhost-user-udmabuf", "udmabridge-guest"]
 
   /// The long names of all options of the programs and their commands, by what they say of themselves.
   private static func options(of programs: [String] = programs) throws -> Set<String> {
