@@ -13,6 +13,8 @@ package struct BufferFacts: Equatable, Sendable, Decodable, JSONWritable {
   package var offset, size: Int
   /// In milliseconds.
   package var age: Int
+  /// The dma-buf's; nil when the buffer is over and nobody has it.
+  package var inode: Int?
   /// Imports.
   package var users: Int
   /// How often it was filled.
@@ -23,11 +25,12 @@ package struct BufferFacts: Equatable, Sendable, Decodable, JSONWritable {
   package var access: AccessMode?
 
   package init(
-    id: BufferID, state: State, use: BufferUse, offset: Int, size: Int, age: Int, users: Int, fills: Int,
-    returns: Int?, access: AccessMode?
+    id: BufferID, state: State, use: BufferUse, offset: Int, size: Int, age: Int, inode: Int?, users: Int,
+    fills: Int, returns: Int?, access: AccessMode?
   ) {
     (self.id, self.state, self.use, self.offset, self.size) = (id, state, use, offset, size)
-    (self.age, self.users, self.fills, self.returns, self.access) = (age, users, fills, returns, access)
+    (self.age, self.inode, self.users) = (age, inode, users)
+    (self.fills, self.returns, self.access) = (fills, returns, access)
   }
 
   package func write(to json: inout JSONWriter) {
@@ -38,6 +41,7 @@ package struct BufferFacts: Equatable, Sendable, Decodable, JSONWritable {
       json.field("offset", offset)
       json.field("size", size)
       json.field("age", age)
+      json.field("inode", inode)
       json.field("users", users)
       json.field("fills", fills)
       json.field("returns", returns)

@@ -40,6 +40,7 @@ package let buffersDescription = """
   # "offset" is that of the first lent byte in the dma-buf, "size" is how many are lent, "age" is in milliseconds, "users" is
   # the number of imports, and "fills" says how often it was filled. "returns" is the time in milliseconds until the return
   # begins, or, while it is returning, until importers are cut off. "access" is what the lender does with it by the CPU.
+  # "inode" is the dma-buf's, by which the host's tools show it; there is none when the buffer is over and nobody has it.
   type Buffer (
     id: string,
     state: (lent, returning, returned, revoked),
@@ -47,6 +48,7 @@ package let buffersDescription = """
     offset: int,
     size: int,
     age: int,
+    inode: ?int,
     users: int,
     fills: int,
     returns: ?int,
@@ -115,7 +117,7 @@ package let buffersDescription = """
   # - "lent": there is a buffer, or its return was cancelled; with "metadata".
   # - "metadata": they are others now.
   # - "filled", with "filling", and how many fills were "lost" before it because the caller was slow. "fillAborted".
-  # - "accessBegun" and "accessEnded" by the lender; "mode" is absent if it has ended meanwhile.
+  # - "accessBegun", with "mode", and "accessEnded": by the lender.
   # - "returning": the lender wants it back; let go of it. "returned" and "revoked": it is over; with the "reason" of a
   #   revocation.
   # - "end": the last reply.

@@ -17,8 +17,9 @@ extension BufferFacts {
     }
     self.init(
       id: buffer.id, state: state, use: buffer.request.use, offset: Int(buffer.request.offset),
-      size: Int(buffer.request.size), age: Int((now - buffer.born).milliseconds), users: buffer.imports.count,
-      fills: buffer.fills, returns: end.map { Int(($0 - now).milliseconds) }, access: buffer.access)
+      size: Int(buffer.request.size), age: Int((now - buffer.born).milliseconds),
+      inode: buffer.pages?.dmabuf.map { Int($0.inode) }, users: buffer.imports.count, fills: buffer.fills,
+      returns: end.map { Int(($0 - now).milliseconds) }, access: buffer.access)
   }
 }
 
