@@ -77,7 +77,7 @@ let package = Package(
       name: "udmabridge",
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
-        "DisplayProtocol",
+        "DisplayProtocol", "LendingProtocol",
         "Presenting",
         "Sandbox", "DomainOptions", "Libvirt", "CPNG",
         system, log,
@@ -156,7 +156,7 @@ let package = Package(
       "LendingServiceTests",
       [
         "Linux", "Udmabuf", "Guest", "Buffers", "Varlink", "LendingProtocol", "Lending", "LendingService",
-        "Fixtures", "TestSupport", system,
+        "Fixtures", "TestSupport", "udmabridge", system,
       ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(

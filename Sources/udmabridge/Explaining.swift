@@ -35,6 +35,8 @@ extension VarlinkClientError {
     switch self {
     case .connecting(let path, .noSuchFileOrDirectory): ": start vhost-user-udmabuf with --control \(path)"
     case .closed: "; vhost-user-udmabuf says with --control-allow who may use it"
+    case .answered("org.varlink.service.InterfaceNotFound", _):
+      "; the guest's buffers are there where vhost-user-udmabuf was started with --port"
     default: ""
     }
   }

@@ -17,12 +17,12 @@ struct Udmabridge: ParsableCommand {
     version: programVersion,
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
-      Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self, LibvirtCommand.self,
-      OnDefineDomain.self, LibvirtHook.self,
+      Doctor.self, Present.self, Snapshot.self, Watch.self, Stats.self,
+      BuffersCommand.self, LibvirtCommand.self, OnDefineDomain.self, LibvirtHook.self,
     ])
 
   /// Those that hand a descriptor to a program.
-  private static let takingCommand = ["create", "memfd"]
+  private static let takingCommand = [["create"], ["memfd"], ["buffers", "import"]]
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
   /// allows no second list.
@@ -39,7 +39,7 @@ struct Udmabridge: ParsableCommand {
     if words.first == "libvirt-hook", !["--help", "-h"].contains(words.dropFirst().first) || words.count > 2 {
       Glibc.exit(LibvirtHook.perform(Array(words.dropFirst())))
     }
-    if let verb = words.first, takingCommand.contains(verb), let end = words.firstIndex(of: "--") {
+    if takingCommand.contains(where: words.starts(with:)), let end = words.firstIndex(of: "--") {
       words[end] = "--command"
     }
     do {

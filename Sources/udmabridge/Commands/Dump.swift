@@ -31,7 +31,9 @@ struct Dump: ParsableCommand {
   var json = false
 
   func validate() throws {
-    if form == .png, geometry.size == nil { throw ValidationError("--as png wants --size WxH") }
+    if form == .png, geometry.size == nil, memory.lent.buffer == nil {
+      throw ValidationError("--as png wants --size WxH")
+    }
     if json, output == nil {
       throw ValidationError("--json is printed where the memory is not: name a file with --output")
     }
@@ -51,7 +53,7 @@ struct Dump: ParsableCommand {
     switch form {
     case .raw: try selection.forEachPiece { piece in try unsafe file.write(piece.span.bytes) }
     case .hex: try writeHex(selection, file)
-    case .png: try writePNG(selection, file)
+    case .png: try selection.writePNG(geometry.layout(of: selection), to: file)
     }
     if json, let output {
       print(try jsonText(Facts(file: output, form: form.rawValue, size: selection.size)))
@@ -94,27 +96,5 @@ struct Dump: ParsableCommand {
       place += UInt64(piece.count)
       try unsafe file.write(text.span.bytes)
     }
-  }
-
-  private func writePNG(_ selection: Selection, _ file: borrowing FD) throws {
-    let layout = try geometry.layout(memory: selection.size)
-    guard let shuffle = layout.format.shuffle(to: .abgr8888) else {
-      throw Trouble(
-        "\(layout.format) cannot be written as PNG: formats of 32 bits can, such as XR24 and AB24")
-    }
-    guard layout.modifier == 0, let end = layout.end else {
-      throw Trouble("only linear images can be written as PNG, with --modifier 0")
-    }
-    var bytes: [UInt8] = []
-    bytes.reserveCapacity(Int(end))
-    try selection.forEachPiece(upTo: end) { bytes += $0 }
-    var pixels: [UInt8] = []
-    let (row, rowStride) = (Int(layout.width) * 4, Int(layout.stride))
-    pixels.reserveCapacity(row * Int(layout.height))
-    for y in 0..<Int(layout.height) {
-      let start = Int(layout.offset) + y * rowStride
-      pixels += shuffle(Array(bytes[start..<start + row]))
-    }
-    try PNG.write(pixels, width: layout.width, height: layout.height, to: file)
   }
 }

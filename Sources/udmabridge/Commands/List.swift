@@ -1,7 +1,9 @@
 import ArgumentParser
 import Glibc
+import LendingProtocol
 import Linux
 import Programs
+import Varlink
 
 struct List: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -30,12 +32,22 @@ struct List: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "Say which ones a guest lends, by their ids, as the vhost-user-udmabuf with this --control socket knows.",
+      valueName: "socket"))
+  var control: String?
+
+  @Option(help: ArgumentHelp("The same of a running domain of libvirt.", valueName: "name"))
+  var domain: String?
+
+  @Option(
+    help: ArgumentHelp(
       "List anew whenever something has changed, and look so often; until SIGINT.", valueName: "seconds"))
   var watch: Double?
 
   @OptionGroup var output: OutputOptions
 
   func validate() throws {
+    if control != nil, domain != nil { throw ValidationError("--control SOCKET or --domain NAME, not both") }
     if let watch, !(0.01...86400).contains(watch) {
       throw ValidationError("--watch is from 0.01 to 86400 seconds")
     }
@@ -43,13 +55,13 @@ struct List: ParsableCommand {
 
   func run() throws {
     guard let watch else {
-      let live = look()
+      let live = try look()
       return try output.print(live, text(live))
     }
     let signals = try SignalFD([SIGTERM, SIGINT])
     var last: LiveBuffers?
     repeat {
-      let live = look()
+      let live = try look()
       if live != last {
         if output.json {
           print(try jsonText(live, inOneLine: true))
@@ -62,8 +74,14 @@ struct List: ParsableCommand {
     } while try !signals.fd.isReadable(within: .milliseconds(Int64(watch * 1000)))
   }
 
-  private func look() -> LiveBuffers {
+  private var asksForLent: Bool { control != nil || domain != nil }
+
+  private func look() throws -> LiveBuffers {
     var live = LiveBuffers()
+    if asksForLent {
+      let client = try BuffersClient(HelperChoice.path(control: control, domain: domain))
+      live.tell(try client.call("List").decode(BuffersReply.self).buffers)
+    }
     live.keep { buffer in
       (exporter == nil || buffer.exporter == exporter)
         && (pid == nil || buffer.users.contains { $0.pid == pid })
@@ -82,9 +100,11 @@ struct List: ParsableCommand {
   }
 
   private func text(_ live: LiveBuffers) -> String {
-    var table = Table([
+    var columns: [(String, Table.Alignment)] = [
       ("SIZE", .right), ("INODE", .right), ("EXPORTER", .left), ("NAME", .left), ("HELD BY", .left),
-    ])
+    ]
+    if asksForLent { columns.append(("LENT AS", .left)) }
+    var table = Table(columns)
     for buffer in live.buffers {
       let devices = (buffer.devices ?? []).map { "device \($0)" }
       let holders = buffer.users.map(\.text) + devices
@@ -93,6 +113,9 @@ struct List: ParsableCommand {
         buffer.name.map(printable) ?? "-",
         holders.isEmpty ? "the kernel" : holders.joined(separator: "; "),
       ])
+      if asksForLent {
+        table.rows[table.rows.count - 1].append(buffer.lentAs?.joined(separator: " ") ?? "-")
+      }
     }
     var lines = live.buffers.isEmpty ? "" : table.text + "\n"
     lines += "\(counted(live.buffers.count, "dma-buf")), \(bytes(LiveBuffer.size(of: live.buffers)))"

@@ -3,6 +3,7 @@ import Glibc
 import KMS
 import Linux
 import Logging
+import Programs
 import Scanout
 import SystemPackage
 import Udmabuf
@@ -38,7 +39,9 @@ struct Show: ParsableCommand {
   @OptionGroup var output: OutputOptions
 
   func validate() throws {
-    if geometry.size == nil { throw ValidationError("an image has a size: --size WxH") }
+    if geometry.size == nil, memory.lent.buffer == nil {
+      throw ValidationError("an image has a size: --size WxH")
+    }
     if !(0...1000).contains(refresh) { throw ValidationError("--refresh is from 0 to 1000") }
     if let seconds, !(0.001...4_000_000).contains(seconds) {
       throw ValidationError("--seconds is from 0.001 to 4000000")
@@ -55,7 +58,11 @@ struct Show: ParsableCommand {
   func run() throws {
     let target = try KMSTarget(kms)
     let selection = try memory.open(writable: true, whole: true)
-    let layout = try geometry.layout(memory: selection.size)
+    var layout = try geometry.layout(of: selection)
+    guard let offset = UInt32(exactly: UInt64(layout.offset) + selection.start) else {
+      throw Trouble("the image begins at 4 GiB or later in its dma-buf, which no card shows")
+    }
+    layout.offset = offset
     let dmabuf = try selection.dmabuf()
     let loop = try EventLoop()
     let signals = try SignalFD([SIGTERM, SIGINT])

@@ -1,6 +1,7 @@
 import ArgumentParser
 import DisplayProtocol
 import DomainOptions
+import LendingProtocol
 import Linux
 import Programs
 import SystemPackage
@@ -17,12 +18,15 @@ struct HelperChoice: ParsableArguments {
 
   func validate() throws {
     if (control == nil) == (domain == nil) {
-      throw ValidationError("whose frames? --control SOCKET or --domain NAME")
+      throw ValidationError("whose? --control SOCKET or --domain NAME")
     }
   }
 
   /// Where the socket is.
-  func path() throws -> FilePath {
+  func path() throws -> FilePath { try Self.path(control: control, domain: domain) }
+
+  /// The same, of one of the two.
+  static func path(control: String?, domain: String?) throws -> FilePath {
     guard let domain else { return FilePath(control ?? "") }
     let places = try DomainPlaces(domain)
     let chosen = places.chosenControl
@@ -45,4 +49,6 @@ struct HelperChoice: ParsableArguments {
   }
 
   func connect() throws -> DisplayClient { try DisplayClient(path()) }
+
+  func buffers() throws -> BuffersClient { try BuffersClient(path()) }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import DisplayProtocol
+import LendingProtocol
 import Linux
 import Programs
 import Scanout
@@ -21,19 +22,42 @@ struct Snapshot: ParsableCommand {
   @Flag(help: "Leave the cursor out.")
   var noCursor = false
 
+  @Option(
+    help: ArgumentHelp(
+      "In place of a scanout, a buffer that the guest lends, by its id (udmabridge buffers list).",
+      valueName: "id"))
+  var buffer: BufferID?
+
+  @OptionGroup(title: "The image in that buffer, where its lender does not say it") var geometry:
+    GeometryOptions
+
   @Argument(help: "The file, which is replaced.")
   var file: String
 
+  func validate() throws {
+    if buffer == nil, geometry.size != nil { throw ValidationError("--size is about --buffer ID") }
+    if buffer != nil, scanout != 0 || noCursor {
+      throw ValidationError("a buffer has neither scanout nor cursor: give --buffer without them")
+    }
+  }
+
   func run() throws {
+    if let buffer {
+      let selection = Selection(try LentMemory(socket.buffers(), buffer, forWriting: false))
+      let layout = try geometry.layout(of: selection)
+      return try selection.writePNG(layout, to: openOutput())
+    }
     let display = try socket.connect()
     var picture = try TakenPicture(display, scanout: scanout)
     if !noCursor { try picture.addCursor(display, scanout: scanout) }
-    let output: FD
-    do throws(Errno) { output = try FD.create(FilePath(file)) } catch {
+    try PNG.write(
+      picture.pixels, width: UInt32(picture.width), height: UInt32(picture.height), to: openOutput())
+  }
+
+  private func openOutput() throws -> FD {
+    do throws(Errno) { return try FD.create(FilePath(file)) } catch {
       throw Trouble("\(file) cannot be written: \(FD.whyNotCreated(error))")
     }
-    try PNG.write(
-      picture.pixels, width: UInt32(picture.width), height: UInt32(picture.height), to: output)
   }
 }
 

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+import LendingProtocol
 import Linux
 import Programs
 internal import Scanout
@@ -22,6 +23,26 @@ struct GeometryOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp("How the pixels are arranged (DRM_FORMAT_MOD_*); 0 is linear.", valueName: "number"))
   var modifier = Quantity(0)
+
+  /// As the options say; without a size, as the lender of a buffer says.
+  func layout(of selection: Selection) throws -> FrameLayout {
+    guard size == nil, let image = selection.image else { return try layout(memory: selection.size) }
+    guard let width = UInt32(exactly: image.width), let height = UInt32(exactly: image.height),
+      let fourcc = UInt32(exactly: image.fourcc), let stride = UInt32(exactly: image.stride),
+      let offset = UInt32(exactly: image.offset)
+    else { throw Trouble("the image that the lender says to be there has numbers that no image has") }
+    let layout = FrameLayout(
+      width: width, height: height, format: FourCC(rawValue: fourcc), stride: stride, offset: offset,
+      modifier: UInt64(bitPattern: Int64(image.modifier)))
+    guard layout.format.bytesPerPixel.map({ UInt64(width) * $0 <= UInt64(stride) }) ?? false,
+      let end = layout.end, end <= selection.size
+    else {
+      throw Trouble(
+        "the lender says that an image of \(layout) is there, which does not lie in \(selection.size) bytes; say "
+          + "what is there with --size WxH")
+    }
+    return layout
+  }
 
   /// - Parameter bytes: of the memory, which must hold the image.
   func layout(memory bytes: UInt64) throws -> FrameLayout {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Guest
+import LendingProtocol
 import Libvirt
 import Linux
 import Programs
@@ -64,6 +65,19 @@ struct FileOptions: ParsableArguments {
   }
 }
 
+struct LentOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "A buffer that a guest lends, by its id (udmabridge buffers list); with --control, or with --domain.",
+      valueName: "id"))
+  var buffer: BufferID?
+
+  @Option(
+    help: ArgumentHelp(
+      "The socket that its vhost-user-udmabuf was given with --control.", valueName: "socket"))
+  var control: String?
+}
+
 struct GuestOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
@@ -107,6 +121,7 @@ struct GuestOptions: ParsableArguments {
 struct MemoryOptions: ParsableArguments {
   @OptionGroup(title: "Memory: a memfd or a dma-buf") var file: FileOptions
   @OptionGroup(title: "Memory: a guest's") var guest: GuestOptions
+  @OptionGroup(title: "Memory: what a guest lends") var lent: LentOptions
 
   @Argument(
     help: ArgumentHelp(
@@ -115,9 +130,21 @@ struct MemoryOptions: ParsableArguments {
   var ranges: [String] = []
 
   func validate() throws {
+    if let buffer = lent.buffer {
+      if file.isGiven || guest.qmp != nil || guest.guest != nil || !ranges.isEmpty {
+        throw ValidationError(
+          "--buffer \(buffer) is all of the memory: leave out ranges, files, --qmp and --guest")
+      }
+      if (lent.control == nil) == (guest.domain == nil) {
+        throw ValidationError("whose buffer? --control SOCKET or --domain NAME beside --buffer")
+      }
+      return
+    }
+    if lent.control != nil { throw ValidationError("--control is about --buffer ID") }
     if file.isGiven == guest.isGiven {
       throw ValidationError(
-        "say which memory: --fd N, --path PATH, --pid PID --fd N, --qmp SOCKET, --guest PID or --domain NAME")
+        "say which memory: --fd N, --path PATH, --pid PID --fd N, --qmp SOCKET, --guest PID, --domain NAME or --buffer ID"
+      )
     }
     if guest.isGiven, ranges.isEmpty {
       throw ValidationError("which ranges of the guest's memory? ADDRESS:LENGTH")
@@ -126,6 +153,10 @@ struct MemoryOptions: ParsableArguments {
 
   /// - Parameter whole: ranges must be whole pages, as udmabuf wants them.
   func open(writable: Bool, whole: Bool) throws -> Selection {
+    if let buffer = lent.buffer {
+      let client = try BuffersClient(HelperChoice.path(control: lent.control, domain: guest.domain))
+      return Selection(try LentMemory(client, buffer, forWriting: false))
+    }
     let list = try RangeList(ranges)
     let wanted = list.ranges
     if wanted.isEmpty, !ranges.isEmpty {

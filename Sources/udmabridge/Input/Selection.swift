@@ -1,15 +1,17 @@
 import Guest
+import LendingProtocol
 import Linux
 import Programs
 import QEMU
 import SystemPackage
 import Udmabuf
 
-/// Memory that was chosen: ranges of memfds, in order, or a dma-buf that is there already.
+/// Memory that was chosen: ranges of memfds, in order, a dma-buf that is there already, or what a guest lends.
 struct Selection {
   enum Content {
     case ranges([MemfdRange])
     case dmabuf(DMABuf)
+    case lent(LentMemory)
   }
   let content: Content
   /// How many ranges were asked for, before neighbours were joined.
@@ -20,6 +22,16 @@ struct Selection {
   let isKept: Bool
 
   init(_ dmabuf: DMABuf) { (content, entries, size, isKept) = (.dmabuf(dmabuf), 1, dmabuf.size, false) }
+
+  init(_ lent: LentMemory) {
+    (content, entries, size, isKept) = (.lent(lent), 1, UInt64(lent.length), false)
+  }
+
+  /// Where it begins in its dma-buf, in bytes.
+  var start: UInt64 { if case .lent(let lent) = content { UInt64(lent.offset) } else { 0 } }
+
+  /// How an image lies in it, as its lender says.
+  var image: ImageMetadata? { if case .lent(let lent) = content { lent.facts.metadata.image } else { nil } }
 
   /// - Parameter wanted: what `ranges` were before neighbours were joined.
   private init(_ ranges: [MemfdRange], of wanted: [ByteRange], isKept: Bool) throws {
@@ -97,6 +109,7 @@ struct Selection {
   func dmabuf() throws -> DMABuf {
     switch content {
     case .dmabuf(let dmabuf): return dmabuf
+    case .lent(let lent): return lent.dmabuf
     case .ranges(let ranges):
       // The list is checked first: what is wrong with it is wrong on every host.
       do throws(UdmabufError) {
@@ -138,6 +151,10 @@ struct Selection {
       try dmabuf.beginCPUAccess(.read)
       defer { try? dmabuf.endCPUAccess(.read) }
       try Self.pieces(of: dmabuf.map(), upTo: Int(clamping: limit), body)
+    case .lent(let lent):
+      try lent.access(.read) { mapping in
+        try Self.pieces(of: mapping, from: lent.offset, upTo: min(lent.length, Int(clamping: limit)), body)
+      }
     case .ranges(let ranges):
       var left = limit
       for range in ranges where left > 0 {
@@ -154,10 +171,10 @@ struct Selection {
   }
 
   private static func pieces(
-    of mapping: Mapping, upTo limit: Int, _ body: ([UInt8]) throws -> Void
+    of mapping: Mapping, from first: Int = 0, upTo limit: Int, _ body: ([UInt8]) throws -> Void
   ) throws {
-    let (most, end) = (1 << 20, min(mapping.length, limit))
-    for start in stride(from: 0, to: end, by: most) {
+    let (most, end) = (1 << 20, first + min(mapping.length - first, limit))
+    for start in stride(from: first, to: end, by: most) {
       try body(mapping.bytes(at: start, count: min(most, end - start)))
     }
   }

@@ -1,3 +1,4 @@
+import LendingProtocol
 import Linux
 import SystemPackage
 
@@ -24,6 +25,8 @@ struct LiveBuffer: Encodable, Equatable {
   var size: UInt64?
   var exporter: String?
   var name: String?
+  /// The ids under which a guest lends it, if that was asked.
+  var lentAs: [String]?
   var users: [BufferUser] = []
   /// The devices that have it attached, by debugfs.
   var devices: [String]?
@@ -113,6 +116,15 @@ struct LiveBuffers: Encodable, Equatable {
     }
     guard process.isRunning else { throw .ended(process.pid) }
     for (inode, user) in users { found[inode, default: LiveBuffer(inode: inode)].users.append(user) }
+  }
+
+  /// Says which of them are lent: several buffers may be parts of one.
+  mutating func tell(_ lent: [BufferFacts]) {
+    for index in buffers.indices {
+      let ids = lent.filter { $0.inode.map(UInt64.init(clamping:)) == buffers[index].inode }.map(
+        \.id.description)
+      buffers[index].lentAs = ids.isEmpty ? nil : ids
+    }
   }
 
   mutating func keep(_ isWanted: (LiveBuffer) -> Bool) { buffers.removeAll { !isWanted($0) } }
