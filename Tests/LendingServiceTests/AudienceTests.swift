@@ -35,7 +35,9 @@ import Testing
     }
     // What happens to it.
     try rig.registry.setMetadata(BufferMetadata(values: ["a": "b"]), of: some.id, by: some.owner)
+    try rig.settle()
     try rig.registry.beginAccess(.write, to: some.id, by: some.owner)
+    try rig.settle()
     rig.revoke(some)
     let told = try watcher.events().map(\.event)
     #expect(told == (isIn ? [.metadata, .accessBegun, .revoked] : []))

@@ -7,6 +7,7 @@ import SystemPackage
 import TestSupport
 import Testing
 import Udmabuf
+import Varlink
 
 @testable import LendingService
 

@@ -87,7 +87,7 @@ import Testing
     switch end {
     case .release, .token: #expect(heard() == [.importers, .importerAccessEnded, .fillAborted])
     case .connection: #expect(heard() == [.importerAccessEnded, .fillAborted])
-    case .cutOff: #expect(heard() == [.importers, .importerAccessEnded, .fillAborted, .over])
+    case .cutOff: #expect(heard() == [.over])
     }
     if end == .cutOff { return }
     // Another one may now.
