@@ -11,7 +11,7 @@ package final class AgentDaemon {
     /// Nil: all of the driver `virtio_gpu`.
     package var node: FilePath?
     /// Of lenders at once.
-    package var connectionLimit = 128
+    package var connectionLimit = 512
     package var version = ""
 
     package init() {}

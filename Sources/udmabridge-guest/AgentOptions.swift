@@ -25,8 +25,18 @@ struct AgentOptions: ParsableArguments {
   }
 }
 
+private let interface = "io.udmabridge.Lender."
+
 /// The full name of a method of the agent's.
-func method(_ name: String) -> String { "io.udmabridge.Lender.\(name)" }
+func method(_ name: String) -> String { interface + name }
+
+/// An error, as people read it.
+func explained(_ error: any Error) -> any Error {
+  guard case VarlinkClientError.answered(let name, let parameters) = error, name.hasPrefix(interface) else {
+    return error
+  }
+  return Trouble("\(name.dropFirst(interface.count)): \(parameters.trimmingPrefix("reason "))")
+}
 
 extension BufferID: ExpressibleByArgument {
   public init?(argument: String) { self.init(argument) }

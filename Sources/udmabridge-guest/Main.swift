@@ -20,6 +20,6 @@ struct UdmabridgeGuest: ParsableCommand {
     do {
       var command = try parseAsRoot(words)
       try command.run()
-    } catch { exit(withError: error) }
+    } catch { exit(withError: explained(error)) }
   }
 }

@@ -38,8 +38,13 @@ struct Serve: ParsableCommand {
       "The card's render node. By default all of the driver virtio_gpu.", valueName: "path"))
   var renderNode: String?
 
-  @Option(help: ArgumentHelp("Connections of lenders at once.", valueName: "count"))
-  var maxConnections = 128
+  @Option(
+    help: ArgumentHelp(
+      "Connections of lenders at once; three eighths of them for any one user but root and this program's.",
+      valueName: "count"))
+  var maxConnections = 512
+
+  private static let idleTime = TimeSpan.seconds(1)
 
   func validate() throws {
     if !(1...4096).contains(maxConnections) { throw ValidationError("--max-connections is from 1 to 4096") }
@@ -59,8 +64,19 @@ struct Serve: ParsableCommand {
     (settings.port, settings.node) = (port.map { FilePath($0) }, renderNode.map { FilePath($0) })
     (settings.connectionLimit, settings.version) = (maxConnections, programVersion)
     let daemon = try AgentDaemon(settings, listening, loop: loop) { printError("udmabridge-guest: \($0)") }
-    let token = try loop.add(signals.fd) { _ in loop.stop() }
-    try loop.run()
+    var isEnding = false
+    let token = try loop.add(signals.fd) { _ in isEnding = true }
+    // After a time in which nothing happened, this takes the place of no memory that it need not have.
+    var isIdle = false
+    let idle = try Timer(loop) {
+      isIdle = true
+      forgetUsedCode()
+    }
+    while !isEnding {
+      if !isIdle, !idle.armed { idle.arm(after: Self.idleTime) }
+      isIdle = false
+      try loop.turn()
+    }
     loop.remove(token, signals.fd)
     withExtendedLifetime(daemon) {}
   }

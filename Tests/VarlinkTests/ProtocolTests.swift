@@ -359,4 +359,36 @@ import Testing
     #expect(asked.allSatisfy { $0.groups.contains(getegid()) })
     #expect(why.contains("user \(geteuid())"))
   }
+
+  @Test(
+    "a call may be answered later; until then no other one is looked at, and whoever hangs up gets nothing")
+  func later() throws {
+    let service = try Service()
+    let caller = try service.connect()
+    let later = #"{"method":"org.example.Test.Later"}"#
+    let echo = #"{"method":"org.example.Test.Echo","parameters":{"text":"x"}}"#
+    try caller.send(later)
+    #expect(try caller.ask(echo).isEmpty)
+    #expect(service.interface.called == ["Later"])
+    let connection = try #require(service.interface.later.first)
+    connection.answer(.success(Example.Text(text: "late")))
+    // Once is enough.
+    connection.answer(.success(Example.Text(text: "later")))
+    #expect(try caller.replies() == [#"{"parameters":{"text":"late"}}"#, #"{"parameters":{"text":"x"}}"#])
+
+    try caller.send(later)
+    connection.answer(Result<EmptyObject, VarlinkError>.failure(.invalidParameter("text")))
+    #expect(try caller.replies() == [Self.error("InvalidParameter", "parameter", "text")])
+
+    // Nobody wants an answer to this one.
+    try caller.send(#"{"method":"org.example.Test.Later","oneway":true}"#)
+    connection.answer(.success(EmptyObject()))
+    #expect(try caller.ask(echo) == [#"{"parameters":{"text":"x"}}"#])
+
+    try caller.send(later)
+    caller.socket.shutDown()
+    try service.waitUntil("the service notices") { !connection.isOpen }
+    connection.answer(.success(EmptyObject()))
+    #expect(service.interface.gone == 1)
+  }
 }

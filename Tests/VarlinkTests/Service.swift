@@ -51,6 +51,8 @@ final class Example: VarlinkInterface {
   let description = "interface org.example.Test\n"
   let upgradedMethods = ["Raw"]
   var streams: [VarlinkConnection] = []
+  /// Those that wait for an answer to `Later`.
+  var later: [VarlinkConnection] = []
   /// What `Raw` was given.
   private(set) var adopted: UnixSocket?
   var gone = 0
@@ -101,6 +103,9 @@ final class Example: VarlinkInterface {
         let fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
         connection.reply(Given(), passing: fd)
       } catch { Issue.record("\(error)") }
+    case "Later":
+      connection.answerLater()
+      later.append(connection)
     case "Stream":
       guard call.wantsMore else { throw .expectedMore }
       streams.append(connection)
