@@ -190,7 +190,8 @@ let package = Package(
       name: "bench",
       dependencies: [
         "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "VirtioGPU",
-        "Varlink", "DisplayProtocol", "Consumers", "Fixtures", system, log,
+        "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
+        "LendingService", "Port", "Fixtures", system, log,
       ],
       path: "Benchmarks/bench", swiftSettings: rules),
   ]

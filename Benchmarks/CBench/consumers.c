@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +66,49 @@ ssize_t cb_drain(int socket) {
     else
       return count < 0 && errno == EAGAIN ? all : -1;
   }
+}
+
+int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t copies) {
+  static char message[1 << 14];
+  union {
+    struct cmsghdr align;
+    char space[CMSG_SPACE(8 * sizeof(int))];
+  } control = {0};
+  if (asked > sizeof message || answered > sizeof message || copies > 8)
+    return -1;
+  if (send(near, message, asked, MSG_NOSIGNAL) != (ssize_t)asked || recv(far, message, sizeof message, 0) != (ssize_t)asked)
+    return -1;
+  struct iovec vector = {.iov_base = message, .iov_len = answered};
+  struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
+  if (copies) {
+    header.msg_control = &control;
+    header.msg_controllen = CMSG_SPACE(copies * sizeof(int));
+    struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+    *item = (struct cmsghdr){
+        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(copies * sizeof(int))};
+    for (size_t i = 0; i < copies; i++)
+      memcpy(CMSG_DATA(item) + i * sizeof(int), &passed, sizeof passed);
+  }
+  if (sendmsg(far, &header, MSG_NOSIGNAL) != (ssize_t)answered)
+    return -1;
+  vector.iov_len = sizeof message;
+  header = (struct msghdr){
+      .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  if (recvmsg(near, &header, MSG_CMSG_CLOEXEC) != (ssize_t)answered)
+    return -1;
+  struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+  size_t arrived = item && item->cmsg_type == SCM_RIGHTS ? (item->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+  for (size_t i = 0; i < arrived; i++) {
+    int fd;
+    memcpy(&fd, CMSG_DATA(item) + i * sizeof(int), sizeof fd);
+    close(fd);
+  }
+  return arrived == copies ? 0 : -1;
+}
+
+size_t cb_heap(void) {
+  struct mallinfo2 now = mallinfo2();
+  return now.uordblks + now.hblkhd;
 }
 
 int64_t cb_minor_faults(pid_t pid) {

@@ -16,12 +16,15 @@ func benchCreate() throws {
   }
   let raw = try FD.open(UdmabufDevice.path, writable: true)
   heading("create: a dma-buf of pages that are in memory, until the descriptor is there")
-  try withListLimit(8100) {
-    try measure("create, 1 range of 2025 pages", device, raw, pages: 2025, isScattered: false)
-    try measure("create, 768 scattered pages", device, raw, pages: 768, isScattered: true)
-    try measure("create, 2025 scattered pages", device, raw, pages: 2025, isScattered: true)
-    try measure("create, 1 range of 8100 pages", device, raw, pages: 8100, isScattered: false)
-    try measure("create, 8100 scattered pages", device, raw, pages: 8100, isScattered: true)
+  try withListLimit(131072) {
+    for pages in [1, 16, 256, 768, 2025, 8100, 131072] {
+      if pages > 1 {
+        try measure("create, 1 range of \(pages) pages", device, raw, pages: pages, isScattered: false)
+      }
+      try measure(
+        "create, \(pages) scattered page\(pages == 1 ? "" : "s")", device, raw, pages: pages,
+        isScattered: true)
+    }
   }
 }
 

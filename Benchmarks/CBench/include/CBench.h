@@ -75,6 +75,11 @@ pid_t cb_tell(int kick, int socket, int passed);
 int cb_ask(int kick, int socket);
 // Receives all that is there and forgets it: how many bytes, or -1 when the peer is gone.
 ssize_t cb_drain(int socket);
+// One message each way over a connection both of whose ends are here: `asked` bytes, and `answered` bytes with `copies` descriptors
+// for `passed`, which are closed. -1 if it fails.
+int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t copies);
+// How many bytes of memory this process has of the C library now.
+size_t cb_heap(void);
 // How often memory was asked for in this process so far (malloc, calloc, realloc).
 uint64_t cb_allocations(void);
 // Page faults of a process that needed no reading; -1 if it is gone.
