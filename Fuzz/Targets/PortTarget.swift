@@ -1,3 +1,4 @@
+internal import Buffers
 internal import Fixtures
 internal import FoundationEssentials
 internal import Glibc

@@ -33,8 +33,8 @@ final class PortRig {
       clock: { clock.rig?.now ?? .now })
     port = try LendingPort(
       UnixSocket.listen(socket), registry: registry, devices: devices, limits: limits,
-      clock: { clock.rig?.now ?? .now }, loop: loop, logger: book.logger
-    ) { _ in clock.rig?.admits ?? true }
+      clock: { clock.rig?.now ?? .now }, loop: loop, logger: book.logger,
+      admits: { _ in clock.rig?.admits ?? true })
     clock.rig = self
   }
 
