@@ -1,6 +1,7 @@
 import Buffers
 import Fixtures
 import Linux
+import TestSupport
 import Testing
 
 @testable import VirtioGPU
@@ -27,8 +28,8 @@ import Testing
     let importers = [Importer(), Importer()]
     private(set) var buffers: [Buffer] = []
 
-    init(_ patience: GPUDevice.Patience = .endless) throws {
-      rig = try Rig(backing: .auto, patience: patience)
+    init(_ udmabuf: Rig.Udmabuf = .missing(.noSuchFileOrDirectory)) throws {
+      rig = try Rig(udmabuf, backing: .auto)
       for (index, importer) in importers.enumerated() {
         try rig.lend(UInt32(index) + 1)
         let buffer = try #require(rig.device.resources[ResourceID(UInt32(index) + 1)]?.buffer)
@@ -94,9 +95,12 @@ import Testing
     #expect(rig.statistics.releasedLate == 0 && stage.importers.allSatisfy { $0.goneCount == 0 })
   }
 
-  @Test("pages that are shown and borrowed are free when neither uses them", arguments: [true, false])
+  @Test(
+    "pages that are shown and borrowed are free when neither uses them", .testHost,
+    arguments: [true, false])
   func shownToo(_ screenIsFirst: Bool) throws {
-    let stage = try Stage()
+    // A copy would be shown instead of the pages.
+    let stage = try Stage(.real)
     let rig = stage.rig
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flip()
