@@ -1,3 +1,4 @@
+import Buffers
 import Foundation
 import Glibc
 import Lending
@@ -16,7 +17,9 @@ import Varlink
   private let rig: LendingRig
   private var socket: String { rig.directory.appending("socket").string }
 
-  init() throws { rig = try LendingRig() }
+  init() throws {
+    rig = try LendingRig(device: TestHost.isActive ? UdmabufDevice() : nil)
+  }
 
   /// Runs the tool, and serves it meanwhile.
   private func run(_ arguments: [String]) throws -> (status: Int32, output: String) {
@@ -65,7 +68,7 @@ import Varlink
     #expect(status == 0 && lines.count == 3 && lines[2] == "1 buffer")
     let words = lines[1].split(separator: " ").map(String.init)
     #expect(words.prefix(5) == ["\(lent.id)", "5000", "100", "read", "lent"])
-    #expect(words.last == "\(lent.memfd.status.inode)")
+    #expect(words.last == lent.pages.dmabuf.map { "\($0.inode)" })
     let list = try object(run(["buffers", "list", "--control", socket, "--json"]).output)
     #expect((list["buffers"] as? [[String: Any]])?.map { $0["id"] as? String } == ["\(lent.id)"])
 
@@ -112,11 +115,11 @@ import Varlink
     let bytes = try write(lent)
     let file = rig.directory.appending("release")
     let script = """
-      import os, sys, time
+      import mmap, os, sys, time
       number, token = int(sys.argv[1]), int(os.environ["UDMABRIDGE_TOKEN"])
       offset, size = int(os.environ["UDMABRIDGE_OFFSET"]), int(os.environ["UDMABRIDGE_SIZE"])
       assert os.environ["UDMABRIDGE_FD"] == sys.argv[1] and os.fstat(token)
-      print(os.pread(number, size, offset).hex(), flush=True)
+      print(mmap.mmap(number, 16384)[offset:offset + size].hex(), flush=True)
       while not os.path.exists(sys.argv[2]): time.sleep(0.01)
       """
     let running = try start(
@@ -242,6 +245,20 @@ import Varlink
     let (status, output) = try run(
       ["snapshot", "--control", socket, "--buffer", "\(without.id)", "/tmp/unused.png"])
     #expect(status == 1 && output.contains("--size WxH"))
+  }
+
+  @Test("list says which dma-bufs are lent, by all their ids", .testHost)
+  func listing() throws {
+    let lent = try rig.lend()
+    let (status, output) = try run(["list", "--control", socket, "--pid", "\(getpid())", "--json"])
+    let buffers = try #require(try object(output)["buffers"] as? [[String: Any]], "\(output)")
+    let known = buffers.filter { $0["lentAs"] != nil }
+    #expect(status == 0 && known.map { $0["lentAs"] as? [String] } == [["\(lent.id)"]])
+    #expect(known.map { $0["inode"] as? Int } == [lent.pages.dmabuf.map { Int($0.inode) }])
+    let text = try run(["list", "--control", socket, "--pid", "\(getpid())"]).output
+    #expect(text.split(separator: "\n").contains { $0.hasSuffix("  \(lent.id)") }, "\(text)")
+    let without = try run(["list", "--pid", "\(getpid())"]).output
+    #expect(!without.contains("LENT AS") && !without.contains("\(lent.id)"))
   }
 
   @Test("fill writes a file, all that is lent at most", arguments: [0, 1, 4999, 5000, 5001])

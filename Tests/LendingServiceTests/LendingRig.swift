@@ -25,6 +25,8 @@ final class LendingRig {
   let session: UInt64
   /// Is said to be at the other end of connections that begin.
   var peer = PeerCredentials(pid: 77, user: 0, groups: [])
+  /// Makes dma-bufs; without it memfds stand for them.
+  private let device: UdmabufDevice?
   private let time = Clock()
   private let ram: GuestRAM
   private var lastResource: UInt32 = 0
@@ -33,7 +35,10 @@ final class LendingRig {
     var offset = TimeSpan.zero
   }
 
-  init(_ limits: LendingLimits = LendingLimits(), watchers: Int = 32) throws {
+  init(
+    _ limits: LendingLimits = LendingLimits(), watchers: Int = 32, device: UdmabufDevice? = nil
+  ) throws {
+    self.device = device
     directory = try makeTemporaryDirectory()
     loop = try EventLoop()
     registry = Registry(
@@ -56,7 +61,7 @@ final class LendingRig {
     let id: BufferID
     let owner: LenderID
     let place: ResourcePlace
-    /// What stands for the dma-buf.
+    /// The dma-buf's memory, or what stands for the dma-buf.
     let memfd: Memfd
     let pages: Buffer
   }
@@ -66,8 +71,10 @@ final class LendingRig {
     offset: UInt64 = 100, size: UInt64 = 5000, use: BufferUse = .read, to audiences: [String] = [],
     metadata: BufferMetadata = BufferMetadata(), by lender: Int = 1
   ) throws -> Lent {
-    let memfd = try Memfd.create(name: "lent", size: 4 * systemPageSize)
-    let dmabuf = try DMABuf(adopting: memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() })
+    let memfd = try Memfd.create(name: "lent", size: 4 * systemPageSize, seals: .shrink)
+    let dmabuf =
+      try device?.create(MemfdRange(memfd: memfd, offset: 0, length: 4 * systemPageSize))
+      ?? DMABuf(adopting: memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() })
     let ranges = try ram.memory.resolve(
       [
         GuestRange(address: GuestAddress(0), length: systemPageSize),
