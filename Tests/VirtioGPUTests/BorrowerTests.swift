@@ -1,6 +1,7 @@
 import Buffers
 import Fixtures
 import Linux
+import SystemPackage
 import TestSupport
 import Testing
 
