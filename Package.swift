@@ -172,7 +172,8 @@ let package = Package(
       "ToolTests",
       [
         "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Varlink", "Presenting", "DomainOptions", "Libvirt",
-        "TestSupport", "udmabridge", "vhost-user-udmabuf", "udmabridge-guest", "lend-pages", "stranger", system,
+        "TestSupport", "udmabridge", "vhost-user-udmabuf", "udmabridge-guest", "lend-pages", "stranger",
+        system,
       ]),
     tests("LibvirtTests", ["Linux", "DomainOptions", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),
