@@ -232,8 +232,9 @@ final class Helper {
     // The sandbox allows it as long as somebody is waited for.
     let mayRemove = phase == nil || phase == .waiting
     for endpoint in endpoints { endpoint.stopListening(removing: mayRemove) }
-    control?.end(removing: mayRemove)
+    // First what is lent: those who watch hear of its end.
     lending?.end(removing: mayRemove)
+    control?.end(removing: mayRemove)
   }
 
   // MARK: Signals and statistics
