@@ -49,8 +49,8 @@ let lenderDescription = """
   # Lends a dma-buf: the descriptor of this index among those that come with the call, the first one if none is named. "size" bytes from
   # "offset" on, all that is there if neither is given. "to" names audiences of the host (List tells which there are), at most 16;
   # anyone whom the host admits if none is given. With "copy" the content is copied once where the card cannot take the
-  # dma-buf itself. The same connection may lend the same dma-buf again: that cancels a return, and replaces what was
-  # said of the buffer.
+  # dma-buf itself. The same connection may lend the same bytes of a dma-buf again, for the same use and audiences: that cancels
+  # a return, and replaces the metadata.
   method Lend(
     fileDescriptor: ?int,
     offset: ?int,

@@ -103,15 +103,15 @@ import Testing
       ])
   }
 
-  @Test("lending again cancels a return, and replaces what was said")
+  @Test("lending again cancels a return, and replaces the metadata")
   func cancel() throws {
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
     try lender.send("Return", #"{"buffer":"\#(AgentRig.id(1))"}"#)
     try rig.host.answer(rig.host.take("return"))
     _ = try lender.reply()
-    try rig.lend(memfd, #"{"use":"write"}"#, by: lender, as: AgentRig.id(1))
+    try rig.lend(memfd, #"{"metadata":{"values":{"a":"b"}}}"#, by: lender, as: AgentRig.id(1))
     #expect(states == ["\(AgentRig.id(1)) lent"])
-    #expect(rig.core.table[AgentRig.id(1)]?.request.use == .write)
+    #expect(rig.core.table[AgentRig.id(1)]?.request.metadata?.values == ["a": "b"])
     #expect(card.closed == [1])
   }
 
