@@ -8,6 +8,8 @@ package import SystemPackage
 package final class AgentPort {
   enum Change {
     case connected, disconnected
+    /// The kernel told of something, and nothing is to be seen: a line was taken, or the helper went and another one came.
+    case stirred
     /// The port was unplugged, or is broken.
     case gone
   }
@@ -59,10 +61,12 @@ package final class AgentPort {
 
   private func ready(_ readiness: Readiness) {
     let isThere = !readiness.contains(.hangup)
+    let wasQuiet = isConnected && output.isEmpty
     if isThere { connect() }
-    receive()
+    let hasRead = receive()
     if !isThere { disconnect() }
     flush()
+    if wasQuiet, isConnected, !hasRead { whenChanged?(.stirred) }
   }
 
   private func connect() {
@@ -86,19 +90,27 @@ package final class AgentPort {
   }
 
   /// Reads all that there is: the loop tells of it once.
-  private func receive() {
+  /// - Returns: whether there was something.
+  @discardableResult
+  private func receive() -> Bool {
     var buffer: [UInt8] = []
+    var hasRead = false
     do throws(Errno) {
       for _ in 0..<Self.readsPerTurn {
-        guard token != nil else { return }
+        guard token != nil else { return hasRead }
         let count = try fd.read(into: &buffer, upTo: Self.bytesPerRead)
-        if count == 0 { return disconnect() }
+        if count == 0 {
+          disconnect()
+          return hasRead
+        }
+        hasRead = true
         take(buffer[..<count])
       }
       more?.schedule()
     } catch {
       if error != .wouldBlock { end() }
     }
+    return hasRead
   }
 
   private func take(_ bytes: ArraySlice<UInt8>) {

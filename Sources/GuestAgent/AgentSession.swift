@@ -31,11 +31,15 @@ final class AgentSession {
   /// For an answer that does not come.
   private var patience: Timer?
   private var greetingDelay = firstGreetingDelay
+  private var nextQuestion = Instant.now
 
   private static let firstGreetingDelay = TimeSpan.seconds(2)
   private static let longestGreetingDelay = TimeSpan.seconds(64)
   /// A helper that has not answered by then has lost the session.
   private static let answerDelay = TimeSpan.seconds(60)
+
+  /// Between two questions whether the helper is there.
+  private static let questionDelay = TimeSpan.seconds(10)
 
   var whenOpen: (() -> Void)?
   var whenEnded: (() -> Void)?
@@ -59,6 +63,7 @@ final class AgentSession {
         greetingDelay = Self.firstGreetingDelay
         greet()
       case .disconnected: end()
+      case .stirred: askWhetherItIsThere()
       case .gone:
         end()
         whenGone?()
@@ -108,6 +113,14 @@ final class AgentSession {
     port?.send([0xff] + AgentCommand.hello(session: session).line(id: id))
     patience?.arm(after: greetingDelay)
     greetingDelay = min(greetingDelay * 2, Self.longestGreetingDelay)
+  }
+
+  /// A helper that has come in another one's place answers nothing before a hello, and that is told by `answerDelay`.
+  private func askWhetherItIsThere() {
+    guard isOpen, commands.isEmpty, Instant.now >= nextQuestion else { return }
+    nextQuestion = .now + Self.questionDelay
+    // Nobody is lender 0.
+    send(.endLender(0)) { _ in }
   }
 
   private func end() {

@@ -64,6 +64,9 @@ final class FakeHost {
     return waiting.removeFirst()
   }
 
+  /// Answers none of those that wait.
+  func forget() { waiting = [] }
+
   func answer(_ command: Command, _ result: String = "{}") throws {
     try send("{\"return\": \(result), \"id\": \(command.id)}\n")
   }

@@ -150,4 +150,25 @@ import Testing
     // Each proof's buffer is gone.
     #expect(card.closed == [1, 2])
   }
+
+  @Test("a helper that may be another one is asked whether it is there, and not again at once")
+  func question() throws {
+    let rig = try AgentRig()
+    try rig.begin()
+    for round in 1...2 {
+      // It answers before it reads, so that to read is all that it does then.
+      var isAnswered = false
+      rig.core.session.send(.endLender(round)) { _ in isAnswered = true }
+      try rig.host.send("{\"return\": {}, \"id\": \(round == 1 ? 2 : 4)}\n")
+      try rig.settle()
+      #expect(isAnswered)
+      try rig.host.receive()
+      try rig.settle()
+      try rig.host.receive()
+      #expect(rig.host.waiting.map { $0.number("lender") } == (round == 1 ? [1, 0] : [2]))
+      if round == 1 { try rig.host.answer(rig.host.waiting[1]) }
+      try rig.settle()
+      rig.host.forget()
+    }
+  }
 }
