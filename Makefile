@@ -68,7 +68,7 @@ demo: setup
 
 test: SETUP = $(if $(QUICK),,--all)
 test: setup
-	$(MAKE) programs tests
+	$(MAKE) programs guest tests
 	Tests/run $(if $(QUICK),--quick,--all) $(if $(CONTINUE),--continue)
 
 check: setup
