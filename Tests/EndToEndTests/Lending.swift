@@ -194,7 +194,6 @@ extension EndToEnd {
       #expect(try importers[1].tell("fill") == "done")
       #expect(try importers[1].tell("filled \(part.size)") == "done")
       importers[1].kill()
-      try lender.guest.shell("drop w; true")
       try lender.drop("b")
       try expectNothingIsLeft(of: lender)
     }
