@@ -137,7 +137,7 @@ extension EndToEnd.Lending {
     try waitUntil("it serves") {
       (try? guest.shell("udmabridge-guest list --socket /run/agent/lender")) != nil
     }
-    let time = "cut -d' ' -f14,15 /proc/$(pgrep -f '^udmabridge-guest serve')/stat"
+    let time = "cut -d' ' -f14,15 /proc/\(LendingGuest.agentPID)/stat"
     let before = try guest.shell(time)
     sleep(5)
     #expect(try guest.shell(time) == before)

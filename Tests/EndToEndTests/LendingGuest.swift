@@ -27,7 +27,8 @@ final class LendingGuest {
   var control: String { directory.appending("control").string }
   /// Where the agent serves, in the guest.
   private static let socket = "--socket /run/agent/lender"
-  private static let agent = "^udmabridge-guest serve"
+  /// Its number, in a command of the guest's shell: busybox has no pgrep.
+  static let agentPID = #"$(ps | sed -n 's/^ *\([0-9]*\) .*[u]dmabridge-guest serve.*/\1/p')"#
 
   init(
     _ machine: Machine, memory: String = "512M", kms: String? = nil, helperOptions: [String] = []
@@ -85,20 +86,20 @@ final class LendingGuest {
 
   /// A field of the agent's `/proc/PID/stat`, and of another one: its processor time in ticks.
   func agentTime() throws -> String {
-    try guest.shell("cut -d' ' -f14,15 /proc/$(pgrep -f '\(Self.agent)')/stat")
+    try guest.shell("cut -d' ' -f14,15 /proc/\(Self.agentPID)/stat")
   }
 
   /// Bytes that no other process has.
   func agentMemory() throws -> Int {
     let text = try guest.shell(
-      "awk '/^Private/ { sum += $2 } END { print sum }' /proc/$(pgrep -f '\(Self.agent)')/smaps_rollup")
+      "awk '/^Private/ { sum += $2 } END { print sum }' /proc/\(Self.agentPID)/smaps_rollup")
     guard let kibibytes = Int(text.split(separator: "\n").first ?? "") else { throw TroubleInTest(text) }
     return kibibytes << 10
   }
 
   func killAgent() throws {
     try guest.shell(
-      "pid=$(pgrep -f '\(Self.agent)'); kill -9 $pid; while kill -0 $pid 2>/dev/null; do usleep 50000; done")
+      "pid=\(Self.agentPID); kill -9 $pid; while kill -0 $pid 2>/dev/null; do usleep 50000; done")
   }
 
   /// Runs a command of the agent's program as an ordinary user.
