@@ -29,6 +29,7 @@ final class AgentCore {
     }
     session.whenEnded = { [unowned self] in
       log("the helper is gone")
+      for card in self.cards { card.handles.isAnswered = false }
       table.endSession()
       interface.tell(LenderEvent(.disconnected))
     }
@@ -77,6 +78,7 @@ final class AgentCore {
       switch result {
       case .success(let answer):
         guard let device = answer.device, let epoch = answer.epoch else { return }
+        card.handles.isAnswered = true
         table.add(ProvenCard(card: card, device: device, epoch: epoch))
       case .failure(let refusal):
         if refusal != AgentSession.ended {

@@ -5,6 +5,7 @@ package import SystemPackage
 package protocol GuestCard: AnyObject {
   /// It is still plugged in.
   var isThere: Bool { get }
+  var handles: CardHandles { get }
 
   /// Makes a buffer of at least so many bytes, which begins with zeros.
   func makeBuffer(_ size: UInt64) throws(Errno) -> CardBuffer
@@ -47,7 +48,7 @@ package final class CardBuffer {
     )
   }
 
-  deinit { handles.close(handle) }
+  deinit { handles.close(handle, isOwn: isOwn) }
 }
 
 /// The handles of one open device file. DRM gives the same handle for the same dma-buf each time and does not count, so this
@@ -57,6 +58,19 @@ package final class CardHandles {
 
   private var open: [UInt32: Entry] = [:]
   private let whenUnused: (UInt32) -> Void
+  /// Unused ones, to be closed when somebody answers the card's driver.
+  private var unused: [UInt32] = []
+
+  /// The card's device answers its driver. To close a handle of what others have made, the driver waits for the device, for ever if
+  /// nobody is behind it any more: nobody could end the process then. So such handles stay open until there is somebody.
+  package var isAnswered = true {
+    didSet {
+      if !isAnswered { return }
+      let old = unused
+      unused = []
+      for handle in old { whenUnused(handle) }
+    }
+  }
 
   /// - Parameter whenUnused: closes a handle that nobody uses any more.
   package init(_ whenUnused: @escaping (UInt32) -> Void) { self.whenUnused = whenUnused }
@@ -67,6 +81,7 @@ package final class CardHandles {
     _ describe: () throws(Errno) -> (resource: UInt32, size: UInt64, isOwn: Bool)
   ) throws(Errno) -> CardBuffer {
     if let known = open[handle]?.buffer { return known }
+    unused.removeAll { $0 == handle }
     do throws(Errno) {
       let (resource, size, isOwn) = try describe()
       let buffer = CardBuffer(handle, resource: resource, size: size, isOwn: isOwn, self)
@@ -78,8 +93,8 @@ package final class CardHandles {
     }
   }
 
-  fileprivate func close(_ handle: UInt32) {
+  fileprivate func close(_ handle: UInt32, isOwn: Bool) {
     open[handle] = nil
-    whenUnused(handle)
+    if isAnswered || isOwn { whenUnused(handle) } else { unused.append(handle) }
   }
 }

@@ -8,7 +8,7 @@ package final class VirtGPUCard: GuestCard {
   package static let driver = "virtio_gpu"
 
   private let node: DeviceNode
-  private let handles: CardHandles
+  package let handles: CardHandles
   /// The device takes blobs: buffers of any size, and those that others have made.
   private let hasBlobs: Bool
 

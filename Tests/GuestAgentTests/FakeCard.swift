@@ -10,7 +10,8 @@ final class FakeCard: GuestCard {
   var importsForeign = true
   /// Handles that were closed.
   private(set) var closed: [UInt32] = []
-  private var handles: CardHandles!
+  private var openHandles: CardHandles!
+  var handles: CardHandles { openHandles }
   private var made: [UInt32: Memfd] = [:]
   /// By inode: the resource, and the handle that is open.
   private var resources: [UInt64: UInt32] = [:]
@@ -21,7 +22,7 @@ final class FakeCard: GuestCard {
   /// - Parameter first: the number of its first resource.
   init(first: UInt32 = 1) {
     nextResource = first
-    handles = CardHandles { [unowned self] handle in
+    openHandles = CardHandles { [unowned self] handle in
       closed.append(handle)
       open = open.filter { $0.value != handle }
     }
