@@ -11,7 +11,7 @@ import Port
 import SystemPackage
 import Varlink
 
-/// What it costs to lend a buffer, import it, release it and take it back. Its pages are a memfd: no device is in this.
+/// Measures a buffer's life: it is lent, imported, released and taken back. Its pages are a memfd: no device is in this.
 func benchLending() throws {
   heading("lending: one buffer is lent, imported, released and returned")
   try measureRegistry()

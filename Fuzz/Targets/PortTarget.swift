@@ -210,7 +210,7 @@ private final class PortRoom {
       for _ in 0..<5000 where !guest.isAnswered {
         clock.now = clock.now + .seconds(1)
         try loop.turn(waiting: .milliseconds(2))
-        // What waited for a lend that was not read yet.
+        // Words that waited for a lend that was not read yet.
         for device in devices { device.takeQueue() }
         try guest.read(upTo: 64 << 10)
         checkBounds()
@@ -234,7 +234,7 @@ private final class GuestEnd: CustomStringConvertible {
   private let socket: UnixSocket
   private let limit: Int
   private var input: [UInt8] = []
-  /// What it wrote of a line that has no end yet; nil once that is too long.
+  /// The beginning of a line that has no end yet; nil once it is too long.
   private var line: [UInt8]? = []
   /// There was a hello.
   private var isInSession = false

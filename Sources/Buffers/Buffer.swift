@@ -26,7 +26,7 @@ package final class Buffer {
     case host(Mapping)
   }
 
-  /// Who uses its pages beside the screens that show it.
+  /// The users of its pages that are no screens.
   package private(set) var borrowers: [any Borrower] = []
   /// Runs when a borrower uses the pages no longer, once the guest wants them back.
   package var whenFree: (() -> Void)?
@@ -69,7 +69,7 @@ package final class Buffer {
 
 /// Uses the pages of a buffer beside the screens that show it, as whoever lends it on does.
 package protocol Borrower: AnyObject {
-  /// The guest wants the pages back. Whoever uses them no longer leaves the buffer's borrowers.
+  /// The guest wants the pages back. A borrower that uses them no longer calls `Buffer.remove`.
   /// - Parameter isReset: its driver starts anew, and waits for nobody.
   /// - Returns: until when the guest waits for this one at most; nil if it leaves that to the device.
   func pagesAreWanted(isReset: Bool) -> Instant?

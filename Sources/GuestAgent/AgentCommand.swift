@@ -1,7 +1,7 @@
 internal import LendingProtocol
 internal import Varlink
 
-/// What the agent says to the helper. docs/port.md defines it.
+/// A command of the agent's to the helper. docs/port.md defines it.
 enum AgentCommand {
   case hello(session: String)
   case prove(resource: UInt32, secret: String)

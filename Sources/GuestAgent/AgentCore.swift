@@ -2,7 +2,7 @@ internal import LendingProtocol
 internal import Linux
 internal import SystemPackage
 
-/// What is between the port, the cards and the lenders: the session, and which of the helper's devices each card is.
+/// Joins the port, the cards and the lenders: it has the session, and knows which of the helper's devices each card is.
 final class AgentCore {
   private let loop: EventLoop
   private let log: (String) -> Void

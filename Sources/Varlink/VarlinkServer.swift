@@ -40,13 +40,11 @@ package final class VarlinkServer {
   /// Of connections at once, where nothing else is said.
   package static let connectionLimit = 32
 
-  private let socket: UnixSocket
   private let loop: EventLoop
   private let takesDescriptors: Bool
   private let admits: (PeerCredentials) -> Bool
   private var interfaces: [String: any VarlinkInterface] = [:]
-  private var token: EventLoop.Token?
-  private var pause: Timer?
+  private var acceptor: Acceptor?
   private var connections: [ObjectIdentifier: VarlinkConnection] = [:]
 
   /// - Parameters:
@@ -59,13 +57,15 @@ package final class VarlinkServer {
     limit: Int = connectionLimit, takesDescriptors: Bool = false, loop: EventLoop,
     admits: @escaping (PeerCredentials) -> Bool
   ) throws(Errno) {
-    self.socket = socket
     (self.loop, self.admits, shares) = (loop, admits, UserShares(limit))
     self.takesDescriptors = takesDescriptors
     let service = ServiceInterface(info, interfaces)
     for interface in interfaces + [service] { self.interfaces[interface.name] = interface }
-    pause = try Timer(loop) { [unowned self] in listen() }
-    token = try loop.add(self.socket.fd) { [unowned self] _ in accept() }
+    acceptor = try Acceptor(socket, loop: loop) { [unowned self] connected throws(Errno) in
+      try take(connected)
+    } whenFailed: { [unowned self] error in
+      refuse("a connection to the control socket could not be taken, the next try is in a second: \(error)")
+    }
   }
 
   deinit { close() }
@@ -74,42 +74,26 @@ package final class VarlinkServer {
 
   /// Accepts nobody any more and ends all connections.
   package func close() {
-    pause?.disarm()
-    if let token = token.take() { loop.remove(token, socket.fd) }
+    acceptor = nil
     for connection in connections.values { connection.close() }
     connections = [:]
   }
 
-  private func listen() {
-    if token == nil { token = try? loop.add(socket.fd) { [unowned self] _ in accept() } }
-    if token == nil { pause?.arm(after: .seconds(1)) }
-  }
-
-  private func accept() {
-    do throws(Errno) {
-      let connected = try socket.accept()
-      let peer = try connected.peer()
-      guard admits(peer) else {
-        return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the control socket")
-      }
-      if let reached = shares.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
-        return refuse("process \(peer.pid) would be one more than \(reached.words("connections"))")
-      }
-      let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop)
-      {
-        [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)
-      }
-      let id = ObjectIdentifier(connection)
-      connections[id] = connection
-      // Weak: the end of the server is the end of its connections.
-      connection.whenClosed = { [weak self] in self?.connections[id] = nil }
-    } catch {
-      if error == .wouldBlock || error == .connectionAbort { return }
-      // As when no descriptor is left: the one who waits would wake the loop again and again.
-      refuse("a connection to the control socket could not be taken, the next try is in a second: \(error)")
-      if let token = token.take() { loop.remove(token, socket.fd) }
-      pause?.arm(after: .seconds(1))
+  private func take(_ connected: consuming UnixSocket) throws(Errno) {
+    let peer = try connected.peer()
+    guard admits(peer) else {
+      return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the control socket")
     }
+    if let reached = shares.reached(by: peer.user, beside: connections.values.map(\.peer.user)) {
+      return refuse("process \(peer.pid) would be one more than \(reached.words("connections"))")
+    }
+    let connection = try VarlinkConnection(connected, peer, takesDescriptors: takesDescriptors, loop: loop) {
+      [unowned self] (call, connection) throws(VarlinkError) in try dispatch(call, connection)
+    }
+    let id = ObjectIdentifier(connection)
+    connections[id] = connection
+    // Weak: the end of the server is the end of its connections.
+    connection.whenClosed = { [weak self] in self?.connections[id] = nil }
   }
 
   private func refuse(_ why: String) {

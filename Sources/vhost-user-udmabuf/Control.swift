@@ -155,17 +155,9 @@ final class Control {
       removeFile(path)
       throw Trouble("the control socket \(path) cannot be served: \(error)")
     }
-    var (lastRefusal, unsaid): (Instant?, Int) = (nil, 0)
-    server.whenRefused = { why in
-      // Whoever is refused may try again and again, and must not use up the lines that are there for the guest.
-      let now = Instant.now
-      if let last = lastRefusal, now - last < .seconds(60) {
-        unsaid += 1
-        return
-      }
-      logger.notice("\(why)\(unsaid == 0 ? "" : " (and \(unsaid) more were refused in between)")")
-      (lastRefusal, unsaid) = (now, 0)
-    }
+    // Whoever is refused may try again and again, and must not use up the lines that are there for the guest.
+    var refusals = RareLine()
+    server.whenRefused = { why in if let line = refusals.admit(why) { logger.notice("\(line)") } }
     logger.info("the guest's frames are offered on \(path)")
   }
 
