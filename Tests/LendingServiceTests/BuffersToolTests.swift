@@ -18,7 +18,7 @@ import Varlink
   private var socket: String { rig.directory.appending("socket").string }
 
   init() throws {
-    rig = try LendingRig(device: TestHost.isActive ? UdmabufDevice() : nil)
+    rig = try LendingRig()
   }
 
   /// Runs the tool, and serves it meanwhile.

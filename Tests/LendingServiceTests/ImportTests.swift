@@ -52,7 +52,7 @@ import Varlink
     #expect(holding.reply.offset == 100 && holding.reply.size == 5000)
     #expect(holding.reply.fileDescriptor == 0 && holding.reply.token == 1)
     #expect(holding.reply.metadata.values == values && holding.reply.buffer.users == 1)
-    #expect(try holding.dmabuf?.status().inode == lent.memfd.status.inode)
+    #expect(try holding.dmabuf?.status().inode == lent.pages.dmabuf?.inode)
     // So that the fences of its devices are looked at later.
     #expect(lent.pages.dmabuf?.isShared == true)
     #expect(imports == 1 && !holding.isCutOff)

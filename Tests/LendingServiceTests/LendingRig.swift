@@ -25,7 +25,7 @@ final class LendingRig {
   let session: UInt64
   /// Is said to be at the other end of connections that begin.
   var peer = PeerCredentials(pid: 77, user: 0, groups: [])
-  /// Makes dma-bufs; without it memfds stand for them.
+  /// Makes dma-bufs, in the test host; elsewhere memfds stand for them.
   private let device: UdmabufDevice?
   private let time = Clock()
   private let ram: GuestRAM
@@ -35,10 +35,8 @@ final class LendingRig {
     var offset = TimeSpan.zero
   }
 
-  init(
-    _ limits: LendingLimits = LendingLimits(), watchers: Int = 32, device: UdmabufDevice? = nil
-  ) throws {
-    self.device = device
+  init(_ limits: LendingLimits = LendingLimits(), watchers: Int = 32) throws {
+    device = try TestHost.isActive ? UdmabufDevice() : nil
     directory = try makeTemporaryDirectory()
     loop = try EventLoop()
     registry = Registry(
