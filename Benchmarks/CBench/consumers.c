@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -68,7 +69,7 @@ ssize_t cb_drain(int socket) {
   }
 }
 
-int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t copies) {
+static int pass(int near, int far, size_t asked, size_t answered, const int *passed, size_t copies, int loop) {
   static char message[1 << 14];
   union {
     struct cmsghdr align;
@@ -76,7 +77,12 @@ int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t
   } control = {0};
   if (asked > sizeof message || answered > sizeof message || copies > 8)
     return -1;
-  if (send(near, message, asked, MSG_NOSIGNAL) != (ssize_t)asked || recv(far, message, sizeof message, 0) != (ssize_t)asked)
+  struct epoll_event ready;
+  if (send(near, message, asked, MSG_NOSIGNAL) != (ssize_t)asked)
+    return -1;
+  if (loop >= 0 && epoll_wait(loop, &ready, 1, 0) != 1)
+    return -1;
+  if (recv(far, message, sizeof message, 0) != (ssize_t)asked)
     return -1;
   struct iovec vector = {.iov_base = message, .iov_len = answered};
   struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
@@ -86,10 +92,11 @@ int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t
     struct cmsghdr *item = CMSG_FIRSTHDR(&header);
     *item = (struct cmsghdr){
         .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(copies * sizeof(int))};
-    for (size_t i = 0; i < copies; i++)
-      memcpy(CMSG_DATA(item) + i * sizeof(int), &passed, sizeof passed);
+    memcpy(CMSG_DATA(item), passed, copies * sizeof(int));
   }
   if (sendmsg(far, &header, MSG_NOSIGNAL) != (ssize_t)answered)
+    return -1;
+  if (loop >= 0 && epoll_wait(loop, &ready, 1, 0) != 0)
     return -1;
   vector.iov_len = sizeof message;
   header = (struct msghdr){
@@ -104,6 +111,50 @@ int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t
     close(fd);
   }
   return arrived == copies ? 0 : -1;
+}
+
+int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t copies) {
+  int all[8];
+  for (size_t i = 0; i < 8; i++)
+    all[i] = passed;
+  return pass(near, far, asked, answered, all, copies, -1);
+}
+
+int cb_answer(int loop, int near, int far, size_t asked, size_t answered, int passed, int *token) {
+  struct epoll_event end = {.events = 0};
+  if (*token >= 0) { // What was imported before is over.
+    int read = *token;
+    *token = -1;
+    int status = epoll_ctl(loop, EPOLL_CTL_DEL, read, NULL);
+    close(read);
+    if (status != 0)
+      return -1;
+  }
+  if (passed < 0)
+    return pass(near, far, asked, answered, NULL, 0, loop);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0)
+    return -1;
+  *token = ends[0];
+  int copies[2] = {fcntl(passed, F_DUPFD_CLOEXEC, 0), ends[1]};
+  int status = copies[0] < 0 || epoll_ctl(loop, EPOLL_CTL_ADD, ends[0], &end) != 0
+                   ? -1
+                   : pass(near, far, asked, answered, copies, 2, loop);
+  close(copies[0]);
+  close(copies[1]);
+  return status;
+}
+
+int cb_watch(int far) {
+  static int loop = -1;
+  struct epoll_event input = {.events = EPOLLIN};
+  if (loop < 0 && (loop = epoll_create1(EPOLL_CLOEXEC)) < 0)
+    return -1;
+  return epoll_ctl(loop, EPOLL_CTL_ADD, far, &input) == 0 ? loop : -1;
+}
+
+bool cb_contains(const void *bytes, size_t size, const char *text) {
+  return memmem(bytes, size, text, strlen(text)) != NULL;
 }
 
 size_t cb_heap(void) {

@@ -84,6 +84,13 @@ private func measureMessages() throws {
   row(
     "over the port and the control socket", pairs.ours.median, "us", peer: "as many bytes, in C",
     pairs.theirs.median, ratio: pairs.ratio)
+  var served = Pairs()
+  try served.measure(
+    51, { try nanoseconds { for _ in 0..<count { _ = try service.life() } } / Double(count) / 1000 },
+    { try nanoseconds { for _ in 0..<count { try peer.serve(messages) } } / Double(count) / 1000 })
+  row(
+    "over the port and the control socket", served.ours.median, "us", peer: "also its system calls, in C",
+    served.theirs.median, ratio: served.ratio)
   row(
     "the same in a second", 1e6 / pairs.ours.median, "lives", peer: "as many bytes, in C",
     1e6 / pairs.theirs.median)
@@ -150,10 +157,7 @@ private final class Service {
     let lend =
       #"{"execute":"lend","arguments":{"device":0,"epoch":1,"resource":1,"lender":1,"offset":0,"size":4096},"id":1}"#
     let (text, lent) = try ask(agent, lend + "\n", until: #""buffer":""#)
-    guard let start = text.firstRange(of: #""buffer":""#)?.upperBound else {
-      throw WrongResult("nothing is lent")
-    }
-    let id = text[start...].prefix(32)
+    let id = String(decoding: text[#"{"return":{"buffer":""#.utf8.count...].prefix(32), as: UTF8.self)
     let call = { (method: String) in
       #"{"method":"io.udmabridge.Buffers.\#(method)","parameters":{"id":"\#(id)"}}"# + "\0"
     }
@@ -165,16 +169,16 @@ private final class Service {
     return [lent, imported, released, returned]
   }
 
-  private func ask(_ end: End, _ question: String, until word: String) throws -> (String, Message) {
+  private func ask(_ end: End, _ question: String, until word: String) throws -> ([UInt8], Message) {
     _ = unsafe try end.socket.send(Array(question.utf8).span.bytes)
     while try loop.turn(waiting: .zero) > 0 {}
     var bytes: [UInt8] = []
     var descriptors = ReceivedDescriptors()
     _ = try end.socket.receive(into: &bytes, upTo: 8192, descriptors: &descriptors)
-    let text = String(decoding: bytes, as: UTF8.self)
-    try check(text.contains(word), "the answer to \(question) is \(text)")
+    let isThere = unsafe bytes.withUnsafeBytes { unsafe cb_contains($0.baseAddress, $0.count, word) }
+    try check(isThere, "the answer to \(question) is \(String(decoding: bytes, as: UTF8.self))")
     return (
-      text,
+      bytes,
       Message(
         isForPort: end === agent, asked: question.utf8.count, answered: bytes.count,
         descriptors: descriptors.count)
@@ -186,6 +190,9 @@ private final class Service {
 private final class Peer {
   private let passed = try! Memfd.create(name: "bench", size: 4096)
   private var ends: [Kept] = []
+  /// Of `serve`.
+  private var loop: CInt = -1
+  private var token: CInt = -1
 
   private final class Kept {
     let fd: FD
@@ -197,21 +204,34 @@ private final class Peer {
       try UnixSocket.pair { first, second in
         ends.append(Kept(try first.fd.duplicate()))
         ends.append(Kept(try second.fd.duplicate()))
+        loop = ends.last!.fd.withRaw { cb_watch($0) }
+        try check(loop >= 0, "the peer has a loop")
       }
     }
   }
 
   func pass(_ messages: [Message]) throws {
     for message in messages {
-      let first = message.isForPort ? 0 : 2
-      let result = ends[first].fd.withRaw { near in
-        ends[first + 1].fd.withRaw { far in
-          passed.withDescriptor {
-            $0.withRaw { cb_pass(near, far, message.asked, message.answered, $0, message.descriptors) }
-          }
-        }
+      try exchange(message) { near, far, fd in
+        cb_pass(near, far, message.asked, message.answered, fd, message.descriptors)
       }
-      try check(result == 0, "the messages of the peer arrive")
     }
+  }
+
+  func serve(_ messages: [Message]) throws {
+    for message in messages {
+      try exchange(message) { near, far, fd in
+        unsafe cb_answer(
+          loop, near, far, message.asked, message.answered, message.descriptors > 0 ? fd : -1, &token)
+      }
+    }
+  }
+
+  private func exchange(_ message: Message, _ body: (CInt, CInt, CInt) -> CInt) throws {
+    let first = message.isForPort ? 0 : 2
+    let result = ends[first].fd.withRaw { near in
+      ends[first + 1].fd.withRaw { far in passed.withDescriptor { $0.withRaw { body(near, far, $0) } } }
+    }
+    try check(result == 0, "the messages of the peer arrive")
   }
 }

@@ -19,14 +19,6 @@ extension BufferUse: Decodable {}
 extension AccessMode: Decodable {}
 extension RevocationReason: Decodable {}
 
-/// Any name in an object.
-package struct AnyKey: CodingKey {
-  package let stringValue: String
-  package var intValue: Int? { nil }
-  package init(stringValue: String) { self.stringValue = stringValue }
-  package init?(intValue: Int) { nil }
-}
-
 extension KeyedDecodingContainer {
   /// - Throws: `DecodingError`, at the key or in what stands there. Foundation itself does not say where a number is that does
   ///   not fit, nor a text that is none.
@@ -62,10 +54,9 @@ extension KeyedDecodingContainer {
 extension Decoder {
   /// The fields of an object that has no others than those of `Keys`.
   /// - Throws: `DecodingError`, at one that it has beside them.
-  package func fields<Keys: CodingKey & CaseIterable>(_: Keys.Type) throws -> KeyedDecodingContainer<Keys> {
-    let known = Set(Keys.allCases.map(\.stringValue))
+  package func fields<Keys: CodingKey>(_: Keys.Type) throws -> KeyedDecodingContainer<Keys> {
     let all = try container(keyedBy: AnyKey.self)
-    if let unknown = all.allKeys.first(where: { !known.contains($0.stringValue) }) {
+    if let unknown = all.allKeys.first(where: { Keys(stringValue: $0.stringValue) == nil }) {
       throw DecodingError.dataCorruptedError(
         forKey: unknown, in: all, debugDescription: "there is no such field")
     }

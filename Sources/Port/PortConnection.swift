@@ -148,7 +148,8 @@ final class PortConnection {
     if case .failure(let error) = result { meter.count(error) }
     write(PortAnswer(result: result, id: id))
     answerEnd = writer.bytes.count
-    work?.schedule()
+    // Else it goes on by itself.
+    if !isProceeding { work?.schedule() }
   }
 
   private func write(_ message: some JSONWritable) {

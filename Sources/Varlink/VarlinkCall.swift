@@ -20,49 +20,35 @@ package struct VarlinkCall {
   package let isOneway: Bool
   /// After the reply the connection is to speak the method's own protocol.
   let wantsUpgrade: Bool
-  private let message: Data
+  /// Of the parameters; nil if there are none.
+  private let decoder: (any Decoder)?
 
   private struct Envelope: Decodable {
     let method: String
     let more, oneway, upgrade: Bool?
-  }
+    let parameters: (any Decoder)?
 
-  private enum Key: String, CodingKey { case parameters }
-
-  private struct AnyKey: CodingKey {
-    let stringValue: String
-    var intValue: Int? { nil }
-    init(stringValue: String) { self.stringValue = stringValue }
-    init?(intValue: Int) { nil }
-  }
-
-  private struct Unknown: Error { let name: String }
-
-  private struct Body<Parameters: VarlinkParameters>: Decodable {
-    let parameters: Parameters?
+    private enum CodingKeys: String, CodingKey { case method, more, oneway, upgrade, parameters }
 
     init(from decoder: any Decoder) throws {
-      let object = try decoder.container(keyedBy: Key.self)
-      guard object.contains(.parameters), try !object.decodeNil(forKey: .parameters) else {
-        parameters = nil
-        return
-      }
-      let given = try object.nestedContainer(keyedBy: AnyKey.self, forKey: .parameters).allKeys
-      if let unknown = given.first(where: { !Parameters.names.contains($0.stringValue) }) {
-        throw Unknown(name: unknown.stringValue)
-      }
-      parameters = try object.decode(Parameters.self, forKey: .parameters)
+      let fields = try decoder.container(keyedBy: CodingKeys.self)
+      method = try fields.decode(String.self, forKey: .method)
+      more = try fields.decodeIfPresent(Bool.self, forKey: .more)
+      oneway = try fields.decodeIfPresent(Bool.self, forKey: .oneway)
+      upgrade = try fields.decodeIfPresent(Bool.self, forKey: .upgrade)
+      let isGiven = try fields.contains(.parameters) && !fields.decodeNil(forKey: .parameters)
+      parameters = try isGiven ? fields.superDecoder(forKey: .parameters) : nil
     }
   }
 
   /// Reads one message, without the NUL at its end; nil if it is no call.
   init?(_ bytes: some Collection<UInt8>) {
-    message = Data(bytes)
-    guard let envelope = try? JSONDecoder().decode(Envelope.self, from: message) else { return nil }
+    guard let envelope = try? JSONDecoder().decode(Envelope.self, from: Data(bytes)) else { return nil }
     method = envelope.method
     wantsMore = envelope.more ?? false
     isOneway = envelope.oneway ?? false
     wantsUpgrade = envelope.upgrade ?? false
+    decoder = envelope.parameters
   }
 
   /// The parameters of the method.
@@ -71,11 +57,14 @@ package struct VarlinkCall {
     _ type: Parameters.Type = Parameters.self
   ) throws(VarlinkError) -> Parameters {
     do {
-      let body = try JSONDecoder().decode(Body<Parameters>.self, from: message)
-      if let parameters = body.parameters { return parameters }
-      return try JSONDecoder().decode(Parameters.self, from: Data("{}".utf8))
-    } catch let error as Unknown {
-      throw .invalidParameter(error.name)
+      guard let decoder else { return try JSONDecoder().decode(Parameters.self, from: Data("{}".utf8)) }
+      let given = try decoder.container(keyedBy: AnyKey.self).allKeys
+      if let unknown = given.first(where: { !Parameters.names.contains($0.stringValue) }) {
+        throw VarlinkError.invalidParameter(unknown.stringValue)
+      }
+      return try Parameters(from: decoder)
+    } catch let error as VarlinkError {
+      throw error
     } catch let error as DecodingError {
       throw .invalidParameter(error.path.last ?? "parameters")
     } catch { throw .invalidParameter("parameters") }
@@ -86,6 +75,14 @@ package struct VarlinkCall {
     guard let dot = method.lastIndex(of: ".") else { return nil }
     return (String(method[..<dot]), String(method[method.index(after: dot)...]))
   }
+}
+
+/// Any name in an object.
+package struct AnyKey: CodingKey {
+  package let stringValue: String
+  package var intValue: Int? { nil }
+  package init(stringValue: String) { self.stringValue = stringValue }
+  package init?(intValue: Int) { nil }
 }
 
 extension DecodingError {

@@ -3,6 +3,7 @@
 #ifndef CBENCH_H
 #define CBENCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -78,6 +79,13 @@ ssize_t cb_drain(int socket);
 // One message each way over a connection both of whose ends are here: `asked` bytes, and `answered` bytes with `copies` descriptors
 // for `passed`, which are closed. -1 if it fails.
 int cb_pass(int near, int far, size_t asked, size_t answered, int passed, size_t copies);
+// The same with the system calls of a process that serves it: `loop` (of cb_watch) is asked what is ready before each receive,
+// and, with a `passed` that is not negative, a copy of it goes with one end of a new pipe. The other end becomes the `token`, which
+// is watched, and closed by the next call.
+int cb_answer(int loop, int near, int far, size_t asked, size_t answered, int passed, int *token);
+// An epoll that watches `far` for input, the same one for all; -1 if it fails.
+int cb_watch(int far);
+bool cb_contains(const void *bytes, size_t size, const char *text);
 // How many bytes of memory this process has of the C library now.
 size_t cb_heap(void);
 // How often memory was asked for in this process so far (malloc, calloc, realloc).
