@@ -7,9 +7,11 @@ package struct DomainOption: Equatable, Sendable {
 
   /// What a domain may choose. What the helper serves, and where, is libvirt's.
   package static let names = [
-    "backing", "control", "control-allow", "control-connections", "control-group", "control-mode",
-    "control-watchers", "cursor", "display", "kms", "log-level", "max-bookkeeping", "max-entries",
-    "max-pinned", "max-resources", "max-shadow", "resolution", "sandbox", "stats", "stride-alignment",
+    "audience", "backing", "control", "control-allow", "control-connections", "control-group",
+    "control-mode", "control-watchers", "cursor", "display", "kms", "lend-socket-path", "log-level",
+    "max-bookkeeping", "max-entries", "max-imports", "max-lent", "max-metadata", "max-pinned",
+    "max-resources", "max-shadow", "port", "port-burst", "port-line", "port-rate", "resolution", "sandbox",
+    "stats", "stride-alignment",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.
@@ -27,9 +29,6 @@ package struct DomainOption: Equatable, Sendable {
     guard sides.count == 2 else { throw .noOption(text) }
     try self.init(String(sides[0]), String(sides[1]))
   }
-
-  /// As an argument of `vhost-user-udmabuf`.
-  package var argument: String { "--\(name)=\(value)" }
 }
 
 extension DomainOption {

@@ -14,8 +14,11 @@ extension DomainXML {
   /// - Parameters:
   ///   - options: for its helper; nil for those that it has.
   ///   - removingGraphics: what QEMU would not start with is taken out; `disable` puts it back.
+  ///   - lending: which buffers the guest shall lend at least, beside its pictures.
   /// - Throws: `refused` where it could not start even so. Nothing is changed then.
-  package func enable(options: [DomainOption]? = nil, removingGraphics: Bool = false) throws(LibvirtError) {
+  package func enable(
+    options: [DomainOption]? = nil, removingGraphics: Bool = false, lending wanted: LendingScope = .none
+  ) throws(LibvirtError) {
     guard let name else { throw .noName }
     let refused = problems.filter { problem in
       if case .graphics = problem { return !removingGraphics }
@@ -28,12 +31,19 @@ extension DomainXML {
     }
     // A string that cannot be read is written anew.
     let known = options == nil ? (try? reference())?.options : nil
-    let reference = DomainReference(domain: name, options: known ?? withStartSize(options ?? defaultOptions))
+    var chosen = known ?? withStartSize(options ?? defaultOptions)
+    let scope = max(wanted, lending)
+    if scope > .none { chosen += Self.options(for: scope, beside: chosen) }
+    let reference = DomainReference(domain: name, options: chosen)
     do throws(DomainError) { _ = try DomainReference("\(reference)") } catch { throw .reference(error) }
     do throws(XMLError) {
       try enableMemory()
       try enableVideo(reference)
       try enableGraphics(closed)
+      if wanted > .none {
+        guard let places = try? DomainPlaces(name) else { preconditionFailure("the reference was read") }
+        try enableLending(wanted, places, makeRecord: makeRecord)
+      }
     } catch { throw .xml(error) }
   }
 
@@ -124,7 +134,7 @@ extension DomainXML {
     acceleration["rendernode"] = "\(reference)"
     model.append(acceleration)
     if let size = old?.descendant("model", "resolution") { model.append(size.copy(for: document)) }
-    guard let old else { return append(new) }
+    guard let old else { return appendDevice(new) }
     // It stays where the guest knows it.
     for name in old.child("model")?["type"] == "none" ? [] : ["alias", "address"] {
       if let kept = old.child(name) { new.append(kept.copy(for: document)) }
@@ -191,9 +201,10 @@ extension DomainXML {
         silent.insertBefore(device)
         silent.remove()
       } else {
-        append(device)
+        appendDevice(device)
       }
     }
+    disableLending(record)
     if let backing = root.child("memoryBacking") {
       for (name, attribute, value) in [("source", "type", "memfd"), ("access", "mode", "shared")] {
         guard let before = record[name], let element = backing.child(name), element[attribute] == value else {
@@ -218,11 +229,11 @@ extension DomainXML {
   }
 
   /// Puts a device behind its like, or behind all others.
-  private func append(_ device: XMLElement) {
+  func appendDevice(_ device: XMLElement) {
     guard let devices = root.child("devices") else {
       guard let devices = try? document.make("<devices/>") else { return }
       root.append(devices)
-      return append(device)
+      return appendDevice(device)
     }
     if let last = devices.children(device.name).last {
       last.insertAfter(device)

@@ -80,7 +80,8 @@ package struct Hook {
       if !problems.isEmpty { throw LibvirtError.refused(problems) }
       let places = try DomainPlaces(name, root: root)
       _ = try reference.allOptions(file: places.options)
-      return Outcome(messages: makeDirectory(places, domain) + makeDevice(places, domain))
+      let messages = makeDirectory(places, domain) + makeDevice(places, domain) + leavePort(places, domain)
+      return Outcome(messages: messages)
     } catch {
       return Outcome(status: 1, messages: ["udmabridge: domain \(name): \(line(error))"])
     }
@@ -112,6 +113,18 @@ package struct Hook {
       try makeLink(device, to: (try? FileAccess(of: target)) == nil ? "/dev/null" : "/dev/udmabuf")
       return []
     } catch { return ["udmabridge: \(device) cannot be made: \(error)"] }
+  }
+
+  /// Leaves a socket where nobody listens any more: libvirt gives the path to QEMU's user before the helper listens there,
+  /// and starts no domain where there is none.
+  private func leavePort(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
+    guard let name = domain.name, let own = try? DomainPlaces(name).port, domain.lendingPort == own.string,
+      (try? FileAccess(of: places.port)) == nil
+    else { return [] }
+    do throws(Errno) {
+      _ = try UnixSocket.listen(places.port, mode: 0o600)
+      return []
+    } catch { return ["udmabridge: \(places.port) cannot be made: \(error)"] }
   }
 
   private func removePlaces(_ name: String) {

@@ -47,7 +47,15 @@ private func bind(_ path: FilePath, _ mode: UInt32?) throws(Errno) -> UnixSocket
   // Of two that find it at once, the second would remove the socket that the first has bound by then.
   let folder = path.removingLastComponent()
   return try lockDirectory(folder.isEmpty ? "." : folder).withRaw { _ throws(Errno) in
-    if UnixSocket.isStale(path) { removeFile(path) }
-    return try .listen(path, mode: mode)
+    guard UnixSocket.isStale(path) else { return try .listen(path, mode: mode) }
+    // The file is never missing: libvirt looks at a port's, and starts no domain where there is none.
+    let new = folder.appending(".new")
+    if UnixSocket.isStale(new) { removeFile(new) }
+    let socket = try UnixSocket.listen(new, mode: mode)
+    do throws(Errno) { try rename(new, to: path) } catch {
+      removeFile(new)
+      throw error
+    }
+    return socket
   }
 }

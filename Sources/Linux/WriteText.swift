@@ -34,7 +34,7 @@ package func replaceFile(_ path: FilePath, _ text: String) throws(Errno) {
 }
 
 /// The corresponding C function is `rename`.
-private func rename(_ old: FilePath, to new: FilePath) throws(Errno) {
+func rename(_ old: FilePath, to new: FilePath) throws(Errno) {
   _ = try retrying {
     unsafe old.withPlatformString { old in unsafe new.withPlatformString { unsafe Glibc.rename(old, $0) } }
   }

@@ -98,12 +98,10 @@ final class Helper {
     let known = KnownMemory()
     var devices: [GPUDevice] = []
     endpoints = try options.devices.map { [loop, logger, lender, sink, display] device in
-      // Of two devices, the one for display has the screens.
-      let hasScreens = device.profile == .display || options.devices.count == 1
-      let shown = hasScreens ? sink : nil
+      let shown = device.hasScreens ? sink : nil
       let outputs =
         shown?.outputs
-        ?? (hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
+        ?? (device.hasScreens ? Self.headless(options.resolution) : [SinkOutput(name: "none", modes: [])])
       let gpu = try GPUDevice(
         lender: lender, sink: shown, outputs: outputs,
         scanoutCount: display == nil ? nil : max(1, options.resolution.count), backing: options.backing,
@@ -112,7 +110,8 @@ final class Helper {
         logger: logger, advice: optionAgainst)
       devices.append(gpu)
       return Endpoint(
-        gpu, at: device.address, keeps: options.keep, known: known, display: hasScreens ? display : nil,
+        gpu, at: device.address, keeps: options.keep, known: known,
+        display: device.hasScreens ? display : nil,
         loop: loop, logger: logger
       )
     }

@@ -38,9 +38,14 @@ extension Options {
     var words: [String]
     let places: DomainPlaces
     do throws(DomainError) {
-      words = try reference.allOptions().map(\.argument)
       places = try DomainPlaces(reference.domain)
+      words = try reference.allOptions().map(places.argument)
     } catch { throw Trouble("\(error)") }
+    func remove(_ prefixes: String...) {
+      words.removeAll { word in prefixes.contains { word.hasPrefix($0) } }
+    }
+    // libvirt gives a descriptor. A card that is plugged in later lends all by itself.
+    if socketPath != nil { remove("--lend-socket-path=") }
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
       let me = Account(name: "me", user: geteuid(), group: getegid())
@@ -48,12 +53,12 @@ extension Options {
       if access?.allowsWriting(me) == true {
         words.append("--control=\(places.control)")
       } else {
-        words.removeAll { $0.hasPrefix("--control-") }
+        remove("--control-", "--port", "--lend-socket-path=", "--audience=")
         note =
           (access == nil
             ? "there is no \(places.directory), which the hook makes"
             : "user \(geteuid()) may not write in \(places.directory), which the hook should have given to it")
-          + ": the frames are not offered to other processes"
+          + ": the frames are not offered to other processes, and the guest lends nothing else"
       }
     }
     do {

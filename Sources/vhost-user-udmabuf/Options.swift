@@ -40,6 +40,12 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
+      "Serve another device of the same guest there, without a screen: of QEMU's generic kind (vhost-user-test-device-pci), it takes buffers of other drivers, which the guest lends over --port.",
+      valueName: "path"))
+  var lendSocketPath: String?
+
+  @Option(
+    help: ArgumentHelp(
       "The size of the region in which the guest maps memory of the host.", valueName: "size"))
   var hostMemory = ByteCount(256 << 20)
 
@@ -166,6 +172,9 @@ struct Options: ParsableArguments {
     if resolution.count > GPUDevice.maxScanouts {
       throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
     }
+    if lendSocketPath != nil && port.port == nil {
+      throw ValidationError("--lend-socket-path is for what the guest lends over --port PATH")
+    }
     if port.port != nil && control.control == nil {
       throw ValidationError(
         "--port is for buffers that other processes import, which --control SOCKET lets them")
@@ -177,14 +186,29 @@ struct Options: ParsableArguments {
 
   var showsOnQEMU: Bool { (display ?? (kms.isEmpty && control.control == nil ? .qemu : .off)) == .qemu }
 
-  /// The devices to serve, in the order of their options, with the option that names an inherited descriptor.
-  var devices: [(profile: Profile, address: Endpoint.Address, descriptorOption: String)] {
+  struct Device {
+    let profile: Profile
+    /// Of several devices, one has the screens.
+    let hasScreens: Bool
+    let address: Endpoint.Address
+    /// The option that names an inherited descriptor.
+    var descriptorOption = ""
+  }
+
+  /// The devices to serve, in the order of their options.
+  var devices: [Device] {
     func address(_ path: String?, _ fd: CInt?) -> Endpoint.Address? {
       path.map { .path(FilePath($0)) } ?? fd.map { .descriptor($0) }
     }
     return [
-      address(socketPath, fd).map { (profile, $0, "--fd \(fd ?? -1)") },
-      address(shareSocketPath, shareFd).map { (.share, $0, "--share-fd \(shareFd ?? -1)") },
+      address(socketPath, fd).map {
+        Device(profile: profile, hasScreens: true, address: $0, descriptorOption: "--fd \(fd ?? -1)")
+      },
+      address(shareSocketPath, shareFd).map {
+        Device(
+          profile: .share, hasScreens: false, address: $0, descriptorOption: "--share-fd \(shareFd ?? -1)")
+      },
+      address(lendSocketPath, nil).map { Device(profile: .display, hasScreens: false, address: $0) },
     ].compactMap(\.self)
   }
 

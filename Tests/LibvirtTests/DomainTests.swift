@@ -63,6 +63,90 @@ import Testing
     #expect(read.text == plain)
   }
 
+  static let lending: [(name: String, definition: Definition)] = [
+    ("plain", Definition()),
+    ("enabled", DomainCase.ready),
+    (
+      "with a channel",
+      Definition(
+        devices: Definition.vga + """
+          <controller type='virtio-serial' index='0'/>
+          <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+          """)
+    ),
+    ("a name of many kinds", Definition(name: "a &amp; b, c")),
+  ]
+
+  @Test(
+    "a guest that shall lend any buffer has a port and another card; twice changes nothing; it is undone",
+    arguments: lending.indices, [LendingScope.card, .all])
+  func enableLending(_ index: Int, _ scope: LendingScope) throws {
+    let (name, definition) = Self.lending[index]
+    let domain = try DomainXML(definition.text)
+    let before = domain.text
+    try domain.enable(options: [DomainOption("kms", "auto")], lending: scope)
+    #expect(domain.lending == scope && domain.problems == [], "\(name)")
+    let places = try DomainPlaces(try #require(domain.name))
+    #expect(domain.lendingPort == "\(places.directory)/port")
+    let options = try #require(try domain.reference()).options.map { "\($0.name)=\($0.value)" }
+    #expect(options == ["kms=auto", "port=port"] + (scope == .all ? ["lend-socket-path=lend"] : []))
+    let words = domain.root.children.filter { $0.name == "commandline" }.flatMap(\.children).compactMap {
+      $0["value"]
+    }
+    #expect(
+      words.count == (scope == .all ? 4 : 0) && words.filter { $0.hasPrefix("-") }.count == words.count / 2)
+    if scope == .all {
+      #expect(words[1].hasSuffix("path=" + "\(places.directory)/lend".replacing(",", with: ",,")))
+    }
+
+    // Without the flag it stays, and other options do not take it away.
+    let once = domain.text
+    for lending in [LendingScope.none, scope] {
+      let read = try DomainXML(once)
+      try read.enable(lending: lending)
+      #expect(read.text == once, "\(name)")
+    }
+    try domain.enable(options: [DomainOption("cursor", "off")])
+    #expect(
+      try domain.reference()?.options.map(\.name) == ["cursor"]
+        + options.dropFirst().map { String($0.prefix { $0 != "=" }) })
+
+    // libvirt puts in a controller for the channel.
+    if !definition.devices.contains("virtio-serial") {
+      domain.appendDevice(try domain.document.make("<controller type='virtio-serial' index='0'/>"))
+    }
+    try domain.disable()
+    if name == "enabled" {
+      // Made by hand: the device stays.
+      #expect(domain.lending == .none && domain.record == nil)
+      #expect(!domain.text.contains("virtio-serial") && !domain.text.contains("commandline"))
+    } else {
+      #expect(canonical(domain.text) == canonical(before), "\(name)")
+    }
+  }
+
+  @Test("what was there for it already, by hand, stays, and so do other arguments of QEMU")
+  func lendingByHand() throws {
+    var definition = Definition()
+    definition.devices += """
+      <channel type='unix'><source mode='connect' path='/run/udmabridge/web/port'/>
+          <target type='virtio' name='io.udmabridge.lend.0'/></channel>
+      """
+    let text = definition.text
+      .replacing("<domain ", with: "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ")
+      .replacing(
+        "</domain>",
+        with:
+          "<qemu:commandline><qemu:arg value='-sandbox'/><qemu:arg value='on'/></qemu:commandline></domain>")
+    let domain = try DomainXML(text)
+    #expect(domain.lending == .card)
+    let before = domain.text
+    try domain.enable(lending: .all)
+    #expect(domain.lending == .all)
+    try domain.disable()
+    #expect(canonical(domain.text) == canonical(before))
+  }
+
   /// Without the white space between elements.
   private func canonical(_ text: String) -> String {
     text.split(separator: "\n").map { line in String(line.drop { $0 == " " }) }.joined()

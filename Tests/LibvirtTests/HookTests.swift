@@ -66,6 +66,26 @@ import Testing
     #expect(run("release", Self.ready.text) == Hook.Outcome())
   }
 
+  @Test("where a guest is to lend, libvirt finds a socket, which the helper's takes the place of")
+  func port() throws {
+    let domain = try DomainXML(Definition().text)
+    try domain.enable(lending: .card)
+    let port = try DomainPlaces("web", root: root).port
+    #expect(run("prepare", domain.text) == Hook.Outcome())
+    #expect(UnixSocket.isStale(port))
+    let helper = try listenOn(port, mode: 0o600)
+    #expect(!UnixSocket.isStale(port))
+    #expect(run("reconnect", domain.text) == Hook.Outcome())
+    _ = try UnixSocket.connect(port)
+    _ = try helper.accept()
+    #expect(directoryEntries(port.removingLastComponent()) == ["port"])
+    // Somewhere else it is somebody else's.
+    let other = domain.text.replacing("/run/udmabridge/web/port", with: "/run/other")
+    #expect(run("release", domain.text) == Hook.Outcome())
+    #expect(run("prepare", other) == Hook.Outcome())
+    #expect(directoryEntries(port.removingLastComponent()).isEmpty)
+  }
+
   @Test(
     "all others pass, untouched",
     arguments: [

@@ -35,7 +35,15 @@ import Testing
   func byHand() throws {
     let reference = try DomainReference("/run/udmabridge/web?kms=%2fdev%2Fdri%2Fcard0:DP-1;cursor=off;")
     #expect(reference.domain == "web")
-    #expect(reference.options.map(\.argument) == ["--kms=/dev/dri/card0:DP-1", "--cursor=off"])
+    let places = try DomainPlaces("web")
+    #expect(reference.options.map(places.argument) == ["--kms=/dev/dri/card0:DP-1", "--cursor=off"])
+    // Sockets of lending, in the domain's directory or elsewhere.
+    let lending = try DomainReference(
+      "/run/udmabridge/web?port=port;lend-socket-path=%2Frun%2Flend;audience=a%3Duid:7")
+    #expect(
+      lending.options.map(places.argument) == [
+        "--port=/run/udmabridge/web/port", "--lend-socket-path=/run/lend", "--audience=a=uid:7",
+      ])
   }
 
   @Test(
@@ -142,11 +150,13 @@ import Testing
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
     let path = directory.appending("web.conf")
     let reference = try DomainReference("/run/udmabridge/web?kms=auto")
-    #expect(try reference.allOptions(file: path).map(\.argument) == ["--kms=auto"], "there is no such file")
+    let places = try DomainPlaces("web")
+    #expect(
+      try reference.allOptions(file: path).map(places.argument) == ["--kms=auto"], "there is no such file")
     try "# a comment\n\n kms = /dev/dri/card1 \nresolution=800x600\r\nresolution =1024x768".write(
       toFile: path.string, atomically: false, encoding: .utf8)
     #expect(
-      try reference.allOptions(file: path).map(\.argument) == [
+      try reference.allOptions(file: path).map(places.argument) == [
         "--resolution=800x600", "--resolution=1024x768", "--kms=auto",
       ])
     try "\n\nsocket-path = /x\n".write(toFile: path.string, atomically: false, encoding: .utf8)

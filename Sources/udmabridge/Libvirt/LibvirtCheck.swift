@@ -70,6 +70,7 @@ struct HostCheck {
 
   func add(to report: inout Report) {
     checkFile(&report)
+    checkLending(&report)
     checkBackEnd(&report)
     for device in [UdmabufDevice.path] + cards { checkRights(&report, device) }
     checkCgroup(&report)
@@ -114,6 +115,46 @@ struct HostCheck {
       let all = try reference.allOptions()
       if all != reference.options { report.ok("options", "\(path) is read too") }
     } catch { report.failed("options", "\(error)", remedy: "mend the file") }
+  }
+
+  /// What the guest can lend beside its pictures.
+  private func checkLending(_ report: inout Report) {
+    guard let name = domain.name, let places = try? DomainPlaces(name) else { return }
+    func path(_ option: String) -> String? {
+      options.last { $0.name == option }.map { places.argument($0) }?.split(separator: "=", maxSplits: 1).last
+        .map(String.init)
+    }
+    let (port, socket) = (path("port"), path("lend-socket-path"))
+    let remedy = "udmabridge libvirt enable \(name) --lend"
+    let scope = domain.lending
+    if scope > .none, port != domain.lendingPort {
+      report.failed(
+        "lending",
+        "the channel leads to \(domain.lendingPort ?? "nothing"), and the helper listens on \(port ?? "no port")",
+        remedy: remedy)
+    } else if scope == .none, port != nil {
+      report.failed(
+        "lending", "there is an option port, and no channel of the guest's for it", remedy: remedy)
+    } else if (scope == .all) != (socket != nil) {
+      report.failed(
+        "lending",
+        socket == nil
+          ? "QEMU has a second card, and the helper serves none: QEMU does not start"
+          : "there is an option lend-socket-path, and no second card in <qemu:commandline>", remedy: remedy)
+    } else if scope == .none {
+      report.ok("lending", "pictures alone (libvirt enable --lend: any buffer)")
+    } else if scope == .all {
+      if let emulator = domain.emulator, hasGenericDevice(emulator) == false {
+        return report.failed(
+          "lending", "\(emulator) has no \(DomainXML.genericDevice): QEMU does not start",
+          remedy: "a QEMU from 10.1 on; or libvirt disable, and enable --lend anew")
+      }
+      report.ok(
+        "lending", "any buffer; those of other drivers than its card's from the guest's Linux 6.14 on")
+    } else {
+      report.ok(
+        "lending", "buffers that the guest's card makes; those of other drivers want QEMU 10.1 or later")
+    }
   }
 
   private func checkBackEnd(_ report: inout Report) {

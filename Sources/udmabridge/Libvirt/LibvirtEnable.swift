@@ -2,6 +2,8 @@ import ArgumentParser
 import DomainOptions
 import Libvirt
 import Linux
+import Programs
+import SystemPackage
 
 /// Which definition is changed, and how that is told.
 struct ChangeOptions: ParsableArguments {
@@ -64,6 +66,7 @@ struct LibvirtEnable: ParsableCommand {
       twice changes nothing.
 
         udmabridge libvirt enable web --option kms=auto
+        udmabridge libvirt enable web --lend --option audience=viewers=group:video
         virt-install ... --print-xml | udmabridge libvirt enable --stdin
       """)
 
@@ -77,6 +80,12 @@ struct LibvirtEnable: ParsableCommand {
   @Flag(help: "Take graphics out with which QEMU would not start, such as VNC; disable puts them back.")
   var removeGraphics = false
 
+  @Flag(
+    help:
+      "Let the guest lend any buffer: a port for its agent, and a second card that takes buffers of other drivers, where the domain's QEMU has that (10.1 and later)."
+  )
+  var lend = false
+
   @OptionGroup var change: ChangeOptions
 
   func validate() throws {
@@ -86,10 +95,27 @@ struct LibvirtEnable: ParsableCommand {
   func run() throws {
     let chosen = try options.map { try DomainOption($0) }
     try change.perform { domain in
+      let scope = lend ? lendingScope(of: domain) : .none
       try domain.enable(
-        options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics)
+        options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics, lending: scope)
     }
   }
+
+  private func lendingScope(of domain: DomainXML) -> LendingScope {
+    guard let emulator = domain.emulator else {
+      printError("udmabridge: the domain names no QEMU: its guest lends what its card makes")
+      return .card
+    }
+    switch hasGenericDevice(emulator) {
+    case true?: return .all
+    case false?:
+      printError(
+        "udmabridge: \(emulator) has no \(DomainXML.genericDevice): the guest lends what its card makes")
+    case nil: printError("udmabridge: \(emulator) cannot be asked here: the guest lends what its card makes")
+    }
+    return .card
+  }
+
 }
 
 struct LibvirtDisable: ParsableCommand {
@@ -101,4 +127,12 @@ struct LibvirtDisable: ParsableCommand {
   @OptionGroup var change: ChangeOptions
 
   func run() throws { try change.perform { try $0.disable() } }
+}
+
+/// Whether a QEMU has the device that takes buffers of other drivers; nil if it cannot be run.
+func hasGenericDevice(_ emulator: String) -> Bool? {
+  guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
+  // It lists the device's properties, and ends.
+  let script = "exec \"$0\" -device \(DomainXML.genericDevice),help >/dev/null 2>&1"
+  return (try? runToEnd(["/bin/sh", "-c", script, emulator])).map { $0 == 0 }
 }

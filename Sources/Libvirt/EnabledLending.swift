@@ -1,0 +1,125 @@
+internal import DomainOptions
+internal import SystemPackage
+
+/// Which buffers a domain's guest can lend, beside its pictures.
+package enum LendingScope: Int, Comparable, Sendable {
+  case none
+  /// Those that its card makes.
+  case card
+  /// Those of other drivers too: there is QEMU's generic device.
+  case all
+
+  package static func < (one: LendingScope, other: LendingScope) -> Bool { one.rawValue < other.rawValue }
+}
+
+extension DomainXML {
+  /// The generic device, as QEMU has it from 10.1 on.
+  package static let genericDevice = "vhost-user-test-device-pci"
+  /// The port's name, by which the guest's agent finds it.
+  private static let portName = "io.udmabridge.lend.0"
+  /// What the device and its connection are called in QEMU.
+  private static let deviceName = "udmabridge-lend"
+  private static let commandLineNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+  /// What the definition has for it.
+  package var lending: LendingScope {
+    if lendingChannel == nil { return .none }
+    return lendingArguments.isEmpty ? .card : .all
+  }
+
+  /// The socket to which QEMU connects the port.
+  package var lendingPort: String? { lendingChannel?.child("source")?["path"] }
+
+  /// The program that is QEMU.
+  package var emulator: String? { root.descendant("devices", "emulator")?.text }
+
+  private var devices: XMLElement? { root.child("devices") }
+
+  private var lendingChannel: XMLElement? {
+    devices?.children("channel").first { $0.child("target")?["name"] == Self.portName }
+  }
+
+  private var commandLine: XMLElement? {
+    root.children.first { $0.name == "commandline" && $0.namespace == Self.commandLineNamespace }
+  }
+
+  /// Those of our device, each behind the one that says what it is.
+  private var lendingArguments: [XMLElement] {
+    let all = commandLine?.children.filter { $0.name == "arg" } ?? []
+    return zip(all, all.dropFirst()).flatMap { option, value in
+      let isOurs = value["value"]?.contains("id=\(Self.deviceName),") == true
+      return isOurs && ["-chardev", "-device"].contains(option["value"]) ? [option, value] : []
+    }
+  }
+
+  /// Words of the record, for what was put in.
+  private enum Part: String { case channel, controller, device, commandline }
+
+  private func note(_ parts: Part..., in record: XMLElement) {
+    let words = [record["lending"]].compactMap(\.self) + parts.map(\.rawValue)
+    record["lending"] = words.joined(separator: " ")
+  }
+
+  /// Puts in what is missing. What is there stays as it is.
+  func enableLending(
+    _ scope: LendingScope, _ places: DomainPlaces, makeRecord: () throws(XMLError) -> XMLElement
+  ) throws(XMLError) {
+    if scope >= .card, lendingChannel == nil {
+      // libvirt puts in a controller where there is none.
+      let hasController = devices?.children("controller").contains { $0["type"] == "virtio-serial" } == true
+      let needsOne = devices?.children("channel").contains { $0.child("target")?["type"] == "virtio" } == true
+      let record = try makeRecord()
+      note(.channel, in: record)
+      if !hasController, !needsOne { note(.controller, in: record) }
+      let channel = try document.make(
+        """
+        <channel type='unix'><source mode='connect'><reconnect enabled='yes' timeout='1'/></source>\
+        <target type='virtio' name='\(Self.portName)'/></channel>
+        """)
+      channel.child("source")?["path"] = places.port.string
+      appendDevice(channel)
+    }
+    if scope == .all, lendingArguments.isEmpty {
+      let record = try makeRecord()
+      note(.device, in: record)
+      if commandLine == nil {
+        note(.commandline, in: record)
+        root.append(try document.make("<qemu:commandline xmlns:qemu='\(Self.commandLineNamespace)'/>"))
+      }
+      // A comma ends a value in QEMU's options.
+      let path = places.lending.string.replacing(",", with: ",,")
+      for value in [
+        "-chardev", "socket,id=\(Self.deviceName),path=\(path)",
+        "-device",
+        "\(Self.genericDevice),id=\(Self.deviceName),chardev=\(Self.deviceName),virtio-id=16,num_vqs=2,vq_size=256,config_size=20",
+      ] {
+        let argument = try document.make("<qemu:arg xmlns:qemu='\(Self.commandLineNamespace)'/>")
+        argument["value"] = value
+        commandLine?.append(argument)
+      }
+    }
+  }
+
+  /// The options that the helper needs for it, as far as `options` does not name them.
+  static func options(for scope: LendingScope, beside options: [DomainOption]) -> [DomainOption] {
+    let wanted = [
+      scope >= .card ? try? DomainOption("port", DomainPlaces.portName) : nil,
+      scope == .all ? try? DomainOption("lend-socket-path", DomainPlaces.lendingName) : nil,
+    ]
+    return wanted.compactMap(\.self).filter { option in !options.contains { $0.name == option.name } }
+  }
+
+  /// Takes out what `enableLending` put in.
+  func disableLending(_ record: XMLElement) {
+    let parts = Set((record["lending"] ?? "").split(separator: " ").compactMap { Part(rawValue: String($0)) })
+    if parts.contains(.channel) { lendingChannel?.remove() }
+    let hasOther = devices?.children.contains { $0.child("target")?["type"] == "virtio" } == true
+    if parts.contains(.controller), !hasOther {
+      for controller in devices?.children("controller") ?? [] where controller["type"] == "virtio-serial" {
+        controller.remove()
+      }
+    }
+    if parts.contains(.device) { for argument in lendingArguments { argument.remove() } }
+    if parts.contains(.commandline), let commandLine, commandLine.isEmpty { commandLine.remove() }
+  }
+}
