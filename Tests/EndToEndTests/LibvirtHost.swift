@@ -34,16 +34,18 @@ final class LibvirtHost {
   }()
 
   /// The guest's kernel and its initial file system, beside each other.
-  private static let image: String? = {
+  /// - Parameter kernel: a role of `qemu/setup`.
+  private static func image(_ kernel: String = "oldest-udmabuf") -> String? {
     let (status, output) =
-      (try? TestSupport.run(repository.appending("qemu/guest/build"), ["--where"])) ?? (1, "")
+      (try? TestSupport.run(repository.appending("qemu/guest/build"), ["--kernel", kernel, "--where"]))
+      ?? (1, "")
     let path = output.trimmingCharacters(in: .newlines)
     return status == 0 && FileManager.default.fileExists(atPath: path + "/initrd") ? path : nil
-  }()
+  }
 
   /// Root, libvirtd, and what `qemu/setup --all` fetches.
   static let isPossible =
-    geteuid() == 0 && image != nil
+    geteuid() == 0 && image() != nil
     && ["/usr/sbin/libvirtd", "/usr/bin/virsh", newest.string, "\(cache)/stable/usr/sbin/libvirtd"]
       .allSatisfy {
         FileManager.default.isExecutableFile(atPath: $0)
@@ -53,12 +55,15 @@ final class LibvirtHost {
   ///   - release: whose libvirtd and QEMU it is; elsewhere than in the test host, domains of the machine's own are
   ///     emulated by the QEMU that `qemu/setup` fetched.
   ///   - user: who runs QEMU.
-  init(_ release: Release = .own, user: String = "root") throws {
-    guard let image = Self.image else { throw TroubleInTest("no guest image") }
+  ///   - lender: guests have the newest kernel, and the agent.
+  init(_ release: Release = .own, user: String = "root", lender: Bool = false) throws {
+    guard let image = Self.image(lender ? "newest" : "oldest-udmabuf") else {
+      throw TroubleInTest("no guest image")
+    }
     emulator =
       TestHost.isActive || release != .own
       ? Self.installed : Self.cache.appending("qemu/stable/qemu-system-x86_64")
-    self.image = user == "root" ? image : "/var/guest"
+    self.image = user == "root" && !lender ? image : "/var/guest"
     let directory = try makeTemporaryDirectory()
     self.directory = directory
     let build = TestHost.isActive ? repository.appending(".build/release") : builtPrograms
@@ -80,7 +85,15 @@ final class LibvirtHost {
     }
     guard let number else { throw TroubleInTest((try? readText(directory.appending("log"))) ?? "no log") }
     inside = number
-    if user != "root" { try run("mkdir -m 755 /var/guest; cp \(image)/* /var/guest/") }
+    if self.image != image { try run("mkdir -m 755 /var/guest; cp \(image)/* /var/guest/") }
+    if lender {
+      let agent = repository.appending(".build/release/udmabridge-guest")
+      try run(
+        """
+        install -D -m 755 \(agent) /var/agent/bin/udmabridge-guest; cd /var/agent
+        printf 'bin\\nbin/udmabridge-guest\\n' | cpio --quiet -o -H newc -R 0:0 >>/var/guest/initrd
+        """)
+    }
   }
 
   deinit {

@@ -1,0 +1,115 @@
+import Foundation
+import Glibc
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+import Udmabuf
+
+extension LibvirtSetups {
+  /// The newest QEMU where also QEMU's own user may read it.
+  private func readableQEMU(_ host: LibvirtHost) throws -> FilePath {
+    let place: FilePath = "/var/qemu"
+    try host.run(
+      "mkdir -m 755 \(place); mount --bind $(readlink -f \(LibvirtHost.newest.removingLastComponent())) \(place)"
+    )
+    return place.appending("qemu-system-x86_64")
+  }
+
+  @Test(
+    "a guest lends a dma-heap's buffer, from enable --lend to destroy, through a restart of libvirtd; nothing is left",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"), arguments: ["root", "libvirt-qemu"])
+  func lending(_ user: String) throws {
+    // There is no udev, which would give them to that user's group.
+    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
+    let host = try LibvirtHost(user: user, lender: true)
+    try host.define("camera", emulator: readableQEMU(host))
+    let before = try host.definition("camera")
+    let difference = try host.run(
+      "udmabridge libvirt enable camera --lend --option audience=viewers=uid:65534")
+    #expect(difference.contains("io.udmabridge.lend.0") && difference.contains("vhost-user-test-device-pci"))
+    #expect(try host.run("udmabridge libvirt enable camera --lend") == "domain camera needs no change\n")
+    let (status, report) = try host.attempt("udmabridge libvirt check camera")
+    #expect(status == 0 && report.contains("ok       lending     any buffer"), "\(report)")
+
+    try host.run("virsh start camera")
+    let part = LendingGuest.Part(offset: 123, size: 4567)
+    try host.startAgent("camera", cards: 2)
+    try host.guest(
+      "camera",
+      "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
+    )
+    try host.expectLent("camera", part.bytes(seed: 7))
+    try host.restart()
+    #expect(try host.guest("camera", "tell b fill 8") == "filled\n")
+    try host.expectLent("camera", part.bytes(seed: 8))
+    let statistics = try host.run("udmabridge stats --domain camera")
+    #expect(statistics.contains(/device\.bytesCopied +0\n/), "\(statistics)")
+
+    try host.run("virsh destroy camera")
+    try waitUntil("the helper has ended, and nothing is pinned") {
+      host.helpers().isEmpty && liveUdmabufs() == 0
+    }
+    #expect(try host.run("ls /run/udmabridge") == "")
+    try host.run("udmabridge libvirt disable camera")
+    #expect(try host.definition("camera") == before)
+  }
+
+  @Test(
+    "a helper that is a second late: QEMU waits for it and connects the port later; for a second card it does not wait",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
+  func lateHelper() throws {
+    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
+    let host = try LibvirtHost(user: "libvirt-qemu", lender: true)
+    try host.run(
+      """
+      cd /usr/local/bin; mv vhost-user-udmabuf ../late
+      printf '#!/bin/bash\\nsleep 1; exec -a "$0" /usr/local/late "$@"\\n' >vhost-user-udmabuf; chmod 755 vhost-user-udmabuf
+      """)
+    // This QEMU has no second card.
+    try host.define("early")
+    let told = try host.attempt("udmabridge libvirt enable early --lend")
+    #expect(told.status == 0 && told.output.contains("lends what its card makes"), "\(told.output)")
+    try host.run("virsh start early")
+    try host.startAgent("early", cards: 1)
+    try host.guest("early", "hold b as user udmabridge-guest lend --socket /run/agent/lender --size 5000")
+    try waitUntil("it is lent") { try host.run("udmabridge buffers list --domain early").contains("5000") }
+    try host.run("virsh destroy early")
+
+    try host.define("second", emulator: readableQEMU(host))
+    try host.run("udmabridge libvirt enable second --lend")
+    let refused = try host.attempt("virsh start second")
+    #expect(
+      refused.status != 0 && refused.output.contains("/run/udmabridge/second/lend"), "\(refused.output)")
+    try waitUntil("the helper has ended") { host.helpers().isEmpty }
+    // In time.
+    try host.run(
+      "mv -f /usr/local/late /usr/local/bin/vhost-user-udmabuf; virsh start second; virsh destroy second")
+    #expect(try host.run("ls /run/udmabridge") == "")
+  }
+}
+
+extension LibvirtHost {
+  /// Starts the agent of a domain's guest as its own user, and waits until it knows that many cards.
+  func startAgent(_ name: String, cards: Int) throws {
+    try guest(
+      name, "until grep -qs io.udmabridge /sys/class/virtio-ports/*/name; do usleep 50000; done; grant")
+    try guest(
+      name,
+      "(as agent udmabridge-guest serve --socket /run/agent/lender --group 104 >>/run/agent.log 2>&1 &)")
+    try waitUntil("the agent is connected and has its cards") {
+      let text = try guest(name, "udmabridge-guest list --json --socket /run/agent/lender 2>/dev/null; true")
+      let list = try? JSONDecoder().decode(LendingGuest.AgentList.self, from: Data(text.utf8))
+      return list?.connected == true && list?.cards == cards
+    }
+  }
+
+  /// One buffer is lent, whose bytes these are.
+  func expectLent(_ name: String, _ bytes: [UInt8]) throws {
+    let json = try run("udmabridge buffers list --domain \(name) --json")
+    let id = try #require(json.firstMatch(of: /"id":"([0-9a-f]{32})"/), "\(json)").1
+    try run("udmabridge dump --domain \(name) --buffer \(id) --output lent")
+    let file = directory.appending("lent")
+    #expect(try [UInt8](Data(contentsOf: URL(filePath: file.string))) == bytes)
+  }
+}
