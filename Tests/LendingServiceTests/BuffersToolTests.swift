@@ -185,6 +185,24 @@ import Varlink
     try rig.waitUntil("it is let go") { rig.registry.statistics.imports == 0 }
   }
 
+  @Test("the example in Python imports what has this value, and releases it when its lender wants it back")
+  func example() throws {
+    _ = try rig.lend(metadata: BufferMetadata(values: ["name": "other"]))
+    let lent = try rig.lend(metadata: BufferMetadata(values: ["name": "picture"]))
+    let content = rig.directory.appending("content")
+    try Data(write(lent)[100..<5100]).write(to: URL(fileURLWithPath: content.string))
+    let running = try startReading(
+      "/usr/bin/python3", [repository.appending("examples/import.py").string, socket, "name=picture"],
+      withErrors: true)
+    try rig.waitUntil("it has the buffer") { rig.registry.statistics.imports == 1 }
+    try rig.takeBack(lent, patience: .seconds(3600))
+    let (status, output) = try finish(running)
+    let sum = try finish(startReading("/usr/bin/sha256sum", [content.string])).output.prefix(64)
+    #expect(status == 0)
+    #expect(output == "imported \(lent.id): 5000 bytes, sha256 \(sum)\nreleased \(lent.id)\n")
+    #expect(rig.registry.statistics.imports == 0)
+  }
+
   @Test("dump writes exactly what is lent")
   func dump() throws {
     let lent = try rig.lend()
