@@ -82,6 +82,20 @@ import Testing
     #expect(named > 40)
   }
 
+  @Test("the page for who comes from elsewhere names every call of both interfaces, and no other")
+  func porting() throws {
+    let page = try readText(repository.appending("docs/porting.md"))
+    let calls = page.matches(of: /`(Lender|Buffers)\.([A-Z]\w*)`/).map { "\($0.1).\($0.2)" }
+    var methods: Set<String> = []
+    for interface in ["Lender", "Buffers"] {
+      let text = try readText(repository.appending("docs/io.udmabridge.\(interface).varlink"))
+      for method in text.matches(of: /(?m)^method (\w+)\(/) { methods.insert("\(interface).\(method.1)") }
+    }
+    #expect(methods.count > 10 && Set(calls) == methods)
+    // Those that are written out.
+    for call in page.matches(of: /"io\.udmabridge\.(\w+\.\w+)"/) { #expect(methods.contains("\(call.1)")) }
+  }
+
   @Test("every command has a manual and completions, made from what it is")
   func generated() throws {
     for command in ["memfd", "create", "show", "dump", "inspect", "list", "ram", "plan", "doctor"] {
