@@ -39,6 +39,16 @@ extension DomainXML {
     devices?.children("channel").first { $0.child("target")?["name"] == Self.portName }
   }
 
+  private var pciControllers: [XMLElement] {
+    (devices?.children("controller") ?? []).filter { $0["type"] == "pci" }
+  }
+
+  /// Of an address such as `<address type='pci' bus='0x01'/>`.
+  private func busNumber(_ address: XMLElement?) -> Int? {
+    guard let address, address["type"] == "pci", let bus = address["bus"] else { return nil }
+    return bus.hasPrefix("0x") ? Int(bus.dropFirst(2), radix: 16) : Int(bus)
+  }
+
   private var commandLine: XMLElement? {
     root.children.first { $0.name == "commandline" && $0.namespace == Self.commandLineNamespace }
   }
@@ -70,7 +80,10 @@ extension DomainXML {
       let needsOne = devices?.children("channel").contains { $0.child("target")?["type"] == "virtio" } == true
       let record = try makeRecord()
       note(.channel, in: record)
-      if !hasController, !needsOne { note(.controller, in: record) }
+      if !hasController, !needsOne {
+        note(.controller, in: record)
+        record["ports"] = "\(pciControllers.count)"
+      }
       let channel = try document.make(
         """
         <channel type='unix'><source mode='connect'><reconnect enabled='yes' timeout='1'/></source>\
@@ -82,20 +95,19 @@ extension DomainXML {
     if scope == .all, lendingArguments.isEmpty {
       let record = try makeRecord()
       note(.device, in: record)
-      if commandLine == nil {
-        note(.commandline, in: record)
-        root.append(try document.make("<qemu:commandline xmlns:qemu='\(Self.commandLineNamespace)'/>"))
-      }
-      // A comma ends a value in QEMU's options.
+      // A comma ends a value in QEMU's options. Nothing in it has a meaning in XML.
       let path = places.lending.string.replacing(",", with: ",,")
-      for value in [
-        "-chardev", "socket,id=\(Self.deviceName),path=\(path)",
-        "-device",
-        "\(Self.genericDevice),id=\(Self.deviceName),chardev=\(Self.deviceName),virtio-id=16,num_vqs=2,vq_size=256,config_size=20",
-      ] {
-        let argument = try document.make("<qemu:arg xmlns:qemu='\(Self.commandLineNamespace)'/>")
-        argument["value"] = value
-        commandLine?.append(argument)
+      let device =
+        "\(Self.genericDevice),id=\(Self.deviceName),chardev=\(Self.deviceName),virtio-id=16,num_vqs=2,vq_size=256,config_size=20"
+      let words = ["-chardev", "socket,id=\(Self.deviceName),path=\(path)", "-device", device]
+      let arguments = words.map { "<qemu:arg value='\($0)'/>" }.joined()
+      let new = try document.make(
+        "<qemu:commandline xmlns:qemu='\(Self.commandLineNamespace)'>\(arguments)</qemu:commandline>")
+      if let commandLine {
+        for argument in new.children { commandLine.append(argument.copy(for: document)) }
+      } else {
+        note(.commandline, in: record)
+        root.append(new)
       }
     }
   }
@@ -117,6 +129,13 @@ extension DomainXML {
     if parts.contains(.controller), !hasOther {
       for controller in devices?.children("controller") ?? [] where controller["type"] == "virtio-serial" {
         controller.remove()
+      }
+      // And a port of PCI Express for it.
+      let used = Set((devices?.children ?? []).compactMap { busNumber($0.child("address")) })
+      for port in pciControllers where port["model"] == "pcie-root-port" {
+        guard let index = port["index"].flatMap({ Int($0) }), let first = record["ports"].flatMap({ Int($0) })
+        else { continue }
+        if index >= first, !used.contains(index) { port.remove() }
       }
     }
     if parts.contains(.device) { for argument in lendingArguments { argument.remove() } }

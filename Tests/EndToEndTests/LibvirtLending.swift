@@ -22,7 +22,8 @@ extension LibvirtSetups {
   func lending(_ user: String) throws {
     // There is no udev, which would give them to that user's group.
     #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
-    let host = try LibvirtHost(user: user, lender: true)
+    // libvirt 9.0 gives QEMU an option reconnect, which QEMU 11.1 has no more.
+    let host = try LibvirtHost(.stable, user: user, lender: true)
     try host.define("camera", emulator: readableQEMU(host))
     let before = try host.definition("camera")
     let difference = try host.run(

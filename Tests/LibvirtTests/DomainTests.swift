@@ -113,13 +113,18 @@ import Testing
 
     // libvirt puts in a controller for the channel.
     if !definition.devices.contains("virtio-serial") {
-      domain.appendDevice(try domain.document.make("<controller type='virtio-serial' index='0'/>"))
+      for controller in [
+        "type='virtio-serial' index='0'><address type='pci' bus='0x01'/>",
+        "type='pci' index='1' model='pcie-root-port'>",
+        "type='pci' index='2' model='pcie-root-port'>",
+      ] { domain.appendDevice(try domain.document.make("<controller \(controller)</controller>")) }
     }
     try domain.disable()
     if name == "enabled" {
       // Made by hand: the device stays.
       #expect(domain.lending == .none && domain.record == nil)
       #expect(!domain.text.contains("virtio-serial") && !domain.text.contains("commandline"))
+      #expect(!domain.text.contains("pcie-root-port"))
     } else {
       #expect(canonical(domain.text) == canonical(before), "\(name)")
     }
