@@ -38,9 +38,10 @@ package final class Endpoint {
   static let maxCallers = 8
 
   /// A socket that is listened on.
-  private final class Listener {
+  package final class Listener {
     let socket: UnixSocket
-    init(_ socket: consuming UnixSocket) { self.socket = socket }
+    /// - Throws: `ListenError`.
+    package init(_ path: FilePath) throws { socket = try listenOn(path) }
   }
 
   package let device: GPUDevice
@@ -68,16 +69,17 @@ package final class Endpoint {
   package var onEnd: ((any Error)?) -> Void = { _ in }
 
   /// - Parameters:
+  ///   - listener: of its path, if that is listened on already.
   ///   - keeps: listens on when a connection is over.
   ///   - known: shared by all devices of the guest.
   package init(
-    _ device: GPUDevice, at address: Address, keeps: Bool, known: KnownMemory,
+    _ device: GPUDevice, at address: Address, listener: Listener? = nil, keeps: Bool, known: KnownMemory,
     display: (any QEMUDisplay)? = nil, loop: EventLoop, logger: Logger
   ) {
     (self.device, self.address, self.keeps, self.known, self.display) = (
       device, address, keeps, known, display
     )
-    (self.loop, self.logger) = (loop, logger)
+    (self.listener, self.loop, self.logger) = (listener, loop, logger)
     backEnd = GPUBackEnd(device, loop: loop, logger: logger)
     if let display { backEnd.onDisplaySocket = { display.connect($0) } }
   }
@@ -114,7 +116,7 @@ package final class Endpoint {
   }
 
   private func listen(_ path: FilePath) throws {
-    listener = Listener(try listenOn(path))
+    listener = try listener ?? Listener(path)
     isWaiting = true
     try awaitConnection()
     logger.info("listening on \(path)")

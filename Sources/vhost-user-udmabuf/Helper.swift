@@ -39,7 +39,8 @@ final class Helper {
   init(_ options: Options, _ logger: Logger) throws {
     (self.options, self.logger) = (options, logger)
     loop = try EventLoop()
-    // The first thing: QEMU may be waiting to connect.
+    // The first things: of a domain of libvirt, QEMU starts at the same time, and does not wait for these.
+    let first = try options.lendSocketPath.map { try Endpoint.Listener(FilePath($0)) }
     lending = try options.port.port.map { [loop] in try GuestLending(FilePath($0), options.port, loop: loop) }
     var quotas = options.quotas
     let others =
@@ -110,7 +111,7 @@ final class Helper {
         logger: logger, advice: optionAgainst)
       devices.append(gpu)
       return Endpoint(
-        gpu, at: device.address, keeps: options.keep, known: known,
+        gpu, at: device.address, listener: device.isFirst ? first : nil, keeps: options.keep, known: known,
         display: device.hasScreens ? display : nil,
         loop: loop, logger: logger
       )

@@ -193,6 +193,8 @@ struct Options: ParsableArguments {
     let address: Endpoint.Address
     /// The option that names an inherited descriptor.
     var descriptorOption = ""
+    /// It is listened for before all else.
+    var isFirst = false
   }
 
   /// The devices to serve, in the order of their options.
@@ -208,7 +210,9 @@ struct Options: ParsableArguments {
         Device(
           profile: .share, hasScreens: false, address: $0, descriptorOption: "--share-fd \(shareFd ?? -1)")
       },
-      address(lendSocketPath, nil).map { Device(profile: .display, hasScreens: false, address: $0) },
+      address(lendSocketPath, nil).map {
+        Device(profile: .display, hasScreens: false, address: $0, isFirst: true)
+      },
     ].compactMap(\.self)
   }
 
