@@ -57,7 +57,7 @@ extension DomainXML {
   private var lendingArguments: [XMLElement] {
     let all = commandLine?.children.filter { $0.name == "arg" } ?? []
     return zip(all, all.dropFirst()).flatMap { option, value in
-      let isOurs = value["value"]?.contains("id=\(Self.deviceName),") == true
+      let isOurs = value["value"]?.contains(Self.deviceName) == true
       return isOurs && ["-chardev", "-device"].contains(option["value"]) ? [option, value] : []
     }
   }
@@ -97,8 +97,9 @@ extension DomainXML {
       note(.device, in: record)
       // A comma ends a value in QEMU's options. Nothing in it has a meaning in XML.
       let path = places.lending.string.replacing(",", with: ",,")
+      // As JSON: QEMU makes devices in another form before those of libvirt, and gives this one a place of theirs.
       let device =
-        "\(Self.genericDevice),id=\(Self.deviceName),chardev=\(Self.deviceName),virtio-id=16,num_vqs=2,vq_size=256,config_size=20"
+        #"{"driver":"\#(Self.genericDevice)","id":"\#(Self.deviceName)","chardev":"\#(Self.deviceName)","virtio-id":16,"num_vqs":2,"vq_size":256,"config_size":20}"#
       let words = ["-chardev", "socket,id=\(Self.deviceName),path=\(path)", "-device", device]
       let arguments = words.map { "<qemu:arg value='\($0)'/>" }.joined()
       let new = try document.make(

@@ -92,13 +92,18 @@ package struct Hook {
     do throws(Errno) {
       try Linux.makeDirectory(places.runtime, mode: 0o755)
       try Linux.makeDirectory(places.directory, mode: 0o755)
-      // The definition says so only where the domain has a user of its own.
-      let account = HostFiles(root: root).account()
-      if let owner = domain.owner ?? account.map({ ($0.user, $0.group) }) {
-        try setOwner(places.directory, user: owner.user, group: owner.group)
-      }
+      try give(places.directory, to: domain)
       return []
     } catch { return ["udmabridge: \(places.directory) cannot be made: \(error)"] }
+  }
+
+  /// The file is the user's who runs QEMU.
+  private func give(_ file: FilePath, to domain: DomainXML) throws(Errno) {
+    // The definition says so only where the domain has a user of its own.
+    let account = HostFiles(root: root).account()
+    if let owner = domain.owner ?? account.map({ ($0.user, $0.group) }) {
+      try setOwner(file, user: owner.user, group: owner.group)
+    }
   }
 
   /// Makes of the domain's string what libvirt takes it for: a device that the domain's cgroup is to allow. Without one
@@ -123,6 +128,7 @@ package struct Hook {
     else { return [] }
     do throws(Errno) {
       _ = try UnixSocket.listen(places.port, mode: 0o600)
+      try give(places.port, to: domain)
       return []
     } catch { return ["udmabridge: \(places.port) cannot be made: \(error)"] }
   }

@@ -159,6 +159,11 @@ import Testing
     #expect(run("prepare", own) == Hook.Outcome())
     let access = try FileAccess(of: directory)
     #expect((access.user, access.group) == (4243, 4244))
+    // Else the helper could not see that nobody listens on the port.
+    let lending = try DomainXML(own)
+    try lending.enable(lending: .card)
+    #expect(run("prepare", lending.text) == Hook.Outcome())
+    #expect(try FileAccess(of: directory.appending("port")).user == 4243)
   }
 
   @Test("what libvirt takes for a device is udmabuf's, and another domain's stays")
