@@ -244,7 +244,7 @@ private final class Way {
     let mode = DisplayMode.reducedBlanking(width: 1024, height: 768)!
     sink = try ControlSink(outputs: [SinkOutput(name: "bench", modes: [mode])], loop: loop)
     let path = FilePath("/tmp/udmabridge-bench-\(getpid())-\(UInt64.random(in: 0...UInt64.max))")
-    let interface = DisplayInterface(sink) { Array("{}".utf8) }
+    let interface = DisplayInterface(sink) { _ in Array("{}".utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
       interfaces: [interface], loop: loop

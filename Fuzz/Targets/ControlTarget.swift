@@ -54,7 +54,7 @@ private final class ControlRoom: ScanoutObserver {
       outputs: [SinkOutput(name: "a", modes: []), SinkOutput(name: "b", modes: [])], loop: loop)
     removeFile(path)
     let offer = try Memfd.create(name: "fuzz-offer", size: systemPageSize, seals: [.shrink])
-    let interface = DisplayInterface(sink, offers: [1: offer]) { Array("{}".utf8) }
+    let interface = DisplayInterface(sink, offers: [1: offer]) { _ in Array("{}".utf8) }
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
       interfaces: [interface], limit: 4, loop: loop

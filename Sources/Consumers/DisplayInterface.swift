@@ -14,8 +14,10 @@ package final class DisplayInterface: VarlinkInterface {
   private let sink: ControlSink
   /// Memory of this process's own that the guest may map, by its number.
   private let offers: [UInt64: Memfd]
-  /// The device's statistics, a JSON object.
-  private let statistics: () -> [UInt8]
+  /// The device's statistics, a JSON object: all of them, or what any caller may know.
+  private let statistics: (_ isTrusted: Bool) -> [UInt8]
+  /// Root and this process's own user.
+  private let trusted = [0, effectiveUser()]
   private let watchers: WatcherLimit
   private var consumers: [ObjectIdentifier: Consumer] = [:]
   /// Whose connections these are.
@@ -23,7 +25,8 @@ package final class DisplayInterface: VarlinkInterface {
 
   package init(
     _ sink: ControlSink, offers: [UInt64: Memfd] = [:],
-    watchers: WatcherLimit = WatcherLimit(VarlinkServer.connectionLimit), statistics: @escaping () -> [UInt8]
+    watchers: WatcherLimit = WatcherLimit(VarlinkServer.connectionLimit),
+    statistics: @escaping (_ isTrusted: Bool) -> [UInt8]
   ) {
     (self.sink, self.offers, self.watchers, self.statistics) = (sink, offers, watchers, statistics)
   }
@@ -84,7 +87,8 @@ package final class DisplayInterface: VarlinkInterface {
       connection.upgrade(EmptyObject()) { [unowned self, unowned connection] in stream($0, connection) }
     case "Statistics":
       _ = try call.parameters(EmptyObject.self)
-      connection.reply(StatisticsReply(device: statistics(), control: control))
+      let device = statistics(trusted.contains(connection.peer.user))
+      connection.reply(StatisticsReply(device: device, control: control))
     default: throw .methodNotFound(call.method)
     }
   }

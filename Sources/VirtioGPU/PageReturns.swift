@@ -6,6 +6,8 @@ internal import Scanout
 final class PageReturn {
   let buffer: Buffer
   let frames: [Frame]
+  /// When the guest asked for them.
+  let begin: Instant
   /// Then the sink is cut off.
   private(set) var deadline: Instant
   /// Devices that read the pages are waited for, too.
@@ -15,8 +17,8 @@ final class PageReturn {
   /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
-  init(buffer: Buffer, frames: [Frame], deadline: Instant, waitsForDevices: Bool) {
-    (self.buffer, self.frames, self.deadline) = (buffer, frames, deadline)
+  init(buffer: Buffer, frames: [Frame], begin: Instant, deadline: Instant, waitsForDevices: Bool) {
+    (self.buffer, self.frames, self.begin, self.deadline) = (buffer, frames, begin, deadline)
     self.waitsForDevices = waitsForDevices
   }
 
@@ -78,7 +80,7 @@ final class PageReturns {
       if let limit = borrower.pagesAreWanted(isReset: isReset) { deadline = min(deadline, limit) }
     }
     let pageReturn = PageReturn(
-      buffer: buffer, frames: frames, deadline: deadline, waitsForDevices: waitsForDevices)
+      buffer: buffer, frames: frames, begin: now, deadline: deadline, waitsForDevices: waitsForDevices)
     guard isInUse(pageReturn) else {
       finish(pageReturn)
       return nil
@@ -107,7 +109,8 @@ final class PageReturns {
       guard pageReturn.deadline <= now else { return false }
       if isInUse(pageReturn) {
         counts.late += 1
-        let time = "\(patience.milliseconds) ms after the guest asked for its pages"
+        // Importers may have had less time than a screen: one second for all that went together.
+        let time = "\((now - pageReturn.begin).milliseconds) ms after the guest asked for its pages"
         mistakes.report(
           .releasedLate,
           pageReturn.isShown || pageReturn.isBorrowed

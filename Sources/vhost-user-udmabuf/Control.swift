@@ -116,10 +116,10 @@ final class Control {
   /// - Parameters:
   ///   - offers: memory that the guest may map, which is handed out.
   ///   - registry: the buffers that the guest lends, if it may lend any.
-  ///   - statistics: the device's, a JSON object.
+  ///   - statistics: the device's, a JSON object: all of them, or what any caller may know.
   init(
     _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], registry: Registry? = nil,
-    loop: EventLoop, logger: Logger, statistics: @escaping () -> [UInt8]
+    loop: EventLoop, logger: Logger, statistics: @escaping (_ isTrusted: Bool) -> [UInt8]
   ) throws {
     guard let name = options.control else { preconditionFailure("a control socket has a path") }
     (path, self.sink) = (FilePath(name), sink)

@@ -121,10 +121,11 @@ final class Helper {
     control = try offered.map { [loop, logger, lender, lending] sink in
       try Control(
         options.control, sink, offers: offers.made, registry: lending?.registry, loop: loop, logger: logger
-      ) {
+      ) { isTrusted in
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
-        let statistics = Self.statistics(lender, devices, lending)
+        // What is lent to others is nobody's business.
+        let statistics = Self.statistics(lender, devices, isTrusted ? lending : nil)
         return (try? encoder.encode(statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
       }
     }

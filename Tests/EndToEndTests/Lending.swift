@@ -155,6 +155,41 @@ extension EndToEnd {
       try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
     }
 
+    @Test("the example in C lends a dma-heap's picture, and the tool shows it on the host's card")
+    func example() throws {
+      try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
+      let directory = try makeTemporaryDirectory()
+      defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+      let program = directory.appending("lend-example")
+      let source = repository.appending("examples/lend.c").string
+      let (status, output) = try run(
+        "/usr/bin/cc", ["-static", "-O2", "-Wall", "-Werror", "-o", program.string, source], withErrors: true)
+      #expect(status == 0, "\(output)")
+      let lender = try LendingGuest(.imports, programs: [program])
+      let words = try lender.guest.shell("hold e as user lend-example /run/agent/lender")
+      let id = try #require(
+        words.firstMatch(of: /^lent ([0-9a-f]{32})$/.anchorsMatchLineEndings()), "\(words)"
+      ).1
+      let (show, told) = try startReading(
+        Self.tool, ["show", "--control", lender.control, "--buffer", String(id)], withErrors: true)
+      defer { show.signal(SIGKILL) }
+      let picture = Picture(width: 640, height: 480) { y in
+        (0..<640).map { x in UInt32((x & 255) << 16 | (y & 255) << 8 | (x ^ y) & 255) }
+      }
+      var difference: String? = "nothing was compared"
+      try? waitUntil("the picture is on the screen") {
+        difference = picture.firstDifference(in: try Screenshot.take())
+        return difference == nil || !show.isRunning
+      }
+      #expect(difference == nil)
+      #expect(try ShownFramebuffer.current()?.dmabuf.exporter() == "udmabuf")
+      show.signal(SIGTERM)
+      #expect(show.wait() == 0)
+      #expect(try told.readToEnd().hasPrefix("shown on "))
+      #expect(try lender.guest.shell("drop e") == "returned \(id)\n")
+      try expectNothingIsLeft(of: lender)
+    }
+
     @Test(
       "the host fills a buffer of the guest's, and the guest reads it", arguments: [Machine.oldest, .imports])
     func filled(_ machine: Machine) throws {

@@ -27,11 +27,14 @@ final class LendingGuest {
   var control: String { directory.appending("control").string }
   /// Where the agent serves, in the guest.
   private static let socket = "--socket /run/agent/lender"
+  /// The port's device file, in a command of the guest's shell.
+  static let port = "/dev/$(basename $(dirname $(grep -l io.udmabridge /sys/class/virtio-ports/*/name)))"
   /// Its number, in a command of the guest's shell: busybox has no pgrep.
   static let agentPID = #"$(ps | sed -n 's/^ *\([0-9]*\) .*[u]dmabridge-guest serve.*/\1/p')"#
 
   init(
-    _ machine: Machine, memory: String = "512M", kms: String? = nil, helperOptions: [String] = []
+    _ machine: Machine, memory: String = "512M", kms: String? = nil, helperOptions: [String] = [],
+    programs: [FilePath] = []
   ) throws {
     directory = try makeTemporaryDirectory()
     // For importers that run as somebody else.
@@ -42,7 +45,7 @@ final class LendingGuest {
       options: [
         "--kernel", machine.kernel, "--device", machine.device, "--agent", "--port",
         directory.appending("port").string,
-      ])
+      ] + programs.flatMap { ["--program", $0.string] })
     if !machine.foreign.isEmpty { try guest.shell("load vgem") }
     try startAgent()
   }
@@ -61,6 +64,10 @@ final class LendingGuest {
     // 104 is the group of the render node.
     try guest.shell(
       "(as agent udmabridge-guest serve \(Self.socket) --group 104 >>/run/agent.log 2>&1 &)")
+    try waitForAgent()
+  }
+
+  func waitForAgent() throws {
     try waitUntil("the agent is connected and has its card") {
       let list = try? agentList()
       return list?.connected == true && list?.cards == 1

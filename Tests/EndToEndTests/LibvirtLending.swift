@@ -57,6 +57,36 @@ extension LibvirtSetups {
   }
 
   @Test(
+    "a killed helper: recover plugs a card in, by which the buffers of other drivers are lent anew",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
+  func lendingAgain() throws {
+    let host = try LibvirtHost(.stable, lender: true)
+    try host.define("camera", emulator: readableQEMU(host))
+    try host.run("udmabridge libvirt enable camera --lend; virsh start camera")
+    let part = LendingGuest.Part(offset: 123, size: 4567)
+    try host.startAgent("camera", cards: 2)
+    try host.guest(
+      "camera",
+      "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
+    )
+    try host.expectLent("camera", part.bytes(seed: 7))
+    kill(try #require(host.helpers().first), SIGKILL)
+    try waitUntil("it is gone") { host.helpers().isEmpty }
+    let output = try host.run("udmabridge libvirt recover camera")
+    #expect(output.contains("has a card again"), "\(output)")
+    try host.guest("camera", "until ls /dev/dri/renderD130; do usleep 50000; done; grant")
+    try waitUntil("it is lent again") {
+      try host.run("udmabridge buffers list --domain camera").hasPrefix("BUFFER")
+    }
+    try host.expectLent("camera", part.bytes(seed: 7))
+    #expect(try host.guest("camera", "tell b fill 8") == "filled\n")
+    try host.expectLent("camera", part.bytes(seed: 8))
+    try host.run("virsh destroy camera")
+    try waitUntil("nothing is pinned") { host.helpers().isEmpty && liveUdmabufs() == 0 }
+    #expect(try host.run("ls /run/udmabridge") == "")
+  }
+
+  @Test(
     "a helper that is a second late: QEMU waits for it and connects the port later; for a second card it does not wait",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func lateHelper() throws {

@@ -40,7 +40,10 @@ final class LendingRig {
     directory = try makeTemporaryDirectory()
     loop = try EventLoop()
     registry = Registry(
-      limits: limits, audiences: ["camera": Self.camera], clock: { [time] in .now + time.offset })
+      limits: limits, audiences: ["camera": Self.camera], clock: { [time] in .now + time.offset },
+      awaitDevices: { [loop] pages, whenOver in
+        pages.dmabuf.flatMap { DeviceWait($0, loop, whenOver: whenOver) }
+      })
     session = registry.beginSession()
     interface = BuffersInterface(registry, watchers: WatcherLimit(watchers), loop: loop)
     ram = try GuestRAM(size: 1 << 20)

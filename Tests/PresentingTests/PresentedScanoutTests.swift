@@ -74,7 +74,7 @@ private final class PulledScreen: ScanoutSink {
     loop = try EventLoop()
     let output = SinkOutput(name: "Virtual-1", modes: [.reducedBlanking(width: 640, height: 480)!])
     guest = try ControlSink(outputs: [output], loop: loop)
-    let interface = DisplayInterface(guest) { Array("{}".utf8) }
+    let interface = DisplayInterface(guest) { _ in Array("{}".utf8) }
     let path = directory.appending("control")
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
