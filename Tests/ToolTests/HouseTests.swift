@@ -95,10 +95,8 @@ import Varlink
 
   @Test("a domain may choose each option of the helper but these, which are not for it to say")
   func domains() throws {
-    // Where QEMU is, what device this is, what only libvirt passes, the port that libvirt does not give yet, and what ends
-    // at once.
+    // Where QEMU is, what device this is, what only libvirt passes, and what ends at once.
     let others = [
-      "port", "audience", "max-lent", "max-metadata", "max-imports", "port-line", "port-rate", "port-burst",
       "socket-path", "fd", "keep", "share-socket-path", "share-fd", "profile", "host-memory", "offer",
       "render-node", "virgl", "print-capabilities", "version", "help",
     ]
