@@ -3,6 +3,8 @@ import CBench
 import Fixtures
 import Glibc
 import Guest
+import Lending
+import LendingProtocol
 import Linux
 import SystemPackage
 import Udmabuf
@@ -22,12 +24,19 @@ enum Operation: String, CaseIterable {
   case create
   case resolveScattered = "resolve-scattered"
   case resolveJoinable = "resolve-joinable"
+  /// A buffer is lent, imported, released and taken back, in the registry.
+  case lend
+  /// A buffer is looked for among a thousand by somebody who may import none of them: by an id that there is not, and by that
+  /// of one of them. What differs, that caller could find out.
+  case findWrong = "find-wrong"
+  case findForbidden = "find-forbidden"
 
   /// So often it is done, at least, for its own instructions to outweigh those of the start.
   private var rounds: Int {
     switch self {
     case .flush, .flip: 1000
     case .attach, .create, .resolveScattered, .resolveJoinable: 50
+    case .lend, .findWrong, .findForbidden: 10_000
     }
   }
 
@@ -84,6 +93,9 @@ enum Operation: String, CaseIterable {
     case .resolveJoinable:
       let table = try Table(regions: 4)
       return Self.resolve(table.memory, table.joinable(2025), ranges: 1)
+    case .lend: return try Lenders(others: 0).life
+    case .findWrong: return try Lenders(others: 1000).find(isThere: false)
+    case .findForbidden: return try Lenders(others: 1000).find(isThere: true)
     }
   }
 
@@ -106,6 +118,50 @@ enum Operation: String, CaseIterable {
         return
       }
       throw WrongResult("/dev/null makes no dma-buf")
+    }
+  }
+}
+
+/// A registry whose buffers are for an audience.
+private final class Lenders {
+  private let registry: Registry
+  private let owner: LenderID
+  private let pages: Buffer
+  private let request = LendingRequest(offset: 0, size: 4096, audiences: ["viewers"])
+  private var ids: [BufferID] = []
+  private let viewer = LendingCaller(pid: 1, user: 1, groups: [], isTrusted: false)
+  private let stranger = LendingCaller(pid: 1, user: 2, groups: [2], isTrusted: false)
+
+  init(others: Int) throws {
+    var limits = LendingLimits()
+    limits.buffers = others + 1
+    registry = Registry(limits: limits, audiences: ["viewers": Audience(users: [1], groups: [1])])
+    owner = LenderID(session: registry.beginSession(), number: 1)
+    pages = try LendableBuffer().buffer
+    for number in 0..<others {
+      ids.append(try registry.lend(request, of: pages, at: Self.place(number), by: owner))
+    }
+  }
+
+  private static func place(_ number: Int) -> ResourcePlace {
+    ResourcePlace(device: 0, epoch: 1, resource: UInt32(number) + 1)
+  }
+
+  func life() throws {
+    let id = try registry.lend(request, of: pages, at: Self.place(ids.count), by: owner)
+    registry.release(try registry.importBuffer(id, for: viewer, forWriting: false))
+    try registry.takeBack(id, by: owner, after: .zero, patience: .zero)
+  }
+
+  func find(isThere: Bool) -> () throws -> Void {
+    let wanted = isThere ? ids : ids.map { _ in .random() }
+    var count = 0
+    return { [self] in
+      count += 1
+      do throws(LendingError) { _ = try registry.find(wanted[count % wanted.count], for: stranger) } catch {
+        return
+      }
+      throw WrongResult("a stranger finds a buffer")
     }
   }
 }
