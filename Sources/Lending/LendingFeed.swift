@@ -77,6 +77,8 @@ package final class LendingFeed {
   }
 
   package let audience: Audience
+  /// Of an importer: so that a watcher who may not see a buffer costs next to nothing.
+  var memberships: AudienceSet = []
   /// There is something to be told, and there was nothing before.
   package var whenNews: () -> Void = {}
   private var items: [BufferID: Item] = [:]
@@ -91,8 +93,9 @@ package final class LendingFeed {
   package var isEmpty: Bool { waiting == 0 }
 
   func note(_ buffer: LentBuffer, _ news: LendingNews) {
+    guard concerns(buffer) else { return }
     let news = news.intersection(relevant)
-    guard !news.isEmpty, concerns(buffer) else { return }
+    if news.isEmpty { return }
     var item =
       items[buffer.id] ?? Item(buffer: buffer, isHeardOf: isLender, fills: isLender ? 0 : buffer.fills)
     if news == .over, !item.isHeardOf {
@@ -148,7 +151,9 @@ package final class LendingFeed {
   private func concerns(_ buffer: LentBuffer) -> Bool {
     switch audience {
     case .lender(let session): buffer.owner.session == session
-    case .importer(let caller): buffer.admits(caller)
+    case .importer(let caller):
+      caller.isTrusted || buffer.request.audiences.isEmpty
+        || !memberships.isDisjoint(with: buffer.audienceSet)
     }
   }
 }

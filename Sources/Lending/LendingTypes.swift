@@ -25,6 +25,16 @@ package struct Audience: Sendable {
   package init(users: Set<UInt32> = [], groups: Set<UInt32> = []) {
     (self.users, self.groups) = (users, groups)
   }
+
+  func contains(_ caller: LendingCaller) -> Bool {
+    users.contains(caller.user) || !groups.isDisjoint(with: caller.groups)
+  }
+}
+
+/// Some of a registry's audiences, by their places among the sorted names.
+struct AudienceSet: OptionSet {
+  let rawValue: UInt64
+  static let mostAudiences = 64
 }
 
 /// Who asks on the host.

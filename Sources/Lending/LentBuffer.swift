@@ -43,13 +43,16 @@ package final class LentBuffer {
   /// Once it was revoked: until when those who had imported it then may keep it.
   var cutOff: Instant?
   let audiences: [Audience]
+  /// The same.
+  let audienceSet: AudienceSet
   private weak var registry: Registry?
 
   init(
     _ id: BufferID, number: Int, _ place: ResourcePlace, _ owner: LenderID, _ pages: Buffer,
-    _ request: LendingRequest, _ audiences: [Audience], born: Instant, registry: Registry
+    _ request: LendingRequest, _ audiences: [Audience], _ audienceSet: AudienceSet, born: Instant,
+    registry: Registry
   ) {
-    self.number = number
+    (self.number, self.audienceSet) = (number, audienceSet)
     (self.id, self.place, self.owner, self.pages, self.request) = (id, place, owner, pages, request)
     (self.audiences, self.born, self.registry) = (audiences, born, registry)
   }
@@ -63,7 +66,7 @@ package final class LentBuffer {
 
   package func admits(_ caller: LendingCaller) -> Bool {
     caller.isTrusted || request.audiences.isEmpty
-      || audiences.contains { $0.users.contains(caller.user) || !$0.groups.isDisjoint(with: caller.groups) }
+      || audiences.contains { $0.contains(caller) }
   }
 
   /// When something is to be done about it without a word from anybody.

@@ -40,13 +40,21 @@ package final class Registry {
     clock: @escaping () -> Instant = { .now },
     awaitDevices: @escaping (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait? = { _, _ in nil }
   ) {
+    precondition(audiences.count <= AudienceSet.mostAudiences, "an audience is a bit")
     (self.limits, self.audiences, self.clock, self.awaitDevices) = (limits, audiences, clock, awaitDevices)
+    audienceNames = audiences.keys.sorted()
   }
 
   /// The time by which buffers live and end.
   package var now: Instant { clock() }
 
-  package var audienceNames: [String] { audiences.keys.sorted() }
+  package let audienceNames: [String]
+
+  private func audienceSet(where isIn: (String) -> Bool) -> AudienceSet {
+    audienceNames.enumerated().reduce(into: []) { set, name in
+      if isIn(name.element) { set.insert(AudienceSet(rawValue: 1 << UInt64(name.offset))) }
+    }
+  }
 
   // MARK: Sessions
 
@@ -90,7 +98,8 @@ package final class Registry {
     }
     guard buffers.count < limits.buffers else { throw .tooManyBuffers(limit: limits.buffers) }
     let buffer = LentBuffer(
-      .random(), number: counts.lent, place, owner, pages, request, targets, born: clock(), registry: self)
+      .random(), number: counts.lent, place, owner, pages, request, targets,
+      targets.isEmpty ? [] : audienceSet(where: request.audiences.contains), born: clock(), registry: self)
     (buffers[buffer.id], byPlace[place]) = (buffer, buffer)
     pages.add(buffer)
     counts.lent += 1
@@ -359,7 +368,8 @@ package final class Registry {
   /// Hears of what happens to buffers from now on.
   package func add(_ feed: LendingFeed) {
     feeds.append(feed)
-    if case .importer = feed.audience {
+    if case .importer(let caller) = feed.audience {
+      feed.memberships = audienceSet { audiences[$0]?.contains(caller) == true }
       for buffer in buffers.values.sorted(by: { $0.number < $1.number }) { feed.note(buffer, .lent) }
     }
   }

@@ -132,7 +132,7 @@ struct LibvirtDisable: ParsableCommand {
 /// Whether a QEMU has the device that takes buffers of other drivers; nil if it cannot be run.
 func hasGenericDevice(_ emulator: String) -> Bool? {
   guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
-  // It lists the device's properties, and ends.
-  let script = "exec \"$0\" -device \(DomainXML.genericDevice),help >/dev/null 2>&1"
+  // Of a device that it does not know, QEMU 7.2 lists no property and ends well.
+  let script = "\"$0\" -device help 2>/dev/null | grep -qF '\"\(DomainXML.genericDevice)\"'"
   return (try? runToEnd(["/bin/sh", "-c", script, emulator])).map { $0 == 0 }
 }
