@@ -2,6 +2,9 @@
 # make guest     udmabridge-guest, the agent of guests: one static program for any distribution, in .build/release
 # make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
 # make uninstall removes exactly these
+# make install-guest    in a guest: the agent, its manual pages and completions, its unit, user and rule of udev (DESTDIR, PREFIX)
+# make uninstall-guest  removes exactly these, but for the user
+# make guest-deb the same as a package for Debian 11 and later, in .build-deb
 # make man       the manual pages, in .build-man
 #
 # These fetch what they need, the first time (qemu/setup):
@@ -14,6 +17,7 @@
 #                or an allocation more (UPDATE=1: writes that file anew)
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
+# make bare-guest   the package of make guest-deb in bare Debians: installed, tried, purged (RELEASE=11, 12 or 13; all by default)
 #
 # While you work:
 # make quick FILTER=ResolveTests        native tests, those whose names match, in under a minute after a small change
@@ -26,7 +30,7 @@ GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-execut
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs guest install uninstall man demo test check bench bench-check fuzz bare quick lint setup tests swift libraries clean
+.PHONY: all programs guest install uninstall install-guest uninstall-guest guest-deb man man-guest demo test check bench bench-check fuzz bare bare-guest quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -55,11 +59,27 @@ man: libraries
 	swift package --scratch-path .build-man generate-manual --multi-page
 	@find .build-man/plugins -name '*.1'
 
+# Without the host's libraries: the pages come from the program itself.
+man-guest: guest
+	swift build --scratch-path .build-man --product generate-manual
+	rm -rf .build-man/guest
+	mkdir .build-man/guest
+	.build-man/debug/generate-manual .build/release/udmabridge-guest --multi-page --output-directory .build-man/guest
+
 install: programs man
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install install
 
 uninstall:
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install uninstall
+
+install-guest: guest man-guest
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install install-guest
+
+uninstall-guest:
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install uninstall-guest
+
+guest-deb: guest man-guest
+	packaging/guest-deb
 
 # setup comes first in these: it installs the libraries too.
 demo: setup
@@ -90,6 +110,9 @@ fuzz: setup
 
 bare:
 	packaging/bare $(RELEASE) $(if $(WHOLE),-- "make demo" "make test")
+
+bare-guest: guest-deb
+	packaging/bare-guest $(RELEASE)
 
 quick: tests
 	Tests/run '$(FILTER)'
