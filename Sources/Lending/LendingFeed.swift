@@ -151,9 +151,7 @@ package final class LendingFeed {
   private func concerns(_ buffer: LentBuffer) -> Bool {
     switch audience {
     case .lender(let session): buffer.owner.session == session
-    case .importer(let caller):
-      caller.isTrusted || buffer.request.audiences.isEmpty
-        || !memberships.isDisjoint(with: buffer.audienceSet)
+    case .importer(let caller): buffer.admits(caller, memberships)
     }
   }
 }

@@ -37,6 +37,11 @@ struct AudienceSet: OptionSet {
   static let mostAudiences = 64
 }
 
+extension AudienceSet {
+  /// One alone.
+  init(_ index: Int) { self.init(rawValue: 1 << UInt64(index)) }
+}
+
 /// Who asks on the host.
 package struct LendingCaller: Sendable {
   package let pid: Int32

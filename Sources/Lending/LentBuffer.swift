@@ -42,17 +42,15 @@ package final class LentBuffer {
   var reading: DeviceWait?
   /// Once it was revoked: until when those who had imported it then may keep it.
   var cutOff: Instant?
-  let audiences: [Audience]
-  /// The same.
-  let audienceSet: AudienceSet
+  /// To whom it is lent; to everybody, if its lender has named nobody.
+  let audiences: AudienceSet
   private weak var registry: Registry?
 
   init(
     _ id: BufferID, number: Int, _ place: ResourcePlace, _ owner: LenderID, _ pages: Buffer,
-    _ request: LendingRequest, _ audiences: [Audience], _ audienceSet: AudienceSet, born: Instant,
-    registry: Registry
+    _ request: LendingRequest, _ audiences: AudienceSet, born: Instant, registry: Registry
   ) {
-    (self.number, self.audienceSet) = (number, audienceSet)
+    self.number = number
     (self.id, self.place, self.owner, self.pages, self.request) = (id, place, owner, pages, request)
     (self.audiences, self.born, self.registry) = (audiences, born, registry)
   }
@@ -64,9 +62,9 @@ package final class LentBuffer {
     }
   }
 
-  package func admits(_ caller: LendingCaller) -> Bool {
-    caller.isTrusted || request.audiences.isEmpty
-      || audiences.contains { $0.contains(caller) }
+  /// - Parameter memberships: the audiences that the caller is in.
+  func admits(_ caller: LendingCaller, _ memberships: AudienceSet) -> Bool {
+    caller.isTrusted || request.audiences.isEmpty || !memberships.isDisjoint(with: audiences)
   }
 
   /// When something is to be done about it without a word from anybody.

@@ -14,7 +14,9 @@ package final class Registry {
   package static let lastPatience = TimeSpan.seconds(1)
 
   package let limits: LendingLimits
-  private let audiences: [String: Audience]
+  package let audienceNames: [String]
+  /// In the order of their names.
+  private let audiences: [Audience]
   private let clock: () -> Instant
   private let awaitDevices: (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait?
   /// Something waits for another time than before: `deadline` is to be asked again.
@@ -41,18 +43,18 @@ package final class Registry {
     awaitDevices: @escaping (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait? = { _, _ in nil }
   ) {
     precondition(audiences.count <= AudienceSet.mostAudiences, "an audience is a bit")
-    (self.limits, self.audiences, self.clock, self.awaitDevices) = (limits, audiences, clock, awaitDevices)
-    audienceNames = audiences.keys.sorted()
+    (self.limits, self.clock, self.awaitDevices) = (limits, clock, awaitDevices)
+    let sorted = audiences.sorted { $0.key < $1.key }
+    (audienceNames, self.audiences) = (sorted.map(\.key), sorted.map(\.value))
   }
 
   /// The time by which buffers live and end.
   package var now: Instant { clock() }
 
-  package let audienceNames: [String]
-
-  private func audienceSet(where isIn: (String) -> Bool) -> AudienceSet {
-    audienceNames.enumerated().reduce(into: []) { set, name in
-      if isIn(name.element) { set.insert(AudienceSet(rawValue: 1 << UInt64(name.offset))) }
+  /// Those that a caller is in.
+  private func memberships(of caller: LendingCaller) -> AudienceSet {
+    audiences.enumerated().reduce(into: []) { set, audience in
+      if audience.element.contains(caller) { set.insert(AudienceSet(audience.offset)) }
     }
   }
 
@@ -91,15 +93,14 @@ package final class Registry {
     guard request.audiences.count <= LendingLimits.audiences else {
       throw .tooManyAudiences(limit: LendingLimits.audiences)
     }
-    var targets: [Audience] = []
+    var targets: AudienceSet = []
     for name in request.audiences {
-      guard let audience = audiences[name] else { throw .noSuchAudience(name) }
-      targets.append(audience)
+      guard let index = audienceNames.firstIndex(of: name) else { throw .noSuchAudience(name) }
+      targets.insert(AudienceSet(index))
     }
     guard buffers.count < limits.buffers else { throw .tooManyBuffers(limit: limits.buffers) }
     let buffer = LentBuffer(
-      .random(), number: counts.lent, place, owner, pages, request, targets,
-      targets.isEmpty ? [] : audienceSet(where: request.audiences.contains), born: clock(), registry: self)
+      .random(), number: counts.lent, place, owner, pages, request, targets, born: clock(), registry: self)
     (buffers[buffer.id], byPlace[place]) = (buffer, buffer)
     pages.add(buffer)
     counts.lent += 1
@@ -268,12 +269,15 @@ package final class Registry {
 
   /// The buffers that a caller may import, the oldest first.
   package func list(for caller: LendingCaller) -> [LentBuffer] {
-    buffers.values.filter { $0.admits(caller) }.sorted { $0.number < $1.number }
+    let memberships = memberships(of: caller)
+    return buffers.values.filter { $0.admits(caller, memberships) }.sorted { $0.number < $1.number }
   }
 
   /// The buffer of this id, if the caller may import it.
   package func find(_ id: BufferID, for caller: LendingCaller) throws(LendingError) -> LentBuffer {
-    guard let buffer = buffers[id], buffer.admits(caller) else { throw .noSuchBuffer }
+    // First what takes time, which a caller could measure: a wrong id and a forbidden one have one path.
+    let memberships = memberships(of: caller)
+    guard let buffer = buffers[id], buffer.admits(caller, memberships) else { throw .noSuchBuffer }
     return buffer
   }
 
@@ -369,7 +373,7 @@ package final class Registry {
   package func add(_ feed: LendingFeed) {
     feeds.append(feed)
     if case .importer(let caller) = feed.audience {
-      feed.memberships = audienceSet { audiences[$0]?.contains(caller) == true }
+      feed.memberships = memberships(of: caller)
       for buffer in buffers.values.sorted(by: { $0.number < $1.number }) { feed.note(buffer, .lent) }
     }
   }
