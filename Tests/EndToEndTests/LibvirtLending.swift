@@ -40,6 +40,8 @@ extension LibvirtSetups {
       "camera",
       "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
     )
+    // The id comes behind `filled`.
+    try host.guest("camera", "next b")
     try host.expectLent("camera", part.bytes(seed: 7))
     try host.restart()
     #expect(try host.guest("camera", "tell b fill 8") == "filled\n")
@@ -69,6 +71,8 @@ extension LibvirtSetups {
       "camera",
       "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
     )
+    // The id comes behind `filled`.
+    try host.guest("camera", "next b")
     try host.expectLent("camera", part.bytes(seed: 7))
     kill(try #require(host.helpers().first), SIGKILL)
     try waitUntil("it is gone") { host.helpers().isEmpty }
