@@ -182,25 +182,19 @@ final class GuestBufferTable {
   }
 
   /// The host has lost a buffer. What others have made is kept for the next card, while its lender wants it lent.
-  private func revoke(_ buffer: GuestBuffer, reason: String, forGood: Bool = false) {
-    let wasTold = buffer.state == .waiting
-    if wasTold, !forGood { return }
-    if !forGood, buffer.foreign != nil, buffer.state == .lent {
-      buffer.state = .waiting
-    } else {
-      forget(buffer)
-    }
+  private func revoke(_ buffer: GuestBuffer, reason: String) {
+    if buffer.state == .waiting { return }
+    if buffer.foreign != nil, buffer.state == .lent { buffer.state = .waiting } else { forget(buffer) }
     buffer.place = nil
-    if wasTold { return }
     var event = LenderEvent(.revoked, buffer)
     event.reason = reason
     whenChanged?(event)
   }
 
-  /// The helper is gone, and what was lent in this session.
+  /// The helper is gone, and what was lent in this session. What others have made waits for the next one's card.
   func endSession() {
     cards = []
-    for buffer in all { revoke(buffer, reason: "sessionEnded", forGood: true) }
+    for buffer in all { revoke(buffer, reason: "sessionEnded") }
   }
 
   // MARK: Cards

@@ -162,7 +162,8 @@ import Testing
     #expect(rig.host.waiting.isEmpty)
   }
 
-  @Test("the end of a session revokes everything, and nothing is lent in the next until lenders lend")
+  @Test(
+    "the end of a session revokes everything; what others have made is lent in the next one, under a new id")
   func session() throws {
     let watcher = try watch()
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
@@ -174,7 +175,7 @@ import Testing
         event(#""revoked","buffer":"\#(AgentRig.id(1))","reason":"sessionEnded""#), event(#""disconnected""#),
       ])
     // To close what others have made, the driver would wait for a device that nobody is behind.
-    #expect(states.isEmpty && card.closed == [1])
+    #expect(states == ["\(AgentRig.id(1)) waiting"] && card.closed == [1])
     #expect(
       try lender.ask("Lend", passing: [memfd]).hasPrefix(#"{"error":"io.udmabridge.Lender.NotConnected""#))
     try rig.plugPort()
@@ -183,9 +184,27 @@ import Testing
     #expect(card.closed == [1], "nobody knows yet whether the card is this helper's")
     try rig.prove(card)
     #expect(card.closed.contains(2))
-    try rig.host.receive()
-    #expect(rig.host.waiting.isEmpty)
-    #expect(try watcher.replies() == [event(#""connected""#)])
+    let command = try rig.host.take("lend")
+    #expect(command.number("lender") == 1 && command.number("size") == 8192)
+    try rig.host.answer(command, "{\"buffer\": \"\(AgentRig.id(2))\"}")
+    try rig.settle()
+    #expect(states == ["\(AgentRig.id(2)) lent"])
+    #expect(
+      try watcher.replies() == [
+        event(#""connected""#), event(#""lent","buffer":"\#(AgentRig.id(2))","before":"\#(AgentRig.id(1))""#),
+      ])
+  }
+
+  @Test("what its lender wants back when the session ends is not lent in the next one")
+  func sessionEndsReturn() throws {
+    try rig.lend(memfd, by: lender, as: AgentRig.id(1))
+    try lender.send("Return", #"{"buffer":"\#(AgentRig.id(1))"}"#)
+    try rig.host.answer(rig.host.take("return"))
+    try rig.settle()
+    #expect(states == ["\(AgentRig.id(1)) returning"])
+    rig.host.hangUp()
+    try rig.settle()
+    #expect(states.isEmpty)
   }
 
   @Test("what the helper tells of a buffer reaches the lender; an unknown buffer and an unknown event do not")
