@@ -392,13 +392,3 @@ package final class Registry {
     return now
   }
 }
-
-/// What was lent since the start, and is now.
-package struct LendingStatistics: Equatable, Sendable, Encodable {
-  /// Buffers that are lent now or on their way back, imports of them, and who is told of them.
-  package internal(set) var buffers = 0, imports = 0, watchers = 0
-  /// Since the start: how many were lent and imported, and how they ended.
-  package internal(set) var lent = 0, imported = 0, returned = 0, revoked = 0
-  /// Imports that were ended for the guest's sake.
-  package internal(set) var cutOff = 0
-}
