@@ -90,17 +90,22 @@ extension LibvirtSetups {
     #expect(try host.run("ls /run/udmabridge") == "")
   }
 
-  @Test(
-    "a helper that is a second late: QEMU waits for it and connects the port later; for a second card it does not wait",
-    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
-  func lateHelper() throws {
-    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
-    let host = try LibvirtHost(user: "libvirt-qemu", lender: true)
+  /// The helper that libvirt starts begins a second later.
+  private func delayHelper(_ host: LibvirtHost) throws {
     try host.run(
       """
       cd /usr/local/bin; mv vhost-user-udmabuf ../late
       printf '#!/bin/bash\\nsleep 1; exec -a "$0" /usr/local/late "$@"\\n' >vhost-user-udmabuf; chmod 755 vhost-user-udmabuf
       """)
+  }
+
+  @Test(
+    "a helper that is a second late: QEMU waits for it, and connects the port later",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
+  func lateHelper() throws {
+    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
+    let host = try LibvirtHost(user: "libvirt-qemu", lender: true)
+    try delayHelper(host)
     // This QEMU has no second card.
     try host.define("early")
     let told = try host.attempt("udmabridge libvirt enable early --lend")
@@ -110,7 +115,16 @@ extension LibvirtSetups {
     try host.guest("early", "hold b as user udmabridge-guest lend --socket /run/agent/lender --size 5000")
     try waitUntil("it is lent") { try host.run("udmabridge buffers list --domain early").contains("5000") }
     try host.run("virsh destroy early")
+    try waitUntil("nothing is pinned") { host.helpers().isEmpty && liveUdmabufs() == 0 }
+  }
 
+  @Test(
+    "QEMU does not wait for a second card: the start fails by name, and leaves nothing in the way of the next",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
+  func lateSecondCard() throws {
+    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
+    let host = try LibvirtHost(.stable, user: "libvirt-qemu", lender: true)
+    try delayHelper(host)
     try host.define("second", emulator: readableQEMU(host))
     try host.run("udmabridge libvirt enable second --lend")
     let refused = try host.attempt("virsh start second")
