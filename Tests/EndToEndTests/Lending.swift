@@ -66,11 +66,12 @@ extension EndToEnd {
       arguments: [Machine.oldest, .flat, .blobs, .imports])
     func lent(_ machine: Machine) throws {
       let lender = try LendingGuest(machine)
-      for exporter in ["card"] + machine.foreign {
-        for (index, part) in Self.parts.enumerated() {
-          try expectLent(exporter, part, by: lender, seed: UInt32(11 + index))
-        }
+      // How a part lies in pages is the same to all exporters: one has them all.
+      let parts = machine.foreign.isEmpty ? [Self.parts[1], Self.parts[3]] : Self.parts
+      for (index, part) in parts.enumerated() {
+        try expectLent("card", part, by: lender, seed: UInt32(11 + index))
       }
+      for exporter in machine.foreign { try expectLent(exporter, Self.parts[3], by: lender, seed: 21) }
       try expectNothingIsLeft(of: lender)
     }
 
