@@ -125,7 +125,7 @@ extension EndToEnd.Lending {
       for id in [scene.lent, scene.imported] { try scene.watcher.expect("returned \(id)") }
       try scene.expectAllWell()
     }
-    if [.lender, .agent, .importers].contains(victim) {
+    if [.lender, .importers].contains(victim) {
       try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
     }
     guest.end()
