@@ -36,7 +36,7 @@ extension EndToEnd.Lending {
     try guest.shell(
       "for number in $(seq 100); do (as user udmabridge-guest lend --socket /run/agent/lender --heap system --size 4097 >/dev/null 2>&1 &); done"
     )
-    try waitUntil("a hundred are lent") { try lender.agentList().buffers.count == 100 }
+    try lender.waitForBuffers(100)
     let memory = try lender.agentMemory()
     print("lending: the agent has \(memory >> 10) KiB of private memory with 100 buffers")
     #expect(memory < 4 << 20)

@@ -114,6 +114,19 @@ final class LendingGuest {
     try guest.shell("as user udmabridge-guest \(words) \(Self.socket)")
   }
 
+  /// Waits until so many are lent, as the host sees it: a hundred processes of the guest take their time.
+  func waitForBuffers(_ count: Int) throws {
+    var seen = 0
+    while seen < count {
+      let before = seen
+      try waitUntil("more than \(before) of \(count) buffers are lent") {
+        let list = try run(EndToEnd.Lending.tool, ["buffers", "list", "--control", control]).output
+        seen = list.split(separator: "\n").last.flatMap { Int($0.prefix { $0.isNumber }) } ?? 0
+        return seen > before
+      }
+    }
+  }
+
   // MARK: Lenders
 
   /// A part of a buffer whose bytes are the pattern of a seed.

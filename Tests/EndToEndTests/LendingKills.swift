@@ -213,7 +213,7 @@ extension EndToEnd.Lending {
     try guest.shell(
       "for number in $(seq 100); do (as user udmabridge-guest lend --socket /run/agent/lender --size 4097 >/dev/null 2>&1 &); done"
     )
-    try waitUntil("a hundred are lent") { try lender.agentList().buffers.count == 100 }
+    try lender.waitForBuffers(100)
     // Each imports an eighth of them, so that each buffer has two.
     let script = """
       import importlib.machinery, importlib.util, sys
