@@ -30,7 +30,9 @@ final class Rig: ScanoutObserver {
       loop: loop)
     // Longer than any test takes, so that none depends on how busy the machine is.
     sink.patience = .seconds(3600)
-    let interface = DisplayInterface(sink, watchers: WatcherLimit(watchers)) { _ in Array(#"{"flushes":3}"#.utf8) }
+    let interface = DisplayInterface(sink, watchers: WatcherLimit(watchers)) { _ in
+      Array(#"{"flushes":3}"#.utf8)
+    }
     server = try VarlinkServer(
       UnixSocket.listen(directory.appending("socket")),
       info: VarlinkInfo(vendor: "udmabridge", product: "test", version: "1", url: ""),
