@@ -22,11 +22,12 @@ package enum ListenError: Error, Equatable, CustomStringConvertible {
 /// - Parameters:
 ///   - mode: of its file; what the umask leaves, if none is given.
 ///   - group: that the file belongs to; this process's, if none is given.
+///   - neverMissing: at any moment there is a file. In lists of sockets it is called `.new` where it has taken another one's place.
 package func listenOn(
-  _ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil
+  _ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil, neverMissing: Bool = false
 ) throws(ListenError) -> UnixSocket {
   do throws(Errno) {
-    let socket = try bind(path, mode)
+    let socket = try bind(path, mode, neverMissing)
     if let group {
       do throws(Errno) { try setSocketGroup(path, group) } catch {
         removeFile(path)
@@ -40,15 +41,17 @@ package func listenOn(
   }
 }
 
-private func bind(_ path: FilePath, _ mode: UInt32?) throws(Errno) -> UnixSocket {
+private func bind(_ path: FilePath, _ mode: UInt32?, _ neverMissing: Bool) throws(Errno) -> UnixSocket {
   do throws(Errno) { return try .listen(path, mode: mode) } catch {
     guard error == .addressInUse, UnixSocket.isStale(path) else { throw error }
   }
   // Of two that find it at once, the second would remove the socket that the first has bound by then.
   let folder = path.removingLastComponent()
   return try lockDirectory(folder.isEmpty ? "." : folder).withRaw { _ throws(Errno) in
-    guard UnixSocket.isStale(path) else { return try .listen(path, mode: mode) }
-    // The file is never missing: libvirt looks at a port's, and starts no domain where there is none.
+    guard UnixSocket.isStale(path), neverMissing else {
+      if UnixSocket.isStale(path) { removeFile(path) }
+      return try .listen(path, mode: mode)
+    }
     let new = folder.appending(".new")
     if UnixSocket.isStale(new) { removeFile(new) }
     let socket = try UnixSocket.listen(new, mode: mode)

@@ -28,7 +28,8 @@ final class GuestLending {
       limits: options.lending, audiences: try options.audiences(),
       awaitDevices: { pages, whenOver in pages.dmabuf.flatMap { DeviceWait($0, loop, whenOver: whenOver) } })
     timer = try LendingTimer(registry, loop: loop)
-    socket = try listenOn(path, mode: 0o600)
+    // libvirt looks at a port's file at about this time, and starts no domain where there is none.
+    socket = try listenOn(path, mode: 0o600, neverMissing: true)
   }
 
   /// Serves the port from now on.

@@ -73,7 +73,7 @@ import Testing
     let port = try DomainPlaces("web", root: root).port
     #expect(run("prepare", domain.text) == Hook.Outcome())
     #expect(UnixSocket.isStale(port))
-    let helper = try listenOn(port, mode: 0o600)
+    let helper = try listenOn(port, mode: 0o600, neverMissing: true)
     #expect(!UnixSocket.isStale(port))
     #expect(run("reconnect", domain.text) == Hook.Outcome())
     _ = try UnixSocket.connect(port)
