@@ -27,7 +27,7 @@ enum Operation: String, CaseIterable {
   /// A buffer is lent, imported, released and taken back, in the registry.
   case lend
   /// A buffer is looked for among a thousand by somebody who may import none of them: by an id that there is not, and by that
-  /// of one of them. What differs, that caller could find out.
+  /// of one of them. That caller could measure the difference.
   case findWrong = "find-wrong"
   case findForbidden = "find-forbidden"
 

@@ -88,8 +88,8 @@ package let displayDescription = """
   # neither XR24 nor AR24, shows nothing.
   method Stream() -> ()
 
-  # What happened since the start: "device" as in the helper's file of statistics, "control" about this socket. What the guest has
-  # lent, "lending" in "device", is for root and the helper's own user; the device's other numbers count those buffers too.
+  # What happened since the start: "device" as in the helper's file of statistics, "control" about this socket.
+  # Root and the helper's own user also get "lending" in "device". The device's other numbers count lent buffers too.
   method Statistics() -> (
     device: object,
     control: (

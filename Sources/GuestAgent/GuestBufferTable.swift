@@ -191,7 +191,7 @@ final class GuestBufferTable {
     whenChanged?(event)
   }
 
-  /// The helper is gone, and what was lent in this session. What others have made waits for the next one's card.
+  /// The helper is gone, and with it all that was lent in this session. Buffers of other drivers wait for the next one's card.
   func endSession() {
     cards = []
     for buffer in all { revoke(buffer, reason: "sessionEnded") }

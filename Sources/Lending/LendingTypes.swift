@@ -136,7 +136,7 @@ extension LendingError: CustomStringConvertible {
   }
 }
 
-/// What was lent since the start, and is now.
+/// A registry's counts: of now, and since the start.
 package struct LendingStatistics: Equatable, Sendable, Encodable {
   /// Buffers that are lent now or on their way back, imports of them, and who is told of them.
   package internal(set) var buffers = 0, imports = 0, watchers = 0

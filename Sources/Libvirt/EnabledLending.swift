@@ -17,11 +17,11 @@ extension DomainXML {
   package static let genericDevice = "vhost-user-test-device-pci"
   /// The port's name, by which the guest's agent finds it.
   private static let portName = "io.udmabridge.lend.0"
-  /// What the device and its connection are called in QEMU.
+  /// The name of the device and of its connection in QEMU.
   private static let deviceName = "udmabridge-lend"
   private static let commandLineNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-  /// What the definition has for it.
+  /// The scope for which the definition has all parts.
   package var lending: LendingScope {
     if lendingChannel == nil { return .none }
     return lendingArguments.isEmpty ? .card : .all
@@ -70,7 +70,7 @@ extension DomainXML {
     record["lending"] = words.joined(separator: " ")
   }
 
-  /// Puts in what is missing. What is there stays as it is.
+  /// Puts in the missing parts, and changes none that are there.
   func enableLending(
     _ scope: LendingScope, _ places: DomainPlaces, makeRecord: () throws(XMLError) -> XMLElement
   ) throws(XMLError) {

@@ -124,7 +124,7 @@ final class Helper {
       ) { isTrusted in
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
-        // What is lent to others is nobody's business.
+        // A buffer is lent to some users; the others learn nothing of it.
         let statistics = Self.statistics(lender, devices, isTrusted ? lending : nil)
         return (try? encoder.encode(statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
       }

@@ -117,7 +117,7 @@ struct HostCheck {
     } catch { report.failed("options", "\(error)", remedy: "mend the file") }
   }
 
-  /// What the guest can lend beside its pictures.
+  /// The guest's buffers that are no pictures: it can lend none, some or all of them.
   private func checkLending(_ report: inout Report) {
     guard let name = domain.name, let places = try? DomainPlaces(name) else { return }
     func path(_ option: String) -> String? {

@@ -115,7 +115,6 @@ struct LibvirtEnable: ParsableCommand {
     }
     return .card
   }
-
 }
 
 struct LibvirtDisable: ParsableCommand {
