@@ -16,8 +16,6 @@ package final class DisplayInterface: VarlinkInterface {
   private let offers: [UInt64: Memfd]
   /// The device's statistics, a JSON object: all of them, or what any caller may know.
   private let statistics: (_ isTrusted: Bool) -> [UInt8]
-  /// Root and this process's own user.
-  private let trusted = [0, effectiveUser()]
   private let watchers: WatcherLimit
   private var consumers: [ObjectIdentifier: Consumer] = [:]
   /// Whose connections these are.
@@ -87,7 +85,7 @@ package final class DisplayInterface: VarlinkInterface {
       connection.upgrade(EmptyObject()) { [unowned self, unowned connection] in stream($0, connection) }
     case "Statistics":
       _ = try call.parameters(EmptyObject.self)
-      let device = statistics(trusted.contains(connection.peer.user))
+      let device = statistics(watchers.isTrusted(connection))
       connection.reply(StatisticsReply(device: device, control: control))
     default: throw .methodNotFound(call.method)
     }

@@ -48,17 +48,22 @@ private func bind(_ path: FilePath, _ mode: UInt32?, _ neverMissing: Bool) throw
   // Of two that find it at once, the second would remove the socket that the first has bound by then.
   let folder = path.removingLastComponent()
   return try lockDirectory(folder.isEmpty ? "." : folder).withRaw { _ throws(Errno) in
-    guard UnixSocket.isStale(path), neverMissing else {
-      if UnixSocket.isStale(path) { removeFile(path) }
-      return try .listen(path, mode: mode)
-    }
-    let new = folder.appending(".new")
-    if UnixSocket.isStale(new) { removeFile(new) }
-    let socket = try UnixSocket.listen(new, mode: mode)
-    do throws(Errno) { try rename(new, to: path) } catch {
-      removeFile(new)
-      throw error
-    }
-    return socket
+    guard UnixSocket.isStale(path) else { return try .listen(path, mode: mode) }
+    if neverMissing { return try listen(inPlaceOf: path, beside: folder.appending(".new"), mode) }
+    removeFile(path)
+    return try .listen(path, mode: mode)
   }
+}
+
+/// - Parameter new: the name of the socket's file before it is renamed.
+private func listen(inPlaceOf path: FilePath, beside new: FilePath, _ mode: UInt32?) throws(Errno)
+  -> UnixSocket
+{
+  if UnixSocket.isStale(new) { removeFile(new) }
+  let socket = try UnixSocket.listen(new, mode: mode)
+  do throws(Errno) { try rename(new, to: path) } catch {
+    removeFile(new)
+    throw error
+  }
+  return socket
 }

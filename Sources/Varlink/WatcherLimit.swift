@@ -10,6 +10,9 @@ package final class WatcherLimit {
 
   package var count: Int { users.count }
 
+  /// The caller is root or this process's own user.
+  package func isTrusted(_ connection: VarlinkConnection) -> Bool { shares.isTrusted(connection.peer.user) }
+
   /// Counts a connection until it is over.
   /// - Returns: the limit, if that stands against it.
   package func add(_ connection: VarlinkConnection) -> Int? {

@@ -36,12 +36,7 @@ extension LibvirtSetups {
     try host.run("virsh start camera")
     let part = LendingGuest.Part(offset: 123, size: 4567)
     try host.startAgent("camera", cards: 2)
-    try host.guest(
-      "camera",
-      "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
-    )
-    // The id comes behind `filled`.
-    try host.guest("camera", "next b")
+    try host.lend("camera", part)
     try host.expectLent("camera", part.bytes(seed: 7))
     try host.restart()
     #expect(try host.guest("camera", "tell b fill 8") == "filled\n")
@@ -67,12 +62,7 @@ extension LibvirtSetups {
     try host.run("udmabridge libvirt enable camera --lend; virsh start camera")
     let part = LendingGuest.Part(offset: 123, size: 4567)
     try host.startAgent("camera", cards: 2)
-    try host.guest(
-      "camera",
-      "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
-    )
-    // The id comes behind `filled`.
-    try host.guest("camera", "next b")
+    try host.lend("camera", part)
     try host.expectLent("camera", part.bytes(seed: 7))
     kill(try #require(host.helpers().first), SIGKILL)
     try waitUntil("it is gone") { host.helpers().isEmpty }
@@ -151,6 +141,16 @@ extension LibvirtHost {
       let list = try? JSONDecoder().decode(LendingGuest.AgentList.self, from: Data(text.utf8))
       return list?.connected == true && list?.cards == cards
     }
+  }
+
+  /// Lends a part of a dma-heap's buffer, whose pattern has the seed 7, as `b`.
+  func lend(_ name: String, _ part: LendingGuest.Part) throws {
+    try guest(
+      name,
+      "hold b as user buffer heap \(part.end) 7 -- udmabridge-guest lend --socket /run/agent/lender --offset \(part.offset) --size \(part.size) --fd {}"
+    )
+    // The id comes behind `filled`.
+    try guest(name, "next b")
   }
 
   /// One buffer is lent, whose bytes these are.
