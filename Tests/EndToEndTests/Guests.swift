@@ -28,10 +28,8 @@ extension EndToEnd {
         : [
           Combination(kernel: "oldest", qemu: "distribution"),
           Combination(kernel: "distribution", qemu: "distribution"),
-          Combination(kernel: "newest", qemu: "distribution"),
           Combination(kernel: "oldest-udmabuf", qemu: "stable"),
           Combination(kernel: "newest", qemu: "newest"),
-          Combination(kernel: "oldest-udmabuf", qemu: "oldest-generic", device: "blob"),
           Combination(kernel: "newest", qemu: "oldest-generic", device: "blob"),
         ]
       // Two roles may have one version.

@@ -23,7 +23,7 @@ extension EndToEnd {
 
     @Test(
       "QEMU measures how fast the guest writes, and the guest keeps its screen",
-      arguments: ["distribution", "stable", "newest"])
+      arguments: ["distribution", "newest"])
     func dirtyRate(_ version: String) throws {
       let guest = try RunningGuest(
         resolution: "1024x768", options: ["--qemu", version])
@@ -45,7 +45,7 @@ extension EndToEnd {
     /// QEMU keeps no state of a vhost-user-gpu: if the log were offered, it would migrate and leave the screen behind.
     @Test(
       "QEMU refuses to migrate, and to save, and the guest keeps its screen",
-      arguments: ["distribution", "stable", "newest"])
+      arguments: ["distribution", "newest"])
     func migration(_ version: String) throws {
       let guest = try RunningGuest(
         resolution: "1024x768", options: ["--qemu", version])
