@@ -10,6 +10,9 @@ final class AgentCore {
   let table: GuestBufferTable
   let interface: LenderInterface
   private var cards: [any GuestCard] = []
+  /// Cards that are unplugged, and have handles that wait for a device which does not answer any more. Whoever closes their device
+  /// files waits with them, for ever, and cannot be killed then.
+  private var abandoned: [any GuestCard] = []
 
   var whenPortGone: (() -> Void)?
 
@@ -52,12 +55,18 @@ final class AgentCore {
 
   func remove(_ card: any GuestCard) {
     cards.removeAll { $0 === card }
+    card.handles.isAnswered = false
     table.remove(card, reason: "cardGone")
+    if card.handles.hasForeign {
+      abandoned.append(card)
+      log("it has buffers of other drivers: the kernel keeps these pages until this guest starts again")
+    }
   }
 
   private func take(_ event: HostEvent) {
     guard case .deviceReset(let device, _) = event else { return table.handle(event) }
     for proven in table.cards where proven.device == device {
+      proven.card.handles.isAnswered = false
       table.remove(proven.card, reason: RevocationReason.deviceReset.rawValue)
       prove(proven.card)
     }

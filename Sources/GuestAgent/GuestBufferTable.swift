@@ -167,6 +167,10 @@ final class GuestBufferTable {
       }
     case .revoked(let id, let reason):
       guard let buffer = buffers[id] else { return }
+      // The driver may be on its way out: nobody answers it until the card is proved anew.
+      if reason == RevocationReason.deviceReset.rawValue {
+        buffer.place?.card.card.handles.isAnswered = false
+      }
       revoke(buffer, reason: reason)
     case .deviceReset: break
     }

@@ -72,6 +72,9 @@ package final class CardHandles {
     }
   }
 
+  /// There is a handle of what another driver has made, in use or not. The kernel closes it with the device file.
+  package var hasForeign: Bool { !unused.isEmpty || open.values.contains { $0.buffer?.isOwn == false } }
+
   /// - Parameter whenUnused: closes a handle that nobody uses any more.
   package init(_ whenUnused: @escaping (UInt32) -> Void) { self.whenUnused = whenUnused }
 

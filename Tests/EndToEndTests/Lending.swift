@@ -82,7 +82,7 @@ extension EndToEnd {
       try expectNothingIsLeft(of: lender)
     }
 
-    private func expectNothingIsLeft(of lender: LendingGuest) throws {
+    func expectNothingIsLeft(of lender: LendingGuest) throws {
       try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
       let statistics = try lender.guest.statistics()
       #expect(statistics.pinnedBytes == 0 && statistics.protocolErrors.isEmpty, "\(statistics)")

@@ -32,9 +32,11 @@ final class LendingGuest {
   /// Its number, in a command of the guest's shell: busybox has no pgrep.
   static let agentPID = #"$(ps | sed -n 's/^ *\([0-9]*\) .*[u]dmabridge-guest serve.*/\1/p')"#
 
+  /// - Parameter disk: a swap device.
+  /// - Parameter hasAgent: it starts one; a guest that comes back from its disk has one by then.
   init(
     _ machine: Machine, memory: String = "512M", kms: String? = nil, helperOptions: [String] = [],
-    programs: [FilePath] = []
+    programs: [FilePath] = [], disk: FilePath? = nil, hasAgent: Bool = true
   ) throws {
     directory = try makeTemporaryDirectory()
     // For importers that run as somebody else.
@@ -45,7 +47,8 @@ final class LendingGuest {
       options: [
         "--kernel", machine.kernel, "--device", machine.device, "--agent", "--port",
         directory.appending("port").string,
-      ] + programs.flatMap { ["--program", $0.string] })
+      ] + programs.flatMap { ["--program", $0.string] } + (disk.map { ["--disk", $0.string] } ?? []))
+    guard hasAgent else { return }
     if !machine.foreign.isEmpty { try guest.shell("load vgem") }
     try startAgent()
   }

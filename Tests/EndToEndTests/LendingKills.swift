@@ -134,7 +134,7 @@ extension EndToEnd.Lending {
   }
 
   enum Upset: String, CaseIterable, Sendable {
-    case panic, reset, reboot, portUnbound, stopped
+    case panic, reset, reboot, cardUnbound, portUnbound, stopped
   }
 
   @Test(
@@ -159,6 +159,13 @@ extension EndToEnd.Lending {
       }
       try guest.shell("load vgem")
       try lender.startAgent()
+    case .cardUnbound:
+      try guest.shell("ls /sys/bus/virtio/drivers/virtio_gpu | grep virtio >/run/card")
+      try guest.shell("cat /run/card >/sys/bus/virtio/drivers/virtio_gpu/unbind")
+      try scene.expectRevoked("deviceReset", "resourceGone")
+      try expectCutOff(scene.importers)
+      try guest.shell("cat /run/card >/sys/bus/virtio/drivers/virtio_gpu/bind; grant")
+      try lender.waitForAgent()
     case .portUnbound:
       try guest.shell(
         "basename $(readlink -f /sys/class/virtio-ports/$(basename \(LendingGuest.port))/device) >/run/ports"
@@ -190,7 +197,7 @@ extension EndToEnd.Lending {
       #expect(try scene.importers[0].tell("release") == "done")
     }
     // What lenders still have of other drivers was lent anew by then, or is.
-    if [.portUnbound, .stopped].contains(upset) {
+    if [.cardUnbound, .portUnbound, .stopped].contains(upset) {
       for name in ["lent", "imported", "returning"] { try lender.drop(name) }
     }
     try scene.expectAllWell()

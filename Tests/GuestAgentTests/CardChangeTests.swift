@@ -71,6 +71,34 @@ import Testing
       ])
   }
 
+  @Test(
+    "the device file of an unplugged card stays open while it has what others have made: to close it would hang"
+  )
+  func unplugged() throws {
+    for isForeign in [true, false] {
+      var card: FakeCard? = FakeCard()
+      weak let unplugged = card
+      try rig.add(#require(card))
+      if isForeign {
+        try rig.lend(memfd, by: lender, as: AgentRig.id(1))
+      } else {
+        _ = try lender.ask("Make", #"{"size":4096}"#)
+        try rig.lend(lender.takeDescriptor(), by: lender, as: AgentRig.id(2))
+      }
+      // What the helper says first, of a driver that lets its device go.
+      try rig.host.send(
+        #"{"event":"revoked","data":{"buffer":"\#(AgentRig.id(isForeign ? 1 : 2))","reason":"deviceReset"}}"#
+          + "\n")
+      try rig.settle()
+      // The proof's handle was the first one.
+      #expect((card?.closed == [1]) == isForeign)
+      rig.core.remove(try #require(card))
+      card = nil
+      #expect((unplugged != nil) == isForeign)
+      if isForeign { _ = try lender.ask("Return", #"{"buffer":"\#(AgentRig.id(1))"}"#) }
+    }
+  }
+
   @Test("what waits for a card is forgotten with its lender, and when it is returned")
   func waiting() throws {
     try rig.add(card)
