@@ -19,9 +19,14 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: rules)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .testTarget(name: name, dependencies: dependencies, swiftSettings: rules)
+func tests(_ name: String, _ dependencies: [Target.Dependency], are settings: [SwiftSetting] = rules)
+  -> Target
+{
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
 }
+
+// What compares pictures is optimised: it runs in an emulated machine.
+let quick = rules + [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
 let package = Package(
   name: "udmabridge",
@@ -54,7 +59,7 @@ let package = Package(
     module(
       "Consumers",
       ["Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", system, log]),
-    module("LendingProtocol", ["Varlink", system]),
+    module("LendingProtocol", ["Udmabuf", "Varlink", system]),
     .target(name: "CVirtGPU"),
     module("GuestAgent", ["CVirtGPU", "Linux", "Udmabuf", "Varlink", "LendingProtocol", system]),
     module("Lending", ["Linux", "Buffers", "LendingProtocol", system]),
@@ -117,7 +122,7 @@ let package = Package(
     .target(
       name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
       path: "Tests/TestSupport",
-      swiftSettings: rules),
+      swiftSettings: quick),
     tests("UdmabufTests", ["CUdmabuf", "Linux", "Udmabuf", "TestSupport", system]),
     tests("LinuxTests", ["Linux", "Udmabuf", "TestSupport", system]),
     tests(
@@ -155,7 +160,8 @@ let package = Package(
     tests(
       "LendingServiceTests",
       [
-        "Linux", "Udmabuf", "Guest", "Buffers", "Varlink", "LendingProtocol", "Lending", "LendingService",
+        "Linux", "Udmabuf", "Guest", "Buffers", "Varlink", "LendingProtocol", "Lending", "KMS",
+        "LendingService",
         "Fixtures", "TestSupport", "udmabridge", system,
       ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
@@ -180,11 +186,13 @@ let package = Package(
     tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(
       "EndToEndTests",
-      ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system]),
+      ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system],
+      are: quick),
     tests(
       "GuestAgentTests",
       ["Linux", "Udmabuf", "Varlink", "LendingProtocol", "GuestAgent", "Fixtures", "TestSupport", system]),
-    tests("KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log]),
+    tests(
+      "KMSTests", ["Linux", "Udmabuf", "Scanout", "KMS", "CDRM", "TestSupport", system, log], are: quick),
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),
     .executableTarget(

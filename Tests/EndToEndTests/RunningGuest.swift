@@ -87,13 +87,13 @@ final class RunningGuest {
   @discardableResult
   func shell(_ command: String, within limit: TimeSpan = Patience.limit) throws -> String {
     guard process.isRunning else { throw TroubleInTest("QEMU or the helper has ended:\n\(helperLog)") }
-    let (status, output) = try run(
-      repository.appending("qemu/in-guest"),
-      ["--timeout", "\(limit.seconds)", directory.appending("shell").string, command])
-    guard status == 0 else {
+    do {
+      let (status, output) = try GuestShell(path: directory.appending("shell")).run(command, within: limit)
+      if status == 0 { return output }
       throw TroubleInTest("status \(status) of «\(command)» in the guest: \(output)\n\(lastWords)")
+    } catch let failure as GuestShell.Failure {
+      throw TroubleInTest("\(failure): «\(command)» in the guest\n\(lastWords)")
     }
-    return output
   }
 
   /// The ids that modetest wants: of the first connector and the first CRTC.
