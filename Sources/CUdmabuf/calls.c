@@ -46,6 +46,7 @@ int cu_memfd_create(const char *name, uint32_t flags) { return memfd_create(name
 int cu_get_seals(int fd) { return fcntl(fd, F_GET_SEALS); }
 int cu_add_seals(int fd, uint32_t seals) { return fcntl(fd, F_ADD_SEALS, (int)seals); }
 int cu_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
+int cu_dup_over(int fd, int number) { return dup3(fd, number, O_CLOEXEC); }
 int cu_truncate(int fd, int64_t length) { return ftruncate(fd, length); }
 
 int cu_set_nonblocking(int fd) {

@@ -66,7 +66,7 @@ static_assert(sizeof(struct vg_heap_allocation) == 24, "dma_heap_allocation_data
 #define VG_RESOURCE_CREATE_BLOB _IOWR('d', 0x40 + 0x0a, struct vg_resource_create_blob)
 #define VG_HEAP_ALLOC _IOWR('H', 0x0, struct vg_heap_allocation)
 
-enum { TARGET_2D = 2, FORMAT_B8G8R8X8 = 2, BLOB_MEMORY_GUEST = 1, BLOB_MAPPABLE = 1, BLOB_SHAREABLE = 2 };
+enum { TARGET_2D = 2, FORMAT_B8G8R8X8 = 2, BLOB_MEMORY_GUEST = 1, BLOB_MEMORY_HOST3D = 2, BLOB_MAPPABLE = 1, BLOB_SHAREABLE = 2 };
 
 int vg_driver(int fd, char *name, size_t capacity) {
   struct vg_version version = {.name_length = capacity, .name = name};
@@ -90,13 +90,21 @@ int vg_create_2d(int fd, uint32_t width, uint32_t height, uint32_t size, uint32_
   return result;
 }
 
-int vg_create_blob(int fd, uint64_t size, uint32_t *handle, uint32_t *resource) {
-  struct vg_resource_create_blob create = {
-      .memory = BLOB_MEMORY_GUEST, .flags = BLOB_MAPPABLE | BLOB_SHAREABLE, .size = size};
-  int result = ioctl(fd, VG_RESOURCE_CREATE_BLOB, &create);
-  *handle = create.handle;
-  *resource = create.resource;
+static int create_blob(int fd, struct vg_resource_create_blob arguments, uint32_t *handle, uint32_t *resource) {
+  arguments.flags = BLOB_MAPPABLE | BLOB_SHAREABLE;
+  int result = ioctl(fd, VG_RESOURCE_CREATE_BLOB, &arguments);
+  *handle = arguments.handle;
+  *resource = arguments.resource;
   return result;
+}
+
+int vg_create_blob(int fd, uint64_t size, uint32_t *handle, uint32_t *resource) {
+  return create_blob(fd, (struct vg_resource_create_blob){.memory = BLOB_MEMORY_GUEST, .size = size}, handle, resource);
+}
+
+int vg_create_host_blob(int fd, uint64_t blob, uint64_t size, uint32_t *handle, uint32_t *resource) {
+  return create_blob(fd, (struct vg_resource_create_blob){.memory = BLOB_MEMORY_HOST3D, .size = size, .blob = blob}, handle,
+                     resource);
 }
 
 int vg_resource_info(int fd, uint32_t handle, uint32_t *resource, uint32_t *size) {

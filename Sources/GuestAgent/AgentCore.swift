@@ -8,6 +8,7 @@ final class AgentCore {
   private let log: (String) -> Void
   let session: AgentSession
   let table: GuestBufferTable
+  let offers = GuestOfferTable()
   let interface: LenderInterface
   private var cards: [any GuestCard] = []
   /// Cards that are unplugged, and have handles that wait for a device which does not answer any more. Whoever closes their device
@@ -24,7 +25,7 @@ final class AgentCore {
     (self.loop, self.log) = (loop, log)
     session = try AgentSession(loop: loop, log: log)
     table = GuestBufferTable(session)
-    interface = LenderInterface(session, table, isDMABuf: isDMABuf)
+    interface = LenderInterface(session, table, offers, isDMABuf: isDMABuf)
     session.whenOpen = { [unowned self] in
       log("the helper answers")
       interface.tell(LenderEvent(.connected))
@@ -34,6 +35,7 @@ final class AgentCore {
       log("the helper is gone")
       for card in self.cards { card.handles.isAnswered = false }
       table.endSession()
+      offers.endSession()
       interface.tell(LenderEvent(.disconnected))
     }
     session.whenGone = { [unowned self] in
@@ -64,7 +66,16 @@ final class AgentCore {
   }
 
   private func take(_ event: HostEvent) {
-    guard case .deviceReset(let device, _) = event else { return table.handle(event) }
+    switch event {
+    case .deviceReset(let device, _): proveAgain(device)
+    case .offered(let offer): offers.offered(offer)
+    case .withdrawing(let id, let patience): offers.withdrawing(id, patience: patience)
+    case .withdrawn(let id): offers.withdrawn(id)
+    default: table.handle(event)
+    }
+  }
+
+  private func proveAgain(_ device: Int) {
     for proven in table.cards where proven.device == device {
       proven.card.handles.isAnswered = false
       table.remove(proven.card, reason: RevocationReason.deviceReset.rawValue)

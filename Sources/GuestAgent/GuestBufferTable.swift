@@ -172,7 +172,7 @@ final class GuestBufferTable {
         buffer.place?.card.card.handles.isAnswered = false
       }
       revoke(buffer, reason: reason)
-    case .deviceReset: break
+    case .deviceReset, .offered, .withdrawing, .withdrawn: break
     }
   }
 

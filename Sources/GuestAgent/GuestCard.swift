@@ -11,6 +11,9 @@ package protocol GuestCard: AnyObject {
   func makeBuffer(_ size: UInt64) throws(Errno) -> CardBuffer
   /// Makes a dma-buf known to the card. One that the card has made itself is the same buffer as before.
   func importBuffer(_ dmabuf: borrowing FD) throws(Errno) -> CardBuffer
+  /// Makes a buffer of memory that the host offers by this number, of exactly its size in bytes.
+  /// - Throws: `invalidArgument` if the host does not map it.
+  func receive(_ offer: UInt64, size: UInt64) throws(Errno) -> CardBuffer
   /// A dma-buf of a buffer that the card has made. The caller owns it.
   func export(_ buffer: CardBuffer) throws(Errno) -> FD
   /// Maps all of a buffer that the card has made.

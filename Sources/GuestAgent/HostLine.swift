@@ -60,6 +60,9 @@ struct HostEventData: Decodable {
   var metadata: BufferMetadata?
   var reading: Bool?
   var reason: String?
+  /// Of an offer.
+  var offer, size, patience: Int?
+  var writable: Bool?
 }
 
 /// What the helper tells by itself.
@@ -72,6 +75,9 @@ enum HostEvent {
   case returned(BufferID, cutOff: Int, reading: Bool)
   case revoked(BufferID, reason: String)
   case deviceReset(Int, epoch: Int)
+  case offered(GuestOffer)
+  case withdrawing(Int, patience: Int)
+  case withdrawn(Int)
 
   /// Nil for an event that is not known, or lacks what it should say.
   init?(_ name: String, _ data: HostEventData) {
@@ -93,6 +99,18 @@ enum HostEvent {
     case ("deviceReset", nil):
       guard let device = data.device, let epoch = data.epoch else { return nil }
       self = .deviceReset(device, epoch: epoch)
+    case ("offered", nil):
+      guard let id = data.offer, let device = data.device, let size = data.size, size > 0 else { return nil }
+      self = .offered(
+        GuestOffer(
+          id: id, device: device, size: size, isWritable: data.writable ?? true,
+          metadata: data.metadata ?? BufferMetadata()))
+    case ("withdrawing", nil):
+      guard let id = data.offer else { return nil }
+      self = .withdrawing(id, patience: data.patience ?? 0)
+    case ("withdrawn", nil):
+      guard let id = data.offer else { return nil }
+      self = .withdrawn(id)
     default: return nil
     }
   }

@@ -73,6 +73,17 @@ let lenderDescription = """
 
   method EndAccess(buffer: string) -> ()
 
+  # Memory of the host that this guest may have: "size" is in bytes, and the host wants it back while it is "withdrawing".
+  type Offer (offer: int, size: int, writable: bool, metadata: Metadata, withdrawing: bool)
+
+  # What the host offers now.
+  method Offers() -> (offers: []Offer)
+
+  # Takes what the host offers, by its number or by a name and a value of its metadata; of several the newest. The descriptor of this index is
+  # a dma-buf of this guest's, whose bytes are the host's own. It is the caller's as long as anybody has it. When the host takes the
+  # memory back, zeros are in its place.
+  method Receive(offer: ?int, name: ?string, value: ?string) -> (fileDescriptor: int, offer: Offer)
+
   # What the caller's user lends, or all users for root: "connected" says whether a helper of the host answers, "audiences" are those that it
   # knows, and "copies" counts the buffers that were copied since the agent started.
   method List() -> (connected: bool, cards: int, audiences: []string, copies: int, buffers: []Buffer)
@@ -81,13 +92,19 @@ let lenderDescription = """
   # waited for a card, with the id that it had "before". "importers": there are "count" now. "accessBegun", "accessEnded": an
   # importer uses the buffer. "filled": an importer has written "bytesUsed" bytes; "lostFills" before were not told.
   # "returned": "cutOff" importers were not waited for, "reading" says that a device of the host still reads. "revoked": the host
-  # has lost the buffer, for a "reason". "connected", "disconnected": a helper answers, or none any more. "lost": so many events
+  # has lost the buffer, for a "reason". "offered": there is memory of the host, of "size" bytes, with its metadata. "withdrawing": the host
+  # takes it back after "patience" milliseconds. "withdrawn": it is over. "connected", "disconnected": a helper answers, or none any more. "lost": so many events
   # before this one were left out because the caller was slow.
   method Watch() -> (
     event: (
-      ready, connected, disconnected, lent, importers, accessBegun, accessEnded, filled, fillAborted, returning, returned, revoked
+      ready, connected, disconnected, lent, importers, accessBegun, accessEnded, filled, fillAborted, returning, returned, revoked,
+      offered, withdrawing, withdrawn
     ),
     buffer: ?string,
+    offer: ?int,
+    size: ?int,
+    writable: ?bool,
+    patience: ?int,
     before: ?string,
     count: ?int,
     bytesUsed: ?int,
@@ -100,6 +117,12 @@ let lenderDescription = """
     reason: ?string,
     lost: ?int
   )
+
+  # The host offers nothing of this, or no longer.
+  error NoSuchOffer (reason: string)
+
+  # The host does not map it.
+  error CannotReceive (reason: string)
 
   # No helper of the host answers.
   error NotConnected (reason: string)

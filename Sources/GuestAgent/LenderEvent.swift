@@ -8,6 +8,7 @@ package struct LenderEvent: JSONWritable, Decodable {
     case ready
     case connected, disconnected
     case lent, importers, accessBegun, accessEnded, filled, fillAborted, returning, returned, revoked
+    case offered, withdrawing, withdrawn
 
     /// Only the last one of a buffer is of interest.
     var replacesEarlier: Bool { self == .importers }
@@ -22,6 +23,9 @@ package struct LenderEvent: JSONWritable, Decodable {
   package var metadata: BufferMetadata?
   package var reading: Bool?
   package var reason: String?
+  /// Of what the host offers: its number, in bytes, and in milliseconds.
+  package var offer, size, patience: Int?
+  package var writable: Bool?
   /// So many events were left out before this one.
   package var lost: Int?
   /// The buffer's lender; nil for what concerns everybody.
@@ -30,7 +34,7 @@ package struct LenderEvent: JSONWritable, Decodable {
   private enum CodingKeys: String, CodingKey {
     case event, buffer, before, count, bytesUsed, timestamp, lostFills, cutOff, mode, metadata, reading,
       reason
-    case lost
+    case offer, size, patience, writable, lost
   }
 
   init(_ event: Kind) { self.event = event }
@@ -40,10 +44,21 @@ package struct LenderEvent: JSONWritable, Decodable {
     (self.buffer, user) = (buffer.id, buffer.owner.user)
   }
 
+  init(_ event: Kind, _ offer: GuestOffer) {
+    self.event = event
+    self.offer = offer.id
+    guard event == .offered else { return }
+    (size, writable, metadata) = (offer.size, offer.isWritable, offer.metadata)
+  }
+
   package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("event", event.rawValue)
       json.field("buffer", buffer)
+      json.field("offer", offer)
+      json.field("size", size)
+      if let writable { json.field("writable", writable) }
+      json.field("patience", patience)
       json.field("before", before)
       json.field("count", count)
       json.field("bytesUsed", bytesUsed)

@@ -11,14 +11,19 @@ final class LenderInterface: VarlinkInterface {
 
   private let session: AgentSession
   private let table: GuestBufferTable
+  private let offers: GuestOfferTable
   private let isDMABuf: (borrowing FD) -> Bool
   private var owners: [ObjectIdentifier: BufferOwner] = [:]
   private var watches: [ObjectIdentifier: LenderWatch] = [:]
   private var nextOwner = 1
 
-  init(_ session: AgentSession, _ table: GuestBufferTable, isDMABuf: @escaping (borrowing FD) -> Bool) {
-    (self.session, self.table, self.isDMABuf) = (session, table, isDMABuf)
+  init(
+    _ session: AgentSession, _ table: GuestBufferTable, _ offers: GuestOfferTable,
+    isDMABuf: @escaping (borrowing FD) -> Bool
+  ) {
+    (self.session, self.table, self.offers, self.isDMABuf) = (session, table, offers, isDMABuf)
     table.whenChanged = { [unowned self] in tell($0) }
+    offers.whenChanged = { [unowned self] in tell($0) }
   }
 
   func tell(_ event: LenderEvent) { for watch in watches.values { watch.add(event) } }
@@ -53,6 +58,12 @@ final class LenderInterface: VarlinkInterface {
     case "EndAccess":
       let buffer = try buffer(try call.parameters(BufferParameters.self).buffer, connection)
       send(.endAccess(buffer.id, lender: buffer.owner.number), connection)
+    case "Offers":
+      _ = try call.parameters(EmptyObject.self)
+      connection.reply(GuestOfferList(offers: offers.all.map { GuestOfferEntry($0) }))
+    case "Receive":
+      let wanted = try call.parameters(ReceiveParameters.self)
+      try refusing { () throws(LendRefusal) in try receive(wanted, connection) }
     case "List":
       _ = try call.parameters(EmptyObject.self)
       connection.reply(list(for: connection.peer))
@@ -103,6 +114,25 @@ final class LenderInterface: VarlinkInterface {
     table.lend(dmabuf, request, owner(connection), mayCopy: wanted.copy) { lent in
       connection.answer(
         lent.map { LendReply(buffer: $0.id, copied: $0.isCopy) }.mapError(\.varlink))
+    }
+  }
+
+  private func receive(_ wanted: ReceiveParameters, _ connection: VarlinkConnection) throws(LendRefusal) {
+    if !session.isOpen { throw .notConnected }
+    let found = wanted.offer.map { offers[$0] } ?? offers.newest(wanted.name ?? "", wanted.value ?? "")
+    guard let offer = found else {
+      throw LendRefusal("NoSuchOffer", "the host offers nothing of this, or no longer")
+    }
+    guard let card = table.cards.first(where: { $0.device == offer.device })?.card else { throw .noCard }
+    do throws(Errno) {
+      let buffer = try card.receive(UInt64(offer.id), size: UInt64(offer.size))
+      // The dma-buf keeps the buffer, and the agent lets it go.
+      connection.reply(ReceiveReply(GuestOfferEntry(offer)), passing: try card.export(buffer))
+    } catch {
+      throw LendRefusal(
+        "CannotReceive",
+        "offer \(offer.id) of \(offer.size) bytes is not mapped (\(error)): the host takes it back, it is in use as often as it may "
+          + "be, or there is no room for it in the region (--host-memory) or in QEMU")
     }
   }
 

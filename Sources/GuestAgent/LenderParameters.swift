@@ -75,6 +75,26 @@ struct ReturnParameters: VarlinkParameters {
   }
 }
 
+/// Either the number of an offer, or what the host says of it.
+struct ReceiveParameters: VarlinkParameters {
+  static let names = ["offer", "name", "value"]
+  let offer: Int?
+  let name, value: String?
+
+  private enum CodingKeys: String, CodingKey { case offer, name, value }
+
+  init(from decoder: any Decoder) throws {
+    let fields = try decoder.container(keyedBy: CodingKeys.self)
+    offer = try fields.optionalNumber(.offer, in: 1...exactNumbers.upperBound)
+    name = try fields.decodeIfPresent(String.self, forKey: .name)
+    value = try fields.decodeIfPresent(String.self, forKey: .value)
+    if (offer == nil) == (name == nil) || (name == nil) != (value == nil) {
+      throw DecodingError.dataCorruptedError(
+        forKey: .offer, in: fields, debugDescription: "an offer, or a name and a value")
+    }
+  }
+}
+
 // What they are answered.
 
 struct MakeReply: JSONWritable {

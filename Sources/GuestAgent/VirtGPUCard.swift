@@ -62,6 +62,15 @@ package final class VirtGPUCard: GuestCard {
     return try handles.buffer(handle) { () throws(Errno) in (resource, UInt64(shape.size), true) }
   }
 
+  package func receive(_ offer: UInt64, size: UInt64) throws(Errno) -> CardBuffer {
+    var (handle, resource): (UInt32, UInt32) = (0, 0)
+    try node.call { unsafe vg_create_host_blob($0, offer, size, &handle, &resource) }
+    let buffer = try handles.buffer(handle) { () throws(Errno) in (resource, size, true) }
+    // The driver has asked the host to map it, and waits for the answer where it is mapped in turn.
+    _ = try map(buffer)
+    return buffer
+  }
+
   private static func pages(_ size: UInt64) throws(Errno) -> UInt64 {
     guard size > 0, size <= 1 << 53 else { throw .fileTooLarge }
     return wholePages(size)

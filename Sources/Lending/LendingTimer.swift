@@ -1,29 +1,42 @@
 package import Linux
 package import SystemPackage
 
-/// Lets a registry do in time what nobody asks it for: returns that begin or end, and importers that are cut off.
+/// What has something to do in time that nobody asks it for: returns that begin or end, and those that are cut off.
+package protocol Timed: AnyObject {
+  var now: Instant { get }
+  /// When the next thing is due; nil if nothing is.
+  var deadline: Instant? { get }
+  /// Something waits for another time than before.
+  var timeHasChanged: () -> Void { get set }
+  /// Does what is due.
+  func expire()
+}
+
+extension Registry: Timed {}
+extension OfferTable: Timed {}
+
 package final class LendingTimer {
-  private let registry: Registry
+  private let timed: any Timed
   private var timer: Timer?
-  /// A registry's time changes many times in a turn of the loop.
+  /// Its time changes many times in a turn of the loop.
   private var change: Deferred?
 
-  package init(_ registry: Registry, loop: EventLoop) throws(Errno) {
-    self.registry = registry
+  package init(_ timed: any Timed, loop: EventLoop) throws(Errno) {
+    self.timed = timed
     timer = try Timer(loop) { [unowned self] in
-      registry.expire()
+      timed.expire()
       arm()
     }
     change = Deferred(loop) { [unowned self] in arm() }
-    registry.timeHasChanged = { [weak self] in self?.change?.schedule() }
+    timed.timeHasChanged = { [weak self] in self?.change?.schedule() }
     arm()
   }
 
   private func arm() {
-    guard let deadline = registry.deadline else {
+    guard let deadline = timed.deadline else {
       timer?.disarm()
       return
     }
-    timer?.arm(after: deadline - registry.now)
+    timer?.arm(after: deadline - timed.now)
   }
 }

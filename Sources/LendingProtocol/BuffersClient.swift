@@ -1,4 +1,5 @@
 package import SystemPackage
+package import Udmabuf
 package import Varlink
 
 /// Calls the methods of `io.udmabridge.Buffers`, and waits for the answers.
@@ -11,6 +12,34 @@ package struct BuffersClient {
     -> VarlinkClient.Reply
   {
     try client.call("\(buffersInterfaceName).\(method)", request)
+  }
+
+  // MARK: Offers
+
+  package func offer(_ request: OfferRequest, _ memory: borrowing FD) throws -> VarlinkClient.Reply {
+    try client.call("\(buffersInterfaceName).Offer", request, passing: memory)
+  }
+
+  /// - Parameter token: closes when the guest has nothing of it any more.
+  package func offer(
+    _ request: OfferRequest, _ memory: borrowing FD, token: borrowing FD
+  ) throws -> VarlinkClient.Reply {
+    try client.call("\(buffersInterfaceName).Offer", request, passing: memory, token)
+  }
+
+  package func call(_ method: String, _ request: OfferRequest) throws -> VarlinkClient.Reply {
+    try client.call("\(buffersInterfaceName).\(method)", request)
+  }
+
+  package func beginWatchingOffers() throws { try client.callMore("\(buffersInterfaceName).WatchOffers") }
+
+  /// Waits for the next event.
+  package func nextOffersEvent() throws -> OffersEvent { try client.next().decode() }
+
+  package func withDescriptor<Result: ~Copyable, Failure: Error>(
+    _ body: (borrowing FD) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try client.withDescriptor(body)
   }
 
   /// Runs `body` for each event until it returns false, or the service says that it was the last one.

@@ -134,6 +134,54 @@ package let buffersDescription = """
     reason: ?(resourceGone, deviceReset, sessionEnded)
   )
 
+  # Memory of the host that the guest may map: "id" is the number by which it asks, "size" is in bytes. The guest may have "uses" blobs of
+  # it at once, and has "used". "patience" is the time in milliseconds until it is cut off.
+  type Offer (
+    id: int,
+    state: (offered, withdrawing, withdrawn),
+    size: int,
+    writable: bool,
+    uses: int,
+    used: int,
+    patience: ?int,
+    metadata: Metadata
+  )
+
+  # Offers memory to the guest: a memfd that is sealed against shrinking, of ordinary pages, or a dma-buf of udmabuf or of a dma-heap;
+  # the descriptor of this index among those that come with the call, the first one if none is named. It is mapped whole, and the guest
+  # can write it. "uses" (1 if absent, 224 at most) is how many blobs of it the guest may have at once. The guest's agent is told, with the
+  # metadata. The offer lasts until Withdraw, or until this connection ends: then what the guest has is taken away at once. "token" is
+  # the index of a descriptor that is closed when the guest has nothing of it any more: with the token of an Import it ends that use.
+  method Offer(fileDescriptor: ?int, token: ?int, metadata: ?Metadata, uses: ?int) -> (id: int, size: int)
+
+  # Begins to take an offer back: the guest gets no new blobs of it, and is told. After "patience" milliseconds (1000 if absent, 3600000 at
+  # most) what it still has is taken away: zeros are mapped in its place. A second call can only shorten that. WatchOffers tells of
+  # "withdrawn", when nothing of it is mapped or shown any more.
+  method Withdraw(id: int, patience: ?int) -> ()
+
+  # The offers of the caller's user; all of them for root and the helper's user.
+  method ListOffers() -> (offers: []Offer)
+
+  # Call it with "more". Tells what there is, and then what happens to the offers that ListOffers would show: "offered", "used" when the
+  # guest has another number of blobs, "withdrawing", "withdrawn", and "end", which is the last reply. What a slow caller was not told yet
+  # is told as it is then.
+  method WatchOffers() -> (event: (offered, used, withdrawing, withdrawn, end), offer: ?Offer)
+
+  # The helper has no device in which memory of the host is mapped.
+  error NoSharedMemory ()
+
+  # What the descriptor is of is nothing that a guest may have.
+  error CannotOffer (reason: string)
+
+  # The guest's region has only so many bytes.
+  error TooLarge (limit: int)
+
+  # There are as many offers as there may be, or as many of this user's.
+  error TooManyOffers (limit: int)
+
+  # There is none of this number, or it is another user's.
+  error NoSuchOffer ()
+
   # There is none of this id, or it is over, or the caller may not import it.
   error NoSuchBuffer ()
 

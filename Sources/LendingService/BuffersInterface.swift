@@ -15,6 +15,8 @@ package final class BuffersInterface: VarlinkInterface {
   private let watchers: WatcherLimit
   private let shares: UserShares
   private let loop: EventLoop
+  /// Nil if the guest can have no memory of the host.
+  private let offers: OffersService?
   /// Who is at the other end.
   var identify: (VarlinkConnection) -> PeerCredentials = { $0.peer }
   private var importers: [ObjectIdentifier: BuffersImporter] = [:]
@@ -30,10 +32,10 @@ package final class BuffersInterface: VarlinkInterface {
   package static let descriptorsPerConnection = 2
 
   package init(
-    _ registry: Registry, watchers: WatcherLimit = WatcherLimit(VarlinkServer.connectionLimit),
-    loop: EventLoop
+    _ registry: Registry, _ offers: OffersService? = nil,
+    watchers: WatcherLimit = WatcherLimit(VarlinkServer.connectionLimit), loop: EventLoop
   ) {
-    (self.registry, self.watchers, self.loop) = (registry, watchers, loop)
+    (self.registry, self.offers, self.watchers, self.loop) = (registry, offers, watchers, loop)
     shares = UserShares(registry.limits.imports)
   }
 
@@ -123,7 +125,30 @@ package final class BuffersInterface: VarlinkInterface {
       importer.watcher = watcher
       connection.beginStream { [weak watcher] in watcher?.proceed() }
       watcher.proceed()
+    case "Offer", "Withdraw", "ListOffers", "WatchOffers":
+      try handleOffers(method, call, importer.caller, connection)
     default: throw .methodNotFound(call.method)
+    }
+  }
+
+  /// The methods about what the host offers.
+  private func handleOffers(
+    _ method: String, _ call: VarlinkCall, _ caller: LendingCaller, _ connection: VarlinkConnection
+  ) throws(VarlinkError) {
+    guard let offers else { throw error("NoSharedMemory") }
+    switch method {
+    case "Offer": try offers.offer(try call.parameters(), caller, connection)
+    case "Withdraw":
+      try offers.withdraw(try call.parameters(), caller)
+      connection.reply(EmptyObject())
+    case "ListOffers":
+      _ = try call.parameters(EmptyObject.self)
+      connection.reply(offers.list(for: caller))
+    default:
+      _ = try call.parameters(EmptyObject.self)
+      guard call.wantsMore, !call.isOneway else { throw .expectedMore }
+      if let limit = watchers.add(connection) { throw error("TooManyWatchers", "limit", limit) }
+      offers.watch(caller, connection)
     }
   }
 
@@ -200,6 +225,7 @@ package final class BuffersInterface: VarlinkInterface {
   /// Tells those who watch that there will be nothing more.
   package func end() {
     for importer in importers.values { importer.watcher?.end() }
+    offers?.end()
   }
 
   // MARK: Errors

@@ -14,6 +14,7 @@ package final class LendingPort {
 
   private let registry: Registry
   private let devices: [any PortDevice]
+  private let offers: OfferTable?
   private let limits: PortLimits
   private let meter: PortMeter
   private let loop: EventLoop
@@ -26,20 +27,23 @@ package final class LendingPort {
   /// - Parameters:
   ///   - socket: listens.
   ///   - devices: a device's place in it is its number on the port.
+  ///   - offers: memory of the host that the guest may have; nil if no device has room for that.
   ///   - clock: what the limit on lines goes by.
   ///   - admits: who may connect: by default root and this process's own user.
   package init(
-    _ socket: consuming UnixSocket, registry: Registry, devices: [any PortDevice],
+    _ socket: consuming UnixSocket, registry: Registry, devices: [any PortDevice], offers: OfferTable? = nil,
     limits: PortLimits = PortLimits(), clock: @escaping () -> Instant = { .now }, loop: EventLoop,
     logger: Logger,
     admits: @escaping (PeerCredentials) -> Bool = rootAndOwnUser()
   ) throws(Errno) {
-    precondition(registry.limits.metadata <= Self.longestMetadata, "an event has room for all metadata")
+    precondition(
+      max(registry.limits.metadata, offers?.limits.metadata ?? 0) <= Self.longestMetadata,
+      "an event has room for all metadata")
     let names = registry.audienceNames
     precondition(
       names.count <= Self.mostAudiences && names.allSatisfy { $0.utf8.count <= Self.longestAudienceName },
       "an answer has room for all audiences")
-    (self.registry, self.devices, self.limits) = (registry, devices, limits)
+    (self.registry, self.devices, self.offers, self.limits) = (registry, devices, offers, limits)
     (self.loop, self.logger, self.admits) = (loop, logger, admits)
     meter = try PortMeter(limits, clock: clock, loop: loop)
     meter.whenOver = { [unowned self] in connection?.proceed() }
@@ -84,7 +88,7 @@ package final class LendingPort {
     if connection != nil {
       return refuse("process \(peer.pid) cannot use the port: there is a connection, and one is all")
     }
-    let new = try PortConnection(connected, registry, devices, limits, meter, loop: loop)
+    let new = try PortConnection(connected, registry, devices, offers, limits, meter, loop: loop)
     new.whenClosed = { [weak self] in
       self?.connection = nil
       self?.logger.info("the connection of the guest's port has ended")

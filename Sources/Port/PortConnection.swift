@@ -18,6 +18,7 @@ final class PortConnection {
   private let socket: UnixSocket
   private let registry: Registry
   private let devices: [any PortDevice]
+  private let offers: OfferTable?
   private let meter: PortMeter
   private let loop: EventLoop
   private var token: EventLoop.Token?
@@ -35,11 +36,12 @@ final class PortConnection {
   private var answerEnd = 0
 
   init(
-    _ socket: consuming UnixSocket, _ registry: Registry, _ devices: [any PortDevice], _ limits: PortLimits,
-    _ meter: PortMeter, loop: EventLoop
+    _ socket: consuming UnixSocket, _ registry: Registry, _ devices: [any PortDevice], _ offers: OfferTable?,
+    _ limits: PortLimits, _ meter: PortMeter, loop: EventLoop
   ) throws(Errno) {
     self.socket = socket
-    (self.registry, self.devices, self.meter, self.loop) = (registry, devices, meter, loop)
+    (self.registry, self.devices, self.offers) = (registry, devices, offers)
+    (self.meter, self.loop) = (meter, loop)
     lines = PortLines(limit: limits.line)
     work = Deferred(loop) { [unowned self] in proceed() }
     token = try loop.add(self.socket.fd) { [unowned self] in ready($0) }
@@ -132,7 +134,7 @@ final class PortConnection {
 
   private func begin(_ name: String, _ id: Int) {
     session?.end()
-    session = PortSession(registry, devices) { [weak self] in self?.work?.schedule() }
+    session = PortSession(registry, devices, offers) { [weak self] in self?.work?.schedule() }
     meter.countSession()
     answer(
       .success(

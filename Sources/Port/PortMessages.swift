@@ -1,5 +1,7 @@
+internal import Buffers
 internal import Lending
 internal import LendingProtocol
+internal import Linux
 internal import Varlink
 
 /// What a command brings.
@@ -68,6 +70,20 @@ enum PortEvent: JSONWritable {
   case fillAborted(BufferID)
   case returned(BufferID, cutOff: Int, isRead: Bool)
   case revoked(BufferID, RevocationReason)
+  /// Memory of the host, for the device of this number.
+  case offered(Offer, device: Int)
+  case withdrawing(Offer, patience: TimeSpan)
+  case withdrawn(Offer)
+
+  /// What is to be told of an offer.
+  init?(_ news: OfferNews, _ offer: Offer, _ table: OfferTable) {
+    switch news {
+    case .offered: self = .offered(offer, device: table.deviceNumber)
+    case .withdrawing: self = .withdrawing(offer, patience: offer.timeLeft(table.now) ?? .zero)
+    case .withdrawn: self = .withdrawn(offer)
+    case .used: return nil
+    }
+  }
 
   /// What is to be told of a buffer, as it is now; nil if that is nothing any more.
   init?(_ event: LendingEvent) {
@@ -102,6 +118,9 @@ enum PortEvent: JSONWritable {
     case .fillAborted: "fillAborted"
     case .returned: "returned"
     case .revoked: "revoked"
+    case .offered: "offered"
+    case .withdrawing: "withdrawing"
+    case .withdrawn: "withdrawn"
     }
   }
 
@@ -137,6 +156,16 @@ enum PortEvent: JSONWritable {
     case .revoked(let id, let reason):
       json.field("buffer", id)
       json.field("reason", reason.rawValue)
+    case .offered(let offer, let device):
+      json.field("offer", Int(clamping: offer.id))
+      json.field("device", device)
+      json.field("size", Int(clamping: offer.memory.size))
+      json.field("writable", offer.memory.isWritable)
+      json.field("metadata", offer.metadata)
+    case .withdrawing(let offer, let patience):
+      json.field("offer", Int(clamping: offer.id))
+      json.field("patience", Int(patience.milliseconds))
+    case .withdrawn(let offer): json.field("offer", Int(clamping: offer.id))
     }
   }
 }

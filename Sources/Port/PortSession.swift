@@ -13,19 +13,27 @@ final class PortSession {
   private let devices: [any PortDevice]
   private let number: UInt64
   private let feed: LendingFeed
+  private let offers: OfferTable?
+  private let offerFeed = OfferFeed(tellsUses: false)
   private var proofs = 0
   /// The devices whose new epoch is still to be told.
   private var resets: Set<Int> = []
   private var isOver = false
 
   /// Ends the session before it.
-  /// - Parameter whenNews: there is an event, where there was none.
-  init(_ registry: Registry, _ devices: [any PortDevice], whenNews: @escaping () -> Void) {
-    (self.registry, self.devices) = (registry, devices)
+  /// - Parameters:
+  ///   - offers: what the guest is offered, where it can have memory of the host.
+  ///   - whenNews: there is an event, where there was none.
+  init(
+    _ registry: Registry, _ devices: [any PortDevice], _ offers: OfferTable?, whenNews: @escaping () -> Void
+  ) {
+    (self.registry, self.devices, self.offers) = (registry, devices, offers)
     number = registry.beginSession()
     feed = LendingFeed(.lender(session: number))
     feed.whenNews = whenNews
     registry.add(feed)
+    offerFeed.whenNews = whenNews
+    offers?.add(offerFeed)
   }
 
   /// Nothing that waits is answered any more. What was lent is revoked.
@@ -33,6 +41,7 @@ final class PortSession {
     if isOver { return }
     isOver = true
     registry.remove(feed)
+    offers?.remove(offerFeed)
     registry.endSession()
   }
 
@@ -149,6 +158,9 @@ final class PortSession {
     if let device = resets.popFirst() { return .deviceReset(device, epoch: devices[device].epoch) }
     while let news = feed.next() {
       if let event = PortEvent(news) { return event }
+    }
+    while let offers, let (news, offer) = offerFeed.next() {
+      if let event = PortEvent(news, offer, offers) { return event }
     }
     return nil
   }

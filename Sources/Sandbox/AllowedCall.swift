@@ -51,6 +51,11 @@ struct AllowedCall: Sendable {
     AllowedCall(
       "pipe2", in: [.waiting, .offering],
       for: "what an importer of a lent buffer holds as long as it uses the buffer"),
+    AllowedCall(
+      "fstatfs", in: [.waiting, .offering], for: "which kind of file a process offers to the guest"),
+    AllowedCall(
+      "dup3", in: [.waiting, .offering],
+      for: "who made a dma-buf: what fdinfo says of a number that it gets for a moment"),
     AllowedCall("unlink", "unlinkat", in: [.waiting], for: "removing our socket file"),
     AllowedCall(
       "seccomp", in: [.waiting], onlyIf: [[.argument(0, is: CL_SECCOMP_SET_MODE_FILTER)]],

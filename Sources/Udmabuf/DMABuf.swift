@@ -52,6 +52,11 @@ public final class DMABuf: Sendable {
 
   private func information(_ key: String) throws(Errno) -> String? {
     let text = try fd.withRaw { raw throws(Errno) in try readText(FilePath("/proc/self/fdinfo/\(raw)")) }
+    return Self.line(key, of: text)
+  }
+
+  /// What follows a key in what fdinfo says.
+  static func line(_ key: String, of text: String) -> String? {
     for line in text.split(separator: "\n") where line.hasPrefix(key) {
       let value = line.dropFirst(key.count)
       return String(value.drop(while: \.isWhitespace))

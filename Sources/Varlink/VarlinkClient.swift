@@ -81,8 +81,16 @@ package final class VarlinkClient {
   package func call(
     _ method: String, _ parameters: some JSONWritable, passing fd: borrowing FD
   ) throws(VarlinkClientError) -> Reply {
-    let number = fd.withRaw { $0 }
-    try send(method, parameters, more: false, rawDescriptors: [number])
+    try send(method, parameters, more: false, rawDescriptors: [fd.withRaw { $0 }])
+    return try next()
+  }
+
+  /// The same with two. Their indices are 0 and 1.
+  package func call(
+    _ method: String, _ parameters: some JSONWritable, passing first: borrowing FD, _ second: borrowing FD
+  ) throws(VarlinkClientError) -> Reply {
+    try send(
+      method, parameters, more: false, rawDescriptors: [first.withRaw { $0 }, second.withRaw { $0 }])
     return try next()
   }
 

@@ -1,3 +1,5 @@
+internal import Buffers
+
 /// A blob of the host's memory in the guest's region.
 final class HostMapping {
   enum State {
@@ -6,16 +8,28 @@ final class HostMapping {
     /// The same, but it is not wanted any more: it is to go as soon as it is there.
     case unwanted
     case there
+    /// The front end was asked to take it away, and for zeros in its place.
+    case emptying
     /// The front end was asked to take it away.
     case going
   }
 
   let range: Range<UInt64>
   var state = State.coming
+  /// Once it is there, zeros are to take its place.
+  var isToBeEmptied = false
+  /// Whose pages are there, or are to be; nil once they are not.
+  private var offer: HostOffer?
   /// The answers that wait until it is gone, and what they are if the front end could not take it away.
   private var errands: [(Errand, failure: Response)] = []
 
-  init(_ range: Range<UInt64>) { self.range = range }
+  init(_ range: Range<UInt64>, _ offer: HostOffer) {
+    (self.range, self.offer) = (range, offer)
+    offer.hold()
+  }
+
+  /// The front end has the offer's pages there no more.
+  func letGo() { offer.take()?.letGo() }
 
   func waitUntilGone(_ errand: Errand, failure: Response) { errands.append((errand, failure)) }
 

@@ -1,6 +1,8 @@
 internal import Buffers
 internal import Linux
 internal import Logging
+internal import SystemPackage
+internal import Udmabuf
 
 /// The region of the guest in which memory of the host is mapped, and what is mapped there: blobs of
 /// VIRTIO_GPU_BLOB_MEM_HOST3D (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The front end maps and unmaps.
@@ -9,7 +11,7 @@ final class HostRegion {
   static let maxMappings = 224
 
   /// What of the host's memory the guest may use, by the ids by which it asks for it.
-  let offers: [UInt64: HostOffer]
+  private(set) var offers: [UInt64: HostOffer]
   private(set) var region: SharedRegion
   /// How many mappings are in it, or on their way into it or out of it.
   private var mappings = 0
@@ -30,6 +32,36 @@ final class HostRegion {
     (self.patience, self.mistakes, self.logger, self.heard) = (patience, mistakes, logger, heard)
   }
 
+  // MARK: Offers
+
+  func add(_ offer: HostOffer) {
+    precondition(
+      offers[offer.id] == nil && offer.size <= region.size, "an offer has an id of its own, and fits")
+    offers[offer.id] = offer
+  }
+
+  /// There will be no new blobs of it.
+  func withdraw(_ offer: HostOffer) {
+    offers[offer.id] = nil
+    offer.withdraw()
+  }
+
+  /// Takes away what a resource has of the host. Where it is mapped, zeros take its place: there is no moment at which the guest would
+  /// be told, and what it reads from a hole may end it.
+  func takeBack(from resource: Resource) {
+    guard let offer = resource.offer, !resource.isTakenBack else { return }
+    resource.isTakenBack = true
+    if let mapping = resource.mapping {
+      switch mapping.state {
+      case .there: empty(mapping, resource)
+      // As soon as it is there.
+      case .coming: mapping.isToBeEmptied = true
+      case .emptying, .unwanted, .going: break
+      }
+    }
+    offer.endUse()
+  }
+
   // MARK: Blobs
 
   func check(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
@@ -37,7 +69,7 @@ final class HostRegion {
       throw Mistake(
         .invalidParameter, .offer,
         "blob \(id) is to be of offer \(blob.blobID), which there is not; there are "
-          + offers.keys.sorted().map(String.init).joined(separator: ", "))
+          + offers.keys.sorted().prefix(16).map(String.init).joined(separator: ", "))
     }
     guard blob.size == offer.size else {
       throw Mistake(
@@ -59,7 +91,7 @@ final class HostRegion {
 
   func makeBlob(_ id: ResourceID, _ blob: BlobRequest) -> Resource {
     guard let offer = offers[blob.blobID] else { preconditionFailure("the blob was checked") }
-    offer.uses += 1
+    offer.beginUse()
     logger.debug("resource \(id): offer \(offer.id), \(offer.size) bytes of the host")
     return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
   }
@@ -70,12 +102,12 @@ final class HostRegion {
   ///   that the resource is gone.
   @discardableResult
   func endUse(of resource: Resource) -> Errand? {
-    resource.offer?.uses -= 1
+    if let offer = resource.offer, !resource.isTakenBack { offer.endUse() }
     guard let mapping = resource.mapping.take() else { return nil }
     let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: patience)
     mapping.waitUntilGone(errand, failure: .ok)
     switch mapping.state {
-    case .coming: mapping.state = .unwanted
+    case .coming, .emptying: mapping.state = .unwanted
     case .there: if !takeAway(mapping) { return nil }
     case .unwanted, .going: break
     }
@@ -86,10 +118,11 @@ final class HostRegion {
 
   func map(_ resource: Resource, at offset: UInt64) throws(Mistake) -> Errand {
     let id = resource.id
-    guard let offer = resource.offer, resource.isMappable else {
+    guard let offer = resource.offer, resource.isMappable, !resource.isTakenBack else {
       throw Mistake(
         .unspecified, .mapping,
-        "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which is not mappable")
+        "RESOURCE_MAP_BLOB of resource \(id), \(resource.form), which "
+          + (resource.isTakenBack ? "the host has taken back" : "is not mappable"))
     }
     guard resource.mapping == nil else {
       throw Mistake(.unspecified, .mapping, "RESOURCE_MAP_BLOB of resource \(id), which is mapped already")
@@ -108,14 +141,14 @@ final class HostRegion {
           + "or not inside the region of \(region.size) bytes")
     }
     let (mapping, errand) = (
-      HostMapping(offset..<offset + offer.size),
+      HostMapping(offset..<offset + offer.size, offer),
       Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo, by: .frontEnd, patience: patience)
     )
     resource.mapping = mapping
     mappings += 1
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
-      try offer.withDescriptor { fd throws(LostNews) in
+      _ = try offer.withDescriptor { fd throws(LostNews) in
         try frontEnd.map(fd, at: offset, length: mapping.length, writable: offer.isWritable) {
           [weak self, weak resource] in
           self?.mapped(mapping, resource, errand, $0)
@@ -125,6 +158,7 @@ final class HostRegion {
       resource.mapping = nil
       mappings -= 1
       region.giveBack(mapping.range)
+      mapping.letGo()
       throw Mistake(.unspecified, .mapping, "resource \(id) cannot be mapped: \(error)")
     }
     return errand
@@ -139,6 +173,7 @@ final class HostRegion {
       gone(mapping, resource, true)
     } else if isWanted {
       mapping.state = .there
+      if mapping.isToBeEmptied { empty(mapping, resource) }
     } else {
       takeAway(mapping, resource)
     }
@@ -148,11 +183,15 @@ final class HostRegion {
 
   func unmap(_ resource: Resource) throws(Mistake) -> Errand {
     let id = resource.id
-    guard let mapping = resource.mapping, mapping.state == .there else {
+    guard let mapping = resource.mapping, [.there, .emptying].contains(mapping.state) else {
       throw Mistake(.unspecified, .mapping, "RESOURCE_UNMAP_BLOB of resource \(id), which is not mapped")
     }
     let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: patience)
     mapping.waitUntilGone(errand, failure: .error(.unspecified))
+    if mapping.state == .emptying {
+      mapping.state = .unwanted
+      return errand
+    }
     guard takeAway(mapping, resource) else {
       throw Mistake(
         .unspecified, .mapping, "resource \(id) cannot be unmapped: the front end cannot be asked")
@@ -179,12 +218,56 @@ final class HostRegion {
     }
   }
 
+  /// Puts zeros in a mapping's place. Both are asked for at once, so that the front end does them one after the other and nothing
+  /// in between.
+  private func empty(_ mapping: HostMapping, _ resource: Resource?) {
+    mapping.state = .emptying
+    do throws(LostNews) {
+      guard let frontEnd else { throw LostNews("there is no front end") }
+      let zeros = try Self.zeros(mapping.length)
+      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) { [weak self] isDone in
+        // Else it refuses the zeros too, and the pages stay where they are until the guest lets go.
+        if isDone { mapping.letGo() }
+        self?.heard()
+      }
+      try zeros.withDescriptor { fd throws(LostNews) in
+        try frontEnd.map(fd, at: mapping.range.lowerBound, length: mapping.length, writable: true) {
+          [weak self, weak resource] in
+          self?.emptied(mapping, resource, $0)
+        }
+      }
+    } catch {
+      mistakes.report(.mapping, "\(mapping.length) bytes cannot be taken back: \(error)")
+      gone(mapping, resource, false)
+    }
+  }
+
+  private static func zeros(_ size: UInt64) throws(LostNews) -> Memfd {
+    do throws(Errno) {
+      return try Memfd.create(name: "udmabridge-withdrawn", size: size, seals: [.shrink, .grow, .seal])
+    } catch { throw LostNews("no memory to put in their place: \(error)") }
+  }
+
+  private func emptied(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
+    if !isDone {
+      mistakes.report(
+        .mapping, "the front end put no zeros in the place of \(mapping.length) bytes that were taken back")
+      gone(mapping, resource, true)
+    } else if mapping.state == .emptying {
+      mapping.state = .there
+    } else {
+      takeAway(mapping, resource)
+    }
+    heard()
+  }
+
   /// Its place is free, even if the front end could not take it away: what lies there still makes it refuse the
   /// next mapping there.
   private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
     if resource?.mapping === mapping { resource?.mapping = nil }
     region.giveBack(mapping.range)
     mappings -= 1
+    mapping.letGo()
     mapping.isGone(isDone)
     heard()
   }

@@ -14,12 +14,18 @@ final class PageReturn {
   let waitsForDevices: Bool
   /// Once nobody shows the pages any more; nil if no device reads them.
   var reading: DeviceWait?
+  /// The offer that the pages are of.
+  private let offer: HostOffer?
   /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
-  init(buffer: Buffer, frames: [Frame], begin: Instant, deadline: Instant, waitsForDevices: Bool) {
+  init(
+    buffer: Buffer, frames: [Frame], of offer: HostOffer?, begin: Instant, deadline: Instant,
+    waitsForDevices: Bool
+  ) {
     (self.buffer, self.frames, self.begin, self.deadline) = (buffer, frames, begin, deadline)
-    self.waitsForDevices = waitsForDevices
+    (self.offer, self.waitsForDevices) = (offer, waitsForDevices)
+    offer?.hold()
   }
 
   var isShown: Bool { frames.contains { $0.uses > 0 } }
@@ -39,6 +45,7 @@ final class PageReturn {
   func end() {
     for response in responses { response.pagesInUse = false }
     responses.removeAll()
+    offer?.letGo()
   }
 }
 
@@ -69,18 +76,20 @@ final class PageReturns {
   }
 
   /// The guest wants its pages back.
-  /// - Parameter isReset: it has them already.
+  /// - Parameters:
+  ///   - offer: they are the host's, and it gets them back instead.
+  ///   - isReset: it has them already.
   /// - Returns: nil if they are free already, else what is to be waited for.
-  func begin(
-    _ buffer: Buffer, _ frames: [Frame], waitsForDevices: Bool, isReset: Bool
-  ) -> PageReturn? {
+  func begin(_ buffer: Buffer, _ frames: [Frame], of offer: HostOffer?, isReset: Bool) -> PageReturn? {
     let now = Instant.now
     var deadline = now + patience
     for borrower in buffer.borrowers {
       if let limit = borrower.pagesAreWanted(isReset: isReset) { deadline = min(deadline, limit) }
     }
     let pageReturn = PageReturn(
-      buffer: buffer, frames: frames, begin: now, deadline: deadline, waitsForDevices: waitsForDevices)
+      buffer: buffer, frames: frames, of: offer, begin: now, deadline: deadline,
+      // Memory of the host goes back to nobody who would write into it.
+      waitsForDevices: !isReset && offer == nil)
     guard isInUse(pageReturn) else {
       finish(pageReturn)
       return nil

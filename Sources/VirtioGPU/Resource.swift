@@ -14,6 +14,8 @@ final class Resource {
   let size: UInt64
   /// The memory of the host behind it, for a blob of such.
   let offer: HostOffer?
+  /// The host took the offer back: the guest has a blob without memory.
+  var isTakenBack = false
   /// It may be mapped into the guest (VIRTIO_GPU_BLOB_FLAG_USE_MAPPABLE).
   let isMappable: Bool
   /// Where it is in the guest's shared memory region.

@@ -32,10 +32,7 @@ extension Scanouts {
     resource.detach()
     // Pages that an earlier DETACH waits for are not free before that is answered.
     guard let buffer else { return resource.pageReturn }
-    // Memory of the host goes back to nobody.
-    let pageReturn = returns.begin(
-      buffer, frames, waitsForDevices: !isReset && resource.offer == nil,
-      isReset: isReset)
+    let pageReturn = returns.begin(buffer, frames, of: resource.offer, isReset: isReset)
     if let pageReturn {
       resource.pageReturn = pageReturn
       owner.armTimer()

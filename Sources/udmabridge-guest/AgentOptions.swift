@@ -1,5 +1,4 @@
 import ArgumentParser
-import FoundationEssentials
 import LendingProtocol
 import Linux
 import Programs
@@ -43,15 +42,6 @@ extension BufferID: ExpressibleByArgument {
 }
 
 extension BufferUse: ExpressibleByArgument {}
-
-/// Metadata as JSON: an object with `image`, `values`, or both.
-func parsedMetadata(_ text: String) throws -> BufferMetadata {
-  do { return try JSONDecoder().decode(BufferMetadata.self, from: Data(text.utf8)) } catch {
-    throw ValidationError(
-      "\(text) is no metadata: give JSON such as {\"values\": {\"name\": \"camera\"}}, or with \"image\" (docs/port.md)"
-    )
-  }
-}
 
 /// JSON of what a command prints, in one line.
 func line(_ value: some JSONWritable) -> String {

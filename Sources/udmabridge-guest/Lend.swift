@@ -42,7 +42,7 @@ struct Lend: ParsableCommand {
 
   @Option(
     help: ArgumentHelp("What is said of it, as JSON: image, values, or both.", valueName: "json"),
-    transform: parsedMetadata)
+    transform: BufferMetadata.init(json:))
   var metadata: BufferMetadata?
 
   @Option(
@@ -153,11 +153,8 @@ struct Lend: ParsableCommand {
     let number = try dmabuf.withDescriptor { try $0.hand() }
     // The connection lives as long as the program that this process becomes.
     _ = try client.withDescriptor { try $0.hand() }
-    setEnvironment("UDMABRIDGE_FD", "\(number)")
     setEnvironment("UDMABRIDGE_BUFFER", "\(id)")
-    let error = execute(command.map { $0.replacing("{}", with: "\(number)") })
-    printError("udmabridge-guest: \(command[0]) cannot be executed: \(error)")
-    throw ExitCode(error == .noSuchFileOrDirectory ? 127 : 126)
+    throw becoming(command, with: number)
   }
 }
 

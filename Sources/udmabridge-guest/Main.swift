@@ -5,18 +5,23 @@ import Programs
 struct UdmabridgeGuest: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "udmabridge-guest",
-    abstract: "Lends buffers of this guest to its host.",
+    abstract: "Lends buffers of this guest to its host, and takes what the host offers.",
     discussion: """
       Sizes are written as 4096, 0x1000 or 64M (powers of 1024).
       The exit status is 0 if all went well, 1 if what was asked for cannot be done, and 64 for a wrong command line.
       """,
     version: programVersion,
-    subcommands: [Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Pages.self])
+    subcommands: [
+      Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Receive.self, ListOffers.self,
+      Pages.self,
+    ])
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`.
   static func main() {
     var words = Array(CommandLine.arguments.dropFirst())
-    if words.first == "lend", let end = words.firstIndex(of: "--") { words[end] = "--command" }
+    if ["lend", "receive"].contains(words.first), let end = words.firstIndex(of: "--") {
+      words[end] = "--command"
+    }
     do {
       var command = try parseAsRoot(words)
       try command.run()

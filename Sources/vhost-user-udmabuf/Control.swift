@@ -1,4 +1,5 @@
 import ArgumentParser
+import Buffers
 import Consumers
 import Lending
 import LendingService
@@ -100,11 +101,18 @@ enum Allowed: ExpressibleByArgument {
 final class Control {
   /// Descriptors that it may need: its connections, each with another one as the stream that it became or with those that
   /// wait for a caller who does not read, its sources, and one that is being passed; and those of imports.
-  /// - Parameter lending: what may be imported; nil if nothing is.
-  static func descriptors(_ options: ControlOptions, lending: LendingLimits? = nil) -> Int {
+  /// - Parameters:
+  ///   - lending: what may be imported; nil if nothing is.
+  ///   - offers: what callers may offer; nil if nothing.
+  static func descriptors(
+    _ options: ControlOptions, lending: LendingLimits? = nil, offers: OfferLimits? = nil
+  ) -> Int {
     if options.control == nil { return 0 }
+    // Whoever may pass some can keep them waiting.
+    let passed = offers == nil ? 0 : ReceivedDescriptors.capacity * options.connections
     let each = lending == nil ? 1 : BuffersInterface.descriptorsPerConnection
     return (1 + each) * options.connections + 8 + (lending.map(BuffersInterface.descriptors) ?? 0)
+      + passed + (offers.map(OffersService.descriptors) ?? 0)
   }
 
   private let path: FilePath
@@ -115,11 +123,12 @@ final class Control {
   /// Listens. Nothing of it is opened later.
   /// - Parameters:
   ///   - offers: memory that the guest may map, which is handed out.
-  ///   - registry: the buffers that the guest lends, if it may lend any.
+  ///   - lending: the buffers that the guest lends, and what it is offered, if it may lend any.
+  ///   - maker: makes offers of what callers pass.
   ///   - statistics: the device's, a JSON object: all of them, or what any caller may know.
   init(
-    _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], registry: Registry? = nil,
-    loop: EventLoop, logger: Logger, statistics: @escaping (_ isTrusted: Bool) -> [UInt8]
+    _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], lending: GuestLending? = nil,
+    maker: OfferMaker, loop: EventLoop, logger: Logger, statistics: @escaping (_ isTrusted: Bool) -> [UInt8]
   ) throws {
     guard let name = options.control else { preconditionFailure("a control socket has a path") }
     (path, self.sink) = (FilePath(name), sink)
@@ -139,14 +148,22 @@ final class Control {
       }
     }
     let watchers = WatcherLimit(options.controlWatchers ?? options.connections)
-    buffers = registry.map { BuffersInterface($0, watchers: watchers, loop: loop) }
+    buffers = lending.map { lending in
+      let offers = lending.offers.map { table in
+        OffersService(table, loop: loop) {
+          id, fd, uses, token throws(OfferObstacle) in
+          try maker.make(id, of: fd, uses: uses, token: token)
+        }
+      }
+      return BuffersInterface(lending.registry, offers, watchers: watchers, loop: loop)
+    }
     let socket = try listenOn(path, mode: options.mode, group: group)
     do throws(Errno) {
       let interface = DisplayInterface(sink, offers: offers, watchers: watchers, statistics: statistics)
       let info = VarlinkInfo(vendor: "udmabridge", product: programName, version: programVersion, url: "")
       server = try VarlinkServer(
         socket, info: info, interfaces: [interface] + (buffers.map { [$0] } ?? []),
-        limit: options.connections, loop: loop
+        limit: options.connections, takesDescriptors: lending?.offers != nil, loop: loop
       ) {
         [users, groups] peer in users.contains(peer.user) || !groups.isDisjoint(with: peer.groups)
       }

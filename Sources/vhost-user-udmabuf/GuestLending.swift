@@ -18,6 +18,9 @@ final class GuestLending {
   private let limits: PortLimits
   private var socket: UnixSocket?
   private var port: LendingPort?
+  /// Memory of the host for the guest; nil if no device has room for it.
+  private(set) var offers: OfferTable?
+  private var offerTimer: LendingTimer?
 
   /// Listens. Nothing of it is opened later.
   /// - Parameter path: of the port's socket.
@@ -33,12 +36,19 @@ final class GuestLending {
   }
 
   /// Serves the port from now on.
-  /// - Parameter devices: in the order of their numbers on the port.
-  func serve(_ devices: [GPUDevice], loop: EventLoop, logger: Logger) throws {
+  /// - Parameters:
+  ///   - devices: in the order of their numbers on the port.
+  ///   - memory: what the one that shares has at the start.
+  func serve(_ devices: [GPUDevice], _ memory: HostMemory, loop: EventLoop, logger: Logger) throws {
     guard let socket = socket.take() else { preconditionFailure("there is one port") }
+    if let number = devices.firstIndex(where: { !$0.sharedMemory.isEmpty }) {
+      let table = OfferTable(SharingDevice(devices[number], memory.size), number: number)
+      for offer in memory.offers { table.take(offer) }
+      offerTimer = try LendingTimer(table, loop: loop)
+      offers = table
+    }
     let port = try LendingPort(
-      socket, registry: registry, devices: devices.map(PortedDevice.init),
-      limits: limits,
+      socket, registry: registry, devices: devices.map(PortedDevice.init), offers: offers, limits: limits,
       loop: loop, logger: logger)
     for (number, device) in devices.enumerated() {
       device.whenEpochChanged = { [weak port] in port?.deviceWasReset(number) }
@@ -101,4 +111,16 @@ private final class PortedDevice: PortDevice {
   }
 
   func firstBytes(_ count: Int, of resource: UInt32) -> [UInt8]? { device.firstBytes(count, of: resource) }
+}
+
+/// A device as those who offer see it.
+private final class SharingDevice: OfferDevice {
+  private let device: GPUDevice
+  let regionSize: UInt64
+
+  init(_ device: GPUDevice, _ regionSize: UInt64) { (self.device, self.regionSize) = (device, regionSize) }
+
+  func add(_ offer: HostOffer) { device.add(offer) }
+  func withdraw(_ offer: HostOffer) { device.withdraw(offer) }
+  func cutOff(_ offer: HostOffer) { device.cutOff(offer) }
 }

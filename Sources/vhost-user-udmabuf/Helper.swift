@@ -44,7 +44,9 @@ final class Helper {
     lending = try options.port.port.map { [loop] in try GuestLending(FilePath($0), options.port, loop: loop) }
     var quotas = options.quotas
     let others =
-      Control.descriptors(options.control, lending: lending?.registry.limits)
+      Control.descriptors(
+        options.control, lending: lending?.registry.limits,
+        offers: lending != nil && options.devices.contains { $0.profile == .share } ? OfferLimits() : nil)
       + (lending == nil ? 0 : GuestLending.descriptors)
     quotas.descriptors = try Self.descriptorLimit(others) - others
     signals = try SignalFD([SIGTERM, SIGINT, SIGUSR1])
@@ -94,7 +96,7 @@ final class Helper {
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
-    let offers = Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
+    let offers = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
     let hostMemory = try offers.hostMemory()
     let known = KnownMemory()
     var devices: [GPUDevice] = []
@@ -117,10 +119,11 @@ final class Helper {
       )
     }
     self.devices = devices
-    try lending?.serve(devices, loop: loop, logger: logger)
+    try lending?.serve(devices, hostMemory, loop: loop, logger: logger)
     control = try offered.map { [loop, logger, lender, lending] sink in
       try Control(
-        options.control, sink, offers: offers.made, registry: lending?.registry, loop: loop, logger: logger
+        options.control, sink, offers: offers.made, lending: lending, maker: offers.maker, loop: loop,
+        logger: logger
       ) { isTrusted in
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys

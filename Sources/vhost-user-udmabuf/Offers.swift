@@ -66,7 +66,7 @@ final class Offers {
   }
 
   private let options: Options
-  private let udmabuf: Result<UdmabufDevice, Errno>
+  let maker: OfferMaker
   private let cards: [KMSCard]
   private let logger: Logger
   private var inherited: [CInt: Inherited] = [:]
@@ -79,8 +79,11 @@ final class Offers {
   private static let chosen = ShadowCause(.chosen, "copies were asked for by --backing shadow")
 
   /// - Parameter cards: those that are open already.
-  init(_ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger) {
-    (self.options, self.udmabuf, self.cards, self.logger) = (options, udmabuf, cards, logger)
+  init(
+    _ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger
+  ) throws(Errno) {
+    (self.options, self.cards, self.logger) = (options, cards, logger)
+    maker = try OfferMaker(udmabuf: udmabuf, copied: options.backing == .shadow ? Self.chosen : nil)
   }
 
   func hostMemory() throws -> HostMemory {
@@ -101,11 +104,13 @@ final class Offers {
       guard pages > 0, pages <= 1 << 40 else {
         throw failure(option, "a memfd of \(size) has no, or too many, bytes")
       }
-      do throws(Errno) {
+      do {
         let memfd = try Memfd.create(
           name: "udmabridge-offer-\(option.id)", size: pages, seals: [.shrink, .grow, .seal])
         made[option.id] = memfd
-        return try offer(option, memfd)
+        return try maker.make(
+          option.id, of: memfd.withDescriptor { fd in try fd.duplicate() }, isWritable: option.isWritable,
+          uses: option.uses)
       } catch { throw failure(option, "no memfd of \(size): \(error)") }
     case .descriptor(let number): return try offer(option, inherited: number)
     case .dumb(let size, let target):
@@ -113,7 +118,7 @@ final class Offers {
         let (dmabuf, stride) = try card(target).share(width: size.width, height: size.height)
         logger.notice(
           "offer \(option.id): \(size) pixels of the card \(target), stride \(stride), \(dmabuf.size) bytes")
-        return try offer(option, dmabuf)
+        return try maker.make(option.id, dmabuf, option.isWritable, option.uses)
       } catch { throw failure(option, "\(error)") }
     }
   }
@@ -128,72 +133,10 @@ final class Offers {
       }
       inherited[number] = file
     }
-    do throws(Errno) {
-      let memfd = try Memfd(adopting: file.fd.duplicate())
-      if let seals = try? memfd.seals() {
-        guard seals.contains(.shrink) else { throw .notPermitted }
-        return try offer(option, memfd)
-      }
-      let dmabuf = try DMABuf(adopting: file.fd.duplicate())
-      if try dmabuf.exporter() != nil { return try offer(option, dmabuf) }
-    } catch {
-      let why =
-        switch error {
-        case .readOnlyFileSystem:
-          "is a dma-buf that can be written; ro needs one that was made without DRM_RDWR"
-        case .notPermitted:
-          "is a memfd that can become shorter, which would end this process when it is read: seal it with F_SEAL_SHRINK "
-            + "before (udmabridge memfd --seal shrink makes such)"
-        default: "cannot be mapped as it is to be offered, in whole pages: \(error)"
-        }
-      throw failure(option, "descriptor \(number) \(why)")
-    }
-    throw failure(option, "descriptor \(number) is neither a memfd nor a dma-buf")
-  }
-
-  private func offer(_ option: OfferOption, _ memfd: Memfd) throws(Errno) -> HostOffer {
-    let size = try memfd.currentSize()
-    try checkPages(size)
-    // QEMU maps for reading and writing whatever it is asked for (11.1.3): that a guest cannot write rests on a
-    // descriptor that cannot. QEMU then refuses to map it, and the guest sees an error.
-    let fd = try memfd.withDescriptor { fd throws(Errno) in
-      try option.isWritable ? fd.duplicate() : fd.reopen(writable: false)
-    }
-    let mapping = try Mapping(fd, offset: 0, length: Int(size), writable: option.isWritable)
-    return HostOffer(
-      id: option.id, fd, Buffer(host: mapping, backing: backing(option, memfd, size)),
-      isWritable: option.isWritable, limit: option.uses)
-  }
-
-  /// How it is shown.
-  private func backing(_ option: OfferOption, _ memfd: Memfd, _ size: UInt64) -> Buffer.Backing {
-    if options.backing == .shadow { return .shadow(Self.chosen) }
-    guard option.isWritable else {
-      return .shadow(
-        ShadowCause(
-          .readOnly,
-          "offer \(option.id) is read-only, and a dma-buf of it could be written by whoever it is shown to: it is copied"
-        ))
-    }
     do {
-      return .lent(try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size)))
-    } catch {
-      return .shadow(
-        ShadowCause(.udmabuf, "offer \(option.id) is no dma-buf, so that it is copied: \(error)"))
-    }
-  }
-
-  private func offer(_ option: OfferOption, _ dmabuf: DMABuf) throws(Errno) -> HostOffer {
-    try checkPages(dmabuf.size)
-    let fd = try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
-    // A dma-buf is what its maker made it, and cannot be opened anew.
-    if !option.isWritable, try fd.isWritable { throw .readOnlyFileSystem }
-    return HostOffer(
-      id: option.id, fd,
-      Buffer(
-        host: try dmabuf.map(writable: option.isWritable),
-        backing: options.backing == .shadow ? .shadow(Self.chosen) : .lent(dmabuf)),
-      isWritable: option.isWritable, limit: option.uses)
+      return try maker.make(
+        option.id, of: file.fd.duplicate(), isWritable: option.isWritable, uses: option.uses)
+    } catch { throw failure(option, "descriptor \(number): \(error)") }
   }
 
   /// A card is opened once: its own buffers are then known to it when they are shown.
@@ -203,10 +146,6 @@ final class Offers {
     let card = try KMSCard(target)
     opened[name] = card
     return card
-  }
-
-  private func checkPages(_ size: UInt64) throws(Errno) {
-    if size == 0 || size % systemPageSize != 0 || size > 1 << 40 { throw .invalidArgument }
   }
 
   private func failure(_ option: OfferOption, _ why: String) -> Trouble {

@@ -8,6 +8,8 @@ final class FakeCard: GuestCard {
   var isThere = true
   /// It takes what others have made, as the kernel's driver does from 6.14 on.
   var importsForeign = true
+  /// What the host offers, by number.
+  var offered: [UInt64: Memfd] = [:]
   /// Handles that were closed.
   private(set) var closed: [UInt32] = []
   private var openHandles: CardHandles!
@@ -47,6 +49,13 @@ final class FakeCard: GuestCard {
     let handle = open[inode] ?? take(&nextHandle)
     open[inode] = handle
     return try handles.buffer(handle) { () throws(Errno) in (resource, size, isOwn) }
+  }
+
+  func receive(_ offer: UInt64, size: UInt64) throws(Errno) -> CardBuffer {
+    guard let memfd = offered[offer], memfd.status.size == size else { throw .invalidArgument }
+    let resource = take(&nextResource)
+    (made[resource], resources[memfd.status.inode]) = (memfd, resource)
+    return try buffer(memfd.status.inode, resource, size, isOwn: true)
   }
 
   func importBuffer(_ dmabuf: borrowing FD) throws(Errno) -> CardBuffer {

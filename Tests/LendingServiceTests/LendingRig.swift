@@ -21,6 +21,9 @@ final class LendingRig {
   let loop: EventLoop
   let registry: Registry
   let interface: BuffersInterface
+  /// What the host offers, with room for 64 pages.
+  let offers: OfferTable
+  let sharing = FakeOfferDevice()
   let server: VarlinkServer
   let session: UInt64
   /// Is said to be at the other end of connections that begin.
@@ -35,7 +38,7 @@ final class LendingRig {
     var offset = TimeSpan.zero
   }
 
-  init(_ limits: LendingLimits = LendingLimits(), watchers: Int = 32) throws {
+  init(_ limits: LendingLimits = LendingLimits(), watchers: Int = 32, isSharing: Bool = true) throws {
     device = try TestHost.isActive ? UdmabufDevice() : nil
     directory = try makeTemporaryDirectory()
     loop = try EventLoop()
@@ -45,12 +48,21 @@ final class LendingRig {
         pages.dmabuf.flatMap { DeviceWait($0, loop, whenOver: whenOver) }
       })
     session = registry.beginSession()
-    interface = BuffersInterface(registry, watchers: WatcherLimit(watchers), loop: loop)
+    var most = OfferLimits()
+    most.offers = 16
+    offers = OfferTable(sharing, number: 1, limits: most, clock: { [time] in .now + time.offset })
+    let made: Result<UdmabufDevice, Errno> = device.map { .success($0) } ?? .failure(.noSuchFileOrDirectory)
+    let maker = try OfferMaker(udmabuf: made, copied: nil)
+    let service = OffersService(offers, loop: loop) { id, fd, uses, token throws(OfferObstacle) in
+      try maker.make(id, of: fd, uses: uses, token: token)
+    }
+    interface = BuffersInterface(
+      registry, isSharing ? service : nil, watchers: WatcherLimit(watchers), loop: loop)
     ram = try GuestRAM(size: 1 << 20)
     server = try VarlinkServer(
       UnixSocket.listen(directory.appending("socket")),
       info: VarlinkInfo(vendor: "udmabridge", product: "test", version: "1", url: ""),
-      interfaces: [interface], loop: loop
+      interfaces: [interface], takesDescriptors: true, loop: loop
     ) { _ in true }
     interface.identify = { [unowned self] _ in peer }
   }
@@ -105,6 +117,7 @@ final class LendingRig {
   func pass(_ span: TimeSpan) throws {
     time.offset = time.offset + span
     registry.expire()
+    offers.expire()
     try settle()
   }
 
@@ -147,10 +160,13 @@ final class Asker {
 
   deinit { socket.shutDown() }
 
-  func send(_ method: String, _ parameters: String = "{}", flags: String = "") throws {
+  /// - Parameter descriptors: go with it.
+  func send(
+    _ method: String, _ parameters: String = "{}", flags: String = "", passing descriptors: [CInt] = []
+  ) throws {
     rig.peer = peer
     let call = #"{"method":"io.udmabridge.Buffers.\#(method)","parameters":\#(parameters)\#(flags)}"#
-    _ = unsafe try socket.send(Array((call + "\0").utf8).span.bytes)
+    _ = unsafe try socket.send(Array((call + "\0").utf8).span.bytes, rawDescriptors: descriptors)
     try rig.settle()
   }
 
@@ -176,8 +192,8 @@ final class Asker {
   }
 
   /// The answer as it came.
-  func raw(_ method: String, _ parameters: String = "{}") throws -> String {
-    try send(method, parameters)
+  func raw(_ method: String, _ parameters: String = "{}", passing descriptors: [CInt] = []) throws -> String {
+    try send(method, parameters, passing: descriptors)
     let message = try #require(try messages().first, "no answer")
     return String(decoding: message, as: UTF8.self)
   }
@@ -185,9 +201,10 @@ final class Asker {
   private struct Reply<Parameters: Decodable>: Decodable { let parameters: Parameters }
 
   func ask<Parameters: Decodable>(
-    _ method: String, _ parameters: String = "{}", as type: Parameters.Type = Parameters.self
+    _ method: String, _ parameters: String = "{}", as type: Parameters.Type = Parameters.self,
+    passing descriptors: [CInt] = []
   ) throws -> Parameters {
-    let text = try raw(method, parameters)
+    let text = try raw(method, parameters, passing: descriptors)
     do { return try JSONDecoder().decode(Reply<Parameters>.self, from: Data(text.utf8)).parameters } catch {
       throw TroubleInTest(text)
     }
@@ -214,8 +231,8 @@ final class Asker {
   }
 
   /// The error's name without its interface, and its parameter.
-  func fail(_ method: String, _ parameters: String) throws -> String {
-    let text = try raw(method, parameters)
+  func fail(_ method: String, _ parameters: String, passing descriptors: [CInt] = []) throws -> String {
+    let text = try raw(method, parameters, passing: descriptors)
     guard let reply = try? JSONDecoder().decode(ErrorReply.self, from: Data(text.utf8)) else {
       throw TroubleInTest("no error: \(text)")
     }
@@ -233,8 +250,8 @@ final class Asker {
   }
 
   /// The events of a call of Watch.
-  func events() throws -> [BuffersEvent] {
-    try messages().map { try JSONDecoder().decode(Reply<BuffersEvent>.self, from: Data($0)).parameters }
+  func events<Event: Decodable>(_: Event.Type = BuffersEvent.self) throws -> [Event] {
+    try messages().map { try JSONDecoder().decode(Reply<Event>.self, from: Data($0)).parameters }
   }
 
   func watch() throws { try send("Watch", flags: #","more":true"#) }

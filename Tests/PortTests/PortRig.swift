@@ -16,6 +16,8 @@ final class PortRig {
   let loop: EventLoop
   let registry: Registry
   let devices = [LendingDevice(), LendingDevice()]
+  /// Of the second device.
+  let offers = OfferTable(FakeOfferDevice(), number: 1)
   let book = LogBook()
   private(set) var port: LendingPort!
   /// What the registry and the port's limit on lines go by.
@@ -32,7 +34,7 @@ final class PortRig {
       limits: lending, audiences: ["mine": Audience(users: [1]), "a-b.c_1": Audience()],
       clock: { clock.rig?.now ?? .now })
     port = try LendingPort(
-      UnixSocket.listen(socket), registry: registry, devices: devices, limits: limits,
+      UnixSocket.listen(socket), registry: registry, devices: devices, offers: offers, limits: limits,
       clock: { clock.rig?.now ?? .now }, loop: loop, logger: book.logger,
       admits: { _ in clock.rig?.admits ?? true })
     clock.rig = self

@@ -401,6 +401,145 @@ import VhostUser
     #expect(try machine.channel.next().count == 1)
   }
 
+  // MARK: Taken back
+
+  private var offer: HostOffer {
+    get throws { try #require(machine.device.hostRegion?.offers[5]) }
+  }
+
+  @Test("what is withdrawn gives no new blobs, stays where it is, and is over when the last blob goes")
+  func withdrawn() throws {
+    let offer = try offer
+    try ok(create(1))
+    try map(1, at: 0)
+    machine.device.withdraw(offer)
+    #expect(try machine.ask(create(2)).type == ResponseType.invalidParameter)
+    #expect(!offer.isOver && offer.uses == 1)
+    try unmap(1)
+    #expect(!offer.isOver, "the guest may map it again")
+    try map(1, at: 4 * page)
+    try machine.post(Request.unref(1))
+    _ = try request()
+    #expect(!offer.isOver && offer.uses == 0, "QEMU has it mapped")
+    try acknowledge(Self.unmapCode)
+    #expect(offer.isOver && machine.answer()?.type == ResponseType.ok && free == whole)
+  }
+
+  @Test("what nobody has is over at once, and its token closes")
+  func unused() throws {
+    var reading: FD?
+    let token = try makePipe { reading = consume $0 }
+    let fd = try files[0].withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    let buffer = try offer.buffer
+    let another = HostOffer(
+      id: 9, fd, try #require(buffer), isWritable: true, limit: 1, token: token)
+    machine.device.add(another)
+    try ok(Request.createBlob(1, size: 2 * page, memory: 2, flags: 1, blobID: 9), Request.unref(1))
+    try reading?.setNonblocking()
+    let error = #expect(throws: Errno.self) { _ = try reading?.read(upTo: 1) }
+    #expect(error == .wouldBlock)
+    machine.device.withdraw(another)
+    let end = try reading?.read(upTo: 1)
+    #expect(another.isOver && end == [])
+  }
+
+  /// Takes it back while it is mapped. The front end is asked for both at once.
+  private func cutOff(_ offer: HostOffer) throws {
+    machine.device.withdraw(offer)
+    machine.device.cutOff(offer)
+    let asked = try machine.channel.next()
+    #expect(asked.map(\.code) == [Self.unmapCode, Self.mapCode])
+    #expect(
+      asked.map(\.payload) == [mapping(at: 0, 2 * page, writable: 0), mapping(at: 0, 2 * page, writable: 1)])
+  }
+
+  @Test("in the place of what is taken back zeros are mapped, until the guest lets go")
+  func zeros() throws {
+    let offer = try offer
+    try ok(create(1))
+    try map(1, at: 0)
+    try cutOff(offer)
+    #expect(!offer.isOver && offer.uses == 0)
+    try acknowledge(Self.unmapCode)
+    #expect(offer.isOver && free != whole)
+    try acknowledge(Self.mapCode)
+    // It is the guest's as before, but for what is in it.
+    #expect(try machine.ask(Request.mapBlob(1, at: 4 * page)).type == ResponseType.unspecified)
+    try unmap(1)
+    #expect(free == whole)
+    #expect(
+      try machine.ask(Request.mapBlob(1, at: 0)).type == ResponseType.unspecified, "nothing is there to map")
+    try ok(Request.unref(1))
+  }
+
+  @Test("the guest lets go while zeros are on their way", arguments: [true, false])
+  func letGoMeanwhile(unref: Bool) throws {
+    let offer = try offer
+    try ok(create(1))
+    try map(1, at: 0)
+    try cutOff(offer)
+    try machine.post(unref ? Request.unref(1) : Request.unmapBlob(1))
+    #expect(machine.answer() == nil)
+    try acknowledge(Self.unmapCode)
+    try acknowledge(Self.mapCode)
+    #expect(machine.answer() == nil && free != whole && offer.isOver)
+    #expect(try request().code == Self.unmapCode)
+    try acknowledge(Self.unmapCode)
+    #expect(machine.answer()?.type == ResponseType.ok && free == whole)
+  }
+
+  @Test("what is on its way into the guest is taken back once it is there")
+  func onItsWay() throws {
+    let offer = try offer
+    try ok(create(1))
+    try machine.post(Request.mapBlob(1, at: 0))
+    _ = try request()
+    machine.device.withdraw(offer)
+    machine.device.cutOff(offer)
+    #expect(try machine.channel.next().isEmpty)
+    try acknowledge(Self.mapCode)
+    #expect(machine.answer()?.type == ResponseType.mapInfo)
+    #expect(try machine.channel.next().map(\.code) == [Self.unmapCode, Self.mapCode])
+    try acknowledge(Self.unmapCode)
+    try acknowledge(Self.mapCode)
+    #expect(offer.isOver)
+    try machine.post(Request.unref(1))
+    _ = try request()
+    try acknowledge(Self.unmapCode)
+    #expect(machine.answer()?.type == ResponseType.ok && free == whole)
+  }
+
+  @Test("the front end takes the pages away, and puts no zeros there")
+  func noZeros() throws {
+    let offer = try offer
+    try ok(create(1))
+    try map(1, at: 0)
+    try cutOff(offer)
+    try acknowledge(Self.unmapCode)
+    try acknowledge(Self.mapCode, 1)
+    #expect(offer.isOver && free == whole)
+    #expect(machine.log.warnings.contains { $0.contains("no zeros") })
+    try ok(Request.unref(1))
+  }
+
+  @Test("what is taken back goes off the screen")
+  func offTheScreen() throws {
+    let offer = try offer
+    try ok(create(1))
+    try ok(Request.setScanoutBlob(0, 1, 32, 32, offset: 512), Request.flush(1, Rectangle(0, 0, 32, 32)))
+    machine.screen.flipAll()
+    #expect(machine.screen.shown() != nil)
+    machine.device.withdraw(offer)
+    machine.device.cutOff(offer)
+    machine.screen.flipAll()
+    try machine.link.settle()
+    #expect(machine.screen.shown() == nil && offer.isOver)
+    #expect(
+      try machine.ask(Request.setScanoutBlob(0, 1, 32, 32, offset: 512)).type != ResponseType.ok,
+      "there is nothing to show")
+    try ok(Request.unref(1))
+  }
+
   @Test func withoutAChannel() throws {
     let other = try Self.machine(files, hasChannel: false)
     #expect(try other.ask(create(1)).type == ResponseType.ok)

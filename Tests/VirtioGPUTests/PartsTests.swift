@@ -176,11 +176,11 @@ import Virtio
     let canvas = try MemfdShadow.canvas(width: 8, height: 8, format: .xrgb8888)
     let frames = (1...2).map { Frame(id: UInt64($0), memory: .shadow(canvas.memory), layout: canvas.layout) }
     #expect(
-      try returns.begin(buffer(), [frames[0]], waitsForDevices: true, isReset: false) == nil,
+      try returns.begin(buffer(), [frames[0]], of: nil, isReset: false) == nil,
       "nobody shows it")
     for frame in frames { frame.acquire() }
-    #expect(try returns.begin(buffer(), [frames[0]], waitsForDevices: true, isReset: false) != nil)
-    #expect(try returns.begin(buffer(), [frames[1]], waitsForDevices: true, isReset: false) != nil)
+    #expect(try returns.begin(buffer(), [frames[0]], of: nil, isReset: false) != nil)
+    #expect(try returns.begin(buffer(), [frames[1]], of: nil, isReset: false) != nil)
     #expect(forgotten == [1] && !returns.sweep() && returns.deadline != nil)
     frames[0].release()
     #expect(wakes == 1 && returns.sweep() && forgotten == [1, 1])

@@ -54,6 +54,8 @@ int cu_memfd_create(const char *name, uint32_t flags);
 int cu_get_seals(int fd);
 int cu_add_seals(int fd, uint32_t seals);
 int cu_dup(int fd);
+// `fd` takes the place of what has this number.
+int cu_dup_over(int fd, int number);
 int cu_truncate(int fd, int64_t length);
 int cu_set_nonblocking(int fd);
 int cu_pollable(int fd, uint32_t events, int milliseconds);

@@ -17,6 +17,8 @@ int vg_get_param(int fd, uint64_t param, int *value);
 int vg_create_2d(int fd, uint32_t width, uint32_t height, uint32_t size, uint32_t *handle, uint32_t *resource);
 // A blob of guest memory that can be mapped and shared.
 int vg_create_blob(int fd, uint64_t size, uint32_t *handle, uint32_t *resource);
+// Memory of the host that it offers by the number `blob`, to be mapped and shared.
+int vg_create_host_blob(int fd, uint64_t blob, uint64_t size, uint32_t *handle, uint32_t *resource);
 int vg_resource_info(int fd, uint32_t handle, uint32_t *resource, uint32_t *size);
 // Where the buffer is in the device file, for mmap.
 int vg_map(int fd, uint32_t handle, uint64_t *offset);

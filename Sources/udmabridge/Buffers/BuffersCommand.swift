@@ -9,7 +9,7 @@ import Varlink
 struct BuffersCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "buffers",
-    abstract: "List, import, watch and fill the buffers that a guest lends.",
+    abstract: "List, import, watch and fill the buffers that a guest lends, and offer memory to it.",
     discussion: """
       They are on the control socket of a vhost-user-udmabuf that has a port to the guest's agent.
 
@@ -18,6 +18,7 @@ struct BuffersCommand: ParsableCommand {
       """,
     subcommands: [
       ListBuffers.self, ImportBuffer.self, WatchBuffers.self, QueryBuffer.self, FillBuffer.self,
+      OfferMemory.self, WithdrawOffer.self, ListOffers.self,
     ])
 }
 

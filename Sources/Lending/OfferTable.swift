@@ -1,0 +1,197 @@
+package import Buffers
+package import LendingProtocol
+package import Linux
+
+/// The device in whose region a guest maps memory of the host.
+package protocol OfferDevice: AnyObject {
+  /// Of its region, in bytes: nothing larger can be mapped.
+  var regionSize: UInt64 { get }
+  /// The guest may have it from now on.
+  func add(_ offer: HostOffer)
+  /// There will be no new blobs of it.
+  func withdraw(_ offer: HostOffer)
+  /// What the guest still has of it is taken away.
+  func cutOff(_ offer: HostOffer)
+}
+
+/// A process that offers, as long as it is connected.
+package final class OfferOwner {
+  package let user: UInt32
+  package init(user: UInt32) { self.user = user }
+}
+
+/// Memory of the host that is offered to a guest:
+///
+///     offered --> withdrawing --> withdrawn
+package final class Offer {
+  package enum State: Equatable {
+    case offered
+    /// The guest is to let go of it, and is cut off then.
+    case withdrawing(until: Instant)
+    /// Nobody in the guest has anything of it.
+    case withdrawn
+  }
+
+  package let memory: HostOffer
+  package let metadata: BufferMetadata
+  /// Nil for what the helper was started with.
+  package let owner: OfferOwner?
+  package internal(set) var state = State.offered
+  /// What the guest had was taken away; the front end may still be at it.
+  var isCutOff = false
+
+  package var id: UInt64 { memory.id }
+
+  init(_ memory: HostOffer, _ metadata: BufferMetadata, _ owner: OfferOwner?) {
+    (self.memory, self.metadata, self.owner) = (memory, metadata, owner)
+  }
+
+  /// Until the guest is cut off, for one that is being withdrawn.
+  package func timeLeft(_ now: Instant) -> TimeSpan? {
+    if case .withdrawing(let end) = state { max(.zero, end - now) } else { nil }
+  }
+}
+
+package struct OfferLimits: Equatable, Sendable {
+  /// At once.
+  package var offers = 64
+  /// Bytes of metadata of one.
+  package var metadata = 4096
+  package init() {}
+}
+
+/// Why something cannot be offered or withdrawn.
+package enum OfferError: Error, Equatable {
+  case tooLarge(UInt64, limit: UInt64)
+  case tooManyOffers(limit: Int)
+  case metadataTooLong(Int, limit: Int)
+}
+
+/// What of the host's memory one guest may have: who offers it, and how it is taken back.
+package final class OfferTable {
+  /// Of what is offered while the guest runs; those of the helper's options have lower ones. The guest asks by it, and the number
+  /// is exact in JSON.
+  static let firstID: UInt64 = 1 << 32
+
+  package let limits: OfferLimits
+  /// The device's number on the port.
+  package let deviceNumber: Int
+  private let device: any OfferDevice
+  private let clock: () -> Instant
+  private var nextID = firstID
+  private var offers: [UInt64: Offer] = [:]
+  private var feeds: [OfferFeed] = []
+  /// Something waits for another time than before: `deadline` is to be asked again.
+  package var timeHasChanged: () -> Void = {}
+
+  package init(
+    _ device: any OfferDevice, number: Int, limits: OfferLimits = OfferLimits(),
+    clock: @escaping () -> Instant = { .now }
+  ) {
+    (self.device, deviceNumber, self.limits, self.clock) = (device, number, limits, clock)
+  }
+
+  package var now: Instant { clock() }
+
+  /// By their numbers.
+  package var all: [Offer] { offers.values.sorted { $0.id < $1.id } }
+
+  package subscript(id: UInt64) -> Offer? { offers[id] }
+
+  // MARK: Offering
+
+  /// - Returns: the number of the next offer.
+  package func prepare(_ metadata: BufferMetadata) throws(OfferError) -> UInt64 {
+    if metadata.size > limits.metadata { throw .metadataTooLong(metadata.size, limit: limits.metadata) }
+    if offers.count >= limits.offers { throw .tooManyOffers(limit: limits.offers) }
+    defer { nextID += 1 }
+    return nextID
+  }
+
+  /// The guest may have it from now on.
+  @discardableResult
+  package func add(
+    _ memory: HostOffer, _ metadata: BufferMetadata = BufferMetadata(), by owner: OfferOwner?
+  ) throws(OfferError) -> Offer {
+    if memory.size > device.regionSize { throw .tooLarge(memory.size, limit: device.regionSize) }
+    let offer = enter(Offer(memory, metadata, owner))
+    device.add(memory)
+    return offer
+  }
+
+  /// What the device has already, from the helper's options.
+  package func take(_ memory: HostOffer) { enter(Offer(memory, BufferMetadata(), nil)) }
+
+  @discardableResult
+  private func enter(_ offer: Offer) -> Offer {
+    let memory = offer.memory
+    precondition(offers.updateValue(offer, forKey: memory.id) == nil, "an offer has a number of its own")
+    memory.whenChanged = { [unowned self, unowned offer] in changed(offer) }
+    note(offer)
+    return offer
+  }
+
+  /// Begins to take an offer back. It is over when the guest has nothing of it any more.
+  /// - Parameter patience: how long the guest may keep what it has.
+  package func withdraw(_ offer: Offer, patience: TimeSpan) {
+    let end = clock() + patience
+    switch offer.state {
+    case .offered:
+      offer.state = .withdrawing(until: end)
+      device.withdraw(offer.memory)
+    // It has begun, and can only end sooner.
+    case .withdrawing(let until): offer.state = .withdrawing(until: min(until, end))
+    case .withdrawn: return
+    }
+    note(offer)
+    if patience == .zero { cutOff(offer) }
+    timeHasChanged()
+  }
+
+  /// Its process is gone: all that it offered goes with it.
+  package func end(_ owner: OfferOwner) {
+    for offer in all where offer.owner === owner { withdraw(offer, patience: .zero) }
+  }
+
+  private func changed(_ offer: Offer) {
+    if offer.memory.isOver {
+      offer.memory.whenChanged = {}
+      offer.state = .withdrawn
+      offers[offer.id] = nil
+    }
+    note(offer)
+  }
+
+  // MARK: Time
+
+  /// When the next guest is cut off; nil if none waits for it.
+  package var deadline: Instant? {
+    offers.values.lazy.filter { !$0.isCutOff }.compactMap { offer -> Instant? in
+      if case .withdrawing(let end) = offer.state { end } else { nil }
+    }.min()
+  }
+
+  /// Does what is due.
+  package func expire() {
+    let now = clock()
+    for offer in all where offer.timeLeft(now) == .zero { cutOff(offer) }
+  }
+
+  private func cutOff(_ offer: Offer) {
+    if offer.isCutOff || offer.state == .withdrawn { return }
+    offer.isCutOff = true
+    device.cutOff(offer.memory)
+  }
+
+  // MARK: Who is told
+
+  /// Tells it what there is, and from then on what happens.
+  package func add(_ feed: OfferFeed) {
+    feeds.append(feed)
+    for offer in all { feed.note(offer) }
+  }
+
+  package func remove(_ feed: OfferFeed) { feeds.removeAll { $0 === feed } }
+
+  private func note(_ offer: Offer) { for feed in feeds { feed.note(offer) } }
+}
