@@ -186,7 +186,7 @@ let package = Package(
     tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(
       "EndToEndTests",
-      ["Linux", "Udmabuf", "CDRM", "CPNG", "Fixtures", "TestSupport", "vhost-user-udmabuf", system],
+      ["Linux", "Udmabuf", "CDRM", "CPNG", "GuestAgent", "Fixtures", "TestSupport", "vhost-user-udmabuf", system],
       are: quick),
     tests(
       "GuestAgentTests",

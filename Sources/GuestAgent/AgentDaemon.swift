@@ -22,6 +22,7 @@ package final class AgentDaemon {
   private let core: AgentCore
   private let devices: AgentDevices
   private let server: VarlinkServer
+  private var clock: ClockWatch?
 
   /// - Parameter socket: listens for lenders. Who may connect is its file's matter.
   package init(
@@ -46,6 +47,8 @@ package final class AgentDaemon {
     devices.whenCard = { core.add($0) }
     devices.whenCardGone = { core.remove($0) }
     core.whenPortGone = { [unowned self] in devices.losePort() }
+    // A guest that hibernates comes back beside another helper, and its kernel says nothing of that.
+    clock = try ClockWatch(loop) { [unowned self] in self.core.session.askWhetherItIsThere() }
     devices.look()
   }
 }

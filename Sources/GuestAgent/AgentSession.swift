@@ -116,7 +116,7 @@ final class AgentSession {
   }
 
   /// A helper that has come in another one's place answers nothing before a hello, and that is told by `answerDelay`.
-  private func askWhetherItIsThere() {
+  func askWhetherItIsThere() {
     guard isOpen, commands.isEmpty, Instant.now >= nextQuestion else { return }
     nextQuestion = .now + Self.questionDelay
     // Nobody is lender 0.

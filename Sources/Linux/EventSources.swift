@@ -82,6 +82,31 @@ package final class Timer {
   }
 }
 
+/// Tells of jumps of the system's clock: somebody has set it, or the system comes back from sleep, perhaps on another machine.
+/// The corresponding C function is `timerfd_settime` with `TFD_TIMER_CANCEL_ON_SET`.
+package final class ClockWatch {
+  private let fd: FD
+  private let loop: EventLoop
+  private var token: EventLoop.Token?
+
+  package init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
+    fd = FD(adopting: try retrying { cl_clock_watch() })
+    self.loop = loop
+    try arm()
+    token = try loop.add(fd) { [unowned self] _ in
+      _ = try? fd.read(upTo: 8)
+      try? arm()
+      handler()
+    }
+  }
+
+  deinit { if let token { loop.remove(token, fd) } }
+
+  private func arm() throws(Errno) {
+    _ = try fd.withRaw { raw throws(Errno) in try retrying { cl_clock_watch_arm(raw) } }
+  }
+}
+
 /// Signals as a source of an event loop. They stay blocked in this thread for good.
 package struct SignalFD: ~Copyable {
   /// Readable while a signal waits.

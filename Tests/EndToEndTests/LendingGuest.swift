@@ -19,6 +19,8 @@ final class LendingGuest {
     static let oldest = Machine(kernel: "oldest", device: "gpu")
     static let flat = Machine(kernel: "oldest-udmabuf", device: "gpu")
     static let blobs = Machine(kernel: "oldest-udmabuf", device: "blob")
+    static let sharing = Machine(kernel: "newest", device: "share")
+    static let sharing612 = Machine(kernel: "oldest-udmabuf", device: "share")
     static let imports = Machine(kernel: "newest", device: "blob", foreign: ["heap", "udmabuf", "vgem"])
   }
 

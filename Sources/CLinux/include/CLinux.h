@@ -32,6 +32,9 @@ int cl_eventfd(void);
 // The end that is read, and the one that is written; both nonblocking.
 int cl_pipe(int ends[2]);
 int cl_timerfd(void);
+// Read fails with ECANCELED once the system's clock was set, or the system has slept, since it was armed.
+int cl_clock_watch(void);
+int cl_clock_watch_arm(int fd);
 // One shot after `nanoseconds` of monotonic time; 0 disarms.
 int cl_timerfd_arm(int fd, int64_t nanoseconds);
 // Blocks the given signals in this thread and returns a descriptor that reads them.
