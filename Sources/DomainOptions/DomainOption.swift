@@ -8,10 +8,11 @@ package struct DomainOption: Equatable, Sendable {
   /// What a domain may choose. What the helper serves, and where, is libvirt's.
   package static let names = [
     "audience", "backing", "control", "control-allow", "control-connections", "control-group",
-    "control-mode", "control-watchers", "cursor", "display", "kms", "lend-socket-path", "log-level",
+    "control-mode", "control-watchers", "cursor", "display", "host-memory", "kms", "lend-socket-path",
+    "log-level",
     "max-bookkeeping", "max-entries", "max-imports", "max-lent", "max-metadata", "max-pinned",
     "max-resources", "max-shadow", "port", "port-burst", "port-line", "port-rate", "resolution", "sandbox",
-    "stats", "stride-alignment",
+    "share-socket-path", "stats", "stride-alignment",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.

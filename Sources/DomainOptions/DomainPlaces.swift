@@ -37,15 +37,19 @@ package struct DomainPlaces: Equatable, Sendable {
   /// The helper's control socket, where its options do not name another.
   package var control: FilePath { directory.appending("control") }
   /// The socket to which QEMU connects the port on which the guest lends, and that of the device without a screen for
-  /// buffers of other drivers: `port=port` and `lend-socket-path=lend` among the options.
+  /// buffers of other drivers, and for memory of the host: `port=port`, `lend-socket-path=lend` and `share-socket-path=share` among
+  /// the options.
   package var port: FilePath { directory.appending(Self.portName) }
   package var lending: FilePath { directory.appending(Self.lendingName) }
+  package var sharing: FilePath { directory.appending(Self.sharingName) }
   package static let portName = "port"
   package static let lendingName = "lend"
+  package static let sharingName = "share"
 
   /// An option as an argument of `vhost-user-udmabuf`: a socket without a slash in its name is in the domain's directory.
   package func argument(_ option: DomainOption) -> String {
-    let isSocket = ["port", "lend-socket-path"].contains(option.name) && !option.value.contains("/")
+    let isSocket =
+      ["port", "lend-socket-path", "share-socket-path"].contains(option.name) && !option.value.contains("/")
     return "--\(option.name)=" + (isSocket ? "\(directory.appending(option.value))" : option.value)
   }
   /// The control socket that the options of the domain name, as far as they can be read: those of its string, which a

@@ -12,20 +12,37 @@ package enum LendingScope: Int, Comparable, Sendable {
   package static func < (one: LendingScope, other: LendingScope) -> Bool { one.rawValue < other.rawValue }
 }
 
+/// A card without a screen, of QEMU's generic kind, beside the domain's own.
+enum SecondCard: CaseIterable {
+  /// Takes buffers of other drivers.
+  case lend
+  /// Has memory of the host.
+  case share
+
+  /// Of the device and of its connection in QEMU.
+  var name: String { self == .lend ? "udmabridge-lend" : "udmabridge-share" }
+  /// The helper's option for its socket, and the socket's name in the domain's directory.
+  var option: (name: String, value: String) {
+    self == .lend
+      ? ("lend-socket-path", DomainPlaces.lendingName) : ("share-socket-path", DomainPlaces.sharingName)
+  }
+}
+
 extension DomainXML {
   /// The generic device, as QEMU has it from 10.1 on.
   package static let genericDevice = "vhost-user-test-device-pci"
   /// The port's name, by which the guest's agent finds it.
   private static let portName = "io.udmabridge.lend.0"
-  /// The name of the device and of its connection in QEMU.
-  private static let deviceName = "udmabridge-lend"
   private static let commandLineNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
 
   /// The scope for which the definition has all parts.
   package var lending: LendingScope {
     if lendingChannel == nil { return .none }
-    return lendingArguments.isEmpty ? .card : .all
+    return arguments(of: .lend).isEmpty ? .card : .all
   }
+
+  /// The guest can have memory of the host.
+  package var isSharing: Bool { lendingChannel != nil && !arguments(of: .share).isEmpty }
 
   /// The socket to which QEMU connects the port.
   package var lendingPort: String? { lendingChannel?.child("source")?["path"] }
@@ -53,17 +70,21 @@ extension DomainXML {
     root.children.first { $0.name == "commandline" && $0.namespace == Self.commandLineNamespace }
   }
 
-  /// Those of our device, each behind the one that says what it is.
-  private var lendingArguments: [XMLElement] {
+  /// Those of a card of ours, each behind the one that says what it is.
+  private func arguments(of card: SecondCard) -> [XMLElement] {
     let all = commandLine?.children.filter { $0.name == "arg" } ?? []
     return zip(all, all.dropFirst()).flatMap { option, value in
-      let isOurs = value["value"]?.contains(Self.deviceName) == true
+      let isOurs = value["value"]?.contains(card.name) == true
       return isOurs && ["-chardev", "-device"].contains(option["value"]) ? [option, value] : []
     }
   }
 
   /// Words of the record, for what was put in.
-  private enum Part: String { case channel, controller, device, commandline }
+  private enum Part: String {
+    case channel, controller, device, sharing, commandline
+
+    init(_ card: SecondCard) { self = card == .lend ? .device : .sharing }
+  }
 
   private func note(_ parts: Part..., in record: XMLElement) {
     let words = [record["lending"]].compactMap(\.self) + parts.map(\.rawValue)
@@ -72,9 +93,10 @@ extension DomainXML {
 
   /// Puts in the missing parts, and changes none that are there.
   func enableLending(
-    _ scope: LendingScope, _ places: DomainPlaces, makeRecord: () throws(XMLError) -> XMLElement
+    _ scope: LendingScope, isSharing: Bool, _ places: DomainPlaces,
+    makeRecord: () throws(XMLError) -> XMLElement
   ) throws(XMLError) {
-    if scope >= .card, lendingChannel == nil {
+    if lendingChannel == nil {
       // libvirt puts in a controller where there is none.
       let hasController = devices?.children("controller").contains { $0["type"] == "virtio-serial" } == true
       let needsOne = devices?.children("channel").contains { $0.child("target")?["type"] == "virtio" } == true
@@ -92,15 +114,18 @@ extension DomainXML {
       channel.child("source")?["path"] = places.port.string
       appendDevice(channel)
     }
-    if scope == .all, lendingArguments.isEmpty {
+    for (card, socket) in [
+      (SecondCard.lend, scope == .all ? places.lending : nil), (.share, isSharing ? places.sharing : nil),
+    ] {
+      guard let socket, arguments(of: card).isEmpty else { continue }
       let record = try makeRecord()
-      note(.device, in: record)
+      note(Part(card), in: record)
       // A comma ends a value in QEMU's options. Nothing in it has a meaning in XML.
-      let path = places.lending.string.replacing(",", with: ",,")
+      let path = socket.string.replacing(",", with: ",,")
       // As JSON: QEMU makes devices in another form before those of libvirt, and gives this one a place of theirs.
       let device =
-        #"{"driver":"\#(Self.genericDevice)","id":"\#(Self.deviceName)","chardev":"\#(Self.deviceName)","virtio-id":16,"num_vqs":2,"vq_size":256,"config_size":20}"#
-      let words = ["-chardev", "socket,id=\(Self.deviceName),path=\(path)", "-device", device]
+        #"{"driver":"\#(Self.genericDevice)","id":"\#(card.name)","chardev":"\#(card.name)","virtio-id":16,"num_vqs":2,"vq_size":256,"config_size":20}"#
+      let words = ["-chardev", "socket,id=\(card.name),path=\(path)", "-device", device]
       let arguments = words.map { "<qemu:arg value='\($0)'/>" }.joined()
       let new = try document.make(
         "<qemu:commandline xmlns:qemu='\(Self.commandLineNamespace)'>\(arguments)</qemu:commandline>")
@@ -114,12 +139,14 @@ extension DomainXML {
   }
 
   /// The options that the helper needs for it, as far as `options` does not name them.
-  static func options(for scope: LendingScope, beside options: [DomainOption]) -> [DomainOption] {
-    let wanted = [
-      scope >= .card ? try? DomainOption("port", DomainPlaces.portName) : nil,
-      scope == .all ? try? DomainOption("lend-socket-path", DomainPlaces.lendingName) : nil,
-    ]
-    return wanted.compactMap(\.self).filter { option in !options.contains { $0.name == option.name } }
+  static func options(
+    for scope: LendingScope, isSharing: Bool, beside options: [DomainOption]
+  ) -> [DomainOption] {
+    let cards = (scope == .all ? [SecondCard.lend] : []) + (isSharing ? [.share] : [])
+    let wanted = [("port", DomainPlaces.portName)] + cards.map(\.option)
+    return wanted.compactMap { try? DomainOption($0, $1) }.filter { option in
+      !options.contains { $0.name == option.name }
+    }
   }
 
   /// Takes out what `enableLending` put in.
@@ -139,7 +166,9 @@ extension DomainXML {
         if index >= first, !used.contains(index) { port.remove() }
       }
     }
-    if parts.contains(.device) { for argument in lendingArguments { argument.remove() } }
+    for card in SecondCard.allCases where parts.contains(Part(card)) {
+      for argument in arguments(of: card) { argument.remove() }
+    }
     if parts.contains(.commandline), let commandLine, commandLine.isEmpty { commandLine.remove() }
   }
 }

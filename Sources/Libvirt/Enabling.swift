@@ -15,9 +15,11 @@ extension DomainXML {
   ///   - options: for its helper; nil for those that it has.
   ///   - removingGraphics: what QEMU would not start with is taken out; `disable` puts it back.
   ///   - lending: which buffers the guest shall lend at least, beside its pictures.
+  ///   - sharing: it shall have memory of the host.
   /// - Throws: `refused` where it could not start even so. Nothing is changed then.
   package func enable(
-    options: [DomainOption]? = nil, removingGraphics: Bool = false, lending wanted: LendingScope = .none
+    options: [DomainOption]? = nil, removingGraphics: Bool = false, lending wanted: LendingScope = .none,
+    sharing: Bool = false
   ) throws(LibvirtError) {
     guard let name else { throw .noName }
     let refused = problems.filter { problem in
@@ -33,16 +35,18 @@ extension DomainXML {
     let known = options == nil ? (try? reference())?.options : nil
     var chosen = known ?? withStartSize(options ?? defaultOptions)
     let scope = max(wanted, lending)
-    if scope > .none { chosen += Self.options(for: scope, beside: chosen) }
+    if scope > .none || sharing {
+      chosen += Self.options(for: scope, isSharing: sharing || isSharing, beside: chosen)
+    }
     let reference = DomainReference(domain: name, options: chosen)
     do throws(DomainError) { _ = try DomainReference("\(reference)") } catch { throw .reference(error) }
     do throws(XMLError) {
       try enableMemory()
       try enableVideo(reference)
       try enableGraphics(closed)
-      if wanted > .none {
+      if wanted > .none || sharing {
         guard let places = try? DomainPlaces(name) else { preconditionFailure("the reference was read") }
-        try enableLending(wanted, places, makeRecord: makeRecord)
+        try enableLending(wanted, isSharing: sharing, places, makeRecord: makeRecord)
       }
     } catch { throw .xml(error) }
   }

@@ -40,7 +40,10 @@ final class Helper {
     (self.options, self.logger) = (options, logger)
     loop = try EventLoop()
     // The first things: of a domain of libvirt, QEMU starts at the same time, and does not wait for these.
-    let first = try options.lendSocketPath.map { try Endpoint.Listener(FilePath($0)) }
+    let listeners = try options.devices.map { device -> Endpoint.Listener? in
+      guard device.isFirst, case .path(let path) = device.address else { return nil }
+      return try Endpoint.Listener(path)
+    }
     lending = try options.port.port.map { [loop] in try GuestLending(FilePath($0), options.port, loop: loop) }
     var quotas = options.quotas
     let others =
@@ -100,7 +103,8 @@ final class Helper {
     let hostMemory = try offers.hostMemory()
     let known = KnownMemory()
     var devices: [GPUDevice] = []
-    endpoints = try options.devices.map { [loop, logger, lender, sink, display] device in
+    endpoints = try zip(options.devices, listeners).map {
+      [loop, logger, lender, sink, display] device, listener in
       let shown = device.hasScreens ? sink : nil
       let outputs =
         shown?.outputs
@@ -113,7 +117,7 @@ final class Helper {
         logger: logger, advice: optionAgainst)
       devices.append(gpu)
       return Endpoint(
-        gpu, at: device.address, listener: device.isFirst ? first : nil, keeps: options.keep, known: known,
+        gpu, at: device.address, listener: listener, keeps: options.keep, known: known,
         display: device.hasScreens ? display : nil,
         loop: loop, logger: logger
       )

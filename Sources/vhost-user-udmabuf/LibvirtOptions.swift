@@ -45,7 +45,7 @@ extension Options {
       words.removeAll { word in prefixes.contains { word.hasPrefix($0) } }
     }
     // libvirt gives a descriptor. A card that is plugged in later lends all by itself.
-    if socketPath != nil { remove("--lend-socket-path=") }
+    if socketPath != nil { remove("--lend-socket-path=", "--share-socket-path=") }
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
       let me = Account(name: "me", user: geteuid(), group: getegid())
@@ -53,7 +53,7 @@ extension Options {
       if access?.allowsWriting(me) == true {
         words.append("--control=\(places.control)")
       } else {
-        remove("--control-", "--port", "--lend-socket-path=", "--audience=")
+        remove("--control-", "--port", "--lend-socket-path=", "--share-socket-path=", "--audience=")
         note =
           (access == nil
             ? "there is no \(places.directory), which the hook makes"

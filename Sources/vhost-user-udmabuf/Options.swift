@@ -208,7 +208,8 @@ struct Options: ParsableArguments {
       },
       address(shareSocketPath, shareFd).map {
         Device(
-          profile: .share, hasScreens: false, address: $0, descriptorOption: "--share-fd \(shareFd ?? -1)")
+          profile: .share, hasScreens: false, address: $0, descriptorOption: "--share-fd \(shareFd ?? -1)",
+          isFirst: shareSocketPath != nil)
       },
       address(lendSocketPath, nil).map {
         Device(profile: .display, hasScreens: false, address: $0, isFirst: true)

@@ -130,6 +130,40 @@ import Testing
     }
   }
 
+  @Test(
+    "a guest that shall have memory of the host has a card for it, beside one that lends; it is undone",
+    arguments: [true, false])
+  func enableSharing(_ lends: Bool) throws {
+    let domain = try DomainXML(Definition().text)
+    let before = domain.text
+    try domain.enable(options: [], lending: lends ? .all : .none, sharing: true)
+    #expect(domain.isSharing && domain.lending == (lends ? .all : .card) && domain.problems == [])
+    func options() throws -> [String] {
+      try #require(try domain.reference()).options.map { "\($0.name)=\($0.value)" }
+    }
+    let wanted = ["port=port"] + (lends ? ["lend-socket-path=lend"] : []) + ["share-socket-path=share"]
+    #expect(try options() == wanted)
+    let places = try DomainPlaces(try #require(domain.name))
+    let words = domain.root.children.filter { $0.name == "commandline" }.flatMap(\.children).compactMap {
+      $0["value"]
+    }
+    #expect(words.count == (lends ? 8 : 4))
+    #expect(words.contains("socket,id=udmabridge-share,path=\(places.directory)/share"))
+    let once = domain.text
+    for sharing in [true, false] {
+      try domain.enable(sharing: sharing)
+      #expect(domain.text == once, "it stays without the flag")
+    }
+    try domain.enable(options: [DomainOption("cursor", "off")])
+    #expect(try options() == ["cursor=off"] + wanted)
+    for controller in [
+      "type='virtio-serial' index='0'><address type='pci' bus='0x01'/>",
+      "type='pci' index='1' model='pcie-root-port'>",
+    ] { domain.appendDevice(try domain.document.make("<controller \(controller)</controller>")) }
+    try domain.disable()
+    #expect(canonical(domain.text) == canonical(before) && !domain.isSharing)
+  }
+
   @Test("what was there for it already, by hand, stays, and so do other arguments of QEMU")
   func lendingByHand() throws {
     var definition = Definition()

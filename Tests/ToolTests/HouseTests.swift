@@ -97,7 +97,7 @@ import Varlink
   func domains() throws {
     // Where QEMU is, what device this is, what only libvirt passes, and what ends at once.
     let others = [
-      "socket-path", "fd", "keep", "share-socket-path", "share-fd", "profile", "host-memory", "offer",
+      "socket-path", "fd", "keep", "share-fd", "profile", "offer",
       "render-node", "virgl", "print-capabilities", "version", "help",
     ]
     let all = try Self.options(of: ["vhost-user-udmabuf"])

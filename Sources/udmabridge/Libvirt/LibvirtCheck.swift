@@ -76,6 +76,7 @@ struct HostCheck {
   func add(to report: inout Report) {
     checkFile(&report)
     checkLending(&report)
+    checkSharing(&report)
     checkBackEnd(&report)
     for device in [UdmabufDevice.path] + cards { checkRights(&report, device) }
     checkCgroup(&report)
@@ -132,7 +133,7 @@ struct HostCheck {
     let (port, socket) = (path("port"), path("lend-socket-path"))
     let remedy = "udmabridge libvirt enable \(name) --lend"
     let scope = domain.lending
-    if scope > .none, port != domain.lendingPort {
+    if scope > .none || domain.isSharing, port != domain.lendingPort {
       report.failed(
         "lending",
         "the channel leads to \(domain.lendingPort ?? "nothing"), and the helper listens on \(port ?? "no port")",
@@ -159,6 +160,27 @@ struct HostCheck {
     } else {
       report.ok(
         "lending", "buffers that the guest's card makes; those of other drivers want QEMU 10.1 or later")
+    }
+  }
+
+  /// Memory of the host: the guest can have none, or what is offered.
+  private func checkSharing(_ report: inout Report) {
+    guard let name = domain.name else { return }
+    let hasSocket = options.contains { $0.name == "share-socket-path" }
+    if domain.isSharing != hasSocket {
+      report.failed(
+        "sharing",
+        hasSocket
+          ? "there is an option share-socket-path, and no card for it in <qemu:commandline>"
+          : "QEMU has a card for memory of the host, and the helper serves none: QEMU does not start",
+        remedy: "udmabridge libvirt enable \(name) --share")
+    } else if domain.isSharing, mayRunQEMU, let emulator = domain.emulator, mapsHostMemory(emulator) == false
+    {
+      report.failed(
+        "sharing", "\(emulator) maps no memory of the host: what the guest receives cannot be used",
+        remedy: "a QEMU from 11.1 on; or libvirt disable, and enable anew without --share")
+    } else if domain.isSharing {
+      report.ok("sharing", "memory of the host, where it is offered (udmabridge buffers offer)")
     }
   }
 

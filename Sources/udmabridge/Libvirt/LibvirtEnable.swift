@@ -67,6 +67,7 @@ struct LibvirtEnable: ParsableCommand {
 
         udmabridge libvirt enable web --option kms=auto
         udmabridge libvirt enable web --lend --option audience=viewers=group:video
+        udmabridge libvirt enable web --share
         virt-install ... --print-xml | udmabridge libvirt enable --stdin
       """)
 
@@ -86,6 +87,12 @@ struct LibvirtEnable: ParsableCommand {
   )
   var lend = false
 
+  @Flag(
+    help:
+      "Let the guest have memory of the host: a port for its agent, and a card that maps it, where the domain's QEMU has that (11.1 and later)."
+  )
+  var share = false
+
   @OptionGroup var change: ChangeOptions
 
   func validate() throws {
@@ -96,8 +103,23 @@ struct LibvirtEnable: ParsableCommand {
     let chosen = try options.map { try DomainOption($0) }
     try change.perform { domain in
       let scope = lend ? lendingScope(of: domain) : .none
+      if share { try checkSharing(domain) }
       try domain.enable(
-        options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics, lending: scope)
+        options: chosen.isEmpty ? nil : chosen, removingGraphics: removeGraphics, lending: scope,
+        sharing: share)
+    }
+  }
+
+  /// - Throws: why the domain's QEMU maps no memory of the host.
+  private func checkSharing(_ domain: DomainXML) throws {
+    guard let emulator = domain.emulator else {
+      throw Trouble("the domain names no QEMU: --share is for 11.1 and later")
+    }
+    switch mapsHostMemory(emulator) {
+    case true?: return
+    case false?: throw Trouble("\(emulator) maps no memory of the host: --share is for QEMU 11.1 and later")
+    case nil:
+      throw Trouble("\(emulator) cannot be asked here for its version: --share is for QEMU 11.1 and later")
     }
   }
 
@@ -133,5 +155,12 @@ func hasGenericDevice(_ emulator: String) -> Bool? {
   guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
   // Of a device that it does not know, QEMU 7.2 lists no property and ends well.
   let script = "\"$0\" -device help 2>/dev/null | grep -qF '\"\(DomainXML.genericDevice)\"'"
+  return (try? runToEnd(["/bin/sh", "-c", script, emulator])).map { $0 == 0 }
+}
+
+/// Whether a QEMU maps memory of the host where the device asks for that, which is from 11.1 on; nil if it cannot be run.
+func mapsHostMemory(_ emulator: String) -> Bool? {
+  guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
+  let script = "\"$0\" --version 2>/dev/null | grep -Eq 'version (11\\.[1-9]|1[2-9]\\.|[2-9][0-9]\\.)'"
   return (try? runToEnd(["/bin/sh", "-c", script, emulator])).map { $0 == 0 }
 }
