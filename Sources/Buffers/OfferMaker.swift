@@ -22,8 +22,8 @@ extension OfferObstacle: CustomStringConvertible {
     switch self {
     case .neitherMemfdNorDMABuf: "it is neither a memfd nor a dma-buf"
     case .mayShrink:
-      "it is a memfd that can become shorter, which would end whoever reads on: seal it with F_SEAL_SHRINK before "
-        + "(udmabridge memfd --seal shrink makes such)"
+      "it is a memfd that can become shorter, which would end whoever reads on: seal it with F_SEAL_SHRINK before, "
+        + "as udmabridge memfd does"
     case .hugePages(let size):
       "it has pages of \(size) bytes, and what is mapped into a guest has \(systemPageSize)"
     case .size(let size):

@@ -132,7 +132,7 @@ final class LenderInterface: VarlinkInterface {
       throw LendRefusal(
         "CannotReceive",
         "offer \(offer.id) of \(offer.size) bytes is not mapped (\(error)): the host takes it back, it is in use as often as it may "
-          + "be, or there is no room for it in the region (--host-memory) or in QEMU")
+          + "be, or there is no room for it in the region or in QEMU")
     }
   }
 

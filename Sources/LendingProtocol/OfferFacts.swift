@@ -69,6 +69,15 @@ package struct OffersEvent: Equatable, Sendable, Decodable, JSONWritable {
 
   package init(_ event: Kind, _ offer: OfferFacts? = nil) { (self.event, self.offer) = (event, offer) }
 
+  /// This offer is over, or nothing more will be told.
+  package func ends(_ id: Int) -> Bool {
+    switch event {
+    case .end: true
+    case .withdrawn: offer?.id == id
+    default: false
+    }
+  }
+
   package func write(to json: inout JSONWriter) {
     json.object { json in
       json.field("event", event.rawValue)

@@ -12,7 +12,7 @@ struct UdmabridgeGuest: ParsableCommand {
       """,
     version: programVersion,
     subcommands: [
-      Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Receive.self, ListOffers.self,
+      Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Receive.self, ListGuestOffers.self,
       Pages.self,
     ])
 

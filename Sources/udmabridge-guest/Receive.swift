@@ -69,7 +69,7 @@ struct Receive: ParsableCommand {
   }
 }
 
-struct ListOffers: ParsableCommand {
+struct ListGuestOffers: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "offers", abstract: "List memory that the host offers to this guest.")
 

@@ -99,7 +99,7 @@ final class Helper {
     if case .failure(let errno) = udmabuf {
       logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
     }
-    let offers = try Offers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
+    let offers = try StartingOffers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
     let hostMemory = try offers.hostMemory()
     let known = KnownMemory()
     var devices: [GPUDevice] = []

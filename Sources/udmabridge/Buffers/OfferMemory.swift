@@ -113,8 +113,7 @@ struct OfferMemory: ParsableCommand {
     let watching = try watch.withDescriptor { fd in
       try loop.add(fd) { _ in
         do {
-          let event = try watch.nextOffersEvent()
-          if event.event == .withdrawn, event.offer?.id == offer.id { end = .success(()) }
+          if try watch.nextOffersEvent().ends(offer.id) { end = .success(()) }
         } catch { end = .failure(error) }
         if end != nil { loop.stop() }
       }
@@ -158,10 +157,7 @@ struct WithdrawOffer: ParsableCommand {
     let watch = try socket.buffers()
     try watch.beginWatchingOffers()
     _ = try socket.buffers().call("Withdraw", OfferRequest(id: id, patience: patience))
-    while true {
-      let event = try watch.nextOffersEvent()
-      if event.event == .end || event.event == .withdrawn && event.offer?.id == id { return }
-    }
+    while try !watch.nextOffersEvent().ends(id) {}
   }
 }
 

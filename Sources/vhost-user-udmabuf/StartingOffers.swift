@@ -58,7 +58,7 @@ struct OfferOption: ExpressibleByArgument {
 }
 
 /// Opens and makes what a guest is offered, before the sandbox is entered.
-final class Offers {
+final class StartingOffers {
   /// A descriptor that was inherited: several offers may be of it.
   private final class Inherited {
     let fd: FD
