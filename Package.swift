@@ -186,7 +186,10 @@ let package = Package(
     tests("SandboxTests", ["CUdmabuf", "CLinux", "CSeccomp", "Sandbox", "RawCall"]),
     tests(
       "EndToEndTests",
-      ["Linux", "Udmabuf", "CDRM", "CPNG", "GuestAgent", "Fixtures", "TestSupport", "vhost-user-udmabuf", system],
+      [
+        "Linux", "Udmabuf", "CDRM", "CPNG", "GuestAgent", "Fixtures", "TestSupport", "vhost-user-udmabuf",
+        system,
+      ],
       are: quick),
     tests(
       "GuestAgentTests",
@@ -215,7 +218,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
-        "Port", "Fixtures", system, log,
+        "LendingService", "Port", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

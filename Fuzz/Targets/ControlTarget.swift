@@ -1,11 +1,16 @@
+internal import Buffers
 internal import Consumers
+internal import Fixtures
 internal import Glibc
+internal import Lending
+internal import LendingService
 internal import Linux
 internal import Scanout
 internal import SystemPackage
 internal import Varlink
 
-// What callers send on the control socket, when they read and when they go, while frames come and are taken back.
+// What callers send on the control socket, when they read and when they go, while frames come and are taken back, and what they offer
+// to the guest.
 
 func fuzzControl(_ input: inout Input) throws {
   let room = try ControlRoom()
@@ -21,7 +26,9 @@ private final class ControlRoom: ScanoutObserver {
     "io.udmabridge.Display.GetFrame", "io.udmabridge.Display.GetCursor", "io.udmabridge.Display.Hold",
     "io.udmabridge.Display.Release", "io.udmabridge.Display.Watch", "io.udmabridge.Display.Statistics",
     "io.udmabridge.Display.Stream", "io.udmabridge.Display.Nothing", "nothing",
-    "io.udmabridge.Display.GetOffer",
+    "io.udmabridge.Display.GetOffer", "io.udmabridge.Buffers.Offer", "io.udmabridge.Buffers.Offer",
+    "io.udmabridge.Buffers.Withdraw", "io.udmabridge.Buffers.ListOffers", "io.udmabridge.Buffers.WatchOffers",
+    "io.udmabridge.Buffers.List", "io.udmabridge.Buffers.Watch",
   ]
   private static let parameters = [
     "", #","parameters":{}"#, #","parameters":{"hold":true}"#,
@@ -29,6 +36,9 @@ private final class ControlRoom: ScanoutObserver {
     #","parameters":{"scanout":N}"#, #","parameters":{"buffer":N}"#, #","parameters":{"interface":"N"}"#,
     #","parameters":[N]"#, #","parameters":{"buffer":-N}"#, #","parameters":{"buffer":"N"}"#,
     #","parameters":{"offer":N}"#, #","parameters":{"offer":-N}"#,
+    #","parameters":{"fileDescriptor":N,"uses":N}"#,
+    #","parameters":{"token":1}"#, #","parameters":{"id":429496729N}"#,
+    #","parameters":{"id":429496729N,"patience":0}"#,
   ]
   private static let flags = ["", #","more":true"#, #","oneway":true"#, #","upgrade":true"#]
 
@@ -41,6 +51,10 @@ private final class ControlRoom: ScanoutObserver {
   private let loop: EventLoop
   private let sink: ControlSink
   private let server: VarlinkServer
+  private let offers: OfferTable
+  private let sharing = FakeOfferDevice(pages: 4)
+  /// What callers may pass: a memfd that can be offered, one that cannot, and what is no memory.
+  private let files: [Memfd]
   private var callers: [Caller] = []
   private var frames: [Frame] = []
   private var lastFrame: UInt64 = 0
@@ -55,9 +69,23 @@ private final class ControlRoom: ScanoutObserver {
     removeFile(path)
     let offer = try Memfd.create(name: "fuzz-offer", size: systemPageSize, seals: [.shrink])
     let interface = DisplayInterface(sink, offers: [1: offer]) { _ in Array("{}".utf8) }
+    var limits = OfferLimits()
+    limits.offers = 5
+    offers = OfferTable(sharing, number: 0, limits: limits)
+    let maker = try OfferMaker(udmabuf: .failure(.noSuchFileOrDirectory), copied: nil)
+    let service = OffersService(offers, loop: loop) { id, fd, uses, token throws(OfferObstacle) in
+      try maker.make(id, of: fd, uses: uses, token: token)
+    }
+    files = try [
+      Memfd.create(name: "good", size: systemPageSize, seals: .shrink),
+      Memfd.create(name: "shrinking", size: systemPageSize),
+      Memfd(adopting: .open("/dev/null", writable: true)),
+    ]
     server = try VarlinkServer(
       UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
-      interfaces: [interface], limit: 4, loop: loop
+      interfaces: [interface, BuffersInterface(Registry(), service, loop: loop)], limit: 4,
+      takesDescriptors: true,
+      loop: loop
     ) { _ in true }
     interface.server = server
     sink.observer = self
@@ -94,7 +122,16 @@ private final class ControlRoom: ScanoutObserver {
         if !bytes.isEmpty { try write(bytes, to: caller) }
       }
     case 6: try with(&input) { input, caller in try read(upTo: Int(input.byte()) * 16 + 1, from: caller) }
-    case 7: if !callers.isEmpty { callers.remove(at: Int(input.byte()) % callers.count) }
+    case 7:
+      // The guest takes something, or lets go of it.
+      for offer in sharing.offers.values where !offer.isOver {
+        if offer.uses > 0 {
+          offer.endUse()
+        } else if !offer.isWithdrawn, input.byte() & 1 == 0 {
+          offer.beginUse()
+        }
+      }
+      if !callers.isEmpty { callers.remove(at: Int(input.byte()) % callers.count) }
     case 8, 9: present(&input)
     case 10:
       let number = Int(input.byte())
@@ -127,17 +164,23 @@ private final class ControlRoom: ScanoutObserver {
   }
 
   private func call(_ input: inout Input) throws {
-    let number = String(input.byte() % 8)
+    let choice = Int(input.byte())
+    let number = String(choice % 8)
+    // One or two files most often, now and then none.
+    let passed = [[0], [0, 2], [1], [2], [], [0, 1], [0], [0]][choice >> 3 & 7]
     let parameters = input.one(of: Self.parameters).split(separator: "N", omittingEmptySubsequences: false)
       .joined(separator: number)
     let text =
       #"{"method":""# + input.one(of: Self.calls) + #"""# + parameters + input.one(of: Self.flags) + "}"
-    try with(&input) { _, caller in try write(Array(text.utf8) + [0], to: caller) }
+    try with(&input) { _, caller in
+      try write(Array(text.utf8) + [0], to: caller, passing: passed.map { files[$0] })
+    }
   }
 
-  private func write(_ bytes: [UInt8], to caller: Caller) throws {
+  private func write(_ bytes: [UInt8], to caller: Caller, passing files: [Memfd] = []) throws {
     do throws(Errno) {
-      _ = unsafe try caller.socket.send(bytes.span.bytes)
+      let numbers = files.map { file in file.withDescriptor { fd in fd.withRaw { $0 } } }
+      _ = unsafe try caller.socket.send(bytes.span.bytes, rawDescriptors: numbers)
     } catch {
       expect(error == .wouldBlock || error == .brokenPipe || error == .connectionReset, "sending: \(error)")
     }
@@ -185,6 +228,8 @@ private final class ControlRoom: ScanoutObserver {
     sink.end()
     try settle()
     expect(server.connectionCount == 0, "who is gone is forgotten")
+    expect(
+      offers.all.isEmpty && sharing.offers.values.allSatisfy(\.isOver), "what callers offer goes with them")
     for frame in frames {
       sink.forget(frame)
       expect(frame.uses == 0, "nothing is in use at the end")

@@ -15,17 +15,20 @@ final class FakeFrontEnd: GPUFrontEnd {
 
   static let pages: UInt64 = 16
 
-  /// Two offers: one of three pages that may be used twice, one of one page that cannot be written.
-  static func hostMemory() throws -> HostMemory {
-    let offers = try [(1, 3, 2), (2, 1, 1)].map { id, pages, limit -> HostOffer in
-      let memfd = try Memfd.create(name: "offer", size: UInt64(pages) * systemPageSize)
-      let fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
-      let mapping = try Mapping(fd, offset: 0, length: pages * Int(systemPageSize), writable: true)
-      let backing = Buffer.Backing.shadow(ShadowCause(.udmabuf, "none"))
-      return HostOffer(
-        id: UInt64(id), fd, Buffer(host: mapping, backing: backing), isWritable: id == 1, limit: limit)
-    }
-    return HostMemory(size: pages * systemPageSize, offers: offers)
+  /// Offer 1 has three pages and may be used twice, offer 2 one page that cannot be written.
+  static func offer(_ id: UInt64) throws -> HostOffer {
+    let pages = id == 1 ? 3 : 1
+    let memfd = try Memfd.create(name: "offer", size: UInt64(pages) * systemPageSize)
+    let fd = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    let mapping = try Mapping(fd, offset: 0, length: pages * Int(systemPageSize), writable: true)
+    let backing = Buffer.Backing.shadow(ShadowCause(.udmabuf, "none"))
+    return HostOffer(
+      id: id, fd, Buffer(host: mapping, backing: backing), isWritable: id == 1, limit: id == 1 ? 2 : 1)
+  }
+
+  /// These two, in a region for them.
+  static func hostMemory(_ offers: [HostOffer]? = nil) throws -> HostMemory {
+    HostMemory(size: pages * systemPageSize, offers: try offers ?? [1, 2].map(offer))
   }
 
   func tell(_ news: DeviceNews) throws(LostNews) { if isGone { throw LostNews("gone") } }

@@ -31,6 +31,9 @@ final class Machine {
   let card: FakeCard
   let device: GPUDevice
   let frontEnd = FakeFrontEnd()
+  /// The two that the guest may have now; another one takes the place of one that is withdrawn.
+  private var offers: [HostOffer]
+  private var withdrawn: [HostOffer] = []
   private(set) var drivers: [DriverQueue]
   private var queues: [VirtQueue?] = [nil, nil]
   /// What was sent and not answered, by queue and head.
@@ -60,9 +63,10 @@ final class Machine {
     // Without the device everything is copied.
     let lender = Lender(
       device: Result { () throws(Errno) in try UdmabufDevice() }, account: GuestAccount(Self.quotas))
+    offers = try [1, 2].map(FakeFrontEnd.offer)
     device = try GPUDevice(
       lender: lender, sink: card, outputs: Self.outputs, profile: .share,
-      hostMemory: FakeFrontEnd.hostMemory(), loop: loop,
+      hostMemory: FakeFrontEnd.hostMemory(offers), loop: loop,
       logger: Logger(label: "fuzz") { _ in SwiftLogNoOpLogHandler() })
     device.featuresChanged(device.features)
     device.frontEnd = frontEnd
@@ -189,6 +193,19 @@ final class Machine {
     for index in 0..<2 { start(index, fresh: false) }
   }
 
+  /// The host takes an offer back, perhaps what the guest has of it too, and makes another one under its number.
+  func changeOffers(_ index: Int, isCutOff: Bool) throws {
+    let offer = offers[index]
+    device.withdraw(offer)
+    if isCutOff {
+      device.cutOff(offer)
+      expect(offer.uses == 0, "what is cut off is in use")
+    }
+    withdrawn.append(offer)
+    offers[index] = try FakeFrontEnd.offer(offer.id)
+    device.add(offers[index])
+  }
+
   // MARK: What must hold
 
   func checkQuotas() {
@@ -209,7 +226,10 @@ final class Machine {
     // What was unmapped in vain lies there still; what was mapped and is not wanted any more does not.
     frontEnd.refuses = false
     while !frontEnd.isIdle { frontEnd.acknowledge() }
-    if !wasGone { expect(frontEnd.mapped.isEmpty, "something is mapped still") }
+    if !wasGone {
+      expect(frontEnd.mapped.isEmpty, "something is mapped still")
+      expect(withdrawn.allSatisfy(\.isOver), "the guest has something of what was withdrawn")
+    }
     let now = device.statistics
     expect(card.isEmpty, "the card still holds something")
     expect(

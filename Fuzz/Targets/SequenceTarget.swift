@@ -111,7 +111,12 @@ private final class Program {
       machine.replaceDriver()
     case .pause: try machine.pause()
     case .memory: machine.changeMemory(bytes[1])
-    case .outputs: machine.card.plug(Int(bytes[1] & 1))
+    case .outputs:
+      if bytes[3] & 7 == 7 {
+        try machine.changeOffers(Int(bytes[1] & 1), isCutOff: bytes[2] & 1 == 0)
+      } else {
+        machine.card.plug(Int(bytes[1] & 1))
+      }
     case .paint:
       let pixels = [UInt8](repeating: bytes[2], count: 64 + Int(bytes[3]))
       machine.ram.write(pixels, at: UInt64(bytes[1] & 0x3f) << 10 | (bytes[4] & 1 == 0 ? 0 : 1 << 32))
