@@ -12,7 +12,8 @@ struct UdmabridgeGuest: ParsableCommand {
       """,
     version: programVersion,
     subcommands: [
-      Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Receive.self, ListGuestOffers.self,
+      Serve.self, Lend.self, ListLent.self, WatchLent.self, ReturnLent.self, Receive.self,
+      ListGuestOffers.self,
       Pages.self,
     ])
 

@@ -26,7 +26,8 @@ extension EndToEnd {
       init(_ memory: borrowing FD, to lender: LendingGuest, _ options: [String] = []) throws {
         (child, output) = try memory.withRaw { raw in
           try startReading(
-            Offers.tool, ["buffers", "offer", "--control", lender.control, "--fd", "9"] + options, withErrors: true,
+            Offers.tool, ["buffers", "offer", "--control", lender.control, "--fd", "9"] + options,
+            withErrors: true,
             descriptors: [9: raw])
         }
         id = try output.readLine() ?? "nothing"
@@ -75,11 +76,13 @@ extension EndToEnd {
         let host = try Mapping(memory, offset: 0, length: Self.size, writable: true)
         let offerer = try Offerer(memory, to: lender, ["--metadata", #"{"values":{"name":"m"}}"#])
         try waitUntil("the agent knows of it") {
-          try guest.shell("udmabridge-guest offers \(Self.agent)") == "\(offerer.id) \(Self.size) bytes, name=m\n"
+          try guest.shell("udmabridge-guest offers \(Self.agent)")
+            == "\(offerer.id) \(Self.size) bytes, name=m\n"
         }
         #expect(
           try guest.shell(
-            "hold r as user udmabridge-guest receive \(Self.agent) --metadata name=m -- buffer fd:{} \(Self.size) 5")
+            "hold r as user udmabridge-guest receive \(Self.agent) --metadata name=m -- buffer fd:{} \(Self.size) 5"
+          )
             == "filled\n")
         let part = Part(offset: 0, size: Self.size)
         #expect(host.bytes(at: 0, count: Self.size) == part.bytes(seed: 5), "\(kind)")
@@ -90,7 +93,9 @@ extension EndToEnd {
         try withdraw(offerer.id, from: lender, patience: 100)
         try lender.tell("r", "read 4096 16", String(repeating: "0", count: 32))
         try lender.tell("r", "write 0 a5", "written")
-        #expect(host.bytes(at: 0, count: 4) == Array(part.bytes(seed: 5).prefix(4)), "what it writes reaches nobody")
+        #expect(
+          host.bytes(at: 0, count: 4) == Array(part.bytes(seed: 5).prefix(4)), "what it writes reaches nobody"
+        )
         #expect(try guest.shell("udmabridge-guest offers \(Self.agent)").isEmpty)
         #expect(throws: TroubleInTest.self) {
           try guest.shell("as user udmabridge-guest receive \(Self.agent) \(offerer.id)")
@@ -115,7 +120,8 @@ extension EndToEnd {
           }
           #expect(
             try guest.shell(
-              "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5")
+              "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
+            )
               == "filled\n")
           try lender.drop("r")
         }
@@ -133,7 +139,9 @@ extension EndToEnd {
 
     enum Victim: CaseIterable, Sendable { case offerer, receiver, agent, qemu }
 
-    @Test("killed while memory of the host is in use: the guest finds zeros, and nothing stays", arguments: Victim.allCases)
+    @Test(
+      "killed while memory of the host is in use: the guest finds zeros, and nothing stays",
+      arguments: Victim.allCases)
     func killed(_ victim: Victim) throws {
       let lender = try LendingGuest(.sharing)
       let guest = lender.guest
@@ -144,7 +152,8 @@ extension EndToEnd {
       }
       #expect(
         try guest.shell(
-          "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5")
+          "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
+        )
           == "filled\n")
       func used() throws -> String {
         try run(Self.tool, ["buffers", "offers", "--json", "--control", lender.control]).output

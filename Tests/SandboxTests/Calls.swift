@@ -75,7 +75,7 @@ struct ForbiddenCall: Sendable, CustomTestStringConvertible {
     .init("mprotect", 0, 4096, Int(PROT_READ | PROT_EXEC), what: "PROT_EXEC"),
     .init("pkey_mprotect", 0, 4096, Int(PROT_READ | PROT_EXEC), what: "PROT_EXEC"),
     .init("fcntl", 2, Int(F_DUPFD), what: "F_DUPFD"), .init("fcntl", 2, Int(F_SETOWN), what: "F_SETOWN"),
-    .init("dup"), .init("dup2"), .init("dup3"),
+    .init("dup"), .init("dup2"), .init("dup3", in: [.serving]), .init("fstatfs", in: [.serving]),
     .init("ioctl", 2, 0x5412, what: "TIOCSTI"), .init("ioctl", 2, 0x541c, what: "TIOCLINUX"),
     .init("ioctl", 2, 0x540e, what: "TIOCSCTTY"), .init("ioctl", 2, 0x5421, what: "FIONBIO"),
     .init("ioctl", 2, 0xae01, what: "KVM_CREATE_VM"),
@@ -152,6 +152,17 @@ struct PermittedCall: Sendable, CustomTestStringConvertible {
       return unsafe ends.withUnsafeMutableBytes { ends in
         rawCall("pipe2", Int(bitPattern: ends.baseAddress), Int(O_CLOEXEC | O_NONBLOCK)) == 0
       }
+    },
+    .init("fstatfs", in: [.waiting, .offering]) { enter in
+      var (kind, block): (UInt32, UInt64) = (0, 0)
+      let memfd = unsafe cu_memfd_create("kind", 0)
+      enter()
+      return unsafe cu_file_system(memfd, &kind, &block) == 0 && kind == CU_TMPFS_MAGIC
+    },
+    .init("dup3", in: [.waiting, .offering]) { enter in
+      let ends = [cl_eventfd(), cl_eventfd()]
+      enter()
+      return cu_dup_over(ends[0], ends[1]) == ends[1]
     },
     .init("unlink", "unlinkat", in: [.waiting]) { enter in
       let path = "/tmp/udmabridge-unlink-\(getpid())"
