@@ -109,7 +109,8 @@ extension EndToEnd {
 
     @Test("two hundred offers in a row, and as many as there may be at once")
     func many() throws {
-      let lender = try LendingGuest(.sharing)
+      // Each process that offers has two connections: one that the offer lives by, and one that watches it.
+      let lender = try LendingGuest(.sharing, helperOptions: ["--control-connections", "140"])
       let guest = lender.guest
       let memory = try make(.memfd)
       for round in 0..<200 {
