@@ -25,7 +25,7 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], are settings: [S
   .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
 }
 
-// What compares pictures is optimised: it runs in an emulated machine.
+// Tests that compare pictures are optimised: they run in an emulated machine.
 let quick = rules + [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
 let package = Package(

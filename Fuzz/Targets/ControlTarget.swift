@@ -53,7 +53,7 @@ private final class ControlRoom: ScanoutObserver {
   private let server: VarlinkServer
   private let offers: OfferTable
   private let sharing = FakeOfferDevice(pages: 4)
-  /// What callers may pass: a memfd that can be offered, one that cannot, and what is no memory.
+  /// Callers pass these: a memfd that can be offered, one that cannot, and a file that is no memory.
   private let files: [Memfd]
   private var callers: [Caller] = []
   private var frames: [Frame] = []

@@ -7,14 +7,14 @@ package final class HostOffer {
   /// In bytes, whole pages. A blob of it is of exactly this size.
   package let size: UInt64
   package let isWritable: Bool
-  /// So many blobs of it exist at most at once.
+  /// The most blobs of it at once.
   package let limit: Int
   /// How it is shown, and read; nil when it is over.
   package private(set) var buffer: Buffer?
   private var fd: FD?
   private var token: FD?
 
-  /// So many blobs of it exist, of which it was not taken.
+  /// The number of blobs that still have it.
   package private(set) var uses = 0
   /// Mappings and screens that have its pages, whether their blobs exist or not.
   private var holds = 0

@@ -44,9 +44,7 @@ extension OfferObstacle: CustomStringConvertible {
 package final class OfferMaker {
   /// Drivers whose dma-bufs a guest can write where it is mapped, each page for the first time too: their pages are there, and nobody
   /// wants to note the first write. From Linux 7.0 on that is not so of dumb buffers in the host's memory, and it ends QEMU.
-  package static let goodExporters = [
-    "udmabuf", "system", "system_cc_shared", "default_cma_region", "reserved",
-  ]
+  package static let goodExporters = ["udmabuf", "system"]
   /// In bytes.
   package static let largest: UInt64 = 1 << 40
 

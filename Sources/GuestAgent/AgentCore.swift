@@ -11,8 +11,8 @@ final class AgentCore {
   let offers = GuestOfferTable()
   let interface: LenderInterface
   private var cards: [any GuestCard] = []
-  /// Cards that are unplugged, and have handles that wait for a device which does not answer any more. Whoever closes their device
-  /// files waits with them, for ever, and cannot be killed then.
+  /// Unplugged cards that have buffers of other drivers. Their device files stay open: closing one waits for the device, for ever,
+  /// and nobody can kill a process that waits there.
   private var abandoned: [any GuestCard] = []
 
   var whenPortGone: (() -> Void)?

@@ -13,7 +13,7 @@ struct GuestOffer {
   var isWithdrawing = false
 }
 
-/// What the host offers now. What a program of the guest has of it is the kernel's, and goes with the program.
+/// The host's offers. The kernel keeps what a program of the guest has received, until the program ends.
 final class GuestOfferTable {
   /// In the order in which they were offered.
   private(set) var all: [GuestOffer] = []

@@ -100,7 +100,9 @@ enum HostEvent {
       guard let device = data.device, let epoch = data.epoch else { return nil }
       self = .deviceReset(device, epoch: epoch)
     case ("offered", nil):
-      guard let id = data.offer, let device = data.device, let size = data.size, size > 0 else { return nil }
+      guard let id = data.offer, id > 0, let device = data.device, let size = data.size, size > 0 else {
+        return nil
+      }
       self = .offered(
         GuestOffer(
           id: id, device: device, size: size, isWritable: data.writable ?? true,

@@ -23,7 +23,7 @@ package struct LenderEvent: JSONWritable, Decodable {
   package var metadata: BufferMetadata?
   package var reading: Bool?
   package var reason: String?
-  /// Of what the host offers: its number, in bytes, and in milliseconds.
+  /// An offer's number, its size in bytes, and its patience in milliseconds.
   package var offer, size, patience: Int?
   package var writable: Bool?
   /// So many events were left out before this one.

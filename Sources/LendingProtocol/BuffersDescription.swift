@@ -147,7 +147,7 @@ package let buffersDescription = """
     metadata: Metadata
   )
 
-  # Offers memory to the guest: a memfd that is sealed against shrinking, of ordinary pages, or a dma-buf of udmabuf or of a dma-heap;
+  # Offers memory to the guest: a memfd that is sealed against shrinking, of ordinary pages, or a dma-buf of udmabuf or of the dma-heap "system";
   # the descriptor of this index among those that come with the call, the first one if none is named. It is mapped whole, and the guest
   # can write it. "uses" (1 if absent, 224 at most) is how many blobs of it the guest may have at once. The guest's agent is told, with the
   # metadata. The offer lasts until Withdraw, or until this connection ends: then what the guest has is taken away at once. "token" is

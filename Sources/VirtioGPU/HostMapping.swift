@@ -18,6 +18,8 @@ final class HostMapping {
   var state = State.coming
   /// Once it is there, zeros are to take its place.
   var isToBeEmptied = false
+  /// Nothing takes the place of what is being taken away.
+  var isHole = false
   /// Whose pages are there, or are to be; nil once they are not.
   private var offer: HostOffer?
   /// The answers that wait until it is gone, and what they are if the front end could not take it away.

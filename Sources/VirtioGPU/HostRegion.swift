@@ -221,15 +221,24 @@ final class HostRegion {
   /// Puts zeros in a mapping's place. Both are asked for at once, so that the front end does them one after the other and nothing
   /// in between.
   private func empty(_ mapping: HostMapping, _ resource: Resource?) {
+    let zeros: Memfd
+    do throws(LostNews) { zeros = try Self.zeros(mapping.length) } catch {
+      mistakes.report(.mapping, "\(mapping.length) bytes are taken back, and leave a hole: \(error)")
+      takeAway(mapping, resource)
+      return
+    }
     mapping.state = .emptying
+    var isAsked = false
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
-      let zeros = try Self.zeros(mapping.length)
-      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) { [weak self] isDone in
+      try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) {
+        [weak self, weak resource] isDone in
         // Else it refuses the zeros too, and the pages stay where they are until the guest lets go.
         if isDone { mapping.letGo() }
+        if mapping.isHole { self?.gone(mapping, resource, isDone) }
         self?.heard()
       }
+      isAsked = true
       try zeros.withDescriptor { fd throws(LostNews) in
         try frontEnd.map(fd, at: mapping.range.lowerBound, length: mapping.length, writable: true) {
           [weak self, weak resource] in
@@ -237,8 +246,9 @@ final class HostRegion {
         }
       }
     } catch {
-      mistakes.report(.mapping, "\(mapping.length) bytes cannot be taken back: \(error)")
-      gone(mapping, resource, false)
+      mistakes.report(.mapping, "no zeros take the place of \(mapping.length) bytes: \(error)")
+      // The front end has the pages until it answers that it took them away.
+      if isAsked { mapping.isHole = true } else { gone(mapping, resource, false) }
     }
   }
 

@@ -109,7 +109,9 @@ import Testing
   @Test("events that lack what they should say are passed over")
   func badEvents() throws {
     for (event, fields) in [
-      ("offered", ""), ("offered", #""offer":1,"device":3"#), ("offered", #""offer":1,"device":3,"size":0"#),
+      ("offered", ""), ("offered", #""offer":1,"device":3"#),
+      ("offered", #""offer":-1,"device":3,"size":8192"#), ("offered", #""offer":0,"device":3,"size":8192"#),
+      ("offered", #""offer":1,"device":3,"size":0"#),
       ("offered", #""offer":"a","device":3,"size":1"#), ("withdrawing", ""), ("withdrawn", ""),
       ("withdrawn", #""offer":1"#),
     ] {
