@@ -1,7 +1,7 @@
 package import Linux
 package import SystemPackage
 
-/// What has something to do in time that nobody asks it for: returns that begin or end, and those that are cut off.
+/// A table with deadlines: returns begin and end, and users are cut off.
 package protocol Timed: AnyObject {
   var now: Instant { get }
   /// When the next thing is due; nil if nothing is.
@@ -15,6 +15,7 @@ package protocol Timed: AnyObject {
 extension Registry: Timed {}
 extension OfferTable: Timed {}
 
+/// Has a table do what is due when it is due.
 package final class LendingTimer {
   private let timed: any Timed
   private var timer: Timer?

@@ -69,8 +69,7 @@ package enum OfferError: Error, Equatable {
 
 /// What of the host's memory one guest may have: who offers it, and how it is taken back.
 package final class OfferTable {
-  /// Of what is offered while the guest runs; those of the helper's options have lower ones. The guest asks by it, and the number
-  /// is exact in JSON.
+  /// The first number that an offer gets while the guest runs. The guest asks by it, and it is exact in JSON.
   static let firstID: UInt64 = 1 << 32
 
   package let limits: OfferLimits
@@ -104,6 +103,8 @@ package final class OfferTable {
   package func prepare(_ metadata: BufferMetadata) throws(OfferError) -> UInt64 {
     if metadata.size > limits.metadata { throw .metadataTooLong(metadata.size, limit: limits.metadata) }
     if offers.count >= limits.offers { throw .tooManyOffers(limit: limits.offers) }
+    // The options may name any number.
+    while offers[nextID] != nil { nextID += 1 }
     defer { nextID += 1 }
     return nextID
   }

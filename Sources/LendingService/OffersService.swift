@@ -168,7 +168,8 @@ extension OfferFacts {
       case .withdrawn: .withdrawn
       }
     self.init(
-      id: Int(offer.id), state: state, size: Int(offer.memory.size), writable: offer.memory.isWritable,
+      id: Int(clamping: offer.id), state: state, size: Int(offer.memory.size),
+      writable: offer.memory.isWritable,
       uses: offer.memory.limit, used: offer.memory.uses,
       patience: offer.timeLeft(now).map { Int($0.milliseconds) }, metadata: offer.metadata)
   }

@@ -106,5 +106,9 @@ import Testing
     #expect(table[7]?.owner == nil && table.all.map(\.id) == [7])
     table.withdraw(try #require(table[7]), patience: .zero)
     #expect(table[7] == nil)
+    // The options may name any number, those that are next among them.
+    let other = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+    table.take(try maker.make(OfferTable.firstID, of: other, uses: 1))
+    #expect(try offer().id == OfferTable.firstID + 1)
   }
 }
