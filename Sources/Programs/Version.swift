@@ -1,2 +1,2 @@
-/// Of both programs; the CHANGELOG begins with it.
+/// Of both programs; the newest heading of the CHANGELOG has it.
 package let programVersion = "0.1.0"

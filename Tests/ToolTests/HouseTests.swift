@@ -108,8 +108,8 @@ import Varlink
   @Test("the programs have the version with which the CHANGELOG begins", arguments: programs)
   func version(_ program: String) throws {
     let changes = try readText(repository.appending("CHANGELOG.md")).split(separator: "\n")
-    let newest = try #require(changes.first { $0.hasPrefix("## ") })
-    #expect(newest.dropFirst(3).prefix { $0 != "," } == programVersion)
+    let newest = try #require(changes.first { $0.hasPrefix("## [") })
+    #expect(newest.dropFirst(4).prefix { $0 != "]" } == programVersion)
     #expect(try run(builtPrograms.appending(program), ["--version"]).output == "\(programVersion)\n")
   }
 
