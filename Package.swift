@@ -167,7 +167,10 @@ let package = Package(
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests(
       "ProgramTests",
-      ["Linux", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge", "vhost-user-udmabuf", system]),
+      [
+        "Linux", "Buffers", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge",
+        "vhost-user-udmabuf", system,
+      ]),
     .executableTarget(
       name: "lend-pages", dependencies: ["Udmabuf"], path: "examples/lend-pages",
       swiftSettings: rules),

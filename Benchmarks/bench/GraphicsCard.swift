@@ -17,8 +17,10 @@ final class GraphicsCard {
   /// Longer than any command takes, in an emulated machine too.
   private static let patience = TimeSpan.seconds(60)
 
-  /// - Parameter memory: of the guest, in bytes.
-  init(_ process: consuming BackEndProcess, memory: UInt64) throws {
+  /// - Parameters:
+  ///   - memory: of the guest, in bytes.
+  ///   - requests: where the back end asks for mappings; nil if the front end makes none.
+  init(_ process: consuming BackEndProcess, memory: UInt64, requests: RequestChannel? = nil) throws {
     child = process.child
     loop = try EventLoop()
     display = try Display(loop)
@@ -30,7 +32,8 @@ final class GraphicsCard {
     }
     // That something is there is all that the loop has to tell: the front end reads it.
     tokens.append(try loop.add(frontEnd.socket.fd) { _ in })
-    try frontEnd.realize(memory: .table)
+    try frontEnd.realize(
+      memory: .table, backendRequests: requests?.number, sharedMemory: requests != nil)
     let call = frontEnd.line(0).call
     tokens.append(try loop.add(call.event.fd) { _ in call.event.drain() })
     try frontEnd.start([queue], display: display.farNumber)
@@ -38,9 +41,20 @@ final class GraphicsCard {
 
   /// Sends the commands with one kick, and waits until each is answered with `OK_NODATA`.
   func run(_ commands: [[UInt8]]) throws {
+    try send(commands)
+    try finish(commands.count)
+  }
+
+  /// Sends the commands with one kick.
+  func send(_ commands: [[UInt8]]) throws {
     prepare(commands)
     frontEnd.kickIfWanted(0, queue)
-    try finish(commands.count)
+  }
+
+  /// Sends one that the back end answers with where a mapping is.
+  func sendMap(_ command: [UInt8]) throws {
+    queue.send(command, answer: 32)
+    frontEnd.kickIfWanted(0, queue)
   }
 
   /// Leaves the commands to be kicked for.
@@ -69,7 +83,9 @@ final class GraphicsCard {
     var count = 0
     while let answer = queue.receive() {
       let type: UInt32 = answer.bytes.value(at: 0)
-      try check(type == 0x1100, "a command is answered with OK_NODATA, not \(hex(type))")
+      try check(
+        type == 0x1100 || type == 0x1106,
+        "a command is answered with OK_NODATA or OK_MAP_INFO, not \(hex(type))")
       count += 1
     }
     return count
@@ -130,6 +146,16 @@ enum Command {
   static func createHostBlob(_ id: UInt32, _ size: UInt64) -> [UInt8] {
     make(0x10c, [id, 2, 0, 0]) + UInt64(id).bytes + size.bytes
   }
+
+  /// A blob of an offer that is not its own number, which can be mapped.
+  static func createHostBlob(_ id: UInt32, _ size: UInt64, offer: UInt64) -> [UInt8] {
+    make(0x10c, [id, 2, 1, 0]) + offer.bytes + size.bytes
+  }
+
+  /// Into the guest's region, where it begins.
+  static func mapBlob(_ id: UInt32) -> [UInt8] { make(0x208, [id, 0]) + (0 as UInt64).bytes }
+
+  static func unmapBlob(_ id: UInt32) -> [UInt8] { make(0x209, [id, 0]) }
 
   /// The whole of an XRGB image that fills the blob.
   static func setScanoutBlob(_ id: UInt32, _ width: UInt32, _ height: UInt32) -> [UInt8] {

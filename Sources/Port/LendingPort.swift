@@ -23,6 +23,7 @@ package final class LendingPort {
   private var acceptor: Acceptor?
   private var connection: PortConnection?
   private var refusals = RareLine()
+  private var silence: Timer?
 
   /// - Parameters:
   ///   - socket: listens.
@@ -47,6 +48,7 @@ package final class LendingPort {
     (self.loop, self.logger, self.admits) = (loop, logger, admits)
     meter = try PortMeter(limits, clock: clock, loop: loop)
     meter.whenOver = { [unowned self] in connection?.proceed() }
+    silence = try Timer(loop) { [unowned self] in endSilence() }
     acceptor = try Acceptor(socket, loop: loop) { [unowned self] connected throws(Errno) in
       try take(connected)
     } whenFailed: { [unowned self] error in
@@ -66,7 +68,18 @@ package final class LendingPort {
   /// - Parameter device: its number.
   package func deviceWasReset(_ device: Int) {
     precondition(devices.indices.contains(device), "the port knows its devices")
-    connection?.deviceWasReset(device)
+    guard let connection else { return }
+    connection.deviceWasReset(device)
+    silence?.arm(after: limits.silence)
+  }
+
+  /// A guest that comes back from its disk holds the port for unconnected (Linux' `virtcons_freeze`), and QEMU says only
+  /// of a new connection that there is one. An agent that hears of the fresh start proves its device again.
+  private func endSilence() {
+    guard let connection, connection.isSilent else { return }
+    logger.info(
+      "the guest has said nothing on its port since its device started anew: QEMU is to connect again")
+    connection.close()
   }
 
   /// Who this process's own user is, is asked now: in the sandbox nobody may ask.

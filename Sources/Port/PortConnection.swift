@@ -30,6 +30,8 @@ final class PortConnection {
   private var isProceeding = false
   /// A command has no answer yet.
   private var isBusy = false
+  /// No line has come since a device's last fresh start.
+  private(set) var isSilent = false
   private var writer = JSONWriter()
   private var sent = 0
   /// Where the last answer in `writer` ends.
@@ -64,6 +66,7 @@ final class PortConnection {
   }
 
   func deviceWasReset(_ device: Int) {
+    isSilent = true
     session?.deviceWasReset(device)
     work?.schedule()
   }
@@ -101,6 +104,7 @@ final class PortConnection {
       }
       guard isOpen, mayRead, let piece = lines.next() else { break }
       meter.takeLine()
+      isSilent = false
       take(piece)
     }
     watch()

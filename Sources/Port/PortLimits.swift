@@ -1,3 +1,5 @@
+package import Linux
+
 /// How much may be said on the port.
 package struct PortLimits: Equatable, Sendable {
   /// Bytes of a line of the guest, with its newline.
@@ -5,6 +7,8 @@ package struct PortLimits: Equatable, Sendable {
   package var linesPerSecond = 2000
   /// So many lines may come at once.
   package var burst = 200
+  /// How long a guest may say nothing after a device's fresh start until QEMU has to connect anew. More than zero.
+  package var silence: TimeSpan = .seconds(10)
   package init() {}
 }
 

@@ -54,6 +54,58 @@ extension LibvirtSetups {
   }
 
   @Test(
+    "a guest has memory of the host, from enable --share to destroy; nothing is left",
+    .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
+  func sharing() throws {
+    #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
+    let host = try LibvirtHost(.stable, user: "libvirt-qemu", lender: true)
+    try host.define("viewer", emulator: readableQEMU(host))
+    let before = try host.definition("viewer")
+    try host.run("udmabridge libvirt enable viewer --lend --share --option host-memory=64M")
+    #expect(
+      try host.run("udmabridge libvirt enable viewer --lend --share") == "domain viewer needs no change\n")
+    let (status, report) = try host.attempt("udmabridge libvirt check viewer")
+    #expect(status == 0 && report.contains("ok       sharing"), "\(report)")
+
+    try host.run("virsh start viewer")
+    try host.startAgent("viewer", cards: 3)
+    let part = LendingGuest.Part(offset: 0, size: 65536)
+    try host.run(
+      """
+      (udmabridge buffers offer --domain viewer --size \(part.size) -- \
+        sh -c 'until [ -e drawn ]; do sleep 0.1; done; cp /proc/self/fd/$0 bytes; mv bytes copied; exec sleep 1000' {} \
+        >offer.log 2>&1 & echo $! >offer.pid)
+      until udmabridge buffers offers --domain viewer | grep '^[0-9]' >offers; do sleep 0.1; done
+      """)
+    let number = try host.run("cut -d' ' -f1 offers").filter(\.isNumber)
+    try host.guest(
+      "viewer",
+      "until udmabridge-guest offers --socket /run/agent/lender | grep -q '^\(number) '; do usleep 50000; done"
+    )
+    #expect(
+      try host.guest(
+        "viewer",
+        "hold r as user udmabridge-guest receive --socket /run/agent/lender \(number) -- buffer fd:{} \(part.size) 5"
+      ) == "filled\n")
+    try host.run("touch drawn; until [ -e copied ]; do sleep 0.1; done")
+    let copied = try [UInt8](Data(contentsOf: URL(filePath: host.directory.appending("copied").string)))
+    #expect(copied == part.bytes(seed: 5))
+    try host.run("udmabridge buffers withdraw --domain viewer --patience 100 \(number)")
+    #expect(try host.guest("viewer", "tell r read 0 8") == String(repeating: "0", count: 16) + "\n")
+    #expect(
+      try host.run("udmabridge buffers offers --domain viewer").contains(/^[0-9]/.anchorsMatchLineEndings())
+        == false)
+
+    try host.run("virsh destroy viewer")
+    try waitUntil("the helper has ended, and nothing is pinned") {
+      host.helpers().isEmpty && liveUdmabufs() == 0
+    }
+    #expect(try host.run("ls /run/udmabridge") == "")
+    try host.run("udmabridge libvirt disable viewer")
+    #expect(try host.definition("viewer") == before)
+  }
+
+  @Test(
     "a killed helper: recover plugs a card in, by which the buffers of other drivers are lent anew",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func lendingAgain() throws {

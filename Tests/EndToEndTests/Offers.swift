@@ -138,51 +138,259 @@ extension EndToEnd {
       try waitUntil("they are gone") { try guest.shell("udmabridge-guest offers \(Self.agent)").isEmpty }
     }
 
-    enum Victim: CaseIterable, Sendable { case offerer, receiver, agent, qemu }
-
     @Test(
-      "killed while memory of the host is in use: the guest finds zeros, and nothing stays",
-      arguments: Victim.allCases)
-    func killed(_ victim: Victim) throws {
+      "programs that read all the time, in whatever way, find zeros when it is taken away, and live",
+      arguments: ["bytes", "movs", "avx"])
+    func taken(_ how: String) throws {
       let lender = try LendingGuest(.sharing)
       let guest = lender.guest
-      let memory = try make(.udmabuf)
-      let offerer = try Offerer(memory, to: lender)
+      let memory = try make(.memfd)
+      for round in 0..<5 {
+        let offerer = try Offerer(memory, to: lender)
+        try waitUntil("the agent knows of it") {
+          try guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix("\(offerer.id) ")
+        }
+        #expect(
+          try guest.shell(
+            "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
+          )
+            == "filled\n")
+        try lender.tell("r", "drain \(how)", "draining")
+        try withdraw(offerer.id, from: lender, patience: 0)
+        #expect(try guest.shell("next r") == "zero\n", "\(how), round \(round)")
+        try lender.drop("r")
+      }
+      #expect(try guest.statistics().protocolErrors.isEmpty)
+    }
+
+    @Test(
+      "a guest's lent frames are on another guest's screen without a copy, and come back when that one has let go"
+    )
+    func guestToGuest() throws {
+      try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
+      let drawing = try LendingGuest(.imports)
+      let showing = try LendingGuest(.sharing, kms: "auto")
+      let size = 1024 * 768 * 4
+      let command = "'echo $UDMABRIDGE_BUFFER; exec draw blob fd:{} \(size)'"
+      let id = try drawing.guest.shell(
+        "hold a as user udmabridge-guest lend \(Self.agent) --size \(size) -- sh -c \(command)"
+      ).dropLast()
+      #expect(try drawing.guest.shell("next a") == "open\n")
+      for (words, answer) in [("create", "created"), ("map", "mapped")] {
+        try drawing.tell("a", words, answer)
+      }
+      // As docs/offers.md has it.
+      let offer =
+        "\(Self.tool) buffers offer --control \(showing.control) --fd 5 --token $UDMABRIDGE_TOKEN"
+      let (between, output) = try startReading(
+        Self.tool,
+        [
+          "buffers", "import", String(id), "--control", drawing.control, "--as-fd", "5", "--", "sh", "-c",
+          offer,
+        ], withErrors: true)
+      let number = try output.readLine() ?? "nothing"
+      try #require(Int(number) != nil, "\(number)")
       try waitUntil("the agent knows of it") {
-        try guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix(offerer.id)
+        try showing.guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix("\(number) ")
       }
       #expect(
-        try guest.shell(
-          "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
-        )
+        try showing.guest.shell(
+          "hold b as user udmabridge-guest receive \(Self.agent) \(number) -- draw blob fd:{} \(size)")
+          == "open\n")
+      for (words, answer) in [("create", "created"), ("map", "mapped")] {
+        try showing.tell("b", words, answer)
+      }
+      for seed: UInt32 in 9...11 {
+        try drawing.tell("a", "show 1024x768 4096 0 \(seed)", "shown")
+        try showing.tell("b", "show 1024x768 4096 0 -", "shown")
+        try showing.guest.expectLent(.positions(1024, 768, seed: seed))
+      }
+      for guest in [drawing.guest, showing.guest] {
+        let statistics = try guest.settledStatistics()
+        #expect(statistics.bytesCopied == 0 && statistics.protocolErrors.isEmpty)
+      }
+
+      // Who has lent it wants it back, while the other guest has it on its screen.
+      try drawing.guest.shell(
+        "(as user udmabridge-guest return \(Self.agent) --patience 3600000 \(id) >/run/returned 2>&1 &)")
+      func state() throws -> String? { try drawing.agentList().buffers.first?.state }
+      try waitUntil("it is on its way back") { try state() == "returning" }
+      let withdrawing = try startReading(
+        Self.tool,
+        ["buffers", "withdraw", "--control", showing.control, "--patience", "3600000", number],
+        withErrors: true)
+      try waitUntil("it is on its way back there, too") {
+        try run(Self.tool, ["buffers", "offers", "--json", "--control", showing.control]).output.contains(
+          #""state":"withdrawing""#)
+      }
+      try showing.guest.expectLent(.positions(1024, 768, seed: 11))
+      #expect(try state() == "returning")
+      #expect(try drawing.guest.shell("cat /run/returned").isEmpty)
+      for (words, answer) in [("unmap", "unmapped"), ("close", "closed")] {
+        try showing.tell("b", words, answer)
+      }
+      try showing.drop("b")
+      #expect(withdrawing.child.wait() == 0)
+      #expect(between.wait() == 0)
+      try waitUntil("it is back") {
+        try drawing.guest.shell("cat /run/returned") == "returned, importers cut off: 0\n"
+      }
+      for (words, answer) in [("unmap", "unmapped"), ("close", "closed")] {
+        try drawing.tell("a", words, answer)
+      }
+      try drawing.drop("a")
+      drawing.guest.end()
+      showing.guest.end()
+      try waitUntil("nothing is left") { liveUdmabufs() == 0 }
+    }
+
+    @Test("the example offers a decoder's frames, and the guest sees the newest one")
+    func example() throws {
+      let directory = try makeTemporaryDirectory()
+      defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+      let lender = try LendingGuest(.sharing)
+      let frames = directory.appending("frames")
+      #expect(unsafe frames.withPlatformString { unsafe mkfifo($0, 0o600) } == 0)
+      let program = repository.appending("examples/offer.py")
+      let (example, output) = try startReading(
+        "/bin/sh", ["-c", "exec python3 \(program) \(lender.control) 64 48 m <\(frames)"], withErrors: true)
+      var decoder: FD? = try FD.open(frames, writable: true)
+      #expect(try output.readLine()?.hasPrefix("offer ") == true)
+      try waitUntil("the agent knows of it") {
+        try lender.guest.shell("udmabridge-guest offers \(Self.agent)").contains("name=m")
+      }
+      #expect(
+        try lender.guest.shell(
+          "hold r as user udmabridge-guest receive \(Self.agent) --metadata name=m -- buffer fd:{} 16384 5")
           == "filled\n")
-      func used() throws -> String {
-        try run(Self.tool, ["buffers", "offers", "--json", "--control", lender.control]).output
-      }
-      switch victim {
-      case .offerer:
-        offerer.child.signal(SIGKILL)
-        try waitUntil("it is taken away") {
-          try guest.shell("tell r read 0 8") == String(repeating: "0", count: 16) + "\n"
+      for number in 1...3 {
+        let frame = Part(offset: 0, size: 64 * 48 * 4).bytes(seed: UInt32(number))
+        unsafe try decoder!.write(frame.span.bytes)
+        try waitUntil("the guest sees it") {
+          try lender.guest.shell("tell r read 0 8") == "0\(number * 2)00000000000000\n"
         }
-        #expect(try used().contains(#""offers":[]"#))
-        try lender.drop("r")
-      case .receiver:
-        try guest.shell("killall -9 buffer")
-        try waitUntil("the guest has nothing of it") { try used().contains(#""used":0"#) }
-      case .agent:
-        try lender.killAgent()
-        try lender.tell("r", "read 0 4", hexadecimal(Part(offset: 0, size: 4).bytes(seed: 5)))
-        try lender.startAgent()
-        try waitUntil("the next agent knows of it") {
-          try guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix(offerer.id)
-        }
-        try lender.drop("r")
-      case .qemu:
-        kill(try #require(guest.qemuPID), SIGKILL)
-        offerer.child.wait()
+        try lender.tell("r", "read 4096 4096", hexadecimal(frame[..<4096]))
+        try lender.tell("r", "read 12288 4096", hexadecimal(frame[8192...]))
       }
-      guest.end()
+      decoder = nil
+      #expect(example.wait() == 0)
+      try waitUntil("it is gone") { try lender.guest.shell("udmabridge-guest offers \(Self.agent)").isEmpty }
+      try lender.drop("r")
+    }
+
+    enum Step: CaseIterable, Sendable { case offered, used, withdrawing }
+    enum Victim: CaseIterable, Sendable { case offerer, receiver, agent, helper, qemu }
+
+    /// Memory of the host that is offered, by several processes.
+    private final class Offered {
+      let memory: Memfd
+      let offerer: Offerer
+      private let lender: LendingGuest
+      private var withdrawal: Child?
+
+      init(_ step: Step, to lender: LendingGuest) throws {
+        self.lender = lender
+        let memory = try Memfd.create(name: "offered", size: UInt64(Offers.size), seals: [.shrink, .grow])
+        self.memory = memory
+        let fd = try memory.withDescriptor { fd throws(Errno) in try fd.duplicate() }
+        let offerer = try Offerer(fd, to: lender)
+        self.offerer = offerer
+        try waitUntilAgentKnows()
+        if step == .offered { return }
+        #expect(
+          try lender.guest.shell(
+            "hold r as user udmabridge-guest receive \(Offers.agent) \(offerer.id) -- buffer fd:{} \(Offers.size) 5"
+          ) == "filled\n")
+        if step == .used { return }
+        withdrawal = try startReading(
+          Offers.tool,
+          ["buffers", "withdraw", "--control", lender.control, "--patience", "3600000", offerer.id],
+          withErrors: true
+        ).child
+        try waitUntil("it is on its way back") { try state().contains(#""state":"withdrawing""#) }
+      }
+
+      func state() throws -> String {
+        try run(Offers.tool, ["buffers", "offers", "--json", "--control", lender.control]).output
+      }
+
+      func waitUntilAgentKnows() throws {
+        try waitUntil("the agent knows of it") {
+          try lender.guest.shell("udmabridge-guest offers \(Offers.agent)").hasPrefix("\(offerer.id) ")
+        }
+      }
+
+      /// Nobody maps it for writing any more: only then does the kernel seal it against that.
+      func expectFree() throws {
+        // F_ADD_SEALS and F_SEAL_WRITE.
+        let (addSeals, sealWrite): (CInt, CInt) = (1033, 8)
+        try waitUntil("nobody has it mapped") {
+          try memory.withDescriptor { fd throws(Errno) in
+            fd.withRaw { fcntl($0, addSeals, sealWrite) } == 0
+          }
+        }
+      }
+
+      /// Who takes it back hears that it is, or that nobody answers any more.
+      func waitForWithdrawal() -> Int32? { withdrawal?.wait() }
+    }
+
+    @Test(
+      "killed at each step of an offer while the guest lives: it finds zeros or goes on, and nobody has anything mapped",
+      arguments: Step.allCases)
+    func killed(_ step: Step) throws {
+      let lender = try LendingGuest(.sharing)
+      let guest = lender.guest
+      for victim in [Victim.offerer, .receiver, .agent] {
+        if victim == .receiver, step == .offered { continue }
+        let offered = try Offered(step, to: lender)
+        switch victim {
+        case .offerer:
+          offered.offerer.child.signal(SIGKILL)
+          offered.offerer.child.wait()
+          if step != .offered {
+            try waitUntil("it is taken away") {
+              try guest.shell("tell r read 0 8") == String(repeating: "0", count: 16) + "\n"
+            }
+          }
+        case .receiver:
+          try guest.shell("killall -9 buffer")
+          try waitUntil("the guest has nothing of it") {
+            let state = try offered.state()
+            return state.contains(#""used":0"#) || state.contains(#""offers":[]"#)
+          }
+          try guest.shell("drop r; true")
+        case .agent:
+          try lender.killAgent()
+          if step != .offered {
+            try lender.tell("r", "read 0 4", hexadecimal(Part(offset: 0, size: 4).bytes(seed: 5)))
+          }
+          try lender.startAgent()
+          if step != .withdrawing { try offered.waitUntilAgentKnows() }
+        case .helper, .qemu: preconditionFailure("the guest ends with these")
+        }
+        if victim != .receiver, step != .offered { try lender.drop("r") }
+        offered.offerer.child.signal(SIGTERM)
+        offered.offerer.child.wait()
+        #expect(offered.waitForWithdrawal() ?? 0 == 0)
+        try waitUntil("it is over") { try offered.state().contains(#""offers":[]"#) }
+        try offered.expectFree()
+      }
+      #expect(try guest.statistics().protocolErrors.isEmpty)
+    }
+
+    @Test(
+      "killed at each step of an offer, and the guest with it: nobody has anything mapped",
+      arguments: Step.allCases, [Victim.helper, .qemu])
+    func killedWithTheGuest(_ step: Step, _ victim: Victim) throws {
+      let lender = try LendingGuest(.sharing)
+      let guest = lender.guest
+      let offered = try Offered(step, to: lender)
+      kill(try #require(victim == .qemu ? guest.qemuPID : guest.helperPID), SIGKILL)
+      guest.waitForEnd()
+      offered.offerer.child.wait()
+      _ = offered.waitForWithdrawal()
+      try offered.expectFree()
     }
   }
 }

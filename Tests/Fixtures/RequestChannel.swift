@@ -1,3 +1,5 @@
+internal import CLinux
+internal import CUdmabuf
 internal import Linux
 internal import SystemPackage
 
@@ -35,6 +37,12 @@ package final class RequestChannel {
 
   /// The end for `SET_BACKEND_REQ_FD`.
   package var number: CInt { theirs.socket.fd.withRaw { $0 } }
+
+  /// Waits until something was asked.
+  /// - Returns: false if nothing was in that time.
+  package func waitUntilAsked(milliseconds: CInt) -> Bool {
+    mine.map { $0.socket.fd.withRaw { cu_pollable($0, CL_EPOLLIN, milliseconds) } == 1 } ?? false
+  }
 
   /// What was asked since the last call. Nothing is acknowledged.
   package func next() throws -> [Asked] {

@@ -54,6 +54,46 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.ask(#"{"execute":"endLender","arguments":{"lender":1},"id":1}"#) == [])
   }
 
+  @Test("a guest that says nothing after a fresh start of its device is connected anew, once")
+  func silent() throws {
+    var limits = PortLimits()
+    limits.silence = .milliseconds(1)
+    let rig = try PortRig(limits: limits)
+    func waitForEnd(of agent: PortAgent) throws {
+      while !agent.isClosed {
+        try rig.loop.turn()
+        _ = try agent.lines()
+      }
+    }
+    // With a session from before its sleep, and without one.
+    let spoke = try rig.agent()
+    rig.port.deviceWasReset(0)
+    try waitForEnd(of: spoke)
+    let other = try rig.connect()
+    rig.port.deviceWasReset(1)
+    try waitForEnd(of: other)
+
+    let last = try rig.agent()
+    #expect(!last.isClosed && rig.port.statistics.sessions == 2)
+  }
+
+  @Test("a guest that speaks after a fresh start of its device stays connected")
+  func spoken() throws {
+    var limits = PortLimits()
+    limits.silence = .milliseconds(1)
+    let rig = try PortRig(limits: limits)
+    let agent = try rig.agent()
+    // It is there before the time begins, and taken before the time is over.
+    _ = try agent.sendSome(Array(#"{"execute":"endLender","arguments":{"lender":1},"id":1}"#.utf8) + [0x0a])
+    rig.port.deviceWasReset(0)
+    let over = try Timer(rig.loop) {}
+    over.arm(after: .milliseconds(20))
+    while over.armed { try rig.loop.turn() }
+    #expect(try agent.lines().contains(#"{"return":{},"id":1}"#))
+    #expect(try agent.ask("endLender", #""lender":1"#).isOK)
+    #expect(!agent.isClosed)
+  }
+
   @Test("a hello that is not right is told so, and changes nothing")
   func wrongHello() throws {
     let rig = try PortRig()

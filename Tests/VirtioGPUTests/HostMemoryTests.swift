@@ -345,16 +345,23 @@ import VhostUser
     #expect(machine.answer()?.type == (unref ? ResponseType.ok : ResponseType.unspecified) && free == whole)
   }
 
-  /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
-  @Test func theSocketIsFull() throws {
-    try ok(create(1), create(2))
-    try map(1, at: 0)
+  /// Tells the front end more than its socket has room for.
+  /// - Returns: how much.
+  private func fillChannel() throws -> Int {
     var sent = 0
     while machine.device.statistics.protocolErrors["lostNews"] == nil {
       machine.device.tell(.configChanged)
       sent += 1
       try #require(sent < 1_000_000)
     }
+    return sent
+  }
+
+  /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
+  @Test func theSocketIsFull() throws {
+    try ok(create(1), create(2))
+    try map(1, at: 0)
+    let sent = try fillChannel()
     try machine.post(Request.unmapBlob(1))
     #expect(machine.answer() == nil && free != whole, "it is mapped still")
     #expect(try machine.ask(Request.mapBlob(2, at: 4 * page)).type == ResponseType.unspecified)
@@ -520,6 +527,28 @@ import VhostUser
     #expect(offer.isOver && free == whole)
     #expect(machine.log.warnings.contains { $0.contains("no zeros") })
     try ok(Request.unref(1))
+  }
+
+  @Test("zeros cannot be asked for: the front end has the pages until it has taken them away")
+  func hole() throws {
+    let offer = try offer
+    try ok(create(1))
+    try map(1, at: 0)
+    _ = try fillChannel()
+    machine.device.withdraw(offer)
+    machine.device.cutOff(offer)
+    #expect(machine.log.warnings.contains { $0.contains("no zeros take the place") })
+    try machine.post(Request.unref(1))
+    var asked: [RequestChannel.Asked] = []
+    while asked.last?.code != Self.unmapCode {
+      #expect(!offer.isOver && free != whole && machine.answer() == nil)
+      asked += try machine.channel.next()
+      try machine.link.settle()
+    }
+    #expect(!offer.isOver && free != whole)
+    try acknowledge(Self.unmapCode)
+    #expect(offer.isOver && free == whole && machine.answer()?.type == ResponseType.ok)
+    #expect(try machine.channel.next().allSatisfy { $0.code == 2 })
   }
 
   @Test("what is taken back goes off the screen")

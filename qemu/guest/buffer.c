@@ -20,7 +20,8 @@ static void usage(void) {
           "KIND: heap, udmabuf or vgem; or fd:N, a dma-buf that is inherited, of which SIZE bytes are used.\n"
           "The buffer is filled with the pattern of SEED: `filled`. Then COMMAND is started, in which each {} is the number of\n"
           "the buffer's descriptor; its standard input is a pipe that ends with this program, as COMMAND does.\n"
-          "On standard input: `fill SEED`, `check SEED`, `write OFFSET HEX`, `read OFFSET COUNT`, `sum` (FNV-1a), `quit`.\n"
+          "On standard input: `fill SEED`, `check SEED`, `write OFFSET HEX`, `read OFFSET COUNT`, `sum` (FNV-1a), `quit`;\n"
+          "`drain HOW`: reads all again and again, by bytes, movs (`rep movs`) or avx, until all of it is zero: `zero`.\n"
           "The exit status is that of COMMAND, 128 and more if a signal ended it.\n", stderr);
     exit(2);
 }
@@ -103,8 +104,33 @@ static int bytes_of(const char *digits, uint8_t bytes[AT_ONCE]) {
     return count;
 }
 
+/// Copies by the instructions of that name. `size` is a multiple of 32.
+static void copy(const char *how, uint8_t *to, const volatile uint8_t *from, uint64_t size) {
+    if (!strcmp(how, "movs")) {
+        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+    } else if (!strcmp(how, "avx")) {
+        for (; size; size -= 32, to += 32, from += 32)
+            __asm__ volatile("vmovdqu (%0), %%ymm0; vmovdqu %%ymm0, (%1)" : : "r"(from), "r"(to) : "xmm0", "memory");
+    } else {
+        for (uint64_t offset = 0; offset < size; offset++) to[offset] = from[offset];
+    }
+}
+
+static void drain(const char *how, const volatile uint8_t *bytes, uint64_t size) {
+    uint8_t *copied = calloc(2, size);
+    if (!copied) fail("calloc");
+    if (!strcmp(how, "avx") && !__builtin_cpu_supports("avx")) {
+        puts("this processor has no AVX");
+    } else {
+        puts("draining");
+        do copy(how, copied, bytes, size); while (memcmp(copied, copied + size, size));
+        puts("zero");
+    }
+    free(copied);
+}
+
 static void obey(volatile uint8_t *bytes, uint64_t size) {
-    static char line[2 * AT_ONCE + 64], digits[2 * AT_ONCE + 1];
+    static char line[2 * AT_ONCE + 64], digits[2 * AT_ONCE + 1], how[8];
     static uint8_t given[AT_ONCE];
     while (fgets(line, sizeof line, stdin) && strcmp(line, "quit\n")) {
         unsigned long long offset, count;
@@ -122,6 +148,8 @@ static void obey(volatile uint8_t *bytes, uint64_t size) {
         } else if (sscanf(line, "read %llu %llu", &offset, &count) == 2 && offset <= size && count <= size - offset) {
             for (uint64_t index = 0; index < count; index++) printf("%02x", bytes[offset + index]);
             puts("");
+        } else if (sscanf(line, "drain %7s", how) == 1) {
+            drain(how, bytes, size & ~31ull);
         } else if (!strcmp(line, "sum\n")) {
             printf("%08x\n", fnv1a(bytes, size));
         } else {

@@ -34,7 +34,7 @@ void usage(void) {
           "                                     each: `create`, `map`, `fill SEED`, `check SEED`,\n"
           "                                     `poke OFFSET VALUE`, `peek OFFSET`,\n"
           "                                     `show WxH PITCH OFFSET SEED`, `unmap`, `close`, `quit`\n"
-          "                                     on standard input\n"
+          "                                     on standard input; SEED -: what is in it\n"
           "  blobs COUNT SIZE ID                map the host's blob that often, wait for EOF\n", stderr);
     exit(2);
 }

@@ -93,6 +93,18 @@ uint64_t cb_allocations(void);
 // Page faults of a process that needed no reading; -1 if it is gone.
 int64_t cb_minor_faults(pid_t pid);
 
+// MARK: memory that is offered to a guest
+
+// Bytes of the messages on the way of an offer: asked for and answered on one socket, told on another, a mapping asked for and
+// acknowledged on a third one; and bytes of the memory.
+struct cb_offer_sizes {
+  size_t asked, answered, told, mapped, acknowledged, memory;
+};
+// Starts the one process that serves offers, to be called once; -1 if it fails.
+pid_t cb_offer_start(struct cb_offer_sizes sizes);
+// Offers `memory` to it, kicks, and acknowledges the mapping, until it is called. -1 if it fails.
+int cb_offer_life(int memory);
+
 // MARK: processes
 
 // Starts a program by its path, the first of the arguments; NULL ends them.

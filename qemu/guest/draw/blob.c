@@ -126,11 +126,11 @@ static void check_words(const Blob *blob, uint32_t seed) {
     puts("equal");
 }
 
-/// Puts a pattern into a part of the blob and shows that.
-static int show_blob(Blob *blob, uint32_t width, uint32_t height, uint32_t pitch, uint32_t offset, uint32_t seed) {
+/// Puts the pattern of `seed`, a number or - for none, into a part of the blob, and shows that.
+static int show_blob(Blob *blob, uint32_t width, uint32_t height, uint32_t pitch, uint32_t offset, const char *seed) {
     Buffer buffer = {.width = width, .height = height, .pitch = pitch, .pixels = blob->words + offset / 4};
     if (pitch / 4 < width || offset + (uint64_t)pitch * height > blob->size) usage();
-    fill(&buffer, seed, 0xffffffu);
+    if (strcmp(seed, "-")) fill(&buffer, number(seed), 0xffffffu);
     uint32_t handles[4] = {blob->handle}, pitches[4] = {pitch}, offsets[4] = {offset};
     if (drmModeAddFB2(blob->fd, width, height, DRM_FORMAT_XRGB8888, handles, pitches, offsets,
                       &buffer.framebuffer, 0)) return -1;
@@ -148,7 +148,7 @@ void blob(const char *kind, uint64_t size, const char *detail) {
     Blob blob = {.kind = kind, .detail = detail, .fd = open_card(), .size = size};
     if (!is_import(&blob) && ((strcmp(kind, "guest") && strcmp(kind, "host")) || !detail)) usage();
     puts("open");
-    char line[256];
+    char line[256], picture[16];
     while (fgets(line, sizeof line, stdin) && strcmp(line, "quit\n")) {
         uint32_t a, b, pitch, offset, seed;
         if (!strcmp(line, "create\n")) say(create(&blob), "created");
@@ -160,8 +160,8 @@ void blob(const char *kind, uint64_t size, const char *detail) {
         else if (sscanf(line, "check %u", &seed) == 1) check_words(&blob, seed);
         else if (sscanf(line, "poke %i %i", &a, &b) == 2 && a < size) blob.words[a / 4] = b, puts("poked");
         else if (sscanf(line, "peek %i", &a) == 1 && a < size) printf("0x%08x\n", blob.words[a / 4]);
-        else if (sscanf(line, "show %ux%u %u %u %u", &a, &b, &pitch, &offset, &seed) == 5)
-            say(show_blob(&blob, a, b, pitch, offset, seed), "shown");
+        else if (sscanf(line, "show %ux%u %u %u %15s", &a, &b, &pitch, &offset, picture) == 5)
+            say(show_blob(&blob, a, b, pitch, offset, picture), "shown");
         else puts("what?");
     }
 }

@@ -1,0 +1,73 @@
+import Buffers
+import Foundation
+import Linux
+import SystemPackage
+import TestSupport
+import Testing
+
+private let program = builtPrograms.appending("vhost-user-udmabuf")
+
+/// What callers of the control socket can make the helper keep open, beside what it has put by for them.
+@Suite struct OfferDescriptorsTests {
+  /// Offers as much as there may be, while all other connections have passed as many descriptors as fit and have not ended their
+  /// message. Prints how many offers there are, and waits.
+  private static let script = """
+    import array, fcntl, json, os, socket, sys
+    def memory():
+        fd = os.memfd_create("offered", os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, 4096)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return fd
+    def connect():
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+        return s
+    def ask(s, call, fds=()):
+        socket.send_fds(s, [json.dumps(call).encode() + b"\\0"], fds)
+        reply = b""
+        while not reply.endswith(b"\\0"): reply += s.recv(65536)
+        return json.loads(reply[:-1])
+    others = [connect() for _ in range(31)]
+    mine = connect()
+    for s in others: socket.send_fds(s, [b"{"], [memory() for _ in range(8)])
+    offers = 0
+    for _ in range(64):
+        read, write = os.pipe()
+        fds = [memory(), write]
+        reply = ask(mine, {"method": "io.udmabridge.Buffers.Offer", "parameters": {"fileDescriptor": 0, "token": 1}}, fds)
+        offers += "error" not in reply
+        for fd in fds: os.close(fd)
+    print(offers, flush=True)
+    sys.stdin.read()
+    """
+
+  @Test("every connection passes all that it may, and there is room for all offers in what is put by")
+  func allAtOnce() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
+    let control = directory.appending("control")
+    let options = [
+      "--profile", "share", "--control", control.string, "--port", directory.appending("port").string,
+      "--control-connections", "32",
+    ]
+    // It says how many it must have.
+    let poor = try Listening(program, options: options, limit: "-n 64")
+    let refusal = try poor.output.readToEnd()
+    let fewest = try #require(
+      refusal.firstMatch(of: /([0-9]+) are the least/).flatMap { Int($0.1) }, "\(refusal)")
+
+    let helper = try Listening(program, options: options, limit: "-n \(fewest)")
+    try waitUntil("it listens") { (try? UnixSocket.connect(control)) != nil || !helper.child.isRunning }
+    func open() -> Int { directoryEntries(FilePath("/proc/\(helper.child.pid)/fd")).count }
+    let before = open()
+    let (caller, output) = try startReading(
+      "/usr/bin/python3", ["-c", Self.script, control.string], withErrors: true)
+    let said = try output.readLine()
+    #expect(said == "64" && helper.child.isRunning)
+    let used = open() - before
+    #expect(used >= 31 * 8 + 2 * 64, "they are open")
+    #expect(used <= fewest - 2 * Quotas.reservedDescriptors, "of those put by for others than the guest")
+    caller.signal(SIGKILL)
+    caller.wait()
+    try waitUntil("all are closed") { open() <= before }
+  }
+}
