@@ -6,6 +6,7 @@
 # make uninstall-guest  removes exactly these, but for the user
 # make guest-deb the same as a package for Debian 11 and later, in .build-deb
 # make man       the manual pages, in .build-man
+# make docs      the library's documentation (DocC), in .build-docs
 #
 # These fetch what they need, the first time (qemu/setup):
 # make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
@@ -30,7 +31,7 @@ GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-execut
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs guest install uninstall install-guest uninstall-guest guest-deb man man-guest demo test check bench bench-check fuzz bare bare-guest quick lint setup tests swift libraries clean
+.PHONY: all programs guest docs install uninstall install-guest uninstall-guest guest-deb man man-guest demo test check bench bench-check fuzz bare bare-guest quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -58,6 +59,9 @@ tests: libraries
 man: libraries
 	swift package --scratch-path .build-man generate-manual --multi-page
 	@find .build-man/plugins -name '*.1'
+
+docs: swift
+	swift package --scratch-path .build-docs generate-documentation --target Udmabuf --warnings-as-errors
 
 # Without the host's libraries: the pages come from the program itself.
 man-guest: guest
