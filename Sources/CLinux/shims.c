@@ -4,10 +4,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -185,6 +187,50 @@ int cl_unix_connect_datagram(const char *path, size_t length) {
 }
 
 int cl_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+
+union internet_address {
+  struct sockaddr any;
+  struct sockaddr_in v4;
+  struct sockaddr_in6 v6;
+};
+
+int cl_loopback_listen(int is_ipv6, uint16_t port) {
+  union internet_address address = {0};
+  socklen_t size = is_ipv6 ? sizeof address.v6 : sizeof address.v4;
+  if (is_ipv6)
+    address.v6 = (struct sockaddr_in6){AF_INET6, htons(port), 0, IN6ADDR_LOOPBACK_INIT, 0};
+  else
+    address.v4 = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0)
+    return -1;
+  // Connections of before that linger do not keep the port.
+  int yes = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  if (bind(fd, &address.any, size) == 0 && listen(fd, 16) == 0)
+    return fd;
+  int saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
+}
+
+int cl_local_port(int fd) {
+  union internet_address address = {0};
+  socklen_t size = sizeof address;
+  if (getsockname(fd, &address.any, &size) < 0)
+    return -1;
+  return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
+}
+
+int cl_terminal_size(int fd, uint16_t *rows, uint16_t *columns) {
+  struct winsize size = {0};
+  int result = ioctl(fd, TIOCGWINSZ, &size);
+  *rows = size.ws_row;
+  *columns = size.ws_col;
+  return result;
+}
+
 int cl_open_name(const char *path) { return open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC); }
 int cl_give_to_group(int fd, uint32_t group) { return fchownat(fd, "", (uid_t)-1, group, AT_EMPTY_PATH); }
 int cl_peer_credentials(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid) {

@@ -167,6 +167,9 @@ package struct UnixSocket: ~Copyable, Sendable {
     return size
   }
 
+  /// Sends nothing more: the peer sees the end of the stream. The corresponding C function is `shutdown`.
+  package borrowing func endSending() { fd.withRaw { _ = shutdown($0, CInt(SHUT_WR)) } }
+
   /// Waits until there is something to receive, or the peer is gone.
   package borrowing func waitUntilReadable() throws(Errno) { _ = try fd.isReadable() }
 

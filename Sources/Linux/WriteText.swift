@@ -29,8 +29,14 @@ package func replaceText(_ path: FilePath, _ text: String) throws(Errno) {
 /// Makes a file with this text that takes the place of another one at once.
 package func replaceFile(_ path: FilePath, _ text: String) throws(Errno) {
   let new = FilePath(path.string + ".new")
-  try writeText(new, text)
-  try rename(new, to: path)
+  let file = try FD.create(new)
+  do throws(Errno) {
+    unsafe try file.write(Array(text.utf8).span.bytes)
+    try rename(new, to: path)
+  } catch {
+    removeFile(new)
+    throw error
+  }
 }
 
 /// The corresponding C function is `rename`.

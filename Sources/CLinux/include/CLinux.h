@@ -60,6 +60,12 @@ int cl_unix_connect(const char *path, size_t length, unsigned milliseconds);
 // Never succeeds where a stream socket is bound (EPROTOTYPE), and that one does not notice.
 int cl_unix_connect_datagram(const char *path, size_t length);
 int cl_unix_accept(int fd);
+// Listens on 127.0.0.1 or ::1, and on no other address; nonblocking. The kernel chooses a port for 0.
+int cl_loopback_listen(int is_ipv6, uint16_t port);
+// The port that a socket of the internet is bound to, or -1.
+int cl_local_port(int fd);
+// In characters.
+int cl_terminal_size(int fd, uint16_t *rows, uint16_t *columns);
 // The file of this name itself, be it a link or a socket, not to be read or written.
 int cl_open_name(const char *path);
 int cl_give_to_group(int fd, uint32_t group);

@@ -1,0 +1,23 @@
+internal import CLinux
+package import SystemPackage
+
+/// An address by which a host reaches itself, and nobody else reaches it.
+package enum Loopback: String, Sendable, CaseIterable {
+  case v4 = "127.0.0.1"
+  case v6 = "[::1]"
+
+  /// Listens there for TCP, nonblocking. What connects is used as a Unix stream socket is, and brings no descriptors.
+  /// - Parameter port: 0 lets the kernel choose one.
+  package func listen(port: UInt16) throws(Errno) -> UnixSocket {
+    UnixSocket(adopting: FD(adopting: try retrying { cl_loopback_listen(self == .v6 ? 1 : 0, port) }))
+  }
+}
+
+extension UnixSocket {
+  /// The port that this socket is bound to, where it is one of TCP. The corresponding C function is `getsockname`.
+  package var port: UInt16 {
+    get throws(Errno) {
+      UInt16(try fd.withRaw { raw throws(Errno) in try retrying { cl_local_port(raw) } })
+    }
+  }
+}
