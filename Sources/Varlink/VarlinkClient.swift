@@ -36,19 +36,30 @@ private struct ReplyBody<Parameters: Decodable>: Decodable { let parameters: Par
 
 /// A connection to a service: waits for each answer, or takes it in an event loop.
 package final class VarlinkClient {
-  /// A longer reply is not read, in bytes.
-  private static let longestMessage = 16 << 20
   private let socket: UnixSocket
+  private let longestReply: Int
   private var input: [UInt8] = []
   /// What came with the reply that is being received.
   private var descriptors = ReceivedDescriptors()
 
-  package init(_ path: FilePath) throws(VarlinkClientError) {
-    do throws(Errno) { socket = try UnixSocket.connect(path) } catch { throw .connecting(path, error) }
+  /// Connects.
+  /// - Parameters:
+  ///   - limit: how long a place in the service's queue is waited for.
+  ///   - longestReply: in bytes; what is longer is not read.
+  package init(
+    _ path: FilePath, within limit: TimeSpan = .seconds(5), longestReply: Int = 16 << 20
+  ) throws(VarlinkClientError) {
+    self.longestReply = longestReply
+    do throws(Errno) { socket = try UnixSocket.connect(path, within: limit) } catch {
+      throw .connecting(path, error)
+    }
   }
 
   /// Adopts a connected socket.
-  package init(adopting socket: consuming UnixSocket) { self.socket = socket }
+  package init(adopting socket: consuming UnixSocket) {
+    self.socket = socket
+    longestReply = 16 << 20
+  }
 
   /// A reply: its parameters as JSON, the descriptors that came with it, and whether another one follows.
   package struct Reply: ~Copyable {
@@ -183,7 +194,7 @@ package final class VarlinkClient {
   /// The next reply, if all of it is there; ask again until there is none.
   package func nextReceived() throws(VarlinkClientError) -> Reply? {
     while !input.contains(0) {
-      guard input.count <= Self.longestMessage else { throw .malformed("it has more than 16 MiB") }
+      guard input.count <= longestReply else { throw .malformed("it has more than \(longestReply) bytes") }
       let count: Int
       do throws(Errno) {
         count = try socket.receive(into: &input, upTo: 64 << 10, descriptors: &descriptors)
