@@ -5,7 +5,7 @@ package import SystemPackage
 package struct DomainPlaces: Equatable, Sendable {
   /// The domain's name as that of a file: bytes that stand for something else are written `%XX`.
   package let fileName: String
-  private let domain: String
+  package let domain: String
   private let root: FilePath
 
   /// Of the domain with this name, whatever it is made of.
@@ -16,6 +16,18 @@ package struct DomainPlaces: Equatable, Sendable {
     if encoded.hasPrefix(".") { encoded = "%2E" + encoded.dropFirst() }
     guard encoded.utf8.count <= Self.longest else { throw .nameTooLong(encoded) }
     (self.domain, self.root, fileName) = (domain, root, encoded)
+  }
+
+  /// Those of the domains that have a directory in `runtime`, in the order of their names: the domains that run.
+  /// - Parameter root: the directory in which the host's files are.
+  package static func running(root: FilePath = "/") -> [DomainPlaces] {
+    directoryEntries(root.appending(runtimeDirectory.components)).compactMap { entry in
+      // The links of domains' strings have characters that are in no domain's file name.
+      guard let domain = PercentText.decode(entry[...]), let places = try? DomainPlaces(domain, root: root),
+        places.fileName == entry
+      else { return nil }
+      return places
+    }.sorted { $0.domain < $1.domain }
   }
 
   /// In bytes. The path of a socket in the domain's directory, which may have 107, has room for its own name then.
@@ -60,6 +72,11 @@ package struct DomainPlaces: Equatable, Sendable {
     let all = (try? reference.allOptions(file: options)) ?? reference.options
     // Of an option that is there twice, the last one counts.
     return all.last { $0.name == "control" }.map { FilePath($0.value) }
+  }
+  /// The one of `chosenControl` and `control` that is there: an option that was changed since the domain started is not its
+  /// helper's yet. Nil where neither is.
+  package var existingControl: FilePath? {
+    [chosenControl, control].compactMap(\.self).first { (try? FileAccess(of: $0)) != nil }
   }
   /// Options for the helper, a line `OPTION = VALUE` for each.
   package var options: FilePath { configuration.appending(fileName + ".conf") }

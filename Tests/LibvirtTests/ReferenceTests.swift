@@ -61,6 +61,29 @@ import Testing
     #expect(throws: DomainError.self) { try DomainReference(text) }
   }
 
+  @Test("the domains that run are those with a directory, whose names are read back; links are none")
+  func running() throws {
+    let root = try makeTemporaryDirectory()
+    defer { _ = try? FileManager.default.removeItem(atPath: root.string) }
+    #expect(DomainPlaces.running(root: root).isEmpty)
+    let names = ["web", "a b", ".x", "ä/%"]
+    for name in names {
+      let places = try DomainPlaces(name, root: root)
+      try FileManager.default.createDirectory(
+        atPath: places.directory.string, withIntermediateDirectories: true)
+      if name != "web" { try writeText(places.control, "") }
+    }
+    let runtime = try DomainPlaces("web", root: root).runtime
+    // As the hook makes them, and what nobody makes.
+    for link in ["web?", "web?control=%2Frun%2Fother", "other?kms=auto", "a%20b%", "%ff", "x y"] {
+      try makeLink(runtime.appending(link), to: "/dev/null")
+    }
+    let found = DomainPlaces.running(root: root)
+    #expect(found.map(\.domain) == names.sorted())
+    for places in found where places.domain != "web" { #expect(places.existingControl == places.control) }
+    #expect(found.first { $0.domain == "web" }?.existingControl == nil)
+  }
+
   @Test("one that is too long for a file's name is told where options can be instead")
   func tooLong() throws {
     let domain = try DomainXML(Definition().text)

@@ -29,23 +29,18 @@ struct HelperChoice: ParsableArguments {
   static func path(control: String?, domain: String?) throws -> FilePath {
     guard let domain else { return FilePath(control ?? "") }
     let places = try DomainPlaces(domain)
+    if let socket = places.existingControl { return socket }
     let chosen = places.chosenControl
-    // An option that was changed since the domain started is not its helper's yet.
-    let candidates = [chosen, places.control].compactMap(\.self)
-    let socket = candidates.first { (try? FileAccess(of: $0)) != nil } ?? candidates[0]
-    guard (try? FileAccess(of: socket)) != nil else {
-      let (origin, otherwise) =
-        chosen == nil
-        ? (
-          "",
-          ", or with an option control that you may not read in \(places.options) (then give --control SOCKET)"
-        )
-        : (", which its option control names", "")
-      throw Trouble(
-        "domain \(domain) has no control socket (\(socket)\(origin)): it does not run, or not with vhost-user-udmabuf"
-          + "\(otherwise); udmabridge libvirt check says what it lacks")
-    }
-    return socket
+    let (origin, otherwise) =
+      chosen == nil
+      ? (
+        "",
+        ", or with an option control that you may not read in \(places.options) (then give --control SOCKET)"
+      )
+      : (", which its option control names", "")
+    throw Trouble(
+      "domain \(domain) has no control socket (\(chosen ?? places.control)\(origin)): it does not run, or not with "
+        + "vhost-user-udmabuf\(otherwise); udmabridge libvirt check says what it lacks")
   }
 
   func connect() throws -> DisplayClient { try DisplayClient(path()) }
