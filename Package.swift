@@ -71,6 +71,7 @@ let package = Package(
     module(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),
+    module("Metrics", ["Linux", "DomainOptions", "Varlink", "DisplayProtocol", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -85,7 +86,7 @@ let package = Package(
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol", "LendingProtocol",
-        "Presenting",
+        "Presenting", "Metrics",
         "Sandbox", "DomainOptions", "Libvirt", "CPNG",
         system, log,
         arguments,
@@ -155,6 +156,12 @@ let package = Package(
       [
         "Linux", "Udmabuf", "Scanout", "VhostUser", "Varlink", "DisplayProtocol", "Consumers", "Fixtures",
         "TestSupport", system, log,
+      ]),
+    tests(
+      "MetricsTests",
+      [
+        "Linux", "Udmabuf", "Buffers", "Varlink", "DisplayProtocol", "Lending", "Port", "Metrics", "Fixtures",
+        "TestSupport", "udmabridge", system,
       ]),
     tests(
       "PresentingTests",

@@ -1,0 +1,142 @@
+internal import Linux
+internal import SystemPackage
+
+/// A connection of somebody who wants metrics: one request, one answer, and the end. Nobody waits for it, and each part of it
+/// has a time and a size.
+final class ScrapeConnection {
+  /// What is read and dropped behind a request. A connection that is closed with something unread would lose its answer.
+  private static let mostDropped = 64 << 10
+
+  private enum State {
+    case reading
+    /// The metrics are on their way here.
+    case waiting(headersOnly: Bool)
+    case sending
+    /// The answer is with the kernel, and the peer's end is waited for.
+    case ending
+    case closed
+  }
+
+  private let socket: UnixSocket
+  private let loop: EventLoop
+  private let limit: TimeSpan
+  private let want: (ScrapeConnection) -> Void
+  private let whenClosed: (ScrapeConnection) -> Void
+  private var token: EventLoop.Token?
+  private var timer: Timer?
+  private var state = State.reading
+  private var input: [UInt8] = []
+  private var output: [UInt8] = []
+  private var sent = 0
+  private var dropped = 0
+
+  /// - Parameters:
+  ///   - limit: how long the request may take, and then the answer.
+  ///   - want: is told when metrics are wanted: `answer` gives them.
+  ///   - whenClosed: runs once, when the connection is over.
+  init(
+    _ socket: consuming UnixSocket, loop: EventLoop, within limit: TimeSpan,
+    want: @escaping (ScrapeConnection) -> Void, whenClosed: @escaping (ScrapeConnection) -> Void
+  ) throws(Errno) {
+    self.socket = socket
+    (self.loop, self.limit, self.want, self.whenClosed) = (loop, limit, want, whenClosed)
+    timer = try Timer(loop) { [unowned self] in expire() }
+    token = try loop.add(self.socket.fd) { [unowned self] in ready($0) }
+    timer?.arm(after: limit)
+  }
+
+  deinit { stop() }
+
+  /// Gives the metrics that this connection wanted.
+  func answer(_ metrics: String) {
+    guard case .waiting(let headersOnly) = state else { return }
+    respond(ScrapeStatus.ok.answer(metrics, headersOnly: headersOnly))
+  }
+
+  private func stop() {
+    timer = nil
+    if let token = token.take() { loop.remove(token, socket.fd) }
+  }
+
+  func close() {
+    if case .closed = state { return }
+    state = .closed
+    stop()
+    whenClosed(self)
+  }
+
+  private func expire() {
+    if case .reading = state { return respond(ScrapeStatus.late.answer()) }
+    close()
+  }
+
+  private func ready(_ readiness: Readiness) {
+    switch state {
+    case .reading: receive()
+    // It is gone, and wants nothing any more.
+    case .waiting: if readiness.contains(.hangup) { close() }
+    case .sending: send()
+    case .ending: drop()
+    case .closed: break
+    }
+  }
+
+  /// - Returns: what has come, as far as it fits; nil if nothing has, in which case the connection may be over.
+  private func take(upTo count: Int) -> [UInt8]? {
+    var bytes: [UInt8] = []
+    var descriptors = ReceivedDescriptors()
+    do throws(Errno) {
+      // What somebody passes closes here.
+      if try socket.receive(into: &bytes, upTo: count, descriptors: &descriptors) > 0 { return bytes }
+      close()
+    } catch { if error != .wouldBlock { close() } }
+    return nil
+  }
+
+  private func receive() {
+    guard let bytes = take(upTo: ScrapeRequest.longest + 3 - input.count) else { return }
+    input += bytes
+    switch ScrapeRequest.read(input) {
+    case .incomplete: break
+    case .refused(let status, let headersOnly): respond(status.answer(headersOnly: headersOnly))
+    case .metrics(let headersOnly):
+      state = .waiting(headersOnly: headersOnly)
+      // Those who are asked have a time of their own.
+      timer?.disarm()
+      watch([])
+      want(self)
+    }
+  }
+
+  private func respond(_ answer: [UInt8]) {
+    (state, input, output, sent) = (.sending, [], answer, 0)
+    timer?.arm(after: limit)
+    send()
+  }
+
+  private func send() {
+    do throws(Errno) {
+      while sent < output.count {
+        sent += try unsafe socket.send(output.span.bytes.extracting(droppingFirst: sent))
+      }
+    } catch {
+      if error == .wouldBlock { return watch(.writable) }
+      return close()
+    }
+    (state, output) = (.ending, [])
+    socket.endSending()
+    watch(.readable)
+  }
+
+  private func drop() {
+    while let bytes = take(upTo: 4096) {
+      dropped += bytes.count
+      if dropped > Self.mostDropped { return close() }
+    }
+  }
+
+  private func watch(_ readiness: Readiness) {
+    guard let token else { return }
+    do throws(Errno) { try loop.modify(token, socket.fd, readiness) } catch { close() }
+  }
+}
