@@ -58,6 +58,16 @@ import Testing
     #expect(try text("\(system)/tmpfiles.d/udmabridge.conf").contains("/list_limit - - - - 16384\n"))
     #expect(try text("\(system)/udev/rules.d/60-udmabridge.rules").contains("GROUP=\"kvm\""))
     #expect(try text(unit).contains("\nExecStart=\(prefix)/bin/udmabridge present "))
+    let metrics = try text("\(system)/systemd/system/udmabridge-metrics.service")
+    #expect(
+      metrics.contains(
+        "\nExecStart=\(prefix)/bin/udmabridge metrics --output /run/udmabridge-metrics/udmabridge.prom\n"))
+    // What writes there is a user of its own without privileges, and the timer starts it.
+    #expect(metrics.contains("\nUser=udmabridge-metrics\n") && metrics.contains("\nCapabilityBoundingSet=\n"))
+    #expect(metrics.contains("\nRuntimeDirectory=udmabridge-metrics\n"))
+    #expect(try text("\(system)/sysusers.d/udmabridge-metrics.conf").contains("\nu udmabridge-metrics - "))
+    #expect(
+      try text("\(system)/systemd/system/udmabridge-metrics.timer").contains("\nWantedBy=timers.target\n"))
 
     for interface in ["Display", "Buffers"] {
       let definition = "io.udmabridge.\(interface).varlink"
