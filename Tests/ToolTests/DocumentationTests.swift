@@ -103,6 +103,9 @@ import Testing
       #expect(status == 0 && help.contains("--json"))
       #expect(try readText(repository.appending("docs/tool.md")).contains("| `\(command)` |"))
     }
+    for command in ["metrics", "top"] {
+      #expect(try readText(repository.appending("docs/tool.md")).contains("| `\(command)` |"))
+    }
     for shell in ["bash", "zsh", "fish"] {
       let (status, script) = try Tool.run("--generate-completion-script", shell)
       #expect(status == 0 && script.contains("inspect"))
