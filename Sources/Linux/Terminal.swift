@@ -55,7 +55,7 @@ package final class Terminal {
   /// Draws these lines in place of all that is there. What does not fit is the caller's to leave out.
   package func draw(_ lines: [String]) {
     // From the upper left corner: the end of each line is cleared behind it, and then what is below, so that nothing flickers.
-    write("\u{1b}[H" + lines.joined(separator: "\u{1b}[K\r\n") + "\u{1b}[K\u{1b}[J")
+    write("\u{1b}[H" + lines.joined(separator: "\u{1b}[K\n") + "\u{1b}[K\u{1b}[J")
   }
 
   private func write(_ text: String) {

@@ -65,6 +65,8 @@ struct MetricsCommand: ParsableCommand {
   }
 
   private func serve(_ address: ScrapeAddress, _ loop: EventLoop) throws {
+    // Whoever read standard error may be gone.
+    try ignoreWriteSignals()
     let signals = try SignalFD([SIGTERM, SIGINT])
     let signalled = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(signalled, signals.fd) }
