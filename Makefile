@@ -4,7 +4,9 @@
 # make uninstall removes exactly these
 # make install-guest    in a guest: the agent, its manual pages and completions, its unit, user and rule of udev (DESTDIR, PREFIX)
 # make uninstall-guest  removes exactly these, but for the user
-# make guest-deb the same as a package for Debian 11 and later, in .build-deb
+# make deb       what make install installs, as a package for this release of Debian and later ones, in .build-deb
+# make guest-deb what make install-guest installs, as a package for Debian 11 and later
+# make dist      all programs with packaging/install as a tarball, for distributions without a package, in .build-dist
 # make man       the manual pages, in .build-man
 # make docs      the library's documentation (DocC), in .build-docs
 #
@@ -18,20 +20,24 @@
 #                or an allocation more (UPDATE=1: writes that file anew)
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
-# make bare-guest   the package of make guest-deb in bare Debians: installed, tried, purged (RELEASE=11, 12 or 13; all by default)
+# make bare-deb     the package of make deb in bare Debians: installed, tried, purged (RELEASE=12 or 13; both by default)
+# make bare-guest   that of make guest-deb (RELEASE=11, 12 or 13; all by default)
+# make bare-dist    the tarball of make dist in a bare Debian 13: unpacked, installed, tried, uninstalled (RELEASE=12 or 13)
+# make check-kubernetes   the files of packaging/kubernetes, by what PyPI has for that
 #
 # While you work:
 # make quick FILTER=ResolveTests        native tests, those whose names match, in under a minute after a small change
 # qemu/test-host BuffersTests           the same in the test host, for what needs its devices
 # make lint                             the format, strictly
 
-SWIFT_BUILD = swift build -c release --static-swift-stdlib -Xlinker -s
+# Without the compiler's habit of having programs look for libraries beside themselves: there are none.
+SWIFT_BUILD = swift build -c release --static-swift-stdlib --disable-local-rpath -Xlinker -s
 # Without what nobody calls; it has to be small.
 GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-executable -Xswiftc -Osize -Xlinker --gc-sections
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs guest docs install uninstall install-guest uninstall-guest guest-deb man man-guest demo test check bench bench-check fuzz bare bare-guest quick lint setup tests swift libraries clean
+.PHONY: all programs guest docs install uninstall install-guest uninstall-guest deb guest-deb dist man man-guest demo test check bench bench-check fuzz bare bare-deb bare-guest bare-dist check-kubernetes quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -66,9 +72,9 @@ docs: swift
 # Without the host's libraries: the pages come from the program itself.
 man-guest: guest
 	swift build --scratch-path .build-man --product generate-manual
-	rm -rf .build-man/guest
-	mkdir .build-man/guest
-	.build-man/debug/generate-manual .build/release/udmabridge-guest --multi-page --output-directory .build-man/guest
+	rm -rf .build-man/udmabridge-guest
+	mkdir .build-man/udmabridge-guest
+	.build-man/debug/generate-manual .build/release/udmabridge-guest --multi-page --output-directory .build-man/udmabridge-guest
 
 install: programs man
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install install
@@ -82,8 +88,14 @@ install-guest: guest man-guest
 uninstall-guest:
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install uninstall-guest
 
+deb: programs man
+	packaging/deb udmabridge
+
 guest-deb: guest man-guest
-	packaging/guest-deb
+	packaging/deb udmabridge-guest
+
+dist: programs man guest man-guest
+	packaging/dist
 
 # setup comes first in these: it installs the libraries too.
 demo: setup
@@ -115,8 +127,17 @@ fuzz: setup
 bare:
 	packaging/bare $(RELEASE) $(if $(WHOLE),-- "make demo" "make test")
 
+bare-deb: deb
+	packaging/bare-package udmabridge $(RELEASE)
+
 bare-guest: guest-deb
-	packaging/bare-guest $(RELEASE)
+	packaging/bare-package udmabridge-guest $(RELEASE)
+
+bare-dist: dist
+	packaging/bare-package dist $(RELEASE)
+
+check-kubernetes:
+	packaging/kubernetes/validate
 
 quick: tests
 	Tests/run '$(FILTER)'

@@ -1,4 +1,4 @@
-# Sourced by bare and bare-guest: the smallest root of a release of Debian, by debootstrap.
+# Sourced by bare and bare-package: the smallest root of a release of Debian, by debootstrap.
 
 declare -A suites=([11]=bullseye [12]=bookworm [13]=trixie)
 

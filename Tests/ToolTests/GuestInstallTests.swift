@@ -131,12 +131,4 @@ import Testing
     agent.signal(SIGTERM)
     #expect(agent.wait() == 0)
   }
-
-  @Test("the scripts of the package are scripts", arguments: ["postinst", "prerm", "postrm"])
-  func scripts(_ name: String) throws {
-    let script = repository.appending("packaging/debian/\(name)")
-    #expect(try run("/bin/sh", ["-n", script.string], withErrors: true) == (0, ""))
-    // One that dpkg calls for an upgrade does nothing to the old version's agent.
-    if name != "postinst" { #expect(try run(script, ["upgrade", "1"], withErrors: true) == (0, "")) }
-  }
 }
