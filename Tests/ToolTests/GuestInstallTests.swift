@@ -75,6 +75,11 @@ import Testing
     #expect(files() == once)
     #expect(try install("uninstall-guest", prefix: prefix).status == 0)
     #expect(files() == [])
+    // Nor does the order matter.
+    for verb in ["install", "install-guest", "uninstall", "uninstall-guest"] {
+      #expect(try install(verb, prefix: prefix).status == 0)
+    }
+    #expect(files() == [])
     let (again, why) = try install("uninstall-guest", prefix: prefix)
     #expect(again == 1 && why.contains("nothing is installed"), "\(why)")
   }
