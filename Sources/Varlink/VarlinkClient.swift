@@ -39,6 +39,8 @@ package final class VarlinkClient {
   private let socket: UnixSocket
   private let longestReply: Int
   private var input: [UInt8] = []
+  /// So many bytes of it are known to end no message.
+  private var searched = 0
   /// What came with the reply that is being received.
   private var descriptors = ReceivedDescriptors()
 
@@ -193,7 +195,9 @@ package final class VarlinkClient {
 
   /// The next reply, if all of it is there; ask again until there is none.
   package func nextReceived() throws(VarlinkClientError) -> Reply? {
-    while !input.contains(0) {
+    var found = input[searched...].firstIndex(of: 0)
+    while found == nil {
+      searched = input.count
       guard input.count <= longestReply else { throw .malformed("it has more than \(longestReply) bytes") }
       let count: Int
       do throws(Errno) {
@@ -203,10 +207,12 @@ package final class VarlinkClient {
         throw error == .connectionReset ? .closed : .transport(error)
       }
       if count == 0 { throw .closed }
+      found = input[searched...].firstIndex(of: 0)
     }
-    let end = input.firstIndex(of: 0) ?? input.endIndex
+    let end = found ?? input.endIndex
     let message = Array(input[..<end])
     input.removeFirst(end + 1)
+    searched = 0
     let first = descriptors.take(0)
     let second = descriptors.take(1)
     descriptors = ReceivedDescriptors()
