@@ -72,6 +72,8 @@ let package = Package(
       "Presenting",
       ["Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "Pictures", "Varlink", "DisplayProtocol", system]),
     module("Metrics", ["Linux", "DomainOptions", "Varlink", "DisplayProtocol", system]),
+    module(
+      "Recording", ["Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -86,7 +88,7 @@ let package = Package(
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol", "LendingProtocol",
-        "Presenting", "Metrics",
+        "Presenting", "Metrics", "Recording",
         "Sandbox", "DomainOptions", "Libvirt", "CPNG",
         system, log,
         arguments,
@@ -166,6 +168,9 @@ let package = Package(
     tests(
       "PresentingTests",
       ["Linux", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "Presenting", "TestSupport", system]),
+    tests(
+      "RecordingTests",
+      ["Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", "Recording", "TestSupport", system]),
     tests(
       "LendingServiceTests",
       [

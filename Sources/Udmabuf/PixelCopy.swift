@@ -49,6 +49,22 @@ extension Mapping {
     }
   }
 
+  /// Copies `count` pixels of four bytes from `offset` on over those of `pixels` from `place` on, the bytes of each in
+  /// another order.
+  package func copy(
+    pixels count: Int, _ shuffle: PixelShuffle, from offset: Int, to pixels: inout [UInt32], at place: Int
+  ) {
+    precondition(place >= 0 && count >= 0 && count <= pixels.count - place, "outside the pixels")
+    unsafe withBytes(at: offset, count * 4) { source in
+      unsafe pixels.withUnsafeMutableBufferPointer { target in
+        for index in 0..<count {
+          unsafe target[place + index] = shuffle(
+            UInt32(littleEndian: source.loadUnaligned(fromByteOffset: index * 4, as: UInt32.self)))
+        }
+      }
+    }
+  }
+
   /// Copies `count` pixels of four bytes, the bytes of each in another order.
   package func copy(
     pixels count: Int, _ shuffle: PixelShuffle, from source: Mapping, at offset: Int, to place: Int

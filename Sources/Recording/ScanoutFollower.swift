@@ -1,0 +1,213 @@
+internal import DisplayProtocol
+package import Linux
+package import SystemPackage
+internal import Varlink
+
+/// Hears of what a scanout shows, and copies it each time. Of several changes that come while one is copied, the newest counts.
+package final class ScanoutFollower {
+  package enum News {
+    /// Another picture than the last one.
+    case picture(RecordedPicture)
+    /// What was shown anew is the picture of before.
+    case same
+    case dark
+    /// The helper has said that there will be nothing more.
+    case end
+  }
+
+  /// A connection that the service closed is made anew after this time, so often without a picture between.
+  private static let pause = TimeSpan.milliseconds(200)
+  private static let mostFailures = 10
+  /// So many events are taken in one turn of the loop: whoever sends more keeps no timer from its turn.
+  private static let mostEvents = 64
+
+  private let path: FilePath
+  private let scanout: Int
+  private let showsCursor: Bool
+  private let interval: TimeSpan
+  private let loop: EventLoop
+  private let watching: VarlinkClient
+  private let reader: ScanoutReader
+  private var token: EventLoop.Token?
+  private var goingOn: Deferred?
+  private var pacing: Timer?
+  private var reconnecting: Timer?
+  private let onNews: (News) -> Void
+  private let onFailure: (any Error) -> Void
+
+  /// What was announced and not read.
+  private var (isFrameNew, isImageNew) = (false, false)
+  /// The cursor was moved or hidden since the last news.
+  private var hasCursorChanged = false
+  private var isReading = false
+  private var isDark = true
+  private var nextRead = Instant.now
+  private var failures = 0
+  /// The helper has said its last word, and what it announced before is still read.
+  private var hasEnded = false
+  private var isOver = false
+  private var told: RecordedPicture?
+
+  /// Connects, and calls nothing yet.
+  /// - Parameters:
+  ///   - interval: from one copy to the next at least.
+  ///   - onNews: hears of nothing more after `end` or a failure.
+  package init(
+    _ path: FilePath, scanout: Int, showsCursor: Bool, interval: TimeSpan, loop: EventLoop,
+    onNews: @escaping (News) -> Void, onFailure: @escaping (any Error) -> Void
+  ) throws {
+    (self.path, self.scanout, self.showsCursor) = (path, scanout, showsCursor)
+    (self.interval, self.loop, self.onNews, self.onFailure) = (interval, loop, onNews, onFailure)
+    watching = try VarlinkClient(path)
+    reader = try ScanoutReader(path, scanout: scanout, loop: loop)
+    goingOn = Deferred(loop) { [unowned self] in receive() }
+    pacing = try Timer(loop) { [unowned self] in proceed() }
+    reconnecting = try Timer(loop) { [unowned self] in reconnect() }
+    token = try watching.withDescriptor { fd throws(Errno) in
+      try loop.add(fd) { [unowned self] _ in receive() }
+    }
+  }
+
+  deinit { stop() }
+
+  package func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
+
+  /// Nothing more is told.
+  package func stop() {
+    isOver = true
+    stopWatching()
+    (pacing, reconnecting) = (nil, nil)
+  }
+
+  private func stopWatching() {
+    goingOn = nil
+    if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
+  }
+
+  /// Something was announced that has not been told as news.
+  package var isBehind: Bool { isReading || isFrameNew || isImageNew || hasCursorChanged }
+
+  private func end(_ error: any Error) {
+    if isOver { return }
+    stop()
+    onFailure(error)
+  }
+
+  private func tell(_ news: News) { if !isOver { onNews(news) } }
+
+  private func tellEnd() {
+    tell(.end)
+    stop()
+  }
+
+  // MARK: Events
+
+  private func receive() {
+    do {
+      for _ in 0..<Self.mostEvents {
+        guard token != nil, let reply = try watching.nextReceived() else { return }
+        let event = try reply.decode(DisplayEvent.self)
+        if event.event == .end || !reply.continues {
+          hasEnded = true
+          stopWatching()
+          return proceed()
+        }
+        try take(event)
+      }
+      goingOn?.schedule()
+    } catch { end(error) }
+  }
+
+  private func take(_ event: DisplayEvent) throws {
+    if event.event == .outputs {
+      let count = event.outputs?.count ?? 0
+      guard scanout < count else { throw RecordingError.noScanout(scanout, count: count) }
+      return
+    }
+    let number = event.frame?.scanout ?? event.cursor?.scanout ?? event.scanout ?? 0
+    guard number == scanout else { return }
+    switch event.event {
+    case .frame: (isFrameNew, isDark) = (true, false)
+    case .off:
+      (isFrameNew, isDark, told) = (false, true, nil)
+      reader.forgetFrame()
+      tell(.dark)
+    case .cursor:
+      guard showsCursor, let cursor = event.cursor else { return }
+      reader.cursor = cursor
+      (hasCursorChanged, isImageNew) = (true, reader.needsImage)
+    case .outputs, .end: return
+    }
+    proceed()
+  }
+
+  // MARK: Reading
+
+  private func proceed() {
+    if isOver || isReading { return }
+    let isConnected = reconnecting?.armed != true
+    guard isConnected, isBehind else {
+      if hasEnded { tellEnd() }
+      return
+    }
+    let now = Instant.now
+    if now < nextRead, !hasEnded {
+      if pacing?.armed != true { pacing?.arm(after: nextRead - now) }
+      return
+    }
+    if isFrameNew {
+      (isReading, isFrameNew) = (true, false)
+      reader.readFrame { [unowned self] in finish($0, isFrame: true) }
+    } else {
+      readCursor()
+    }
+  }
+
+  private func readCursor() {
+    guard isImageNew else { return compare() }
+    (isReading, isImageNew) = (true, false)
+    reader.readCursor { [unowned self] in finish($0, isFrame: false) }
+  }
+
+  private func finish(_ result: Result<Void, any Error>, isFrame: Bool) {
+    isReading = false
+    if isOver { return }
+    do { try result.get() } catch VarlinkClientError.answered(let name, _) where name.hasSuffix(".NoFrame") {
+      // That it is dark is told by an event.
+    } catch VarlinkClientError.closed, VarlinkClientError.transport {
+      if hasEnded { return tellEnd() }
+      // The guest wanted pages back that were held for too long, as by one that was stopped.
+      failures += 1
+      if failures == Self.mostFailures { return end(RecordingError.closedAgain(times: failures)) }
+      if isFrame { isFrameNew = !isDark } else { isImageNew = true }
+      reconnecting?.arm(after: Self.pause)
+      return
+    } catch { return end(error) }
+    if isFrame { readCursor() } else { compare() }
+  }
+
+  private func reconnect() {
+    do { try reader.connect(path) } catch {
+      // Whether the helper has ended is told on the other connection.
+      failures += 1
+      if failures == Self.mostFailures { return end(error) }
+      reconnecting?.arm(after: Self.pause)
+      return
+    }
+    proceed()
+  }
+
+  /// Tells of what was read, unless the scanout went dark meanwhile.
+  private func compare() {
+    hasCursorChanged = false
+    if isDark {
+      reader.forgetFrame()
+    } else if let picture = reader.picture {
+      (failures, nextRead) = (0, .now + interval)
+      let isSame = picture == told
+      told = picture
+      tell(isSame ? .same : .picture(picture))
+    }
+    proceed()
+  }
+}
