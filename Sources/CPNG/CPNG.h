@@ -21,4 +21,23 @@ static inline int cpng_write_rgba(FILE *file, uint32_t width, uint32_t height, c
   return written;
 }
 
+// Begins to read an image from an open file, whose size is in it then. Returns 0 and a `message` of at most 64 bytes
+// if that failed.
+static inline int cpng_begin_reading(png_image *image, FILE *file, char *message) {
+  memset(image, 0, sizeof *image);
+  image->version = PNG_IMAGE_VERSION;
+  int begun = png_image_begin_read_from_stdio(image, file);
+  memcpy(message, image->message, sizeof image->message);
+  return begun;
+}
+
+// Reads its pixels as bytes red, green, blue, alpha, its rows close together, and ends the reading. Returns 0 and a
+// `message` of at most 64 bytes if that failed.
+static inline int cpng_read_rgba(png_image *image, void *pixels, char *message) {
+  image->format = PNG_FORMAT_RGBA;
+  int read = png_image_finish_read(image, NULL, pixels, 0, NULL);
+  memcpy(message, image->message, sizeof image->message);
+  return read;
+}
+
 #endif

@@ -20,43 +20,8 @@ import Testing
     guest = try DrawingGuest(helper)
   }
 
-  /// The pixels of a PNG of red, green, blue and alpha, read by another program: its size, then 32 bits for each.
-  private func pixels(_ file: FilePath) throws -> (size: String, values: [String]) {
-    let script = """
-      import struct, sys, zlib
-      data, at, packed = open(sys.argv[1], "rb").read(), 8, b""
-      while at < len(data):
-          length, kind = struct.unpack(">I4s", data[at:at + 8])
-          body = data[at + 8:at + 8 + length]
-          if kind == b"IHDR": width, height, depth, colours = struct.unpack(">IIBB", body[:10])
-          if kind == b"IDAT": packed += body
-          at += 12 + length
-      assert (depth, colours) == (8, 6)
-      raw, above = zlib.decompress(packed), bytes(width * 4)
-      print(f"{width}x{height}")
-      for y in range(height):
-          method, row = raw[y * (width * 4 + 1)], bytearray(raw[y * (width * 4 + 1) + 1:(y + 1) * (width * 4 + 1)])
-          for x in range(width * 4):
-              a, b, c = row[x - 4] if x > 3 else 0, above[x], above[x - 4] if x > 3 else 0
-              p = a + b - c
-              paeth = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
-              row[x] = (row[x] + (0, a, b, (a + b) // 2, paeth)[method]) & 255
-          above = row
-          print(*(row[x:x + 4].hex() for x in range(0, width * 4, 4)))
-      """
-    let (status, output) = try run("/usr/bin/python3", ["-c", script, file.string], withErrors: true)
-    guard status == 0 else { throw TroubleInTest(output) }
-    let words = output.split(whereSeparator: \.isWhitespace).map(String.init)
-    return (words[0], Array(words.dropFirst()))
-  }
-
-  private func text(_ pixel: UInt32) -> String {
-    let digits = String(pixel << 8 | 0xff, radix: 16)
-    return String(repeating: "0", count: 8 - digits.count) + digits
-  }
-
   private var drawn: [String] {
-    (0..<UInt32(48)).flatMap { y in (0..<UInt32(64)).map { x in text(pixel(x, y, frame: 3)) } }
+    (0..<UInt32(48)).flatMap { y in (0..<UInt32(64)).map { x in PNGPixels.text(pixel(x, y, frame: 3)) } }
   }
 
   @Test("a snapshot is the guest's picture, pixel by pixel, and its cursor")
@@ -70,14 +35,14 @@ import Testing
     try guest.create(1)
     try guest.show(1, frame: 3)
     #expect(try run(program, arguments, withErrors: true) == (0, ""))
-    let picture = try pixels(file)
+    let picture = try PNGPixels(file)
     #expect(picture.size == "64x48")
     #expect(picture.values == drawn)
 
     // Half transparent red, partly outside.
     try guest.showCursor(2, x: -60, y: 40, 0x8080_0000)
     #expect(try run(program, arguments, withErrors: true) == (0, ""))
-    let covered = try pixels(file).values
+    let covered = try PNGPixels(file).values
     for y in 0..<UInt32(48) {
       for x in 0..<UInt32(64) {
         let below = pixel(x, y, frame: 3)
@@ -88,11 +53,11 @@ import Testing
           }
           expected = mixed(16, 0x80) | mixed(8, 0) | mixed(0, 0)
         }
-        #expect(covered[Int(y * 64 + x)] == text(expected), "\(x), \(y)")
+        #expect(covered[Int(y * 64 + x)] == PNGPixels.text(expected), "\(x), \(y)")
       }
     }
     #expect(try run(program, arguments + ["--no-cursor"], withErrors: true) == (0, ""))
-    #expect(try pixels(file).values == drawn)
+    #expect(try PNGPixels(file).values == drawn)
   }
 
   @Test("watch prints a line for each event", arguments: [false, true])

@@ -89,15 +89,23 @@ final class DrawingGuest {
     return bytes
   }
 
+  /// Draws a picture, and says nothing of it.
+  /// - Returns: its bytes.
+  @discardableResult
+  func draw(_ id: UInt32, frame: UInt32) throws -> [UInt8] {
+    let (bytes, page) = (picture(frame), Int(systemPageSize))
+    for (index, address) in pages[id]!.enumerated() {
+      ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
+    }
+    return bytes
+  }
+
   /// Draws a picture, and shows it.
   /// - Parameter fence: the number of a fence that the flush has; 0 for none.
   /// - Returns: its bytes.
   @discardableResult
   func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0, scanout: UInt32 = 0) throws -> [UInt8] {
-    let (bytes, page) = (picture(frame), Int(systemPageSize))
-    for (index, address) in pages[id]!.enumerated() {
-      ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
-    }
+    let bytes = try draw(id, frame: frame)
     try command(0x105, area + UInt64(0).bytes + words(id, 0))
     if blobs.contains(id) {
       let layout = words(UInt32(width), UInt32(height), 2, 0) + words(UInt32(width) * 4, 0, 0, 0, 0, 0, 0, 0)
@@ -111,6 +119,13 @@ final class DrawingGuest {
 
   func flush(_ id: UInt32, fence: UInt32 = 0) throws {
     try command(0x104, area + words(id, 0), fence: fence)
+  }
+
+  /// Says that a part of a buffer, in pixels, is drawn and to be shown.
+  func flush(_ id: UInt32, x: UInt32, y: UInt32, width: UInt32, height: UInt32) throws {
+    let part = words(x, y, width, height)
+    try command(0x105, part + UInt64((Int(y) * self.width + Int(x)) * 4).bytes + words(id, 0))
+    try command(0x104, part + words(id, 0))
   }
 
   /// Shows a cursor with its upper left pixel there, which is made of such pixels (blue, green, red, alpha).

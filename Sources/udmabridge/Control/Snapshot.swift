@@ -1,18 +1,19 @@
 import ArgumentParser
-import DisplayProtocol
 import LendingProtocol
 import Linux
-import Programs
-import Scanout
+import Recording
 import SystemPackage
-import Udmabuf
-import Varlink
 
 /// Writes what a guest shows into a file.
 struct Snapshot: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write what a guest shows to a PNG file.",
-    discussion: "The picture and the cursor come from the control socket of vhost-user-udmabuf.")
+    discussion: """
+      The picture and the cursor come from the control socket of vhost-user-udmabuf. With --wait the exit status is 3 after \
+      --timeout, and 1 if the guest ended before; the file has the last picture then, if there was one.
+
+        udmabridge snapshot --control /run/vg.control --wait --until-still 5 --timeout 300 picture.png
+      """)
 
   @OptionGroup var socket: HelperChoice
 
@@ -31,11 +32,18 @@ struct Snapshot: ParsableCommand {
   @OptionGroup(title: "The image in that buffer, where its lender does not say it") var geometry:
     GeometryOptions
 
+  @Flag(help: "Wait until the guest shows a picture.")
+  var wait = false
+
+  @OptionGroup(title: "What else to wait for, with --wait") var waiting: WaitOptions
+
   @Argument(help: "The file, which is replaced.")
   var file: String
 
   func validate() throws {
     if buffer == nil, geometry.size != nil { throw ValidationError("--size is about --buffer ID") }
+    if !wait, !waiting.isEmpty { throw ValidationError("to wait for something, give --wait") }
+    if buffer != nil, wait { throw ValidationError("--wait is about a scanout, not about --buffer ID") }
     if buffer != nil, scanout != 0 || noCursor {
       throw ValidationError("a buffer has neither scanout nor cursor: give --buffer without them")
     }
@@ -45,93 +53,48 @@ struct Snapshot: ParsableCommand {
     if let buffer {
       let selection = Selection(try LentMemory(socket.buffers(), buffer, forWriting: false))
       let layout = try geometry.layout(of: selection)
-      return try selection.writePNG(layout, to: openOutput())
+      return try selection.writePNG(layout, to: PNG.create(FilePath(file)))
     }
-    let display = try socket.connect()
-    var picture = try TakenPicture(display, scanout: scanout)
-    if !noCursor { try picture.addCursor(display, scanout: scanout) }
-    try PNG.write(
-      picture.pixels, width: UInt32(picture.width), height: UInt32(picture.height), to: openOutput())
+    let path = try socket.path()
+    if wait { return try waitForPicture(path) }
+    let loop = try EventLoop()
+    let reader = try ScanoutReader(path, scanout: scanout, loop: loop)
+    try call(loop) { reader.readFrame($0) }
+    if !noCursor { try call(loop) { reader.readCursor($0) } }
+    if let picture = reader.picture { try PNG.write(picture, toFile: FilePath(file)) }
   }
 
-  private func openOutput() throws -> FD {
-    do throws(Errno) { return try FD.create(FilePath(file)) } catch {
-      throw Trouble("\(file) cannot be written: \(FD.whyNotCreated(error))")
-    }
+  private func call(_ loop: EventLoop, _ method: (@escaping ScanoutReader.Answer) -> Void) throws {
+    var result: Result<Void, any Error>?
+    method { result = $0 }
+    while result == nil { try loop.turn() }
+    try result?.get()
+  }
+
+  /// Whatever ends it, the last picture is in the file.
+  private func waitForPicture(_ path: FilePath) throws {
+    let limits = try waiting.limits()
+    let run = try RecordingRun()
+    let last = LastPicture { [unowned run] in if !limits.isWaiting { run.end(.count) } }
+    let recorder = try run.record(
+      path, scanout: scanout, showsCursor: !noCursor, limits: limits, to: last)
+    if let picture = last.picture { try PNG.write(picture, toFile: FilePath(file)) }
+    try waiting.conclude(recorder)
   }
 }
 
-/// The pixels that a scanout shows: red, green, blue, alpha, in rows close together.
-private struct TakenPicture {
-  let width, height: Int
-  private(set) var pixels: [UInt8] = []
+/// Keeps the last picture.
+private final class LastPicture: RecordingOutput {
+  private(set) var picture: RecordedPicture?
+  private let onPicture: () -> Void
 
-  init(_ display: DisplayClient, scanout: Int) throws {
-    var reply = try display.call("GetFrame", DisplayRequest(scanout: scanout, hold: true))
-    let frame = try reply.decode(DisplayFrameReply.self).frame
-    guard let fd = reply.descriptor.take() else { throw Trouble("the service passed no descriptor") }
-    guard let (layout, part) = frame.geometry, let end = layout.end,
-      let shuffle = (layout.format.opaque ?? layout.format).shuffle(to: .abgr8888)
-    else { throw Trouble("a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be read") }
-    let source = frame.source
-    (width, height) = (Int(part.width), Int(part.height))
+  init(_ onPicture: @escaping () -> Void) { self.onPicture = onPicture }
 
-    let memory: Memory
-    do throws(Errno) { memory = try Memory(fd, frame) } catch {
-      throw Trouble("buffer \(frame.buffer) cannot be mapped: \(error)")
-    }
-    guard memory.mapping.length >= end else {
-      throw Trouble("buffer \(frame.buffer) is smaller than its frame")
-    }
-    for row in source.y..<source.y + source.height {
-      let start = Int(layout.offset) + row * Int(layout.stride) + source.x * 4
-      memory.mapping.append(to: &pixels, from: start, count: source.width * 4)
-    }
-    pixels = shuffle(pixels)
+  func show(_ picture: RecordedPicture?, at time: Instant) {
+    guard let picture else { return }
+    self.picture = picture
+    onPicture()
   }
 
-  /// A frame's memory, for as long as the CPU reads it.
-  private final class Memory {
-    let mapping: Mapping
-    private let dmabuf: DMABuf?
-
-    init(_ fd: consuming FD, _ frame: DisplayFrame) throws(Errno) {
-      switch frame.memory {
-      case .memfd:
-        mapping = try Memfd(adopting: fd).mapForReading(frame.size)
-        dmabuf = nil
-      case .dmabuf:
-        let dmabuf = try DMABuf(adopting: fd)
-        mapping = try dmabuf.map()
-        try dmabuf.beginCPUAccess(.read)
-        self.dmabuf = dmabuf
-      }
-    }
-
-    deinit { try? dmabuf?.endCPUAccess(.read) }
-  }
-
-  /// Puts the cursor where it is: source over destination, where its colours are multiplied by alpha already.
-  mutating func addCursor(_ display: DisplayClient, scanout: Int) throws {
-    var reply = try display.call("GetCursor", DisplayRequest(scanout: scanout))
-    let cursor = try reply.decode(DisplayCursorReply.self).cursor
-    guard let fd = reply.descriptor.take() else { return }
-    let side = Int(CursorImage.side)
-    let image: [UInt8]
-    do throws(Errno) {
-      image = try Memfd(adopting: fd).mapForReading(side * side * 4).bytes(at: 0, count: side * side * 4)
-    } catch { throw Trouble("the cursor's image cannot be mapped: \(error)") }
-    for row in 0..<side {
-      for column in 0..<side {
-        let (x, y) = (cursor.x &+ column, cursor.y &+ row)
-        guard (0..<width).contains(x), (0..<height).contains(y) else { continue }
-        let (from, to) = ((row * side + column) * 4, (y * width + x) * 4)
-        let through = 255 - Int(image[from + 3])
-        for channel in 0..<3 {
-          let seen = (Int(pixels[to + channel]) * through + 127) / 255
-          pixels[to + channel] = UInt8(min(255, seen + Int(image[from + 2 - channel])))
-        }
-      }
-    }
-  }
+  func finish(at time: Instant, _ done: @escaping () -> Void) { done() }
 }
