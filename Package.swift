@@ -74,6 +74,7 @@ let package = Package(
     module("Metrics", ["Linux", "DomainOptions", "Varlink", "DisplayProtocol", system]),
     module(
       "Recording", ["Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", system]),
+    module("Streaming", ["Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", system]),
     .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     module("Sandbox", ["CUdmabuf", "CLinux", "Linux", "CSeccomp", system]),
     module("QEMU", ["Linux", "Guest", system]),
@@ -88,7 +89,7 @@ let package = Package(
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol", "LendingProtocol",
-        "Presenting", "Metrics", "Recording",
+        "Presenting", "Metrics", "Recording", "Streaming",
         "Sandbox", "DomainOptions", "Libvirt", "CPNG",
         system, log,
         arguments,
@@ -172,6 +173,11 @@ let package = Package(
       "RecordingTests",
       ["Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", "Recording", "TestSupport", system]),
     tests(
+      "StreamingTests",
+      [
+        "Linux", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "Streaming", "TestSupport", system,
+      ]),
+    tests(
       "LendingServiceTests",
       [
         "Linux", "Udmabuf", "Guest", "Buffers", "Varlink", "LendingProtocol", "Lending", "KMS",
@@ -235,7 +241,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
-        "LendingService", "Port", "Fixtures", system, log,
+        "LendingService", "Port", "Streaming", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]
