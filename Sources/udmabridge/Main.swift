@@ -17,7 +17,7 @@ struct Udmabridge: ParsableCommand {
     version: programVersion,
     subcommands: [
       MemfdCommand.self, Create.self, Show.self, Dump.self, Inspect.self, List.self, RAM.self, Plan.self,
-      Doctor.self, Present.self, Snapshot.self, Record.self, Watch.self, Stats.self,
+      Doctor.self, Present.self, Stream.self, Snapshot.self, Record.self, Watch.self, Stats.self,
       MetricsCommand.self, Top.self,
       BuffersCommand.self, LibvirtCommand.self, OnDefineDomain.self, LibvirtHook.self,
     ])
