@@ -18,6 +18,7 @@ private let targets: [String: Target] = [
   "control": fuzzControl,
   "port": fuzzPort,
   "lending": fuzzLending,
+  "stream": fuzzStream,
 ]
 
 /// Inputs are handled one after the other in one thread.
