@@ -49,7 +49,7 @@ ask_suite() {
     [[ -n "$file" ]] || return
     /usr/lib/apt/apt-helper cat-file "$file" | awk -v suite="$suite" '
         $1 == "Package:" { package = $2 }
-        $1 == "Version:" && package ~ /^(linux-image-[0-9].*|qemu-system-x86|libvirt-daemon|sway)$/ { print suite, package, $2 }
+        $1 == "Version:" && package ~ /^(linux-image-[0-9].*|qemu-system-x86|libvirt-daemon|sway|gstreamer1\.0-plugins-bad)$/ { print suite, package, $2 }
     ' >>"$offered" || return
     printf '%s %s\n' "$suite" "$codename" >>"$codenames"
 }
