@@ -73,6 +73,7 @@ struct GStreamerTests {
     #expect(pipeline.wait() == 0)
     let text = try output.readToEnd()
     #expect(child.wait() == 0)
+    print("stream:\n\(text)")
     #expect(
       text.contains("60 frames; 1 client, 0 refused: 60 sent, 0 skipped, 0 overdue; 0 copied"), "\(text)")
     let written = [UInt8](try Data(contentsOf: URL(fileURLWithPath: file.string)))

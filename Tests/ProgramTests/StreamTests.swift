@@ -209,7 +209,8 @@ import Testing
     #expect(try FileAccess(of: stream).mode & 0o777 == 0o600)
     child.signal(SIGKILL)
     child.wait()
-    let (next, _) = try startReading(program, ["stream", "--control", control, "--to", "unixfd:\(stream)"])
+    let (next, output) = try startReading(
+      program, ["stream", "--control", control, "--to", "unixfd:\(stream)"])
     var client: UnixFDClient?
     try waitUntil("it listens") {
       client = try? UnixFDClient(stream)
@@ -217,6 +218,7 @@ import Testing
     }
     try expectCaps(client!)
     next.signal(SIGTERM)
+    #expect(try output.readToEnd().contains("; it was told of the end\n"))
     #expect(next.wait() == 0)
   }
 }
