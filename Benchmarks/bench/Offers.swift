@@ -16,20 +16,25 @@ func benchOffers() throws {
   defer { _ = cb_stay_on_one_cpu(0) }
   heading("offers: memory of the host, from the offer until it is mapped in the guest, on one CPU")
   let helper = try OfferingHelper()
+  let pairs = try measure(helper)
+  row(
+    "offered, told to the agent, mapped", pairs.ours.median, "us", peer: "as many bytes, in C",
+    pairs.theirs.median, ratio: pairs.ratio)
+  // The peer, which has copies of the connections, has ended.
+  try check(helper.end() == 0, "the helper ends well")
+}
+
+private func measure(_ helper: OfferingHelper) throws -> Pairs {
   let memory = try Memfd.create(name: "bench", size: 65536, seals: [.shrink, .grow])
-  let sizes = try helper.measureSizes(memory)
-  let peer = try OfferPeer(sizes, memory)
+  let peer = try OfferPeer(helper.measureSizes(memory), memory)
+  defer { peer.end() }
   for _ in 0..<20 {
     _ = try helper.life(memory)
     _ = try peer.life()
   }
   var pairs = Pairs()
-  try pairs.measure(
-    301, { try helper.life(memory) / 1000 }, { try peer.life() / 1000 })
-  row(
-    "offered, told to the agent, mapped", pairs.ours.median, "us", peer: "as many bytes, in C",
-    pairs.theirs.median, ratio: pairs.ratio)
-  try check(helper.end() == 0, "the helper ends well")
+  try pairs.measure(301, { try helper.life(memory) / 1000 }, { try peer.life() / 1000 })
+  return pairs
 }
 
 private final class OfferingHelper {
@@ -143,7 +148,7 @@ private final class OfferPeer {
     try check(pid > 0, "the peer starts")
   }
 
-  deinit {
+  func end() {
     _ = cb_kill(pid)
     _ = cb_reap(pid)
   }
