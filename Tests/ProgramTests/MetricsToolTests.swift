@@ -274,7 +274,9 @@ import Testing
           except OSError: piece = b""
           output += piece
           return piece
-      def screens(): return [s for s in output.split(b"\\x1b[H")[1:] if s.endswith(b"\\x1b[J")]
+      def screens():
+          ends = [s.partition(b"\\x1b[J") for s in output.split(b"\\x1b[H")[1:]]
+          return [drawn + end for drawn, end, _ in ends if end]
       # Until it draws in the size that it has been given.
       while not screens() or b"and 2 more" not in screens()[-1]: assert read(), output
       if end == "stopped and q":
