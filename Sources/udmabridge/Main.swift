@@ -23,7 +23,7 @@ struct Udmabridge: ParsableCommand {
     ])
 
   /// Those that hand a descriptor to a program.
-  private static let takingCommand = [["create"], ["memfd"], ["buffers", "import"]]
+  private static let takingCommand = [["create"], ["memfd"], ["buffers", "import"], ["buffers", "offer"]]
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
   /// allows no second list.
