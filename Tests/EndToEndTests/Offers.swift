@@ -139,35 +139,6 @@ extension EndToEnd {
     }
 
     @Test(
-      "a program that reads all the time, in whatever way, finds zeros when it is taken away from a stopped machine, and lives",
-      arguments: ["bytes", "movs", "avx"])
-    func taken(_ how: String) throws {
-      let lender = try LendingGuest(.sharing)
-      let guest = lender.guest
-      let memory = try make(.memfd)
-      for round in 0..<3 {
-        let offerer = try Offerer(memory, to: lender)
-        try waitUntil("the agent knows of it") {
-          try guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix("\(offerer.id) ")
-        }
-        #expect(
-          try guest.shell(
-            "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
-          )
-            == "filled\n")
-        try lender.tell("r", "drain \(how)", "draining")
-        // Between what QEMU takes away and the zeros there is no memory, and this emulation of a processor makes KVM give the
-        // guest up if it reads there.
-        try guest.monitor("stop")
-        try withdraw(offerer.id, from: lender, patience: 0)
-        try guest.monitor("cont")
-        #expect(try guest.shell("next r") == "zero\n", "\(how), round \(round)")
-        try lender.drop("r")
-      }
-      #expect(try guest.statistics().protocolErrors.isEmpty)
-    }
-
-    @Test(
       "a guest's lent frames are on another guest's screen without a copy, and come back when that one has let go"
     )
     func guestToGuest() throws {
