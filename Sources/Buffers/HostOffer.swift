@@ -20,6 +20,8 @@ package final class HostOffer {
   private var holds = 0
   /// There will be no new blobs of it.
   package private(set) var isWithdrawn = false
+  /// The guest is to have nothing of it any more.
+  package private(set) var isCutOff = false
   /// Another number of blobs exists, or it is over.
   package var whenChanged: () -> Void = {}
 
@@ -74,6 +76,8 @@ package final class HostOffer {
     isWithdrawn = true
     settle()
   }
+
+  package func cutOff() { isCutOff = true }
 
   private func settle() {
     if isWithdrawn, uses == 0, holds == 0 {

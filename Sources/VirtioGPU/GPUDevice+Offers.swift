@@ -11,10 +11,20 @@ extension GPUDevice {
   /// There will be no new blobs of it. What the guest has of it stays.
   package func withdraw(_ offer: HostOffer) { hostRegion?.withdraw(offer) }
 
-  /// What the guest still has of it is taken away: from the screens, and from where it is mapped, where zeros take its place.
+  /// Takes away what the guest still has of it: from the screens, and from where it is mapped, where zeros take its place. While
+  /// the rings are stopped the mappings stay, until the rings run again.
   package func cutOff(_ offer: HostOffer) {
+    offer.cutOff()
     for resource in resources.values where resource.offer === offer {
       _ = scanouts.giveBack(resource, keepingPicture: false)
+    }
+    takeBackMappings()
+  }
+
+  /// QEMU 11.1 ends when it is asked for mappings of a device whose rings are stopped.
+  func takeBackMappings() {
+    for resource in resources.values
+    where resource.offer?.isCutOff == true && (runsControl || resource.mapping == nil) {
       hostRegion?.takeBack(from: resource)
     }
   }

@@ -123,6 +123,7 @@ package final class GPUDevice {
     case Self.controlQueue:
       if fresh { dropAll() }
       control.start(queue)
+      takeBackMappings()
     case Self.cursorQueue: cursor.start(queue)
     default: preconditionFailure("virtio-gpu has two queues")
     }
@@ -160,6 +161,9 @@ package final class GPUDevice {
     armTimer()
     settle()
   }
+
+  /// The control queue runs, and is not about to stop.
+  var runsControl: Bool { control.queue != nil && whenStopped == nil }
 
   /// The queue has ended without a word: nothing that was taken from it is answered any more.
   package func drop(_ index: Int) {

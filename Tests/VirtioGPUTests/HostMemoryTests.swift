@@ -551,6 +551,25 @@ import VhostUser
     #expect(try machine.channel.next().allSatisfy { $0.code == 2 })
   }
 
+  @Test("a stopped guest keeps its mapping until it goes on")
+  func stopped() throws {
+    let offer = try offer
+    try ok(create(1), create(2))
+    try map(1, at: 0)
+    _ = try machine.frontEnd.stop()
+    machine.device.withdraw(offer)
+    machine.device.cutOff(offer)
+    try machine.link.settle()
+    #expect(try machine.channel.next().isEmpty && !offer.isOver && offer.uses == 1)
+    try machine.start()
+    #expect(try machine.channel.next().map(\.code) == [Self.unmapCode, Self.mapCode])
+    try acknowledge(Self.unmapCode)
+    #expect(offer.isOver)
+    try acknowledge(Self.mapCode)
+    try unmap(1)
+    #expect(free == whole)
+  }
+
   @Test("what is taken back goes off the screen")
   func offTheScreen() throws {
     let offer = try offer
