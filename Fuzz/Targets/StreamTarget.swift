@@ -1,6 +1,6 @@
 internal import Streaming
 
-// What a client of a stream says, in pieces of any size.
+// Feeds the bytes of a stream's client in pieces of any size.
 
 func fuzzStream(_ input: inout Input) throws {
   let pieces = (0..<Int(input.byte() % 8)).map { _ in Int(input.byte()) }

@@ -6,7 +6,7 @@ package enum Loopback: String, Sendable, CaseIterable {
   case v4 = "127.0.0.1"
   case v6 = "[::1]"
 
-  /// Listens there for TCP, nonblocking. What connects is used as a Unix stream socket is, and brings no descriptors.
+  /// Listens there for TCP, nonblocking. A connection works like a Unix stream socket that passes no descriptors.
   /// - Parameter port: 0 lets the kernel choose one.
   package func listen(port: UInt16) throws(Errno) -> UnixSocket {
     UnixSocket(adopting: FD(adopting: try retrying { cl_loopback_listen(self == .v6 ? 1 : 0, port) }))

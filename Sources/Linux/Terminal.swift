@@ -2,12 +2,12 @@ internal import CLinux
 internal import Glibc
 internal import SystemPackage
 
-/// The terminal that a program writes to, as one screen that is drawn again and again. What was on it before is back at
-/// the end.
+/// The terminal that a program writes to, as one screen that is drawn again and again. At the end the terminal shows its
+/// earlier content again.
 package final class Terminal {
   /// Of the kernel's terminals: another screen and no cursor; both back.
   private static let (begin, end) = ("\u{1b}[?1049h\u{1b}[?25l", "\u{1b}[?25h\u{1b}[?1049l")
-  /// What standard input did before.
+  /// The settings of standard input before.
   private var saved: termios?
   private var isEntered = false
 
@@ -41,7 +41,7 @@ package final class Terminal {
     isEntered = false
     write(Self.end)
     guard var mode = saved.take() else { return }
-    // What was typed meanwhile was for this program.
+    // This program has had all keys until now: those left are dropped.
     _ = unsafe tcsetattr(0, TCSAFLUSH, &mode)
   }
 
@@ -52,7 +52,7 @@ package final class Terminal {
     return (Int(rows), Int(columns))
   }
 
-  /// Draws these lines in place of all that is there. What does not fit is the caller's to leave out.
+  /// Draws these lines in place of all that is there. The caller leaves out lines that do not fit.
   package func draw(_ lines: [String]) {
     // From the upper left corner: the end of each line is cleared behind it, and then what is below, so that nothing flickers.
     write("\u{1b}[H" + lines.joined(separator: "\u{1b}[K\n") + "\u{1b}[K\u{1b}[J")

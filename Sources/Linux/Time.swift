@@ -55,7 +55,7 @@ package struct Instant: Hashable, Comparable, Sendable {
   @inlinable init(_ nanoseconds: Int64) { self.nanoseconds = nanoseconds }
 
   package static var now: Instant { Instant(cl_monotonic_nanoseconds()) }
-  /// What the clock shows then, in nanoseconds: the same for every process of this machine.
+  /// The clock's value in nanoseconds, the same for every process of this machine.
   package var reading: UInt64 { UInt64(clamping: nanoseconds) }
   /// Later than every other one.
   package static let never = Instant(.max)

@@ -1,4 +1,4 @@
-/// What a helper has counted: a number, or several with names, as those by cause. Its whole answer is one.
+/// A count of a helper: a number, or several with names, such as one for each cause. The whole answer is one too.
 package enum HelperCount: Codable, Equatable, Sendable {
   case number(UInt64)
   case group([String: HelperCount])
