@@ -219,6 +219,39 @@ extension EndToEnd {
       try waitUntil("nothing is left") { liveUdmabufs() == 0 }
     }
 
+    @Test(
+      "a program that reads all the time, in whatever way, is stopped with its guest, finds zeros when it goes on, and lives",
+      arguments: ["bytes", "movs", "avx"])
+    func taken(_ how: String) throws {
+      let lender = try LendingGuest(.sharing)
+      let guest = lender.guest
+      let memory = try make(.memfd)
+      let offerer = try Offerer(memory, to: lender)
+      try waitUntil("the agent knows of it") {
+        try guest.shell("udmabridge-guest offers \(Self.agent)").hasPrefix("\(offerer.id) ")
+      }
+      #expect(
+        try guest.shell(
+          "hold r as user udmabridge-guest receive \(Self.agent) \(offerer.id) -- buffer fd:{} \(Self.size) 5"
+        )
+          == "filled\n")
+      try lender.tell("r", "drain \(how)", "draining")
+      try guest.monitor("stop")
+      let withdrawing = try startReading(
+        Self.tool,
+        ["buffers", "withdraw", "--control", lender.control, "--patience", "0", offerer.id], withErrors: true)
+      try waitUntil("it is on its way back") {
+        try run(Self.tool, ["buffers", "offers", "--json", "--control", lender.control]).output.contains(
+          #""state":"withdrawing""#)
+      }
+      #expect(guest.qemuPID != nil && withdrawing.child.isRunning)
+      try guest.monitor("cont")
+      #expect(try guest.shell("next r") == "zero\n", "\(how)")
+      #expect(withdrawing.child.wait() == 0)
+      try lender.drop("r")
+      #expect(try guest.statistics().protocolErrors.isEmpty)
+    }
+
     @Test("the example offers a decoder's frames, and the guest sees the newest one")
     func example() throws {
       let directory = try makeTemporaryDirectory()
