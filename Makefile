@@ -12,7 +12,7 @@
 #
 # These fetch what they need, the first time (qemu/setup):
 # make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
-# make test      all tests, native and in the test host: an hour (QUICK=1: the most important ones; CONTINUE=1: go on
+# make test      all tests, native and in the test host: an hour or more (QUICK=1: the most important ones; CONTINUE=1: go on
 #                where the last run was interrupted)
 # make check     what must hold before each change: the format, make bench-check, the fuzz targets, make test QUICK=1
 # make bench     the figures
