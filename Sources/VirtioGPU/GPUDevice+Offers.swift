@@ -21,11 +21,11 @@ extension GPUDevice {
     takeBackMappings()
   }
 
-  /// QEMU 11.1 ends when it is asked for mappings of a device whose rings are stopped.
   func takeBackMappings() {
+    guard let hostRegion else { return }
     for resource in resources.values
-    where resource.offer?.isCutOff == true && (runsControl || resource.mapping == nil) {
-      hostRegion?.takeBack(from: resource)
+    where resource.offer?.isCutOff == true && (hostRegion.isRunning || resource.mapping == nil) {
+      hostRegion.takeBack(from: resource)
     }
   }
 }

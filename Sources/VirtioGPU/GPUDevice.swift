@@ -123,6 +123,7 @@ package final class GPUDevice {
     case Self.controlQueue:
       if fresh { dropAll() }
       control.start(queue)
+      hostRegion?.isRunning = true
       takeBackMappings()
     case Self.cursorQueue: cursor.start(queue)
     default: preconditionFailure("virtio-gpu has two queues")
@@ -156,19 +157,18 @@ package final class GPUDevice {
     let isKeeping = scanouts.work.isKeeping
     if !isKeeping { scanouts.endCopies() }
     whenStopped = finished
+    hostRegion?.isRunning = false
     control.waitNoLonger { isKeeping && $0.isAtWork }
     returns.awaitDevices(on: resources.values)
     armTimer()
     settle()
   }
 
-  /// The control queue runs, and is not about to stop.
-  var runsControl: Bool { control.queue != nil && whenStopped == nil }
-
   /// The queue has ended without a word: nothing that was taken from it is answered any more.
   package func drop(_ index: Int) {
     guard index == Self.controlQueue else { return cursor.drop() }
     control.drop()
+    hostRegion?.isRunning = false
     returns.giveUpDevices()
     whenStopped = nil
     scanouts.endCopies()

@@ -15,6 +15,8 @@ final class HostMapping {
   }
 
   let range: Range<UInt64>
+  /// It lives on without its resource until it is gone.
+  private(set) weak var resource: Resource?
   var state = State.coming
   /// Once it is there, zeros are to take its place.
   var isToBeEmptied = false
@@ -25,8 +27,8 @@ final class HostMapping {
   /// The answers that wait until it is gone, and what they are if the front end could not take it away.
   private var errands: [(Errand, failure: Response)] = []
 
-  init(_ range: Range<UInt64>, _ offer: HostOffer) {
-    (self.range, self.offer) = (range, offer)
+  init(_ range: Range<UInt64>, of offer: HostOffer, in resource: Resource) {
+    (self.range, self.offer, self.resource) = (range, offer, resource)
     offer.hold()
   }
 

@@ -16,6 +16,10 @@ final class HostRegion {
   /// How many mappings are in it, or on their way into it or out of it.
   private var mappings = 0
   weak var frontEnd: (any GPUFrontEnd)?
+  /// The control queue runs, and is not about to stop. QEMU 11.1 ends when it is asked for mappings of a device whose rings are
+  /// stopped: a mapping that is to go then goes when they run.
+  var isRunning = false { didSet { if isRunning { takeAwayLeftovers() } } }
+  private var leftovers: [HostMapping] = []
   /// How long the front end is waited for.
   var patience: TimeSpan
   private let mistakes: MistakeLog
@@ -53,7 +57,7 @@ final class HostRegion {
     resource.isTakenBack = true
     if let mapping = resource.mapping {
       switch mapping.state {
-      case .there: empty(mapping, resource)
+      case .there: empty(mapping)
       // As soon as it is there.
       case .coming: mapping.isToBeEmptied = true
       case .emptying, .unwanted, .going: break
@@ -141,7 +145,7 @@ final class HostRegion {
           + "or not inside the region of \(region.size) bytes")
     }
     let (mapping, errand) = (
-      HostMapping(offset..<offset + offer.size, offer),
+      HostMapping(offset..<offset + offer.size, of: offer, in: resource),
       Errand(ifAbandoned: .error(.unspecified), longest: .mapInfo, by: .frontEnd, patience: patience)
     )
     resource.mapping = mapping
@@ -150,8 +154,8 @@ final class HostRegion {
       guard let frontEnd else { throw LostNews("there is no front end") }
       _ = try offer.withDescriptor { fd throws(LostNews) in
         try frontEnd.map(fd, at: offset, length: mapping.length, writable: offer.isWritable) {
-          [weak self, weak resource] in
-          self?.mapped(mapping, resource, errand, $0)
+          [weak self] in
+          self?.mapped(mapping, errand, $0)
         }
       }
     } catch {
@@ -164,18 +168,18 @@ final class HostRegion {
     return errand
   }
 
-  private func mapped(_ mapping: HostMapping, _ resource: Resource?, _ errand: Errand, _ isDone: Bool) {
+  private func mapped(_ mapping: HostMapping, _ errand: Errand, _ isDone: Bool) {
     if errand.isAbandoned { mapping.state = .unwanted }
     let isWanted = mapping.state == .coming
     if !isDone {
       mistakes.report(
         .mapping, "the front end did not map \(mapping.length) bytes at \(hex(mapping.range.lowerBound))")
-      gone(mapping, resource, true)
+      gone(mapping, true)
     } else if isWanted {
       mapping.state = .there
-      if mapping.isToBeEmptied { empty(mapping, resource) }
+      if mapping.isToBeEmptied { empty(mapping) }
     } else {
-      takeAway(mapping, resource)
+      takeAway(mapping)
     }
     errand.finish(isDone && isWanted ? .mapInfo : .error(.unspecified))
     heard()
@@ -192,39 +196,49 @@ final class HostRegion {
       mapping.state = .unwanted
       return errand
     }
-    guard takeAway(mapping, resource) else {
+    guard takeAway(mapping) else {
       throw Mistake(
         .unspecified, .mapping, "resource \(id) cannot be unmapped: the front end cannot be asked")
     }
     return errand
   }
 
-  /// Asks the front end to take a mapping away.
+  /// Asks the front end to take a mapping away, once the rings run.
   /// - Returns: false if it cannot be asked. Then the mapping counts as gone.
   @discardableResult
-  private func takeAway(_ mapping: HostMapping, _ resource: Resource? = nil) -> Bool {
+  private func takeAway(_ mapping: HostMapping) -> Bool {
     mapping.state = .going
+    guard isRunning else {
+      leftovers.append(mapping)
+      return true
+    }
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
       try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) {
-        [weak self, weak resource] in
-        self?.gone(mapping, resource, $0)
+        [weak self] in
+        self?.gone(mapping, $0)
       }
       return true
     } catch {
       mistakes.report(.mapping, "\(mapping.length) bytes cannot be unmapped: \(error)")
-      gone(mapping, resource, false)
+      gone(mapping, false)
       return false
     }
   }
 
+  private func takeAwayLeftovers() {
+    let mappings = leftovers
+    leftovers = []
+    for mapping in mappings { takeAway(mapping) }
+  }
+
   /// Puts zeros in a mapping's place. Both are asked for at once, so that the front end does them one after the other and nothing
   /// in between.
-  private func empty(_ mapping: HostMapping, _ resource: Resource?) {
+  private func empty(_ mapping: HostMapping) {
     let zeros: Memfd
     do throws(LostNews) { zeros = try Self.zeros(mapping.length) } catch {
       mistakes.report(.mapping, "\(mapping.length) bytes are taken back, and leave a hole: \(error)")
-      takeAway(mapping, resource)
+      takeAway(mapping)
       return
     }
     mapping.state = .emptying
@@ -232,23 +246,23 @@ final class HostRegion {
     do throws(LostNews) {
       guard let frontEnd else { throw LostNews("there is no front end") }
       try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) {
-        [weak self, weak resource] isDone in
+        [weak self] isDone in
         // Else it refuses the zeros too, and the pages stay where they are until the guest lets go.
         if isDone { mapping.letGo() }
-        if mapping.isHole { self?.gone(mapping, resource, isDone) }
+        if mapping.isHole { self?.gone(mapping, isDone) }
         self?.heard()
       }
       isAsked = true
       try zeros.withDescriptor { fd throws(LostNews) in
         try frontEnd.map(fd, at: mapping.range.lowerBound, length: mapping.length, writable: true) {
-          [weak self, weak resource] in
-          self?.emptied(mapping, resource, $0)
+          [weak self] in
+          self?.emptied(mapping, $0)
         }
       }
     } catch {
       mistakes.report(.mapping, "no zeros take the place of \(mapping.length) bytes: \(error)")
       // The front end has the pages until it answers that it took them away.
-      if isAsked { mapping.isHole = true } else { gone(mapping, resource, false) }
+      if isAsked { mapping.isHole = true } else { gone(mapping, false) }
     }
   }
 
@@ -258,23 +272,23 @@ final class HostRegion {
     } catch { throw LostNews("no memory to put in their place: \(error)") }
   }
 
-  private func emptied(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
+  private func emptied(_ mapping: HostMapping, _ isDone: Bool) {
     if !isDone {
       mistakes.report(
         .mapping, "the front end put no zeros in the place of \(mapping.length) bytes that were taken back")
-      gone(mapping, resource, true)
+      gone(mapping, true)
     } else if mapping.state == .emptying {
       mapping.state = .there
     } else {
-      takeAway(mapping, resource)
+      takeAway(mapping)
     }
     heard()
   }
 
   /// Its place is free, even if the front end could not take it away: what lies there still makes it refuse the
   /// next mapping there.
-  private func gone(_ mapping: HostMapping, _ resource: Resource?, _ isDone: Bool) {
-    if resource?.mapping === mapping { resource?.mapping = nil }
+  private func gone(_ mapping: HostMapping, _ isDone: Bool) {
+    if let resource = mapping.resource, resource.mapping === mapping { resource.mapping = nil }
     region.giveBack(mapping.range)
     mappings -= 1
     mapping.letGo()

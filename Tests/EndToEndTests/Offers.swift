@@ -238,6 +238,29 @@ extension EndToEnd {
       #expect(try guest.statistics().protocolErrors.isEmpty)
     }
 
+    @Test("a guest that is reset while it has memory mapped, running or stopped, may have it again")
+    func reset() throws {
+      let lender = try LendingGuest(.sharing)
+      let guest = lender.guest
+      // Else QEMU ends.
+      try guest.monitor("set-action", ["reboot": "reset"])
+      let offered = try Offered(.used, to: lender)
+      for isStopped in [false, true] {
+        if isStopped { try guest.monitor("stop") }
+        try guest.monitor("system_reset")
+        if isStopped { try guest.monitor("cont") }
+        try waitUntil("the guest has booted anew") {
+          (try? guest.shell("ls /run/r.out 2>/dev/null || echo new", within: .seconds(10))) == "new\n"
+        }
+        try lender.startAgent()
+        try offered.use()
+        try lender.tell("r", "read 0 4", hexadecimal(Part(offset: 0, size: 4).bytes(seed: 5)))
+      }
+      try lender.drop("r")
+      try offered.expectFree()
+      #expect(try guest.statistics().protocolErrors.isEmpty)
+    }
+
     @Test("the example offers a decoder's frames, and the guest sees the newest one")
     func example() throws {
       let directory = try makeTemporaryDirectory()
@@ -289,13 +312,17 @@ extension EndToEnd {
         let fd = try memory.withDescriptor { fd throws(Errno) in try fd.duplicate() }
         let offerer = try Offerer(fd, to: lender)
         self.offerer = offerer
+        if step == .offered { try waitUntilAgentKnows() } else { try use() }
+        if step == .withdrawing { try beginWithdrawal(patience: 3_600_000) }
+      }
+
+      /// A program of the guest maps it, and writes.
+      func use() throws {
         try waitUntilAgentKnows()
-        if step == .offered { return }
         #expect(
           try lender.guest.shell(
             "hold r as user udmabridge-guest receive \(Offers.agent) \(offerer.id) -- buffer fd:{} \(Offers.size) 5"
           ) == "filled\n")
-        if step == .withdrawing { try beginWithdrawal(patience: 3_600_000) }
       }
 
       /// Has somebody take it back, and returns when that has begun.
