@@ -46,7 +46,7 @@ import Testing
       ),
       (#"{"error":"a.No"}"#, "the service answered a.No"),
       (#"{"error":"a.No","parameters":[]}"#, "the service answered a.No"),
-      ("nonsense", "not a varlink reply"), ("[]", "no varlink reply"),
+      ("nonsense", "not a varlink reply"), ("[]", "not a varlink reply"),
     ])
   func errors(_ answer: String, _ sentence: String) throws {
     try client([answer]) { client in
