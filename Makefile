@@ -1,38 +1,38 @@
-# make           the programs; wants Swift and four libraries, and says which are missing
+# make           the programs; needs Swift and four libraries, and says which are missing
 # make guest     udmabridge-guest, the agent of guests: one static program for any distribution, in .build/release
-# make install   programs, manual pages, completions, and what libvirt and systemd look for (DESTDIR, PREFIX=/usr/local)
+# make install   programs, manual pages, completions, and the files for libvirt and systemd (DESTDIR, PREFIX=/usr/local)
 # make uninstall removes exactly these
 # make install-guest    in a guest: the agent, its manual pages and completions, its unit, user and rule of udev (DESTDIR, PREFIX)
-# make uninstall-guest  removes exactly these, but for the user
-# make deb       what make install installs, as a package for this release of Debian and later ones, in .build-deb
-# make guest-deb what make install-guest installs, as a package for Debian 11 and later
+# make uninstall-guest  removes exactly these, except the user
+# make deb       the files of make install, as a package for this release of Debian and later ones, in .build-deb
+# make guest-deb the files of make install-guest, as a package for Debian 11 and later
 # make dist      all programs with packaging/install as a tarball, for distributions without a package, in .build-dist
 # make man       the manual pages, in .build-man
 # make docs      the library's documentation (DocC), in .build-docs
 #
-# These fetch what they need, the first time (qemu/setup):
-# make demo      the main job, once, on a machine of your own making; leaves demo.png (DEVICE=gpu, blob or share)
+# The first run of these fetches what they need (qemu/setup):
+# make demo      boots a VM, shows a guest on its card, writes demo.png (DEVICE=gpu, blob or share)
 # make test      all tests, native and in the test host: an hour or more (QUICK=1: the most important ones; CONTINUE=1: go on
 #                where the last run was interrupted)
-# make check     what must hold before each change: the format, make bench-check, the fuzz targets, make test QUICK=1
+# make check     the checks before each change: the format, make bench-check, the fuzz targets, make test QUICK=1
 # make bench     the figures
-# make bench-check   fails if a frame, resolve or create takes 3 % more instructions than Benchmarks/instructions.txt says,
-#                or an allocation more (UPDATE=1: writes that file anew)
+# make bench-check   fails if a frame, resolve or create takes over 3 % more instructions than Benchmarks/instructions.txt
+#                says, or one allocation more (UPDATE=1: writes that file anew)
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
 # make bare-deb     the package of make deb in bare Debians: installed, tried, purged (RELEASE=12 or 13; both by default)
 # make bare-guest   that of make guest-deb (RELEASE=11, 12 or 13; all by default)
 # make bare-dist    the tarball of make dist in a bare Debian 13: unpacked, installed, tried, uninstalled (RELEASE=12 or 13)
-# make check-kubernetes   the files of packaging/kubernetes, by what PyPI has for that
+# make check-kubernetes   checks the files of packaging/kubernetes with validators from PyPI
 #
 # While you work:
 # make quick FILTER=ResolveTests        native tests, those whose names match, in under a minute after a small change
-# qemu/test-host BuffersTests           the same in the test host, for what needs its devices
+# qemu/test-host BuffersTests           the same in the test host, for tests that need its devices
 # make lint                             the format, strictly
 
-# Without the compiler's habit of having programs look for libraries beside themselves: there are none.
+# The compiler would let programs look for libraries in their own directory, where there are none.
 SWIFT_BUILD = swift build -c release --static-swift-stdlib --disable-local-rpath -Xlinker -s
-# Without what nobody calls; it has to be small.
+# Without unused code, because it has to be small.
 GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-executable -Xswiftc -Osize -Xlinker --gc-sections
 SECONDS = 20
 FILTER = .
@@ -41,7 +41,7 @@ FILTER = .
 
 all: programs
 
-# Each says what is missing and where it comes from, and stops.
+# Each says what is missing and where to get it, and stops.
 swift:
 	@packaging/need swift
 
@@ -69,7 +69,7 @@ man: libraries
 docs: swift
 	swift package --scratch-path .build-docs generate-documentation --target Udmabuf --warnings-as-errors
 
-# Without the host's libraries: the pages come from the program itself.
+# This needs none of the host's libraries: the pages come from the program itself.
 man-guest: guest
 	swift build --scratch-path .build-man --product generate-manual
 	rm -rf .build-man/udmabridge-guest

@@ -1,11 +1,11 @@
-/// What a user can change by an option of the program. The libraries do not know these options: they say what is wrong,
-/// and the program says what to do.
+/// A problem that the user can solve by an option of the program. The libraries do not know these options: they report the
+/// problem, and the program adds the remedy.
 package enum AdviceSubject: Sendable, Hashable {
-  /// A quota was met.
+  /// A quota would be exceeded.
   case quota(LendError.Quota)
-  /// Something is copied for this reason.
+  /// A picture is copied for this reason.
   case copied(ShadowCause.Name)
 }
 
-/// What to do, in a few words such as "raise it with --max-resources"; nil if there is nothing to be said.
+/// The remedy in a few words, such as "raise it with --max-resources"; nil if there is none.
 package typealias Advice = (AdviceSubject) -> String?

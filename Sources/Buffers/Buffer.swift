@@ -2,37 +2,37 @@ internal import Guest
 package import Linux
 package import Udmabuf
 
-/// A piece of guest memory, or of memory that the guest shares with the host, that the graphics stack may see.
+/// A piece of the guest's memory, or of the host's memory for the guest, that the graphics stack may see.
 package final class Buffer {
   package enum Backing {
     /// A dma-buf over the pages themselves, nothing copied.
     case lent(DMABuf)
-    /// What is shown is a copy, and why.
+    /// The picture is a copy, for this cause.
     case shadow(ShadowCause)
   }
 
-  /// The ranges that it is made of, as few as can be.
+  /// Its ranges, as few as possible.
   package let ranges: [MemfdRange]
-  /// How many entries the guest's page list had.
+  /// The number of entries in the guest's page list.
   package let entries: Int
-  /// In bytes. Whole pages if it is lent.
+  /// The size in bytes; whole pages if it is lent.
   package let size: UInt64
   package internal(set) var backing: Backing
-  /// It was counted as lent: its dma-buf has been on a screen.
+  /// Whether it was counted as lent, because its dma-buf was on a screen.
   var wasShown = false
   private enum Origin {
-    /// What `ranges` lie in, and no more: memory that is unplugged meanwhile is not kept.
+    /// The files of `ranges`, and no others, so that memory unplugged meanwhile is not kept.
     case guest(MappedFiles)
     case host(Mapping)
   }
 
-  /// The users of its pages that are no screens.
+  /// The users of its pages besides screens.
   package private(set) var borrowers: [any Borrower] = []
-  /// Runs when a borrower uses the pages no longer, once the guest wants them back.
+  /// Runs when a borrower stops using the pages, after the guest has asked for them.
   package var whenFree: (() -> Void)?
 
   private let origin: Origin
-  /// Its bytes, for the CPU; made when they are first read.
+  /// Its bytes for the CPU, mapped at the first read.
   package private(set) lazy var bytes: ByteSource =
     switch origin {
     case .guest(let files): ByteSource(files.windows(of: ranges))
@@ -46,7 +46,7 @@ package final class Buffer {
     size = ranges.reduce(0) { $0 + $1.length }
   }
 
-  /// Memory of the host. Nothing of it is the guest's, so that no quota and no statistics count it.
+  /// Memory of the host. No quota and no statistics count it, because it is not the guest's.
   package init(host mapping: Mapping, backing: Backing) {
     (ranges, origin, entries, self.backing) = ([], .host(mapping), 0, backing)
     size = UInt64(mapping.length)
@@ -60,19 +60,19 @@ package final class Buffer {
 
   package func add(_ borrower: any Borrower) { borrowers.append(borrower) }
 
-  /// It uses the pages no longer.
+  /// The borrower no longer uses the pages.
   package func remove(_ borrower: any Borrower) {
     borrowers.removeAll { $0 === borrower }
     whenFree?()
   }
 }
 
-/// Uses the pages of a buffer beside the screens that show it, as whoever lends it on does.
+/// A user of a buffer's pages that is not a screen, such as a lent buffer.
 package protocol Borrower: AnyObject {
-  /// The guest wants the pages back. A borrower that uses them no longer calls `Buffer.remove`.
-  /// - Parameter isReset: its driver starts anew, and waits for nobody.
-  /// - Returns: until when the guest waits for this one at most; nil if it leaves that to the device.
+  /// The guest wants the pages back. When the borrower no longer uses them, it calls `Buffer.remove`.
+  /// - Parameter isReset: whether the guest's driver starts anew, and waits for nobody.
+  /// - Returns: how long the guest waits for this borrower; nil if the borrower leaves that to the device.
   func pagesAreWanted(isReset: Bool) -> Instant?
-  /// The guest has them now.
+  /// The guest has the pages again.
   func pagesAreGone()
 }

@@ -1,10 +1,10 @@
 package import Guest
 package import Linux
 
-/// The bytes of a buffer as the CPU reads them: pieces of mapped memory, one behind the other.
+/// The bytes of a buffer for the CPU: pieces of mapped memory, one behind the other.
 package struct ByteSource {
   private let windows: [GuestWindow]
-  /// Where each window starts in the whole.
+  /// The offset of each window in the buffer.
   private let starts: [Int]
   /// In bytes.
   package let length: Int
@@ -19,9 +19,9 @@ package struct ByteSource {
     length = end
   }
 
-  /// Copies rows of `count` bytes, of which the first starts at `offset` and each next one `stride` bytes
-  /// further on. What lies past the end of the source is left out.
-  /// - Returns: how many bytes were copied.
+  /// Copies rows of `count` bytes. The first starts at `offset`, each next one `stride` bytes later. Bytes past the end of
+  /// the source are left out.
+  /// - Returns: the number of bytes copied.
   @discardableResult
   package func copyRows(
     _ rows: Int, of count: Int, from offset: Int, stride: Int, to target: Mapping, at place: Int,
@@ -29,7 +29,7 @@ package struct ByteSource {
   ) -> UInt64 {
     guard offset < length else { return 0 }
     var first = window(at: offset)
-    // One piece instead of many rows where both lie close together.
+    // If neither side has gaps between rows, all rows are one piece.
     if shuffle == nil, count == stride, stride == targetStride {
       return UInt64(copy(count * rows, from: offset, &first, to: target, at: place, nil))
     }
@@ -41,7 +41,7 @@ package struct ByteSource {
     return UInt64(copied)
   }
 
-  /// A copy of the first `count` bytes; zero where the source is shorter.
+  /// A copy of the first `count` bytes, with zeros behind the end of the source.
   package func bytes(upTo count: Int) -> [UInt8] {
     var bytes: [UInt8] = []
     for window in windows where bytes.count < count {
@@ -78,16 +78,15 @@ package struct ByteSource {
     return end - offset
   }
 
-  /// A pixel may lie across two pieces, since a guest's list need not be aligned: such a one is put together
-  /// byte by byte.
+  /// A pixel may lie across two pieces, because a guest's list need not be aligned. Such a pixel is copied byte by byte.
   /// - Parameters:
-  ///   - piece: how many bytes of the window `index` there are, from `from` of its mapping on.
-  ///   - done, left: how many bytes of the row came before, and how many there are from here on.
+  ///   - piece: the number of bytes in the window `index`, from `from` of its mapping on.
+  ///   - done, left: the number of the row's bytes before here, and from here on.
   private func copyPixels(
     in piece: Int, of index: Int, from: Int, done: Int, left: Int, to target: Mapping, at to: Int,
     _ shuffle: PixelShuffle
   ) {
-    // The rest of a pixel that began in an earlier piece is written already.
+    // The rest of a pixel from an earlier piece is written already.
     let skip = (4 - done % 4) % 4
     guard piece > skip else { return }
     let whole = (piece - skip) / 4

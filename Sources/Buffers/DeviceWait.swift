@@ -2,10 +2,10 @@ package import Linux
 internal import SystemPackage
 package import Udmabuf
 
-/// Waits for devices that still work on a buffer's pages. A GPU that was told to draw with a buffer goes on reading it
-/// after its consumer has let go of the buffer, and the fences of the dma-buf's reservation say until when.
+/// Waits for devices that still work on a buffer's pages. A GPU may go on reading a buffer after its consumer has let go.
+/// The fences of the dma-buf's reservation say when the GPU is done.
 ///
-/// Only those to whom the dma-buf was given can have a device read it.
+/// Only processes that got the dma-buf can make a device read it.
 package final class DeviceWait {
   private let dmabuf: DMABuf
   private let loop: EventLoop

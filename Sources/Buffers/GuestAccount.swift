@@ -1,19 +1,18 @@
 internal import Udmabuf
 
-/// What one guest uses of the host right now, within its quotas. Whoever takes something for the guest admits it first,
-/// and dismisses it when it is given back.
+/// The guest's present use of the host, within its quotas. Each use is admitted before it begins, and dismissed at its end.
 package final class GuestAccount {
-  /// What a resource costs in bookkeeping before its page list is counted: generous, in bytes.
+  /// The bookkeeping for a resource without its page list, in bytes, estimated generously.
   private static let resourceCost: UInt64 = 1024
 
   package let quotas: Quotas
-  /// Resources that exist.
+  /// The number of resources.
   package private(set) var resources: UInt64 = 0
-  /// Dma-bufs that exist, and the bytes of guest memory that they pin.
+  /// The number of dma-bufs, and the bytes of guest memory that they pin.
   package private(set) var lent: (dmabufs: UInt64, bytes: UInt64) = (0, 0)
-  /// Bytes of memory that copies take.
+  /// The bytes of copies.
   package private(set) var shadowBytes: UInt64 = 0
-  /// Bytes that this process spends on keeping account of resources and their page lists.
+  /// The bytes of this process's bookkeeping for resources and their page lists.
   private var bookkeeping: UInt64 = 0
 
   package init(_ quotas: Quotas = Quotas()) { self.quotas = quotas }
@@ -47,7 +46,7 @@ package final class GuestAccount {
 
   func dismissRanges(_ count: Int) { bookkeeping -= Self.cost(ofRanges: count) }
 
-  /// Checks what `admitLent` and `admitRanges` would take, before a dma-buf is made.
+  /// Checks whether `admitLent` and `admitRanges` would fit, before a dma-buf is made.
   func checkLent(_ bytes: UInt64, ranges: Int) throws(LendError) {
     try within(.pinnedBytes, lent.bytes + bytes, quotas.pinnedBytes)
     try within(
@@ -62,18 +61,18 @@ package final class GuestAccount {
 
   // MARK: Copies
 
-  /// Takes account of memory for a copy, before it is allocated.
+  /// Counts the memory of a copy, before it is allocated.
   package func admitShadow(_ bytes: UInt64) throws(LendError) {
     try within(.shadowBytes, shadowBytes + bytes, quotas.shadowBytes)
     shadowBytes += bytes
   }
 
-  /// What is there already, such as a canvas that is larger than what was asked for, is no reason to refuse it.
+  /// Counts existing memory, such as a canvas that is larger than requested, without a check of the quota.
   package func countShadow(_ bytes: UInt64) { shadowBytes += bytes }
 
   package func dismissShadow(_ bytes: UInt64) { shadowBytes -= bytes }
 
-  // MARK: What it says
+  // MARK: Statistics
 
   package func report(into statistics: inout Statistics) {
     statistics.liveResources = resources

@@ -1,35 +1,35 @@
 package import Linux
 
-/// Memory of the host that a guest may map and show, and that can be taken back while it does.
+/// Memory of the host that a guest may map and show, and that can be taken back meanwhile.
 package final class HostOffer {
-  /// By which the guest asks for it (`blob_id`); not 0.
+  /// The number by which the guest asks for it (`blob_id`); not 0.
   package let id: UInt64
-  /// In bytes, whole pages. A blob of it is of exactly this size.
+  /// The size in bytes, whole pages. A blob of it has exactly this size.
   package let size: UInt64
   package let isWritable: Bool
   /// The most blobs of it at once.
   package let limit: Int
-  /// How it is shown, and read; nil when it is over.
+  /// Its memory, for screens and the CPU; nil at the end of the offer.
   package private(set) var buffer: Buffer?
   private var fd: FD?
   private var token: FD?
 
   /// The number of blobs that still have it.
   package private(set) var uses = 0
-  /// Mappings and screens that have its pages, whether their blobs exist or not.
+  /// The number of mappings and screens that have its pages, even without a blob.
   private var holds = 0
-  /// There will be no new blobs of it.
+  /// Whether no new blobs of it can be made.
   package private(set) var isWithdrawn = false
-  /// The guest is to have nothing of it any more.
+  /// Called when the guest must let go of the memory.
   package private(set) var isCutOff = false
-  /// Another number of blobs exists, or it is over.
+  /// Called when the number of blobs changes, and at the end.
   package var whenChanged: () -> Void = {}
 
   /// - Parameters:
-  ///   - fd: a memfd or a dma-buf, of which the front end gets a descriptor of its own with each mapping: it can
-  ///     read and write all of it, whatever `isWritable` allows the guest.
-  ///   - limit: so many blobs of it may exist at once.
-  ///   - token: closes when the guest has nothing of it any more.
+  ///   - fd: a memfd or a dma-buf. The front end gets a descriptor of it with each mapping, and can read and write all of
+  ///     it, even if `isWritable` forbids the guest to write.
+  ///   - limit: at most this many blobs of it may exist at once.
+  ///   - token: is closed when the guest has let go of the memory.
   package init(
     id: UInt64, _ fd: consuming FD, _ buffer: Buffer, isWritable: Bool, limit: Int, token: consuming FD? = nil
   ) {
@@ -39,7 +39,7 @@ package final class HostOffer {
     self.token = token
   }
 
-  /// It was withdrawn, and the guest has nothing of it any more.
+  /// Whether it was withdrawn, and the guest has let go of the memory.
   package var isOver: Bool { buffer == nil }
 
   /// - Returns: false if it is over.
@@ -53,7 +53,7 @@ package final class HostOffer {
     return true
   }
 
-  // MARK: Who has it
+  // MARK: Users
 
   package func beginUse() {
     uses += 1

@@ -22,7 +22,7 @@ package enum LendError: Error, Equatable {
     case resources, pinnedBytes, entries, bookkeepingBytes, shadowBytes
   }
 
-  /// What udmabuf's checks find wrong with a guest's page list.
+  /// An error of udmabuf's checks for a guest's page list.
   package init(_ error: UdmabufError) {
     switch error {
     case .offsetMisaligned, .lengthMisaligned: self = .unaligned(error)
@@ -30,7 +30,7 @@ package enum LendError: Error, Equatable {
     }
   }
 
-  /// What stands against lending, if a copy helps against it; nil for memory that the guest does not have, and for quotas.
+  /// The cause for a copy, if a copy helps; nil for memory that the guest does not have, and for quotas.
   package var cause: ShadowCause.Name? {
     switch self {
     case .memory, .quota: nil
@@ -63,8 +63,8 @@ extension LendError: CustomStringConvertible {
     case .noDevice(let errno):
       "\(UdmabufDevice.path) cannot be opened (\(errno)); the kernel needs CONFIG_UDMABUF"
     case .descriptors(let limit):
-      "this process may have \(limit) descriptors open (RLIMIT_NOFILE), of which \(Quotas.reservedDescriptors) are kept "
-        + "for QEMU and each buffer takes one; raise the hard limit before it is started (ulimit -Hn, or "
+      "no descriptor is free: this process may have \(limit) open (RLIMIT_NOFILE), keeps \(Quotas.reservedDescriptors) for "
+        + "QEMU, and needs one for each buffer; raise the hard limit before it is started (ulimit -Hn, or "
         + "LimitNOFILE= of a service)"
     case .quota(let quota, let needed, let limit):
       "\(needed) would exceed this guest's quota of \(limit) \(quota.words)"

@@ -3,33 +3,33 @@ internal import Linux
 package import SystemPackage
 package import Udmabuf
 
-/// Lends a guest's memory: makes buffers of page lists, with a dma-buf over the pages themselves where that can be had.
-/// A buffer need be no picture; what it takes counts against its guest's account until `dismiss`.
+/// Lends a guest's memory: makes buffers of page lists, with a dma-buf over the pages themselves if possible. A buffer
+/// need not be a picture. It counts against its guest's account until `dismiss`.
 package final class Lender {
   package let account: GuestAccount
   private let device: Result<UdmabufDevice, Errno>
-  /// Of the buffers whose own dma-buf was on a screen.
+  /// The counts of buffers whose own dma-buf was on a screen.
   private var shown = Shown()
 
   private struct Shown {
     var (buffers, entries, items, pages, bytes): (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
   }
 
-  /// A missing device is told when something is to be lent.
+  /// A missing device is reported only when a buffer is to be lent.
   package init(device: Result<UdmabufDevice, Errno>, account: GuestAccount = GuestAccount()) {
     (self.device, self.account) = (device, account)
   }
 
-  /// Takes the first `length` bytes of the memory that `entries` name: lent, in whole pages, or to be copied
-  /// from, as `choice` says. A list that ends inside the last page lends all of that page, if it is the guest's. The
-  /// buffer counts against the quotas until `dismiss`.
+  /// Takes the first `length` bytes of the memory that `entries` name. `choice` decides between lending whole pages and
+  /// copying. If a list ends inside its last page, all of that page is lent, if the guest has it. The buffer counts against
+  /// the quotas until `dismiss`.
   package func take(
     _ entries: [GuestRange], of memory: GuestMemory, length: UInt64, as choice: BackingChoice
   ) throws(LendError) -> Buffer {
     let ranges: [MemfdRange]
     do throws(GuestMemoryError) {
-      // No more pages are lent than the image needs, whatever the guest adds to the list. A range that still does not begin
-      // or end at a page is refused below.
+      // Only the pages that the image needs are lent, even from a longer list. A range that still does not begin or end at
+      // a page is refused below.
       ranges = try memory.resolve(entries, upTo: wholePages(length), completing: length)
     } catch {
       throw .memory(error)
@@ -37,7 +37,7 @@ package final class Lender {
     let backing: Buffer.Backing
     do throws(LendError) {
       if choice == .shadow {
-        backing = .shadow(ShadowCause(.chosen, "copies were asked for"))
+        backing = .shadow(ShadowCause(.chosen, "the user chose copies"))
       } else {
         backing = .lent(try lend(ranges, length))
       }
@@ -58,9 +58,9 @@ package final class Lender {
     try take(entries, of: memory, length: length, as: .lent)
   }
 
-  /// Tries once more to lend a buffer that a limit stood against. Costs nothing where that cannot have passed,
-  /// and a look at the limits else.
-  /// - Returns: true if it is lent now.
+  /// Tries again to lend a buffer that exceeded a limit. The cost is one look at the limits, or nothing if the cause cannot
+  /// have passed.
+  /// - Returns: true if the buffer is lent now.
   package func lendAgain(_ buffer: Buffer) -> Bool {
     guard case .shadow(let cause) = buffer.backing, cause.mayPass,
       let dmabuf = try? lend(buffer.ranges, buffer.size)
@@ -70,9 +70,9 @@ package final class Lender {
     return true
   }
 
-  /// Ends a buffer's account. Its dma-buf closes with the last reference to it.
+  /// Ends the accounting of a buffer. Its dma-buf closes with the last reference to it.
   package func dismiss(_ buffer: Buffer) {
-    // Memory of the host is nobody's account.
+    // No account has memory of the host.
     if buffer.isOfHost { return }
     account.dismissRanges(buffer.ranges.count)
     if case .lent = buffer.backing { account.dismissLent(buffer.size) }
@@ -104,9 +104,9 @@ package final class Lender {
     }
   }
 
-  // MARK: What it says
+  // MARK: Statistics
 
-  /// Counts a buffer as lent, once: its own dma-buf was on a screen.
+  /// Counts a buffer as lent, once, when its own dma-buf was on a screen.
   package func countShown(_ buffer: Buffer) {
     if buffer.wasShown || buffer.isOfHost { return }
     buffer.wasShown = true

@@ -2,17 +2,17 @@ internal import Linux
 package import SystemPackage
 package import Udmabuf
 
-/// Why a file of the host is nothing that a guest may have.
+/// Why a file of the host cannot be offered to a guest.
 package enum OfferObstacle: Error, Equatable {
   case neitherMemfdNorDMABuf
-  /// The guest would end with what reads beyond its end.
+  /// Reading beyond its end would end QEMU, and with it the guest.
   case mayShrink
   case hugePages(UInt64)
-  /// No whole pages, in bytes.
+  /// The size in bytes is not whole pages, or too large.
   case size(UInt64)
-  /// It cannot be written, or, for what is to be read only, it can.
+  /// It cannot be written; or it can, but is offered as read-only.
   case access(isWritable: Bool)
-  /// A dma-buf of a driver of which it is not known that it bears a guest's first write.
+  /// A dma-buf of a driver that is not known to allow a guest's first write to a page.
   case exporter(String?)
   case failed(Errno)
 }
@@ -22,38 +22,38 @@ extension OfferObstacle: CustomStringConvertible {
     switch self {
     case .neitherMemfdNorDMABuf: "it is neither a memfd nor a dma-buf"
     case .mayShrink:
-      "it is a memfd that can become shorter, which would end whoever reads on: seal it with F_SEAL_SHRINK before, "
+      "it is a memfd that can become shorter, which would end its readers: seal it with F_SEAL_SHRINK before, "
         + "as udmabridge memfd does"
     case .hugePages(let size):
-      "it has pages of \(size) bytes, and what is mapped into a guest has \(systemPageSize)"
+      "it has pages of \(size) bytes, but only pages of \(systemPageSize) can be mapped into a guest"
     case .size(let size):
-      "it has \(size) bytes: whole pages of \(systemPageSize) are mapped, \(OfferMaker.largest >> 30) GiB at most"
+      "it has \(size) bytes, but an offer must be whole pages of \(systemPageSize), and at most \(OfferMaker.largest >> 30) GiB"
     case .access(true):
-      "it can be written, and nothing keeps a guest from that: ro needs a dma-buf that was made without DRM_RDWR"
+      "it can be written, so a guest could write to it: ro needs a dma-buf that was made without DRM_RDWR"
     case .access(false):
-      "it cannot be written: QEMU maps what it is given for reading and writing, and cannot map this"
+      "it cannot be written: QEMU maps offers for reading and writing, and cannot map this"
     case .exporter(let name):
-      "it is a dma-buf of \(name ?? "an unknown driver"), of which it is not known that it bears a guest's first write: "
-        + "those of \(OfferMaker.goodExporters.joined(separator: ", ")) do"
+      "it is a dma-buf of \(name ?? "an unknown driver"), which may not allow a guest's first write: "
+        + "give one of \(OfferMaker.goodExporters.joined(separator: ", "))"
     case .failed(let error): "it cannot be mapped: \(error)"
     }
   }
 }
 
-/// Makes offers of what is open.
+/// Makes offers of open descriptors.
 package final class OfferMaker {
-  /// Drivers whose dma-bufs a guest can write where it is mapped, each page for the first time too: their pages are there, and nobody
-  /// wants to note the first write. From Linux 7.0 on that is not so of dumb buffers in the host's memory, and it ends QEMU.
+  /// Drivers whose mapped dma-bufs a guest can write, also each page's first time: the pages exist, and the driver does not note
+  /// the first write. From Linux 7.0 on, dumb buffers in the host's memory are different, and a first write ends QEMU.
   package static let goodExporters = ["udmabuf", "system"]
-  /// In bytes.
+  /// The largest offer in bytes.
   package static let largest: UInt64 = 1 << 40
 
   private let udmabuf: Result<UdmabufDevice, Errno>
-  /// Why all is copied where it is shown; nil: it is not.
+  /// Why shown offers are copied; nil if they are lent.
   private let chosen: ShadowCause?
   private let probe: DescriptorProbe
 
-  /// - Parameter copied: why all is copied where it is shown; nil if it is lent.
+  /// - Parameter copied: why shown offers are copied; nil if they are lent.
   package init(udmabuf: Result<UdmabufDevice, Errno>, copied: ShadowCause?) throws(Errno) {
     (self.udmabuf, chosen) = (udmabuf, copied)
     probe = try DescriptorProbe()
@@ -61,8 +61,8 @@ package final class OfferMaker {
 
   /// - Parameters:
   ///   - fd: a memfd that cannot become shorter, or a dma-buf.
-  ///   - uses: so many blobs of it may exist at once.
-  ///   - token: closes when the guest has nothing of it any more.
+  ///   - uses: at most this many blobs of it may exist at once.
+  ///   - token: is closed when the guest has let go of the memory.
   package func make(
     _ id: UInt64, of fd: consuming FD, isWritable: Bool = true, uses: Int, token: consuming FD? = nil
   ) throws(OfferObstacle) -> HostOffer {
@@ -83,7 +83,7 @@ package final class OfferMaker {
     }
   }
 
-  /// Of a dma-buf whose driver is known to be good for that.
+  /// Makes an offer of a dma-buf whose driver is known to allow it.
   package func make(
     _ id: UInt64, _ dmabuf: DMABuf, _ isWritable: Bool, _ uses: Int, _ token: consuming FD? = nil
   ) throws(OfferObstacle) -> HostOffer {
@@ -91,7 +91,7 @@ package final class OfferMaker {
     let fd = try asking { () throws(Errno) in
       try dmabuf.withDescriptor { fd throws(Errno) in try fd.duplicate() }
     }
-    // A dma-buf is what its maker made it, and cannot be opened anew.
+    // A dma-buf cannot be opened again with other rights.
     let canWrite = try asking { () throws(Errno) in try fd.isWritable }
     guard canWrite == isWritable else { throw .access(isWritable: canWrite) }
     let mapping = try asking { () throws(Errno) in try dmabuf.map(writable: isWritable) }
@@ -105,8 +105,8 @@ package final class OfferMaker {
   ) throws(OfferObstacle) -> HostOffer {
     let size = try asking { () throws(Errno) in try memfd.currentSize() }
     try check(size)
-    // QEMU maps for reading and writing whatever it is asked for (11.1.3): that a guest cannot write rests on a
-    // descriptor that cannot. QEMU then refuses to map it, and the guest sees an error.
+    // QEMU always maps for reading and writing (11.1.3). Only a descriptor without write access keeps a guest from
+    // writing; QEMU then refuses to map it, and the guest sees an error.
     let fd = try asking { () throws(Errno) in
       try memfd.withDescriptor { fd throws(Errno) in
         try isWritable ? fd.duplicate() : fd.reopen(writable: false)
@@ -124,20 +124,20 @@ package final class OfferMaker {
     return HostOffer(id: id, fd, buffer, isWritable: isWritable, limit: uses, token: token)
   }
 
-  /// How it is shown.
+  /// Its memory for screens.
   private func backing(_ id: UInt64, _ memfd: Memfd, _ size: UInt64, _ isWritable: Bool) -> Buffer.Backing {
     if let chosen { return .shadow(chosen) }
     guard isWritable else {
       return .shadow(
         ShadowCause(
           .readOnly,
-          "offer \(id) is read-only, and a dma-buf of it could be written by whoever it is shown to: it is copied"
+          "offer \(id) is read-only, but a consumer could write to a dma-buf of it: it is copied"
         ))
     }
     do {
       return .lent(try udmabuf.get().create(MemfdRange(memfd: memfd, offset: 0, length: size)))
     } catch {
-      return .shadow(ShadowCause(.udmabuf, "offer \(id) is no dma-buf, so that it is copied: \(error)"))
+      return .shadow(ShadowCause(.udmabuf, "offer \(id) cannot become a dma-buf, so it is copied: \(error)"))
     }
   }
 

@@ -1,12 +1,12 @@
-/// Why a guest's pages are not shown themselves, but copied.
+/// Why a guest's pages are copied, and not shown themselves.
 package struct ShadowCause: Equatable, Sendable {
-  /// As log, statistics and documentation call it.
+  /// The name in the log, the statistics and the documentation.
   package enum Name: String, Sendable, CaseIterable {
     /// The kernel allows fewer items in a list (`list_limit`).
     case listLimit
     /// The kernel allows fewer bytes (`size_limit_mb`).
     case sizeLimit
-    /// The guest's RAM is no memfd, or not sealed as udmabuf wants it.
+    /// The guest's RAM is not a memfd, or not sealed as udmabuf needs it.
     case notSealedMemfd
     /// This process may open no more descriptors (`RLIMIT_NOFILE`).
     case descriptorLimit
@@ -20,7 +20,7 @@ package struct ShadowCause: Equatable, Sendable {
     case shortBacking
     /// The kernel refused the dma-buf for another reason.
     case udmabuf
-    /// The sink does not take the dma-buf in.
+    /// The sink cannot import the dma-buf.
     case importRefused
     /// The kernel would give the sink's device a copy of the dma-buf, and write it back over it.
     case bounced
@@ -34,37 +34,37 @@ package struct ShadowCause: Equatable, Sendable {
     case offset
     /// The sink refused a framebuffer for another reason.
     case frameRefused
-    /// There is a cursor to be shown, and no plane for it.
+    /// A cursor must be shown, and the screen has no plane for it.
     case noCursorPlane
     /// The guest transfers from another place than that of the rectangle in the image.
     case oddTransfer
     /// The guest took the pages back while they were shown.
     case detached
-    /// It is memory of the host that must not be written, and whoever got a dma-buf of it could write it.
+    /// It is read-only memory of the host, but a holder of a dma-buf of it could write to it.
     case readOnly
     /// The user wants copies.
     case chosen
   }
 
   package let name: Name
-  /// What was refused, its value and the limit, and what to do about it.
+  /// The refusal with its value, the limit, and the remedy.
   package let message: String
 
   package init(_ name: Name, _ message: String) { (self.name, self.message) = (name, message) }
 
-  /// Why these pages cannot be lent; nil for what a copy does not help against.
+  /// The cause for an error of lending; nil if a copy does not help.
   package init?(_ error: LendError) {
     guard let name = error.cause else { return nil }
     self.init(name, error.description)
   }
 
-  /// What stood against lending may change at any time: root raises a limit, other buffers go.
+  /// Whether the cause may pass at any time: root raises a limit, or other buffers go.
   package var mayPass: Bool { [.listLimit, .sizeLimit, .descriptorLimit].contains(name) }
 }
 
-/// How a guest's buffers are to be shown.
+/// The choice between lending and copying a guest's buffers.
 package enum BackingChoice: String, Sendable, CaseIterable {
-  /// Lent where that is possible, else copied.
+  /// Lent if possible, otherwise copied.
   case auto
   /// Lent, or an error to the guest.
   case lent

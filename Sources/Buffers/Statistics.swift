@@ -1,4 +1,4 @@
-/// What happened since the start; one JSON object when encoded.
+/// Counts since the start, and present values; encoded as one JSON object.
 package struct Statistics: Encodable, Equatable, Sendable {
   /// RESOURCE_FLUSH commands that concerned a scanout, counted once for each scanout.
   package var flushes: UInt64 = 0
@@ -10,13 +10,12 @@ package struct Statistics: Encodable, Equatable, Sendable {
   package var framesFailed: UInt64 = 0
   /// Buffers whose own dma-buf was on the screen.
   package var buffersLent: UInt64 = 0
-  /// Of these: the entries in the guest's page lists, the items that were left after joining neighbours,
-  /// and what they make in pages and bytes.
+  /// For these buffers: the entries in the guest's page lists, the items after joining neighbours, their pages and bytes.
   package var entriesReported: UInt64 = 0
   package var itemsJoined: UInt64 = 0
   package var pagesLent: UInt64 = 0
   package var bytesLent: UInt64 = 0
-  /// Pixels' bytes that this process copied.
+  /// Bytes of pixels that this process copied.
   package var bytesCopied: UInt64 = 0
   /// Dma-bufs that exist now, and the bytes of guest memory that they pin.
   package var liveDMABufs: UInt64 = 0
@@ -27,11 +26,11 @@ package struct Statistics: Encodable, Equatable, Sendable {
   package var shadowBytes: UInt64 = 0
   /// Resources that exist now.
   package var liveResources: UInt64 = 0
-  /// Buffers that a sink did not let go of in time and was cut off from, or that a device still read then.
+  /// Buffers from which a sink was cut off because it held them too long, or that a device still read then.
   package var releasedLate: UInt64 = 0
-  /// Buffers that devices still read when nobody showed or held them any more, and that were waited for.
+  /// Buffers whose return waited for devices that still read them after all users had let go.
   package var waitedForFence: UInt64 = 0
-  /// What the guest did wrong, or asked for in vain, by kind.
+  /// The guest's mistakes and vain requests, by kind.
   package var protocolErrors: [String: UInt64] = [:]
 
   package init() {}

@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <stddef.h>
 
-// What libvirt's headers declare, with our names for its two opaque structures.
+// libvirt's declarations, with our names for its two opaque structures.
 static struct {
   const char *(*virGetLastErrorMessage)(void);
   void (*virSetErrorFunc)(void *data, void (*handler)(void *data, void *error));

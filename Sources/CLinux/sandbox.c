@@ -13,7 +13,7 @@
 
 static_assert(CL_SECCOMP_SET_MODE_FILTER == SECCOMP_SET_MODE_FILTER, "operations");
 
-// The C library's headers have it from 2.37 on.
+// Only the C library's headers from 2.37 on have it.
 #ifndef SYS_SECCOMP
 #define SYS_SECCOMP 1
 #endif
@@ -50,7 +50,7 @@ static char *append(char *end, const char *limit, const char *text) {
   return end;
 }
 
-// Only what a signal handler may do: the call may have come from the middle of malloc.
+// It calls only functions that a signal handler may call: malloc may have been interrupted.
 static void exit_on_denied_call(int number, siginfo_t *info, void *context) {
   (void)context;
   if (info->si_code != SYS_SECCOMP)

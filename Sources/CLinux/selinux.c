@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <stddef.h>
 
-// As libselinux's headers declare it. The library is opened when it is first needed: most systems have none.
+// Declared as in libselinux's headers. The library is opened at its first use, because most systems lack it.
 struct av_decision {
   uint32_t allowed, decided, auditallow, auditdeny, seqno, flags;
 };

@@ -37,7 +37,7 @@ int cl_timerfd(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_
 int cl_clock_watch(void) { return timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK); }
 
 int cl_clock_watch_arm(int fd) {
-  // Far away, and less than the kernel's longest time.
+  // Far in the future, but below the kernel's longest time.
   struct itimerspec time = {.it_value = {.tv_sec = INT64_C(1) << 33}};
   return timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &time, NULL);
 }
@@ -133,7 +133,7 @@ static int unix_address(struct sockaddr_un *address, const char *path, size_t le
   return 0;
 }
 
-// The kernel gives the file the socket's own mode, less the umask.
+// The kernel gives the file the socket's own mode, without the umask's bits.
 static int bind_with_mode(int fd, const struct sockaddr_un *address, int mode) {
   if (mode < 0)
     return bind(fd, (const struct sockaddr *)address, sizeof *address);
@@ -167,7 +167,7 @@ static int unix_connect(const char *path, size_t length, int type, unsigned mill
   int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return -1;
-  // Whoever listens and accepts nobody would be waited for as long as its queue is full.
+  // Without a limit this would wait for a listener that never accepts, as long as its queue is full.
   struct timeval patience = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000}, none = {0};
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
@@ -204,7 +204,7 @@ int cl_loopback_listen(int is_ipv6, uint16_t port) {
   int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return -1;
-  // Connections of before that linger do not keep the port.
+  // Lingering old connections must not keep the port.
   int yes = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
   if (bind(fd, &address.any, size) == 0 && listen(fd, 16) == 0)
@@ -342,7 +342,7 @@ ssize_t cl_uevent_receive(int fd, void *bytes, size_t length, int *genuine) {
   struct msghdr message = {
       .msg_name = &sender, .msg_namelen = sizeof sender, .msg_iov = &vector, .msg_iovlen = 1};
   ssize_t size = recvmsg(fd, &message, MSG_DONTWAIT);
-  // A process could send to this socket's own address; what the kernel sends comes from nobody's.
+  // Any process could send to this socket's address; only the kernel sends from port 0.
   *genuine = message.msg_namelen == sizeof sender && sender.nl_pid == 0 &&
              sender.nl_groups == CL_UEVENTS_OF_KERNEL && (message.msg_flags & MSG_TRUNC) == 0;
   return size;

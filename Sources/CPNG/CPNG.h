@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-// Writes an image of bytes red, green, blue, alpha, its rows close together, to an open file.
+// Writes an image of bytes red, green, blue, alpha, without gaps between rows, to an open file.
 // Returns 0 and a `message` of at most 64 bytes if that failed.
 static inline int cpng_write_rgba(FILE *file, uint32_t width, uint32_t height, const void *pixels, char *message) {
   png_image image;
@@ -21,7 +21,7 @@ static inline int cpng_write_rgba(FILE *file, uint32_t width, uint32_t height, c
   return written;
 }
 
-// Begins to read an image from an open file, whose size is in it then. Returns 0 and a `message` of at most 64 bytes
+// Begins to read an image from an open file, and stores the image's size. Returns 0 and a `message` of at most 64 bytes
 // if that failed.
 static inline int cpng_begin_reading(png_image *image, FILE *file, char *message) {
   memset(image, 0, sizeof *image);
@@ -31,7 +31,7 @@ static inline int cpng_begin_reading(png_image *image, FILE *file, char *message
   return begun;
 }
 
-// Reads its pixels as bytes red, green, blue, alpha, its rows close together, and ends the reading. Returns 0 and a
+// Reads the pixels as bytes red, green, blue, alpha, without gaps between rows, and ends the reading. Returns 0 and a
 // `message` of at most 64 bytes if that failed.
 static inline int cpng_read_rgba(png_image *image, void *pixels, char *message) {
   image->format = PNG_FORMAT_RGBA;

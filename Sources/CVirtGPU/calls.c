@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
-// Laid out as in the kernel's drm.h, virtgpu_drm.h and dma-heap.h, which older systems have without blobs, or not at all.
+// Laid out as in the kernel's drm.h, virtgpu_drm.h and dma-heap.h, which on older systems lack blobs, or are missing.
 struct vg_version {
   int major, minor, patch;
   size_t name_length;

@@ -6,7 +6,7 @@
 #include <libxml/tree.h>
 #include <libxml/xmlsave.h>
 
-// The function is a variable, which Swift does not take for constant.
+// The function is a variable in C, which Swift does not treat as constant.
 static inline void cxml_free(void *memory) { xmlFree(memory); }
 
 #endif

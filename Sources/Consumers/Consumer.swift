@@ -1,6 +1,6 @@
 internal import Varlink
 
-/// One connection's share in the pictures: what it holds, and what it is told.
+/// One connection's share in the pictures: the frames that it holds, and its feeds.
 final class Consumer {
   private weak var connection: VarlinkConnection?
   var feed: (any Feed)?

@@ -4,17 +4,16 @@ package import Scanout
 package import SystemPackage
 internal import Varlink
 
-/// Offers each frame to other processes. Whoever is slow misses frames: nothing here waits for anybody longer than
-/// `patience`.
+/// Offers each frame to other processes. Slow consumers miss frames, because nothing here waits longer than `patience`.
 ///
-/// A frame counts as presented when it has been offered and nobody holds the one that it takes the place of.
+/// A frame counts as presented when it was offered and nobody holds its predecessor.
 package final class ControlSink: ScanoutSink {
-  /// How long a frame waits at most until its predecessor is let go.
+  /// The longest wait of a frame for the release of its predecessor.
   var patience = TimeSpan.milliseconds(100)
   static let holdsPerConsumer = 8
 
   package weak var observer: (any ScanoutObserver)?
-  /// What is offered to the guest, or, beside another sink, what that one can show.
+  /// The outputs for the guest, or, with another sink, the outputs of that sink.
   package var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
 
   var statistics = ControlStatistics()
@@ -25,13 +24,13 @@ package final class ControlSink: ScanoutSink {
   let loop: EventLoop
   private var telling: Deferred?
   private var timer: Timer?
-  /// What the observer is told of from the loop.
+  /// The reports for the observer, which gets them from the loop.
   private let reports = ReportQueue()
 
-  /// What one scanout shows.
+  /// The state of one scanout.
   private struct ControlLane {
     var shown: Presentation?
-    /// It is `shown`, and is reported when its predecessor is not held any more.
+    /// The presentation `shown`, while it waits until nobody holds its predecessor.
     var waiting: Waiting?
     var history = DamageHistory()
     var cursor: Cursor?
@@ -46,11 +45,11 @@ package final class ControlSink: ScanoutSink {
   private struct Hold {
     let frame: Frame
     let consumer: Consumer
-    /// A frame waited for its end in vain, and no other one does.
+    /// Whether a frame waited in vain for this one's release, so that no other frame waits for it.
     var isOverdue = false
   }
 
-  /// The cursor of a scanout, of which `serial` is the image's number.
+  /// The cursor of a scanout; `serial` is the image's number.
   struct Cursor {
     var image: CursorImage?
     var position: CursorPosition
@@ -152,7 +151,7 @@ package final class ControlSink: ScanoutSink {
     settle()
   }
 
-  // MARK: What the observer is told
+  // MARK: Reports to the observer
 
   private func report(_ report: ReportQueue.Report, on scanout: ScanoutID) {
     telling?.schedule()
@@ -169,7 +168,7 @@ package final class ControlSink: ScanoutSink {
       ?? holds.lazy.map(\.frame).first { $0.id == id }
   }
 
-  /// - Returns: false when the consumer holds as much as it may.
+  /// - Returns: false if the consumer already holds the most that it may.
   func hold(_ frame: Frame, for consumer: Consumer) -> Bool {
     guard holds.count(where: { $0.consumer === consumer }) < Self.holdsPerConsumer else { return false }
     frame.acquire()
@@ -177,7 +176,7 @@ package final class ControlSink: ScanoutSink {
     return true
   }
 
-  /// - Returns: false when the consumer does not hold it.
+  /// - Returns: false if the consumer does not hold it.
   func release(_ id: Int, by consumer: Consumer) -> Bool {
     guard let index = holds.firstIndex(where: { $0.consumer === consumer && $0.frame.id == id }) else {
       return false
@@ -195,7 +194,7 @@ package final class ControlSink: ScanoutSink {
     settle()
   }
 
-  /// Reports the frames whose predecessors are not held any more.
+  /// Reports the frames whose predecessors nobody holds any more.
   private func settle() {
     for index in lanes.indices {
       guard let waiting = lanes[index].waiting, !isWaitedFor(waiting.predecessor) else { continue }
@@ -222,7 +221,7 @@ package final class ControlSink: ScanoutSink {
     armTimer()
   }
 
-  // MARK: What there is
+  // MARK: The present state
 
   var scanoutCount: Int { lanes.count }
 
@@ -230,7 +229,7 @@ package final class ControlSink: ScanoutSink {
 
   func cursor(_ index: Int) -> Cursor? { lanes[index].cursor }
 
-  /// What the scanout shows now, and what has changed of it since the picture `older`, nil for none.
+  /// The scanout's present picture, and its changes since the picture `older`, nil for none.
   func picture(_ index: Int, since older: UInt64?) -> (frame: DisplayFrame, damage: DisplayRectangle)? {
     guard let shown = lanes[index].shown else { return nil }
     let damage =
@@ -270,7 +269,7 @@ package final class ControlSink: ScanoutSink {
     for feed in feeds { feed.changed(.outputs, 0) }
   }
 
-  /// Tells everybody who watches that there will be nothing more.
+  /// Tells all watchers that this is the end.
   package func end() {
     for feed in feeds { feed.end() }
     feeds = []

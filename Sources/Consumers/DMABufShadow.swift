@@ -17,7 +17,7 @@ final class DMABufShadow: ShadowMemory {
 
   func isBelow(_ bound: Int) -> Bool { memory.isBelow(bound) && dmabuf.withDescriptor { $0.isBelow(bound) } }
 
-  /// - Throws: what the kernel says against a dma-buf of that memory.
+  /// - Throws: why the kernel makes no dma-buf of that memory.
   init(_ memory: MemfdShadow, _ device: UdmabufDevice) throws(UdmabufError) {
     let range = MemfdRange(memfd: memory.memfd, offset: 0, length: UInt64(memory.mapping.length))
     (self.memory, dmabuf) = (memory, try device.create(range))

@@ -5,20 +5,20 @@ internal import SystemPackage
 internal import Udmabuf
 package import Varlink
 
-/// `io.udmabridge.Display`, by which other processes get at the frames of a `ControlSink`.
+/// `io.udmabridge.Display`, by which other processes get the frames of a `ControlSink`.
 package final class DisplayInterface: VarlinkInterface {
   package let name = displayInterfaceName
   package let description = displayDescription
   package let upgradedMethods = ["Stream"]
 
   private let sink: ControlSink
-  /// Memory of this process's own that the guest may map, by its number.
+  /// Memory of this process that the guest may map, by its number.
   private let offers: [UInt64: Memfd]
-  /// The device's statistics, a JSON object: all of them, or what any caller may know.
+  /// The device's statistics, a JSON object: all of them, or those that any caller may know.
   private let statistics: (_ isTrusted: Bool) -> [UInt8]
   private let watchers: WatcherLimit
   private var consumers: [ObjectIdentifier: Consumer] = [:]
-  /// Whose connections these are.
+  /// The server of this interface, asked for its connection counts.
   package weak var server: VarlinkServer?
 
   package init(
@@ -75,7 +75,7 @@ package final class DisplayInterface: VarlinkInterface {
       connection.reply(EmptyObject())
     case "Watch":
       _ = try call.parameters(EmptyObject.self)
-      // Who wants no reply cannot be told of anything.
+      // A caller that wants no reply cannot get events.
       guard call.wantsMore, !call.isOneway else { throw .expectedMore }
       try admitWatcher(connection)
       watch(connection)
@@ -187,7 +187,7 @@ package final class DisplayInterface: VarlinkInterface {
     return now
   }
 
-  // MARK: Who and what
+  // MARK: Callers
 
   private func consumer(_ connection: VarlinkConnection) -> Consumer {
     let id = ObjectIdentifier(connection)

@@ -1,12 +1,12 @@
 internal import Scanout
 
-/// How a consumer hears of what a `ControlSink` offers: a call of Watch, or a stream.
+/// A consumer's way to hear from a `ControlSink`: a call of Watch, or a stream.
 protocol Feed: AnyObject {
-  /// Something else is to be told, of the scanout of this number.
+  /// The state of the scanout of this number has changed.
   func changed(_ subject: FeedSubject, _ index: Int)
-  /// The frame is the guest's again: it must not be used any more.
+  /// The guest has the frame's pages again, so the frame must not be used any more.
   func forget(_ frame: Frame)
-  /// There will be nothing more.
+  /// Nothing more will come.
   func end()
 }
 

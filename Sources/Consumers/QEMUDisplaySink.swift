@@ -7,20 +7,19 @@ internal import VhostUser
 
 /// Shows frames in QEMU's own display, over the socket that QEMU hands to a vhost-user-gpu.
 ///
-/// QEMU replaces the socket at each stop, cont and reset, and everything is told anew on the next one. What QEMU was
-/// told to show counts as in use until it has answered something that came after. Where QEMU gives no socket, there
-/// is nobody to show frames to.
+/// QEMU replaces the socket at each stop, cont and reset, and the next one is told everything anew. A frame counts as in use
+/// until QEMU has answered a later message. If QEMU gives no socket, nobody sees the frames.
 package final class QEMUDisplaySink: ScanoutSink {
-  /// QEMU has so many consoles at most for one device.
+  /// QEMU has at most this many consoles for one device.
   package static let maximumOutputs = 16
   /// The formats that QEMU's displays can show of a dma-buf.
   static let formats: [FourCC] = [.xrgb8888, .argb8888, .xbgr8888, .abgr8888]
 
-  /// Larger copies are sent in pixels, in bytes.
+  /// Copies of more bytes than this are sent as pixels.
   private static let largestBuffer: UInt64 = 64 << 20
 
   package weak var observer: (any ScanoutObserver)?
-  /// What QEMU has told of its display, or what was given at the start. Their count never changes.
+  /// The outputs from QEMU, or those given at the start. Their count never changes.
   package private(set) var outputs: [SinkOutput]
 
   private let asksForScreens: Bool
@@ -31,36 +30,36 @@ package final class QEMUDisplaySink: ScanoutSink {
   private let log: Logger
   private(set) var lanes: [QEMULane]
   private var connection: QEMUDisplayConnection?
-  /// What QEMU can do; nil until it has said so on this socket.
+  /// QEMU's abilities; nil until QEMU has named them on this socket.
   private var features: QEMUDisplayFeatures?
-  /// The question that it always answers, once it has done all that came before.
+  /// The question that QEMU always answers, after it has done everything before.
   private var barrier = QEMUDisplayMessage.getProtocolFeatures
   private var saidThatItHasNoFeatures = false
 
   private var telling: Deferred?
   private var resuming: Deferred?
   private var timer: Timer?
-  /// It is asked what it answers always.
+  /// Whether that question was asked.
   private var isBarrierOut = false
-  /// What the observer is told from the loop.
+  /// The reports for the observer, which gets them from the loop.
   private let reports = ReportQueue()
-  /// QEMU has handed over a socket once.
+  /// Whether QEMU has ever handed over a socket.
   private var hadSocket = false
 
-  /// Who waits for QEMU's answers, and what has not been asked for them yet.
+  /// The calls that wait for QEMU's answers, and the questions that were not asked yet.
   private var inquirers: [() -> Void] = []
   private var inquiry = Inquiry.none
   private enum Inquiry { case none, wanted, asked }
-  /// QEMU has said on this socket which screens there are.
+  /// Whether QEMU has named its screens on this socket.
   private var knowsScreens = false
   private var edidInquirers: [(scanout: ScanoutID, finished: ([UInt8]?) -> Void, isAsked: Bool)] = []
 
   /// - Parameters:
-  ///   - outputs: what is offered as long as QEMU has told nothing, one for each scanout.
-  ///   - asksForScreens: QEMU says which sizes its display prefers; else `outputs` stays as it is.
-  ///   - strideAlignment: what the card wants that draws QEMU's display.
-  ///   - udmabuf: makes dma-bufs of copies; without it QEMU is sent their pixels.
-  ///   - patience: after that time without an answer QEMU is asked what it answers always.
+  ///   - outputs: the outputs until QEMU names its screens, one for each scanout.
+  ///   - asksForScreens: whether QEMU chooses the preferred sizes; otherwise `outputs` never changes.
+  ///   - strideAlignment: of the card that draws QEMU's display.
+  ///   - udmabuf: makes dma-bufs of copies; without it QEMU gets their pixels.
+  ///   - patience: after this time without an answer QEMU gets the question that it always answers.
   package init(
     outputs: [SinkOutput], asksForScreens: Bool, strideAlignment: StrideAlignment = .none,
     udmabuf: UdmabufDevice?, patience: TimeSpan = .milliseconds(100), loop: EventLoop, log: Logger
@@ -87,7 +86,7 @@ package final class QEMUDisplaySink: ScanoutSink {
 
   package var isAttended: Bool { connection != nil }
 
-  /// The socket is QEMU's from now on, in place of an earlier one.
+  /// QEMU has sent this socket, which replaces an earlier one.
   package func connect(_ socket: consuming UnixSocket) {
     disconnect()
     hadSocket = true
@@ -96,8 +95,8 @@ package final class QEMUDisplaySink: ScanoutSink {
         socket, loop: loop, onReady: { [weak self] in self?.proceed() },
         onEnd: { [weak self] error in self?.ended(error) })
     } catch { return log.warning("QEMU's display socket cannot be used: \(error)") }
-    // The first message on a socket finds room. One that leaves it without an answer is asked for its screens besides,
-    // and what it says of them shows that there will be none.
+    // The first message on a socket finds room. A display that leaves it without an answer is also asked for its screens,
+    // and that answer shows that the first will not come.
     _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
       if case .protocolFeatures(let features) = reply { self?.introduced(features) } else { self?.isBasic() }
     }
@@ -105,7 +104,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     proceed()
   }
 
-  /// QEMU's side of the device is gone: nothing is shown there, and nobody can be told so.
+  /// QEMU's connection for the device is over. QEMU shows nothing any more, and cannot be told anything.
   package func abandon() {
     disconnect()
     hadSocket = false
@@ -120,20 +119,20 @@ package final class QEMUDisplaySink: ScanoutSink {
     proceed()
   }
 
-  /// It knows the first version of the protocol only.
+  /// The display knows only the first version of the protocol.
   private func isBasic() {
     (features, barrier) = ([], .getDisplayInfo)
     if !saidThatItHasNoFeatures {
       saidThatItHasNoFeatures = true
       log.notice(
-        "the display answers no GET_PROTOCOL_FEATURES: it is told no more than the base protocol has")
+        "the display does not answer GET_PROTOCOL_FEATURES: only the base protocol is used")
     }
     proceed()
   }
 
   private func ended(_ error: QEMUDisplayError?) {
     if let error {
-      log.warning("QEMU's display socket is given up until QEMU hands over another one: \(error)")
+      log.warning("QEMU's display socket is given up, until QEMU hands over another one: \(error)")
     }
     disconnect()
   }
@@ -143,7 +142,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     (features, barrier, isBarrierOut, knowsScreens) = (nil, .getProtocolFeatures, false, false)
     timer?.disarm()
     for lane in lanes { lane.forgetWhatWasTold() }
-    // The device answers for itself what QEMU has left unanswered.
+    // The device answers the questions that QEMU has left open.
     (inquirers, edidInquirers, inquiry) = ([], [], .none)
   }
 
@@ -168,35 +167,35 @@ package final class QEMUDisplaySink: ScanoutSink {
     guard strideAlignment.allows(layout.stride) else {
       throw SinkError(
         .stride,
-        "the card that draws QEMU's display takes rows of a multiple of \(strideAlignment) bytes"
-          + (strideAlignment.origin.map { " (\($0))" } ?? "") + ", and "
-          + "these have \(layout.stride); choose a mode whose width is a multiple of \(strideAlignment.bytes / 4) pixels"
+        "the card that draws QEMU's display needs a stride that is a multiple of \(strideAlignment) bytes"
+          + (strideAlignment.origin.map { " (\($0))" } ?? "") + ", but "
+          + "this one is \(layout.stride); choose a mode whose width is a multiple of \(strideAlignment.bytes / 4) pixels"
       )
     }
     guard layout.offset == 0, source.x == 0, source.y == 0 else {
       throw SinkError(
         .offset,
-        "QEMU's display shows a buffer from its first byte on only, and not \(source) of an image at byte "
+        "QEMU's display can only show a buffer from its first byte on, not \(source) of an image at byte "
           + "\(layout.offset); a buffer for each scanout in the guest needs no copy")
     }
   }
 
-  /// A dma-buf if one can be made. QEMU takes pixels in one format only, and all its displays show that.
+  /// A dma-buf if one can be made. QEMU takes pixels in only one format, which all its displays show.
   package func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas {
     try check(scanout)
-    // Many cards want rows that begin at multiples of 256 bytes.
+    // Many cards need rows that begin at multiples of 256 bytes.
     let unit = max(strideAlignment.bytes, StrideAlignment.strictest.bytes)
     let stride = (width * 4 + unit - 1) / unit * unit
     let layout = FrameLayout(width: width, height: height, format: .xrgb8888, stride: stride)
     let memory = try MemfdShadow.make(layout)
-    // For a dma-buf the kernel takes all of its pages at once, and nobody has a turn meanwhile.
+    // The kernel takes all pages of a dma-buf at once, and the loop waits meanwhile.
     if let udmabuf, layout.pages <= Self.largestBuffer {
       do throws(UdmabufError) {
         let shared = try DMABufShadow(memory, udmabuf)
         return Canvas(memory: shared, layout: layout, area: layout.bounds)
-      } catch { log.debug("a copy is sent in pixels: \(error)") }
+      } catch { log.debug("a copy is sent as pixels: \(error)") }
     }
     return Canvas(memory: memory, layout: layout, area: layout.bounds)
   }
@@ -212,7 +211,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   package func turnOff(_ scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
     let lane = lanes[Int(scanout.rawValue)]
-    // QEMU is told on its next socket. The guest is stopped or reset until then, and nobody can be waited for.
+    // The next socket is told. Until then the guest is stopped or reset, and nothing can wait for QEMU.
     if !isAttended { return lane.queue.removeAll() }
     _ = lane.queue.submit(.turnOff)
     proceed()
@@ -247,7 +246,7 @@ package final class QEMUDisplaySink: ScanoutSink {
 
   // MARK: Telling QEMU
 
-  /// Says as much of what there is to say as there is room for.
+  /// Sends as many messages as there is room for.
   private func proceed() {
     guard let connection, sendInquiries(connection), let features else { return }
     for lane in lanes {
@@ -273,7 +272,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     timer.arm(after: patience - waited % patience)
   }
 
-  /// QEMU reads nothing while its display has not drawn an update, and may never answer that one.
+  /// QEMU reads nothing before its display has drawn an update, and may never answer that update.
   private func askForAnything() {
     defer { armTimer() }
     let now = Instant.now
@@ -283,7 +282,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     isBarrierOut = connection.ask(barrier) { [weak self] _ in self?.isBarrierOut = false }
   }
 
-  // MARK: What QEMU's display is like
+  // MARK: QEMU's screens
 
   package func inquire(_ finished: @escaping () -> Void) -> Bool {
     guard asksForScreens, isAttended, inquirers.count < QEMUDisplayConnection.maxOutstanding else {
@@ -305,7 +304,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     return true
   }
 
-  /// QEMU does not answer for a screen that is not enabled.
+  /// QEMU gives no answer for a disabled screen.
   private func hasEDID(_ scanout: ScanoutID) -> Bool {
     features?.contains(.edid) == true && !outputs[Int(scanout.rawValue)].modes.isEmpty
   }

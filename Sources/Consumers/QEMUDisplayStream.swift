@@ -6,18 +6,18 @@ internal import VhostUser
 /// A call of Stream: its connection speaks the protocol of QEMU's display socket from then on, and the caller is the
 /// front end.
 ///
-/// It is told of the newest state only. What it was told of and has not answered is held for it, by the rules of Hold.
+/// It is told only of the newest state. Frames that it has not answered are held for it, by the rules of Hold.
 final class QEMUDisplayStream: Feed {
   private unowned let sink: ControlSink
   private let consumer: Consumer
   private var connection: QEMUDisplayConnection?
-  /// What the caller knows; nil until it has said so.
+  /// The caller's features; nil until the caller has named them.
   private var features: QEMUDisplayFeatures?
   private let lanes: [QEMULane]
-  /// By scanout: what is held until the caller has answered.
+  /// The frames held until the caller answers, by scanout.
   private var held: [Frame?]
 
-  /// - Parameter whenOver: the caller has hung up, or said what it must not.
+  /// - Parameter whenOver: called when the caller has hung up, or sent a forbidden message.
   init(
     _ sink: ControlSink, _ consumer: Consumer, _ socket: consuming UnixSocket, loop: EventLoop,
     whenOver: @escaping () -> Void
@@ -70,7 +70,7 @@ final class QEMUDisplayStream: Feed {
 
   // MARK: Telling the caller
 
-  /// The protocol has no word for where in a buffer an image begins, and one format of pixels.
+  /// The protocol cannot say where in a buffer an image begins, and has only one format for pixels.
   private static func canTell(_ presentation: Presentation) -> Bool {
     let (layout, source) = (presentation.frame.layout, presentation.source)
     guard layout.offset == 0, source.x == 0, source.y == 0 else { return false }
@@ -94,7 +94,7 @@ final class QEMUDisplayStream: Feed {
     }
   }
 
-  /// Holds what the caller reads now, and nothing else on this scanout.
+  /// Holds the frame that the caller reads now, and no other one on this scanout.
   private func hold(_ frame: Frame?, _ index: Int) {
     let before = held[index]
     guard before !== frame else { return }

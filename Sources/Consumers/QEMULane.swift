@@ -4,40 +4,40 @@ internal import SystemPackage
 internal import Udmabuf
 internal import VhostUser
 
-/// One scanout on QEMU's display: what it is to show, and how much of that QEMU was told.
+/// One scanout on QEMU's display: its picture, and how much of it QEMU was told.
 final class QEMULane {
-  /// UPDATEs go in parts of so many bytes of pixels, so that QEMU is never in the middle of a long message.
+  /// An UPDATE has at most this many bytes of pixels, so that QEMU is never in the middle of a long message.
   var bandBytes = 256 << 10
-  /// So many parts are sent before other sources of the loop have their turn: QEMU may read as fast as we send.
+  /// At most this many parts are sent in one turn of the loop, because QEMU may read as fast as they are sent.
   var bandsPerTurn = 16
 
   let id: ScanoutID
   let queue = PresentationQueue()
   private var scanout: UInt32 { id.rawValue }
 
-  /// What QEMU has on this console, from whatever socket.
+  /// QEMU's picture on this console, from any socket.
   private enum Content { case nothing, buffer, pixels }
   private var content = Content.nothing
-  /// What was announced on this socket.
+  /// The picture that was announced on this socket.
   private var announced: Announced?
   private struct Announced: Equatable {
     var frame: UInt64
     var source: Rectangle
   }
-  /// A new socket: what is shown is to be told again.
+  /// Whether the picture must be told again, on a new socket.
   private var needsRefresh = false
   private var job: Job?
   private var lastJob: UInt64 = 0
-  /// There was room for more pixels when it was left off for the sake of others.
+  /// Whether sending stopped although there was room, to give other sources a turn.
   private(set) var hasMore = false
 
-  /// Something that QEMU is being told.
+  /// A message or several that QEMU is being told.
   private struct Job {
     let number: UInt64
     let step: PresentationQueue.Step
-    /// It is no step of the queue's.
+    /// Whether it is not a step of the queue.
     let isRefresh: Bool
-    /// What has changed, in the frame's pixels.
+    /// The changed part, in the frame's pixels.
     var damage = Rectangle(x: 0, y: 0, width: 0, height: 0)
     var state = State.start
     enum State {
@@ -57,16 +57,16 @@ final class QEMULane {
 
   init(_ scanout: UInt32) { id = ScanoutID(scanout) }
 
-  /// When QEMU was told what it has not answered yet; nil if it owes no answer.
+  /// When QEMU was told; nil if it owes no answer.
   var waitingSince: Instant? { if case .waiting(let since) = job?.state { since } else { nil } }
 
-  /// The buffer of which QEMU was told, or is about to be, and has not answered.
+  /// The buffer that QEMU was told or will be told of, and has not answered for.
   var unanswered: Frame? {
     guard content == .buffer, case .present(let presentation) = job?.step else { return nil }
     return presentation.frame
   }
 
-  // MARK: What is to be shown
+  // MARK: The picture
 
   func setCursor(_ image: CursorImage?, at position: CursorPosition) {
     // The same image at another place.
@@ -81,7 +81,7 @@ final class QEMULane {
     if cursorNews == .none { cursorNews = .position }
   }
 
-  /// Takes a frame out. If QEMU shows it, it is told not to.
+  /// Takes a frame out. If QEMU shows it, QEMU is told to stop.
   func remove(_ frame: Frame) -> PresentationQueue.Removal {
     var isConcerned = false
     if case .present(let presentation) = job?.step, presentation.frame === frame { isConcerned = true }
@@ -92,7 +92,7 @@ final class QEMULane {
     return removal
   }
 
-  /// The socket is gone, and with it what was told there. What QEMU shows stays.
+  /// The socket is gone, and with it the messages on it. QEMU goes on showing its picture.
   func forgetWhatWasTold() {
     (announced, job) = (nil, nil)
     needsRefresh = true
@@ -109,7 +109,7 @@ final class QEMULane {
   // MARK: Telling QEMU
 
   /// - Parameters:
-  ///   - barrier: what is asked after that to which there is no answer.
+  ///   - barrier: the question to ask after messages without an answer.
   ///   - answered: called with the number of a job when QEMU has done it.
   /// - Returns: false if there is no room for more.
   func proceed(
@@ -169,10 +169,10 @@ final class QEMULane {
     return Job(number: lastJob, step: step, isRefresh: isRefresh)
   }
 
-  /// QEMU has done what it was told.
-  /// - Returns: what is shown newly.
+  /// QEMU has done a job.
+  /// - Returns: the picture that is newly shown.
   func finish(_ number: UInt64) -> Presentation? {
-    // The job may have been given up, and another one have its place.
+    // The job may have been given up, and another one may have its place.
     guard let done = job, done.number == number else { return nil }
     job = nil
     if done.isRefresh { return nil }
@@ -200,7 +200,7 @@ final class QEMULane {
       job?.state = .end
     case .shadow(let shadow) where shadow.isDMABuf:
       if !isKnown {
-        // Without a descriptor for it nothing new can be shown; it is tried again with the next frame.
+        // Without a free descriptor nothing new can be shown. The next frame tries again.
         if let fd = try? shadow.descriptor() {
           guard send(frame.layout, source, fd, connection, features) else { return false }
           (content, announced) = (.buffer, wanted)
@@ -219,11 +219,11 @@ final class QEMULane {
     return true
   }
 
-  /// QEMU shows its surface again, and not the dma-buf that it has.
+  /// Makes QEMU show its surface again, in place of its dma-buf.
   private func leaveBuffer(_ connection: QEMUDisplayConnection) -> Bool {
     guard content == .buffer else { return true }
     guard connection.send(.dmabufScanout(scanout, nil)) else { return false }
-    // What its surface has is of no worth.
+    // The surface's old content is useless.
     (content, announced) = (.pixels, nil)
     return true
   }
@@ -232,7 +232,7 @@ final class QEMULane {
     _ layout: FrameLayout, _ source: Rectangle, _ fd: borrowing FD, _ connection: QEMUDisplayConnection,
     _ features: QEMUDisplayFeatures
   ) -> Bool {
-    // The part that is shown begins with the image, and is an image of its own.
+    // The shown part begins with the image, and is sent as an image of its own.
     let buffer = QEMUDisplayBuffer(
       area: QEMUDisplayArea(x: 0, y: 0, width: source.width, height: source.height), width: source.width,
       height: source.height, stride: layout.stride, fourcc: (layout.format.opaque ?? layout.format).rawValue)
@@ -242,7 +242,7 @@ final class QEMULane {
     return connection.send(message, passing: fd)
   }
 
-  /// Sends as many rows as one message has; what is left is the job's.
+  /// Sends as many rows as fit into one message; the job keeps the rest.
   private func sendPixels(
     _ rest: Rectangle, _ presentation: Presentation, _ connection: QEMUDisplayConnection
   ) -> Bool {
@@ -261,7 +261,7 @@ final class QEMULane {
     return true
   }
 
-  /// The message that QEMU answers once it has done all that came before; nil if there is none.
+  /// The message that QEMU answers after it has done everything before; nil if there is none.
   private func lastMessage(_ now: Job) -> QEMUDisplayMessage? {
     guard case .present(let presentation) = now.step, content == .buffer else { return nil }
     let (damage, source) = (now.damage, presentation.source)

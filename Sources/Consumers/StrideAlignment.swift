@@ -1,16 +1,16 @@
-/// A number of bytes. The card that draws QEMU's window takes in a dma-buf whose rows are a multiple of it.
+/// A number of bytes. The card that draws QEMU's window takes dma-bufs whose stride is a multiple of it.
 package struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
   /// A power of two.
   package let bytes: UInt32
-  /// What people know it by, such as the option that said so.
+  /// Its source for people, such as the option that set it.
   package var origin: String?
 
-  /// Any row will do.
+  /// Any stride.
   package static let none = StrideAlignment(known: 1)
-  /// Every driver below takes such rows.
+  /// A stride that every driver below takes.
   package static let strictest = StrideAlignment(known: 256)
 
-  /// Nobody wants more than a page.
+  /// No driver needs more than a page.
   package static let largest: UInt32 = 4096
 
   /// Nil unless it is a power of two, at most `largest`.
@@ -21,8 +21,8 @@ package struct StrideAlignment: Equatable, Sendable, CustomStringConvertible {
 
   private init(known bytes: UInt32) { self.bytes = bytes }
 
-  /// Of a card, by the name of its driver in the kernel; nil for one of which nothing is known. docs/display.md says
-  /// where these numbers come from.
+  /// The alignment of a card, by the name of its driver in the kernel; nil for an unknown one. docs/display.md has the
+  /// sources of these numbers.
   package static func ofDriver(_ name: String) -> StrideAlignment? {
     switch name {
     case "amdgpu", "radeon": StrideAlignment(known: 256)

@@ -1,14 +1,14 @@
 package import Scanout
 
-/// Shows everything on one sink and offers it to other processes beside that. The sink sets the pace and says what can
-/// be shown.
+/// Shows everything on one sink, and also offers it to other processes. The sink sets the pace, and decides what can be
+/// shown.
 package final class TeeSink: ScanoutSink {
   package weak var observer: (any ScanoutObserver)?
   private let shown: any ScanoutSink
   private let offered: ControlSink
   private var relay: Relay?
 
-  /// - Parameter offered: made with the outputs of `shown`.
+  /// - Parameter offered: has the outputs of `shown`.
   package init(_ shown: any ScanoutSink, _ offered: ControlSink) {
     precondition(shown.outputs == offered.outputs, "both have the same scanouts")
     (self.shown, self.offered) = (shown, offered)

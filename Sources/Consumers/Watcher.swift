@@ -2,8 +2,8 @@ internal import DisplayProtocol
 internal import Scanout
 internal import Varlink
 
-/// A call of Watch. What it is to be told of and could not take yet is remembered, not kept: it hears of the newest
-/// state only, so that it costs the same however slow it is.
+/// A call of Watch. For a slow watcher only the kinds of changes are remembered, not the events: it gets the newest state,
+/// and a very slow one costs no more memory.
 final class Watcher: Feed {
   private struct Told {
     /// The last picture.
@@ -16,7 +16,7 @@ final class Watcher: Feed {
   private unowned let sink: ControlSink
   private weak var connection: VarlinkConnection?
   private var outputsChanged = true
-  /// By scanout: what has changed since it was told.
+  /// The changes since it was told, by scanout.
   private var scanouts: [Told]
 
   init(_ sink: ControlSink, _ connection: VarlinkConnection) {
@@ -26,7 +26,7 @@ final class Watcher: Feed {
     }
   }
 
-  /// Tells it, now or when the connection has room.
+  /// Sends the changes, now or when the connection has room.
   func changed(_ subject: FeedSubject, _ index: Int) {
     switch subject {
     case .outputs: outputsChanged = true
@@ -38,7 +38,7 @@ final class Watcher: Feed {
 
   /// Sends as much of what has changed as there is room for.
   func proceed() {
-    // It goes in the middle of this when its peer turns out to be gone.
+    // Sending can find that the peer is gone, and this watcher then goes away during the call.
     guard let connection else { return }
     while connection.isOpen, connection.isReadyToSend, let event = next() { connection.stream(event) }
   }

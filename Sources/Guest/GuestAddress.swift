@@ -5,7 +5,7 @@ package struct GuestAddress: Hashable, Comparable, Sendable, CustomStringConvert
 
   package static func < (a: GuestAddress, b: GuestAddress) -> Bool { a.rawValue < b.rawValue }
 
-  /// The address `count` bytes further on, or nil past the end of the address space.
+  /// The address `count` bytes later, or nil past the end of the address space.
   package func advanced(by count: UInt64) -> GuestAddress? {
     let (sum, overflow) = rawValue.addingReportingOverflow(count)
     return overflow ? nil : GuestAddress(sum)
@@ -14,7 +14,7 @@ package struct GuestAddress: Hashable, Comparable, Sendable, CustomStringConvert
   package var description: String { "0x" + String(rawValue, radix: 16) }
 }
 
-/// `length` bytes of the guest's physical memory, as the guest states them: nothing is checked yet.
+/// `length` bytes of the guest's physical memory, as the guest named them, not checked yet.
 package struct GuestRange: Hashable, Sendable, CustomStringConvertible {
   package var address: GuestAddress
   package var length: UInt64

@@ -12,7 +12,7 @@ package enum GuestMemoryError: Error, Equatable {
   /// `item` counts from 0 in the list that was passed.
   case emptyRange(item: Int)
   case overflow(item: Int, GuestRange)
-  /// The address is in no region.
+  /// No region has the address.
   case hole(item: Int, GuestAddress)
 }
 
@@ -25,7 +25,7 @@ extension GuestMemoryError: CustomStringConvertible {
     case .regionPastFile(let address, let end, let size):
       "the memory region at \(address) ends at offset \(end) of a file of \(size) bytes"
     case .regionsOverlap(let a, let b): "the memory regions at \(a) and \(b) overlap"
-    case .tooManyRegions(let limit): "more than \(limit) memory regions"
+    case .tooManyRegions(let limit): "the memory table has more than \(limit) regions, which is the limit"
     case .noSuchRegion(let address): "there is no memory region at \(address) to remove"
     case .unmappable(let address, let errno): "the memory region at \(address) cannot be mapped: \(errno)"
     case .emptyRange(let item): "entry \(item) is empty"

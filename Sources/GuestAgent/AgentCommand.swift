@@ -1,7 +1,7 @@
 internal import LendingProtocol
 internal import Varlink
 
-/// A command of the agent's to the helper. docs/port.md defines it.
+/// A command of the agent to the helper. docs/port.md defines it.
 enum AgentCommand {
   case hello(session: String)
   case prove(resource: UInt32, secret: String)
@@ -88,7 +88,7 @@ enum AgentCommand {
   }
 }
 
-/// Random bytes of the kernel's, as lower-case hexadecimal digits.
+/// Random bytes from the kernel, as lower-case hexadecimal digits.
 struct RandomBytes {
   let bytes: [UInt8]
 

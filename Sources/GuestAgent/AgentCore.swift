@@ -2,7 +2,7 @@ internal import LendingProtocol
 internal import Linux
 internal import SystemPackage
 
-/// Joins the port, the cards and the lenders: it has the session, and knows which of the helper's devices each card is.
+/// Joins the port, the cards and the lenders. It has the session, and knows each card's device of the helper.
 final class AgentCore {
   private let loop: EventLoop
   private let log: (String) -> Void
@@ -11,13 +11,13 @@ final class AgentCore {
   let offers = GuestOfferTable()
   let interface: LenderInterface
   private var cards: [any GuestCard] = []
-  /// Unplugged cards that have buffers of other drivers. Their device files stay open: closing one waits for the device, for ever,
-  /// and nobody can kill a process that waits there.
+  /// Unplugged cards that have buffers of other drivers. Their device files stay open, because closing one waits for the device
+  /// for ever, and a process in that wait cannot be killed.
   private var abandoned: [any GuestCard] = []
 
   var whenPortGone: (() -> Void)?
 
-  /// - Parameter isDMABuf: what may be lent.
+  /// - Parameter isDMABuf: decides whether a descriptor may be lent.
   init(
     loop: EventLoop, log: @escaping (String) -> Void,
     isDMABuf: @escaping (borrowing FD) -> Bool = { (try? $0.fileKind()) == .dmaBuf }
@@ -45,7 +45,7 @@ final class AgentCore {
     session.whenEvent = { [unowned self] in take($0) }
   }
 
-  /// Begins to talk on a port; another one was closed before.
+  /// Begins to use a port. An earlier one was closed before.
   func open(_ port: consuming FD) throws(Errno) { try session.open(AgentPort(port, loop: loop)) }
 
   // MARK: Cards
@@ -61,7 +61,9 @@ final class AgentCore {
     table.remove(card, reason: "cardGone")
     if card.handles.hasForeign {
       abandoned.append(card)
-      log("it has buffers of other drivers: the kernel keeps these pages until this guest starts again")
+      log(
+        "the unplugged card has buffers of other drivers: the kernel keeps their pages until this guest reboots"
+      )
     }
   }
 
@@ -83,14 +85,14 @@ final class AgentCore {
     }
   }
 
-  /// Shows the helper which of its devices a card is: by random bytes in a buffer of it.
+  /// Proves to the helper which of its devices a card is, by random bytes in a buffer of the card.
   private func prove(_ card: any GuestCard) {
     let secret = RandomBytes(32)
     let buffer: CardBuffer
     do throws(Errno) {
       buffer = try card.makeBuffer(systemPageSize)
       unsafe try card.map(buffer).store(secret.bytes.span.bytes, at: 0)
-    } catch { return log("a card makes no buffers: \(error)") }
+    } catch { return log("a card cannot make a buffer: \(error)") }
     session.send(.prove(resource: buffer.resource, secret: secret.digits)) { [unowned self] result in
       // The buffer lives until here.
       withExtendedLifetime(buffer) {}
@@ -102,7 +104,7 @@ final class AgentCore {
         table.add(ProvenCard(card: card, device: device, epoch: epoch))
       case .failure(let refusal):
         if refusal != AgentSession.ended {
-          log("a card is no device of the helper's, or not now: \(refusal.class): \(refusal.desc)")
+          log("the helper does not serve a card, or not now: \(refusal.class): \(refusal.desc)")
         }
       }
     }

@@ -2,15 +2,15 @@ package import Linux
 package import SystemPackage
 internal import Varlink
 
-/// The agent: lends the buffers of this guest's programs, by the port and the cards that there are.
+/// The agent: lends the buffers of this guest's programs, through the port and the cards.
 package final class AgentDaemon {
-  /// How an agent is set up.
+  /// The settings of an agent.
   package struct Settings {
-    /// Nil: the port that the host calls `io.udmabridge.lend.0`.
+    /// Nil means the port `io.udmabridge.lend.0`.
     package var port: FilePath?
-    /// Nil: all of the driver `virtio_gpu`.
+    /// Nil means all cards of the driver `virtio_gpu`.
     package var node: FilePath?
-    /// Of lenders at once.
+    /// The most connections of programs at once.
     package var connectionLimit = 512
     package var version = ""
 
@@ -24,7 +24,7 @@ package final class AgentDaemon {
   private let server: VarlinkServer
   private var clock: ClockWatch?
 
-  /// - Parameter socket: listens for lenders. Who may connect is its file's matter.
+  /// - Parameter socket: the listening socket for programs. Its file's mode decides who may connect.
   package init(
     _ settings: Settings, _ socket: consuming UnixSocket, loop: EventLoop, log: @escaping (String) -> Void
   ) throws(Errno) {
@@ -47,7 +47,7 @@ package final class AgentDaemon {
     devices.whenCard = { core.add($0) }
     devices.whenCardGone = { core.remove($0) }
     core.whenPortGone = { [unowned self] in devices.losePort() }
-    // A guest that hibernates comes back beside another helper, and its kernel says nothing of that.
+    // A guest that wakes from hibernation has another helper, and its kernel does not report that.
     clock = try ClockWatch(loop) { [unowned self] in self.core.session.askWhetherItIsThere() }
     devices.look()
   }

@@ -1,9 +1,9 @@
 internal import Linux
 internal import SystemPackage
 
-/// Where the port and the render nodes are. What is not there yet, or has gone away, is waited for by the kernel's announcements.
+/// Finds the port and the render nodes. For missing ones it waits for the kernel's announcements.
 final class AgentDevices {
-  /// What the host calls the port.
+  /// The port's name on the host.
   static let portName = "io.udmabridge.lend.0"
   private static let ports: FilePath = "/sys/class/virtio-ports"
   private static let nodes: FilePath = "/dev/dri"
@@ -13,12 +13,12 @@ final class AgentDevices {
   private let log: (String) -> Void
   private var events: DeviceEventSocket
   private var token: EventLoop.Token?
-  /// For a file that is there and cannot be opened yet: nobody announces that it can.
+  /// Tries again to open an existing file, because nothing announces that it can be opened.
   private var retry: Timer?
   private var delay = firstDelay
   private static let firstDelay = TimeSpan.milliseconds(250)
   private static let longestDelay = TimeSpan.seconds(60)
-  /// What was said last of each file that cannot be opened.
+  /// The last log line about each file that cannot be opened.
   private var troubles: [FilePath: String] = [:]
 
   private var cards: [FilePath: any GuestCard] = [:]
@@ -29,8 +29,8 @@ final class AgentDevices {
   var whenCardGone: ((any GuestCard) -> Void)?
 
   /// - Parameters:
-  ///   - port: nil: the one that the host calls so.
-  ///   - node: nil: all of the driver's.
+  ///   - port: nil means the port of that name.
+  ///   - node: nil means all of the driver's.
   init(port: FilePath?, node: FilePath?, loop: EventLoop, log: @escaping (String) -> Void) throws(Errno) {
     (self.port, self.node, self.loop, self.log) = (port, node, loop, log)
     events = try DeviceEventSocket()
@@ -51,13 +51,13 @@ final class AgentDevices {
     }
   }
 
-  /// The port was closed: it is looked for anew.
+  /// The port was closed, and is looked for again.
   func losePort() {
     hasPort = false
     look()
   }
 
-  /// Opens what is there and was not opened yet, and gives up cards that are gone.
+  /// Opens new files, and gives up cards that are gone.
   func look() {
     retry?.disarm()
     for (path, card) in cards where !card.isThere {
@@ -75,7 +75,7 @@ final class AgentDevices {
     delay = min(delay * 2, Self.longestDelay)
   }
 
-  /// The device file of the port that the host calls so.
+  /// The device file of the port of this name.
   /// - Parameter ports: a directory of sysfs.
   static func portPath(_ ports: FilePath) -> FilePath? {
     for entry in directoryEntries(ports).sorted() {
@@ -92,7 +92,7 @@ final class AgentDevices {
     directoryEntries(directory).filter { $0.hasPrefix("renderD") }.sorted().map { directory.appending($0) }
   }
 
-  /// - Returns: false if it is there and cannot be opened now.
+  /// - Returns: false if it exists, but cannot be opened now.
   private func openPort(_ path: FilePath) -> Bool {
     do throws(Errno) {
       let fd = try FD.open(path, writable: true, nonblocking: true)
@@ -115,14 +115,14 @@ final class AgentDevices {
   }
 
   private func isMissing(_ path: FilePath, _ error: Errno) -> Bool {
-    // The kernel announces it when it comes.
+    // The kernel announces the file when it appears.
     if [.noSuchFileOrDirectory, .noSuchAddressOrDevice, .operationNotSupportedByDevice].contains(error) {
       return true
     }
     let why =
       switch error {
       case .resourceBusy: "another process has it open"
-      case .permissionDenied: "this user may not; give it to the agent's user by a rule of udev"
+      case .permissionDenied: "permission denied; give it to the agent's user by a rule of udev"
       default: "\(error)"
       }
     if troubles.updateValue(why, forKey: path) != why {

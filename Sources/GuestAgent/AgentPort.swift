@@ -3,18 +3,18 @@ package import SystemPackage
 
 /// The port to the helper, as lines.
 ///
-/// Whether anybody is at its other end changes while it is open: the kernel then reports a hangup for as long as nobody is, and
-/// reads nothing. So the loop is told of each change once, and waits for the next.
+/// The other end can come and go while the port is open. As long as nobody is there, the kernel reports a hangup, and reads
+/// give nothing. The loop therefore reports each change only once.
 package final class AgentPort {
   enum Change {
     case connected, disconnected
-    /// The kernel told of something, and nothing is to be seen: a line was taken, or the helper went and another one came.
+    /// The kernel reported a change, but none is visible: a line was taken, or another helper came at once.
     case stirred
     /// The port was unplugged, or is broken.
     case gone
   }
 
-  /// A longer line of the helper's is dropped, in bytes.
+  /// The longest line of the helper in bytes; a longer one is dropped.
   static let longestLine = 64 << 10
   private static let bytesPerRead = 4 << 10
   private static let readsPerTurn = 64
@@ -24,7 +24,7 @@ package final class AgentPort {
   private var token: EventLoop.Token?
   private var more: Deferred?
   private var input: [UInt8] = []
-  /// The rest of a line that is too long is dropped.
+  /// Whether the rest of a too long line is being dropped.
   private var isDropping = false
   private var output: [UInt8] = []
   private(set) var isConnected = false
@@ -71,7 +71,7 @@ package final class AgentPort {
 
   private func connect() {
     if isConnected { return }
-    // What was there before is no line of this connection's.
+    // Earlier bytes belong to an earlier connection.
     (input, isDropping, isConnected) = ([], false, true)
     whenChanged?(.connected)
   }
@@ -89,8 +89,8 @@ package final class AgentPort {
     whenChanged?(.gone)
   }
 
-  /// Reads all that there is: the loop tells of it once.
-  /// - Returns: whether there was something.
+  /// Reads everything, because the loop reports it only once.
+  /// - Returns: whether any bytes came.
   @discardableResult
   private func receive() -> Bool {
     var buffer: [UInt8] = []
@@ -135,7 +135,7 @@ package final class AgentPort {
     } catch {
       switch error {
       case .wouldBlock: break
-      // A socket's peer that has gone; the loop tells of it too.
+      // The peer of a socket is gone, which the loop reports too.
       case .brokenPipe, .connectionReset: disconnect()
       default: end()
       }

@@ -1,7 +1,7 @@
 internal import Linux
 internal import SystemPackage
 
-/// A session with the helper: what was said before it began is of another one, and does not count.
+/// A session with the helper. Lines from before its begin belong to another one, and do not count.
 final class AgentSession {
   typealias Answer = (Result<HostReturn, HostRefusal>) -> Void
 
@@ -17,28 +17,28 @@ final class AgentSession {
     case open
   }
 
-  /// What every command that was not answered gets when a session ends.
+  /// The answer to all waiting commands at the end of a session.
   static let ended = HostRefusal(class: "SessionEnded", desc: "the helper went away before it answered")
 
   private var port: AgentPort?
   private let log: (String) -> Void
   private var state = State.away
   private var nextID = 1
-  /// Of these the first one is with the helper.
+  /// The waiting commands. The helper has the first one.
   private var commands: [Command] = []
   private(set) var limits: HostReturn.Limits?
   private(set) var audiences: [String] = []
-  /// For an answer that does not come.
+  /// Fires when an answer does not come.
   private var patience: Timer?
   private var greetingDelay = firstGreetingDelay
   private var nextQuestion = Instant.now
 
   private static let firstGreetingDelay = TimeSpan.seconds(2)
   private static let longestGreetingDelay = TimeSpan.seconds(64)
-  /// A helper that has not answered by then has lost the session.
+  /// After this time without an answer the helper has lost the session.
   private static let answerDelay = TimeSpan.seconds(60)
 
-  /// Between two questions whether the helper is there.
+  /// The time between two checks that the helper is there.
   private static let questionDelay = TimeSpan.seconds(10)
 
   var whenOpen: (() -> Void)?
@@ -52,7 +52,7 @@ final class AgentSession {
     patience = try Timer(loop) { [unowned self] in loseHelper() }
   }
 
-  /// Talks on this port from now on.
+  /// Uses this port from now on.
   func open(_ port: AgentPort) throws(Errno) {
     end()
     self.port = port
@@ -74,7 +74,7 @@ final class AgentSession {
 
   var isOpen: Bool { if case .open = state { true } else { false } }
 
-  /// Says something when all that was said before is answered.
+  /// Sends a command when all earlier ones are answered.
   func send(_ command: AgentCommand, _ answer: @escaping Answer) {
     guard isOpen else { return answer(.failure(Self.ended)) }
     let id = takeID()
@@ -85,7 +85,7 @@ final class AgentSession {
           HostRefusal(
             class: "LineTooLong",
             desc:
-              "the command has \(line.count) bytes, and the helper reads lines of \(limit) bytes at most: say less in the metadata"
+              "the command has \(line.count) bytes, but the helper reads lines of at most \(limit) bytes: shorten the metadata"
           )))
     }
     commands.append(Command(id: id, line: line, answer: answer))
@@ -109,17 +109,17 @@ final class AgentSession {
   private func greet() {
     let (id, session) = (takeID(), RandomBytes(16).digits)
     state = .greeting(id: id, session: session)
-    // The first byte ends whatever an earlier agent had begun to say.
+    // The first byte ends a line that an earlier agent may have begun.
     port?.send([0xff] + AgentCommand.hello(session: session).line(id: id))
     patience?.arm(after: greetingDelay)
     greetingDelay = min(greetingDelay * 2, Self.longestGreetingDelay)
   }
 
-  /// A helper that has come in another one's place answers nothing before a hello, and that is told by `answerDelay`.
+  /// A new helper answers nothing before a hello, which `answerDelay` reveals.
   func askWhetherItIsThere() {
     guard isOpen, commands.isEmpty, Instant.now >= nextQuestion else { return }
     nextQuestion = .now + Self.questionDelay
-    // Nobody is lender 0.
+    // No lender has the number 0.
     send(.endLender(0)) { _ in }
   }
 
@@ -133,9 +133,9 @@ final class AgentSession {
     if wasOpen { whenEnded?() }
   }
 
-  /// No answer came in time: the helper is not who it was, or what it said came to an agent before this one.
+  /// No answer came in time: the helper is another one, or its answer went to an earlier agent.
   private func loseHelper() {
-    if isOpen { log("the helper does not answer: beginning anew") }
+    if isOpen { log("the helper does not answer: beginning a new session") }
     end()
     greet()
   }

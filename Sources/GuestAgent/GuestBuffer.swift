@@ -1,7 +1,7 @@
 internal import LendingProtocol
 internal import Linux
 
-/// Who lends: a connection to the agent, by a number that the helper knows too. It is gone when the connection is over.
+/// A lender: a connection to the agent, with a number that the helper knows too. It ends with the connection.
 final class BufferOwner {
   let number: Int
   let user: UInt32
@@ -11,13 +11,13 @@ final class BufferOwner {
   init(number: Int, user: UInt32, pid: Int32) { (self.number, self.user, self.pid) = (number, user, pid) }
 }
 
-/// A card of which the helper has said which device it is.
+/// A card whose device the helper has named.
 struct ProvenCard {
   let card: any GuestCard
   let device, epoch: Int
 }
 
-/// What a lender asks for.
+/// A lender's request.
 struct LendRequest {
   var offset, size: Int
   var use: BufferUse
@@ -25,20 +25,20 @@ struct LendRequest {
   var to: [String]?
 }
 
-/// A buffer that is lent, or was until its card went away.
+/// A buffer that is lent, or waits for a new card.
 final class GuestBuffer {
   enum State: String {
     case lent, returning
-    /// Its card is gone, and the next one gets it.
+    /// Its card is gone, and the next card gets it.
     case waiting
   }
 
   let owner: BufferOwner
-  /// The last one that it had.
+  /// Its last id.
   var id: BufferID
-  /// What somebody else has made is kept to be imported again.
+  /// The dma-buf of another driver, kept for the next card's import.
   let foreign: DMABuf?
-  /// The lender's content was copied into it once.
+  /// Whether the lender's content was copied into it once.
   let isCopy: Bool
   var request: LendRequest
   var state = State.lent
@@ -46,7 +46,7 @@ final class GuestBuffer {
   /// Nil while it waits for a card.
   var place: Place?
 
-  /// Where the host sees it.
+  /// Its place for the host.
   struct Place {
     let card: ProvenCard
     let buffer: CardBuffer

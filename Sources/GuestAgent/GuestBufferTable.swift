@@ -2,12 +2,12 @@ internal import LendingProtocol
 internal import Linux
 internal import SystemPackage
 
-/// The buffers that this guest lends now, and what becomes of them.
+/// The buffers that this guest lends now.
 final class GuestBufferTable {
   private let session: AgentSession
   private var buffers: [BufferID: GuestBuffer] = [:]
   private(set) var cards: [ProvenCard] = []
-  /// So many buffers were copied since the agent started.
+  /// The number of buffers copied since the agent's start.
   private(set) var copies = 0
   var whenChanged: ((LenderEvent) -> Void)?
 
@@ -20,11 +20,11 @@ final class GuestBufferTable {
 
   // MARK: Lending
 
-  /// What a lender gets for its dma-buf.
+  /// The result for a lender.
   typealias Lent = Result<GuestBuffer, LendRefusal>
 
   /// Lends a dma-buf.
-  /// - Parameter mayCopy: its content is copied into a buffer of the card where the card cannot take it.
+  /// - Parameter mayCopy: whether its content may be copied into a buffer of the card, if the card cannot take it.
   func lend(
     _ dmabuf: DMABuf, _ request: LendRequest, _ owner: BufferOwner, mayCopy: Bool,
     _ answer: @escaping (Lent) -> Void
@@ -38,7 +38,7 @@ final class GuestBufferTable {
     } catch { answer(.failure(error)) }
   }
 
-  /// Lets a card have the buffer: the one that made it, or else the first that takes it.
+  /// Gives the buffer to a card: the one that made it, or the first that takes it.
   private func place(_ dmabuf: DMABuf, mayCopy: Bool) throws(LendRefusal) -> (GuestBuffer.Place, isCopy: Bool)
   {
     var foreign: GuestBuffer.Place?
@@ -82,7 +82,7 @@ final class GuestBufferTable {
     _ id: BufferID, _ place: GuestBuffer.Place, _ request: LendRequest, _ owner: BufferOwner,
     foreign: DMABuf?, isCopy: Bool, replacing old: GuestBuffer?
   ) -> GuestBuffer {
-    // The lender has lent it before, and the helper goes on with it.
+    // The lender has lent the buffer before, and the helper goes on with it.
     let known = buffers[id] ?? old
     let buffer = known ?? GuestBuffer(id, owner, request, place, foreign: foreign, isCopy: isCopy)
     let before = buffer.id == id ? nil : buffer.id
@@ -96,9 +96,9 @@ final class GuestBufferTable {
     return buffer
   }
 
-  // MARK: What a lender says of a buffer
+  // MARK: A lender's requests
 
-  /// Passes a lender's word on a buffer to the helper.
+  /// Passes a lender's request for a buffer to the helper.
   func send(
     _ command: AgentCommand, _ answer: @escaping (Result<Void, LendRefusal>) -> Void,
     whenDone: @escaping () -> Void = {}
@@ -113,7 +113,7 @@ final class GuestBufferTable {
     }
   }
 
-  /// Begins to take a buffer back. It is given up when the helper says that it has returned.
+  /// Begins to take a buffer back. The agent forgets it when the helper reports its return.
   func takeBack(
     _ buffer: GuestBuffer, delay: Int?, patience: Int?,
     _ answer: @escaping (Result<Void, LendRefusal>) -> Void
@@ -131,19 +131,19 @@ final class GuestBufferTable {
     }
   }
 
-  /// The lender is gone: all that it lends goes back.
+  /// The lender is gone: all its buffers go back.
   func end(_ owner: BufferOwner) {
     owner.isGone = true
     for buffer in all where buffer.owner === owner {
       if buffer.state == .waiting { forget(buffer) } else { buffer.state = .returning }
     }
-    // One may be on its way: the helper takes this word after that one.
+    // A lend may be on its way; the helper takes this command after it.
     session.send(.endLender(owner.number)) { _ in }
   }
 
   private func forget(_ buffer: GuestBuffer) { buffers[buffer.id] = nil }
 
-  // MARK: What the helper says
+  // MARK: The helper's events
 
   func handle(_ event: HostEvent) {
     switch event {
@@ -167,7 +167,7 @@ final class GuestBufferTable {
       }
     case .revoked(let id, let reason):
       guard let buffer = buffers[id] else { return }
-      // The driver may be on its way out: nobody answers it until the card is proved anew.
+      // The driver may be stopping, so nobody answers it until the card is proved again.
       if reason == RevocationReason.deviceReset.rawValue {
         buffer.place?.card.card.handles.isAnswered = false
       }
@@ -185,7 +185,7 @@ final class GuestBufferTable {
     whenChanged?(event)
   }
 
-  /// The host has lost a buffer. What others have made is kept for the next card, while its lender wants it lent.
+  /// The host has lost a buffer. A buffer of another driver waits for the next card, while its lender wants it lent.
   private func revoke(_ buffer: GuestBuffer, reason: String) {
     if buffer.state == .waiting { return }
     if buffer.foreign != nil, buffer.state == .lent { buffer.state = .waiting } else { forget(buffer) }
@@ -195,7 +195,7 @@ final class GuestBufferTable {
     whenChanged?(event)
   }
 
-  /// The helper is gone, and with it all that was lent in this session. Buffers of other drivers wait for the next one's card.
+  /// The helper is gone, and all buffers of this session end. Buffers of other drivers wait for the next helper's card.
   func endSession() {
     cards = []
     for buffer in all { revoke(buffer, reason: "sessionEnded") }
@@ -203,7 +203,7 @@ final class GuestBufferTable {
 
   // MARK: Cards
 
-  /// The helper knows a card: it gets what waits for one.
+  /// The helper knows a card, which gets the waiting buffers.
   func add(_ card: ProvenCard) {
     cards.append(card)
     for buffer in all where buffer.state == .waiting {
@@ -213,14 +213,14 @@ final class GuestBufferTable {
       register(
         place, buffer.request, buffer.owner, foreign: dmabuf, isCopy: false, replacing: buffer
       ) { [unowned self] result in
-        // It has a new id. If it was refused, it waits for yet another card.
+        // It has a new id. If the card refused it, it waits for another one.
         guard case .success(let lent) = result, lent.id != before, buffers[before] === buffer else { return }
         buffers[before] = nil
       }
     }
   }
 
-  /// A card is gone, or the helper's device is another one than before: the buffers that it made went with it.
+  /// A card is gone, or its device in the helper has changed. The buffers that the card made went with it.
   func remove(_ card: any GuestCard, reason: String) {
     cards.removeAll { $0.card === card }
     for buffer in all where buffer.place?.card.card === card { revoke(buffer, reason: reason) }

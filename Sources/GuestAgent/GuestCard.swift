@@ -1,18 +1,18 @@
 package import Linux
 package import SystemPackage
 
-/// A virtio-gpu of this guest: the pages of its buffers are those that the host sees.
+/// A virtio-gpu of this guest. The host sees the pages of its buffers.
 package protocol GuestCard: AnyObject {
-  /// It is still plugged in.
+  /// Whether it is still plugged in.
   var isThere: Bool { get }
   var handles: CardHandles { get }
 
-  /// Makes a buffer of at least so many bytes, which begins with zeros.
+  /// Makes a buffer of at least this many bytes, full of zeros.
   func makeBuffer(_ size: UInt64) throws(Errno) -> CardBuffer
-  /// Makes a dma-buf known to the card. One that the card has made itself is the same buffer as before.
+  /// Imports a dma-buf into the card. A dma-buf of the card itself gives the same buffer as before.
   func importBuffer(_ dmabuf: borrowing FD) throws(Errno) -> CardBuffer
-  /// Makes a buffer of memory that the host offers by this number, of exactly its size in bytes.
-  /// - Throws: `invalidArgument` if the host does not map it.
+  /// Makes a buffer of the host's offer of this number, with exactly its size in bytes.
+  /// - Throws: `invalidArgument` if the host does not map the offer.
   func receive(_ offer: UInt64, size: UInt64) throws(Errno) -> CardBuffer
   /// A dma-buf of a buffer that the card has made. The caller owns it.
   func export(_ buffer: CardBuffer) throws(Errno) -> FD
@@ -41,7 +41,7 @@ package final class CardBuffer {
   package let resource: UInt32
   /// In bytes.
   package let size: UInt64
-  /// The card has made it; its pages go with the card.
+  /// Whether the card has made it; its pages then go with the card.
   package let isOwn: Bool
   private let handles: CardHandles
 
@@ -54,18 +54,18 @@ package final class CardBuffer {
   deinit { handles.close(handle, isOwn: isOwn) }
 }
 
-/// The handles of one open device file. DRM gives the same handle for the same dma-buf each time and does not count, so this
-/// does.
+/// The handles of one open device file. DRM gives the same handle for the same dma-buf each time, but does not count its
+/// uses, so this table counts them.
 package final class CardHandles {
   private struct Entry { weak var buffer: CardBuffer? }
 
   private var open: [UInt32: Entry] = [:]
   private let whenUnused: (UInt32) -> Void
-  /// Unused ones, to be closed when somebody answers the card's driver.
+  /// Unused handles, which are closed when the device answers the card's driver.
   private var unused: [UInt32] = []
 
-  /// The card's device answers its driver. To close a handle of what others have made, the driver waits for the device, for ever if
-  /// nobody is behind it any more: nobody could end the process then. So such handles stay open until there is somebody.
+  /// Whether the card's device answers its driver. To close a handle of another driver's buffer, the driver waits for the device.
+  /// Without a helper it waits for ever, and the process cannot be killed. Such handles therefore stay open until there is one.
   package var isAnswered = true {
     didSet {
       if !isAnswered { return }
@@ -75,13 +75,13 @@ package final class CardHandles {
     }
   }
 
-  /// There is a handle of what another driver has made, in use or not. The kernel closes it with the device file.
+  /// Whether there is a handle of another driver's buffer, in use or not. The kernel closes it with the device file.
   package var hasForeign: Bool { !unused.isEmpty || open.values.contains { $0.buffer?.isOwn == false } }
 
   /// - Parameter whenUnused: closes a handle that nobody uses any more.
   package init(_ whenUnused: @escaping (UInt32) -> Void) { self.whenUnused = whenUnused }
 
-  /// The buffer of a handle that DRM has just given: the one that there is, or a new one of what `describe` says.
+  /// The buffer of a handle that DRM has just given: the existing one, or a new one from `describe`.
   package func buffer(
     _ handle: UInt32,
     _ describe: () throws(Errno) -> (resource: UInt32, size: UInt64, isOwn: Bool)

@@ -1,7 +1,7 @@
 package import LendingProtocol
 package import Varlink
 
-/// What `Offers` says.
+/// The reply of `Offers`.
 package struct GuestOfferList: JSONWritable, Decodable {
   package let offers: [GuestOfferEntry]
 
@@ -13,7 +13,7 @@ package struct GuestOfferEntry: JSONWritable, Decodable {
   package let offer, size: Int
   package let writable: Bool
   package let metadata: BufferMetadata
-  /// The host wants it back.
+  /// Whether the host wants it back.
   package let withdrawing: Bool
 
   init(_ offer: GuestOffer) {
@@ -32,7 +32,7 @@ package struct GuestOfferEntry: JSONWritable, Decodable {
   }
 }
 
-/// What `Receive` says; the dma-buf is the descriptor of this index.
+/// The reply of `Receive`; the dma-buf is the descriptor of this index.
 package struct ReceiveReply: JSONWritable, Decodable {
   package let fileDescriptor: Int
   package let offer: GuestOfferEntry

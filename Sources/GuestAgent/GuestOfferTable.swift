@@ -9,11 +9,11 @@ struct GuestOffer {
   let size: Int
   let isWritable: Bool
   let metadata: BufferMetadata
-  /// The host wants it back.
+  /// Whether the host wants it back.
   var isWithdrawing = false
 }
 
-/// The host's offers. The kernel keeps what a program of the guest has received, until the program ends.
+/// The host's offers. The kernel keeps the memory that a program has received until the program ends.
 final class GuestOfferTable {
   /// In the order in which they were offered.
   private(set) var all: [GuestOffer] = []
@@ -21,7 +21,7 @@ final class GuestOfferTable {
 
   subscript(id: Int) -> GuestOffer? { all.first { $0.id == id } }
 
-  /// The newest one of which the host says this.
+  /// The newest offer whose metadata has this value.
   func newest(_ name: String, _ value: String) -> GuestOffer? {
     all.last { $0.metadata.values[name] == value && !$0.isWithdrawing }
   }
@@ -46,6 +46,6 @@ final class GuestOfferTable {
     whenChanged?(LenderEvent(.withdrawn, all.remove(at: index)))
   }
 
-  /// The helper is gone, and with it what it offered.
+  /// The helper is gone, and its offers end.
   func endSession() { for offer in all { withdrawn(offer.id) } }
 }

@@ -1,11 +1,10 @@
 internal import FoundationEssentials
 internal import LendingProtocol
 
-/// A line of the helper's. docs/port.md defines it. What a line has beside what the agent knows is passed over: the helper may
-/// be newer.
+/// A line of the helper. docs/port.md defines it. Unknown fields are ignored, because the helper may be newer.
 enum HostLine {
   case answer(Int, Result<HostReturn, HostRefusal>)
-  /// To a line that the helper could not understand.
+  /// The answer to a line that the helper could not understand.
   case complaint(HostRefusal)
   case event(HostEvent)
 
@@ -17,7 +16,7 @@ enum HostLine {
     let data: HostEventData?
   }
 
-  /// Reads a line without its end; nil if it is none of these.
+  /// Reads a line without its end; nil for any other line.
   init?(_ bytes: [UInt8]) {
     guard let line = try? JSONDecoder().decode(Envelope.self, from: Data(bytes)) else { return nil }
     switch (line.id, line.return, line.error, line.event) {
@@ -32,7 +31,7 @@ enum HostLine {
   }
 }
 
-/// What a command brought. Which of these are there depends on the command.
+/// The result of a command. The command decides which fields are there.
 struct HostReturn: Decodable {
   struct Limits: Decodable, Equatable {
     /// In bytes, in number, in bytes.
@@ -52,7 +51,7 @@ struct HostRefusal: Decodable, Error, Equatable {
   let desc: String
 }
 
-/// All that an event may say.
+/// All fields that an event may have.
 struct HostEventData: Decodable {
   var buffer: BufferID?
   var count, bytesUsed, timestamp, lost, cutOff, device, epoch: Int?
@@ -65,7 +64,7 @@ struct HostEventData: Decodable {
   var writable: Bool?
 }
 
-/// What the helper tells by itself.
+/// An event of the helper.
 enum HostEvent {
   case importers(BufferID, Int)
   case accessBegun(BufferID, AccessMode)
@@ -79,7 +78,7 @@ enum HostEvent {
   case withdrawing(Int, patience: Int)
   case withdrawn(Int)
 
-  /// Nil for an event that is not known, or lacks what it should say.
+  /// Nil for an unknown event, or one without a needed field.
   init?(_ name: String, _ data: HostEventData) {
     switch (name, data.buffer) {
     case ("importers", let buffer?): self = .importers(buffer, data.count ?? 0)

@@ -2,14 +2,14 @@ internal import Linux
 internal import SystemPackage
 internal import Varlink
 
-/// Why a lender does not get what it asks for: an error of `io.udmabridge.Lender`, and what stands against it.
+/// Why a lender's request is refused: an error of `io.udmabridge.Lender`, and the reason.
 struct LendRefusal: Error, Equatable {
   let name: String
   let reason: String
 
   init(_ name: String, _ reason: String) { (self.name, self.reason) = (name, reason) }
 
-  /// What the helper says has the name that it has there, if lenders know it.
+  /// The helper's refusal keeps its name, if lenders know it.
   init(_ refusal: HostRefusal) {
     switch refusal.class {
     case "NoSuchBuffer", "OutOfRange", "AlreadyLent", "NoSuchAudience", "TooManyBuffers", "MetadataTooLong",

@@ -1,7 +1,7 @@
 package import LendingProtocol
 package import Varlink
 
-/// What a lender may want to know.
+/// An event for a lender.
 package struct LenderEvent: JSONWritable, Decodable {
   package enum Kind: String, Decodable {
     /// The first one of each Watch.
@@ -10,7 +10,7 @@ package struct LenderEvent: JSONWritable, Decodable {
     case lent, importers, accessBegun, accessEnded, filled, fillAborted, returning, returned, revoked
     case offered, withdrawing, withdrawn
 
-    /// Only the last one of a buffer is of interest.
+    /// Only the last one of a buffer matters.
     var replacesEarlier: Bool { self == .importers }
   }
 
@@ -26,9 +26,9 @@ package struct LenderEvent: JSONWritable, Decodable {
   /// An offer's number, its size in bytes, and its patience in milliseconds.
   package var offer, size, patience: Int?
   package var writable: Bool?
-  /// So many events were left out before this one.
+  /// The number of events that were left out before this one.
   package var lost: Int?
-  /// The buffer's lender; nil for what concerns everybody.
+  /// The buffer's lender; nil for an event that concerns everybody.
   var user: UInt32?
 
   private enum CodingKeys: String, CodingKey {

@@ -82,7 +82,7 @@ final class LenderInterface: VarlinkInterface {
       // The dma-buf keeps the buffer, and the agent lets it go.
       connection.reply(MakeReply(size: Int(buffer.size)), passing: try card.export(buffer))
     } catch {
-      let limit = error == .fileTooLarge ? ": a card without blobs makes 4 GiB less a page at most" : ""
+      let limit = error == .fileTooLarge ? ": a card without blobs makes at most 4 GiB minus a page" : ""
       throw LendRefusal("CannotMake", "no buffer of \(size) bytes can be made: \(error)\(limit)")
     }
   }
@@ -96,7 +96,7 @@ final class LenderInterface: VarlinkInterface {
     guard isDMABuf(fd), let dmabuf = try? DMABuf(adopting: fd) else {
       throw LendRefusal(
         "NoDMABuf",
-        "the descriptor is no dma-buf: Make gives one, and so do dma-heaps, cameras and /dev/udmabuf (of a memfd)"
+        "the descriptor is not a dma-buf: get one from Make, a dma-heap, a camera, or /dev/udmabuf (of a memfd)"
       )
     }
     guard let all = Int(exactly: dmabuf.size), wanted.offset < all,
@@ -104,7 +104,7 @@ final class LenderInterface: VarlinkInterface {
     else {
       throw LendRefusal(
         "OutOfRange",
-        "offset \(wanted.offset)\(wanted.size.map { " and size \($0)" } ?? "") do not lie in the \(dmabuf.size) bytes of the dma-buf"
+        "offset \(wanted.offset)\(wanted.size.map { " and size \($0)" } ?? "") are not inside the \(dmabuf.size) bytes of the dma-buf"
       )
     }
     let request = LendRequest(
@@ -121,7 +121,7 @@ final class LenderInterface: VarlinkInterface {
     if !session.isOpen { throw .notConnected }
     let found = wanted.offer.map { offers[$0] } ?? offers.newest(wanted.name ?? "", wanted.value ?? "")
     guard let offer = found else {
-      throw LendRefusal("NoSuchOffer", "the host offers nothing of this, or no longer")
+      throw LendRefusal("NoSuchOffer", "the host has no such offer, or no longer")
     }
     guard let card = table.cards.first(where: { $0.device == offer.device })?.card else { throw .noCard }
     do throws(Errno) {
@@ -131,8 +131,8 @@ final class LenderInterface: VarlinkInterface {
     } catch {
       throw LendRefusal(
         "CannotReceive",
-        "offer \(offer.id) of \(offer.size) bytes is not mapped (\(error)): the host takes it back, it is in use as often as it may "
-          + "be, or there is no room for it in the region or in QEMU")
+        "offer \(offer.id) of \(offer.size) bytes cannot be mapped (\(error)): the host takes it back, its limit of uses is reached, "
+          + "or there is no room for it in the region or in QEMU")
     }
   }
 
@@ -155,7 +155,7 @@ final class LenderInterface: VarlinkInterface {
     watch.add(LenderEvent(.ready))
   }
 
-  /// Passes the caller's word on, and answers when the helper does.
+  /// Passes the caller's request on, and answers when the helper does.
   private func send(
     _ command: AgentCommand, _ connection: VarlinkConnection, whenDone: @escaping () -> Void = {}
   ) {
@@ -163,7 +163,7 @@ final class LenderInterface: VarlinkInterface {
     table.send(command, { connection.answer($0) }, whenDone: whenDone)
   }
 
-  // MARK: Who and what
+  // MARK: Callers
 
   private func owner(_ connection: VarlinkConnection) -> BufferOwner {
     let id = ObjectIdentifier(connection)

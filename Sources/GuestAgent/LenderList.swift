@@ -1,9 +1,9 @@
 package import LendingProtocol
 package import Varlink
 
-/// What `List` says.
+/// The reply of `List`.
 package struct LenderList: JSONWritable, Decodable {
-  /// A helper of the host answers.
+  /// Whether a helper of the host answers.
   package let connected: Bool
   package let cards: Int
   package let audiences: [String]
@@ -21,7 +21,7 @@ package struct LenderList: JSONWritable, Decodable {
   }
 }
 
-/// A buffer, as `List` shows it.
+/// A buffer in the reply of `List`.
 package struct LenderListEntry: JSONWritable, Decodable {
   package let buffer: BufferID
   package let state: String

@@ -1,7 +1,7 @@
 internal import LendingProtocol
 internal import Varlink
 
-// What callers of io.udmabridge.Lender say. Numbers are of ranges that the port takes.
+// Parameters from callers of io.udmabridge.Lender. Numbers are within the port's limits.
 
 struct MakeParameters: VarlinkParameters {
   static let names = ["size"]
@@ -75,7 +75,7 @@ struct ReturnParameters: VarlinkParameters {
   }
 }
 
-/// Either the number of an offer, or what the host says of it.
+/// Either the number of an offer, or a value of its metadata.
 struct ReceiveParameters: VarlinkParameters {
   static let names = ["offer", "name", "value"]
   let offer: Int?
@@ -95,7 +95,7 @@ struct ReceiveParameters: VarlinkParameters {
   }
 }
 
-// What they are answered.
+// The replies.
 
 struct MakeReply: JSONWritable {
   let size: Int

@@ -1,6 +1,6 @@
 internal import Varlink
 
-/// A call of Watch. Of what it could not be told yet the newest events are kept; those that are left out are counted.
+/// A call of Watch. For a slow caller the newest events are kept, and the events left out are counted.
 final class LenderWatch {
   static let capacity = 256
 
@@ -9,7 +9,7 @@ final class LenderWatch {
   private var events: [LenderEvent] = []
   private var lost = 0
 
-  /// - Parameter concerns: whether the caller may know of it.
+  /// - Parameter concerns: whether the caller may know of the event.
   init(_ connection: VarlinkConnection, _ concerns: @escaping (LenderEvent) -> Bool) {
     (self.connection, self.concerns) = (connection, concerns)
   }
@@ -27,7 +27,7 @@ final class LenderWatch {
     proceed()
   }
 
-  /// Sends what there is room for.
+  /// Sends as many events as there is room for.
   func proceed() {
     while let connection, connection.isOpen, connection.isReadyToSend, !events.isEmpty {
       var event = events.removeFirst()

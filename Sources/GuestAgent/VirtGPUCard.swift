@@ -4,12 +4,12 @@ package import SystemPackage
 
 /// A card by its render node.
 package final class VirtGPUCard: GuestCard {
-  /// What the kernel calls the driver.
+  /// The driver's name in the kernel.
   package static let driver = "virtio_gpu"
 
   private let node: DeviceNode
   package let handles: CardHandles
-  /// The device takes blobs: buffers of any size, and those that others have made.
+  /// Whether the device takes blobs: buffers of any size, and buffers of other drivers.
   private let hasBlobs: Bool
 
   /// An open device file, which the card and its handles share.
@@ -23,7 +23,7 @@ package final class VirtGPUCard: GuestCard {
   }
 
   /// Opens a render node.
-  /// - Returns: nil for another driver's.
+  /// - Returns: nil for another driver's node.
   package init?(_ path: FilePath) throws(Errno) {
     let node = DeviceNode(try FD.open(path, writable: true, nonblocking: true))
     var name = InlineArray<32, UInt8>(repeating: 0)
@@ -35,7 +35,7 @@ package final class VirtGPUCard: GuestCard {
     }
     guard (0..<Int(length)).map({ name[$0] }).elementsEqual(Self.driver.utf8) else { return nil }
     var blobs: CInt = 0
-    // A kernel without blobs knows no such parameter.
+    // A kernel without blobs does not know the parameter.
     _ = try? node.call { unsafe vg_get_param($0, VG_PARAM_RESOURCE_BLOB, &blobs) }
     hasBlobs = blobs != 0
     self.node = node
@@ -84,7 +84,7 @@ package final class VirtGPUCard: GuestCard {
     return try handles.buffer(handle) { () throws(Errno) in
       var (resource, ignored): (UInt32, UInt32) = (0, 0)
       try node.call { unsafe vg_resource_info($0, handle, &resource, &ignored) }
-      // The driver maps what it has made, and nothing else.
+      // The driver maps only its own buffers.
       var offset: UInt64 = 0
       let isOwn = (try? node.call { unsafe vg_map($0, handle, &offset) }) != nil
       return (resource, size, isOwn)
@@ -103,16 +103,16 @@ package final class VirtGPUCard: GuestCard {
   }
 }
 
-/// An image of four bytes a pixel that has exactly the bytes of a buffer, for devices whose only buffers are images.
+/// An image of four bytes a pixel with exactly the bytes of a buffer, for devices whose only buffers are images.
 package struct FlatShape: Equatable {
   /// In pixels; the device takes 65535 at most.
   package let width, height: UInt32
-  /// In bytes, whole pages: the size that was asked for, or somewhat more.
+  /// The size in bytes, whole pages: the wanted one, or somewhat more.
   package let size: UInt32
 
   private static let longest: UInt64 = 65535
 
-  /// Nil for no bytes, and for more than such an image can have.
+  /// Nil for no bytes, or for more than such an image can have.
   package init?(_ bytes: UInt64) {
     guard bytes > 0, bytes <= UInt64(UInt32.max) else { return nil }
     let pages = wholePages(bytes) / systemPageSize

@@ -1,13 +1,13 @@
 internal import LendingProtocol
 
-/// What can have happened to a buffer since somebody was told of it.
+/// The changes of a buffer since a listener was last told.
 package struct LendingNews: OptionSet, Sendable {
   package let rawValue: UInt16
   package init(rawValue: UInt16) { self.rawValue = rawValue }
   /// It is lent, or lent again instead of returned.
   package static let lent = LendingNews(rawValue: 1)
   package static let metadata = LendingNews(rawValue: 2)
-  /// Another number of importers has it.
+  /// The number of importers has changed.
   package static let importers = LendingNews(rawValue: 4)
   /// By the lender.
   package static let accessBegun = LendingNews(rawValue: 8)
@@ -17,7 +17,7 @@ package struct LendingNews: OptionSet, Sendable {
   package static let filled = LendingNews(rawValue: 128)
   package static let fillAborted = LendingNews(rawValue: 256)
   package static let returning = LendingNews(rawValue: 512)
-  /// Returned or revoked: the buffer's state says which.
+  /// Returned or revoked; the buffer's state says which.
   package static let over = LendingNews(rawValue: 1024)
 
   /// The order in which they are told.
@@ -26,19 +26,19 @@ package struct LendingNews: OptionSet, Sendable {
     .filled, .fillAborted, .returning, .over,
   ]
 
-  /// What need not be told any more once the second has happened. Fills are told whatever comes after them.
+  /// The news that become superfluous after the second. Fills are always told.
   private static let superseded: [(LendingNews, by: LendingNews)] = [
     (.returning, by: .lent), (.accessEnded, by: .accessBegun), (.accessBegun, by: .accessEnded),
     (.importerAccessEnded, by: .importerAccessBegun), (.importerAccessBegun, by: .importerAccessEnded),
     (.fillAborted, by: .filled), (LendingNews(inOrder).subtracting(.filled), by: .over),
   ]
 
-  /// What is to be told when `later` has happened besides.
+  /// The news to tell after `later` has happened too.
   func followed(by later: LendingNews) -> LendingNews {
     Self.superseded.reduce(self) { later.contains($1.by) ? $0.subtracting($1.0) : $0 }.union(later)
   }
 
-  /// What a lender hears, and what those hear who may import.
+  /// The news for a lender, and the news for those who may import.
   static let forLender: LendingNews = [
     .importers, .importerAccessBegun, .importerAccessEnded, .filled, .fillAborted, .over,
   ]
@@ -47,18 +47,18 @@ package struct LendingNews: OptionSet, Sendable {
   ]
 }
 
-/// One thing that somebody is told.
+/// One event for a listener.
 package struct LendingEvent {
-  /// One of `LendingNews`. The buffer says what is now.
+  /// One of `LendingNews`. The buffer has the present state.
   package let news: LendingNews
   package let buffer: LentBuffer
-  /// Fills before this one that were not told.
+  /// The number of fills before this one that were not told.
   package let lost: Int
 }
 
-/// What one listener has not been told yet. It costs the same however slow the listener is: what happened to one buffer is
-/// kept together, and a buffer that came and went meanwhile is not told at all. That a buffer ended is always told to whoever
-/// heard of it, and is the last that it hears.
+/// The news that one listener has not been told yet. A slow listener costs no more memory: the news of one buffer are kept
+/// together, and a buffer that came and went meanwhile is left out. A listener that knows a buffer always hears of its end,
+/// as the last news of that buffer.
 package final class LendingFeed {
   package enum Audience {
     /// The guest's agent, in this session.
@@ -66,25 +66,25 @@ package final class LendingFeed {
     case importer(LendingCaller)
   }
 
-  /// What the listener knows of a buffer that has not ended for it.
+  /// The listener's state for a buffer that it does not know as ended.
   private struct Item {
     let buffer: LentBuffer
     /// Not told yet.
     var news: LendingNews = []
     var isHeardOf: Bool
-    /// So many fills were told, or counted as lost.
+    /// The number of fills that were told, or counted as lost.
     var fills: Int
   }
 
   package let audience: Audience
   /// Of an importer: so that a watcher who may not see a buffer costs next to nothing.
   var memberships: AudienceSet = []
-  /// There is something to be told, and there was nothing before.
+  /// Called when there are news after there were none.
   package var whenNews: () -> Void = {}
   private var items: [BufferID: Item] = [:]
-  /// How many have news.
+  /// The number of buffers with news.
   private var waiting = 0
-  /// Those with news, whose turn comes in this order, from `start` on; and some that came and went.
+  /// The buffers with news in their order, from `start` on, and some that came and went.
   private var order: [BufferID] = []
   private var start = 0
 
@@ -112,7 +112,7 @@ package final class LendingFeed {
     if waiting == 1 { whenNews() }
   }
 
-  /// The next event; nil if there is none. Of each buffer one at a time, so that none keeps the others waiting.
+  /// The next event; nil if there is none. Each buffer gets one event at a time, so that none delays the others.
   package func next() -> LendingEvent? {
     while !isEmpty {
       let id = order[start]

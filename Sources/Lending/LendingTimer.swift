@@ -4,22 +4,22 @@ package import SystemPackage
 /// A table with deadlines: returns begin and end, and users are cut off.
 package protocol Timed: AnyObject {
   var now: Instant { get }
-  /// When the next thing is due; nil if nothing is.
+  /// The next deadline; nil if there is none.
   var deadline: Instant? { get }
-  /// Something waits for another time than before.
+  /// Called when the deadline has changed.
   var timeHasChanged: () -> Void { get set }
-  /// Does what is due.
+  /// Does everything whose deadline has passed.
   func expire()
 }
 
 extension Registry: Timed {}
 extension OfferTable: Timed {}
 
-/// Has a table do what is due when it is due.
+/// Calls a table at its deadlines.
 package final class LendingTimer {
   private let timed: any Timed
   private var timer: Timer?
-  /// Its time changes many times in a turn of the loop.
+  /// Arms the timer once per turn, because the deadline can change many times in it.
   private var change: Deferred?
 
   package init(_ timed: any Timed, loop: EventLoop) throws(Errno) {

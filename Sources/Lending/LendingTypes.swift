@@ -1,16 +1,16 @@
 package import LendingProtocol
 
-/// For whom a buffer is lent: a session of the guest's agent, and the agent's own number for its client.
+/// A lender: a session of the guest's agent, and the agent's own number for its client.
 package struct LenderID: Hashable, Sendable {
   package let session: UInt64
   package let number: Int
   package init(session: UInt64, number: Int) { (self.session, self.number) = (session, number) }
 }
 
-/// A resource of the guest, which has this number until its device starts anew.
+/// A resource of the guest. Its number is valid until its device starts anew.
 package struct ResourcePlace: Hashable, Sendable {
   package let device: Int
-  /// Another one after each start of the device.
+  /// Changes at each start of the device.
   package let epoch: UInt64
   package let resource: UInt32
   package init(device: Int, epoch: UInt64, resource: UInt32) {
@@ -18,7 +18,7 @@ package struct ResourcePlace: Hashable, Sendable {
   }
 }
 
-/// A part of the host's users, by the name that guests know it by.
+/// Some of the host's users, by the name that guests use for them.
 package struct Audience: Sendable {
   package var users: Set<UInt32>
   package var groups: Set<UInt32>
@@ -42,36 +42,36 @@ extension AudienceSet {
   init(_ index: Int) { self.init(rawValue: 1 << UInt64(index)) }
 }
 
-/// Who asks on the host.
+/// A caller on the host.
 package struct LendingCaller: Sendable {
   package let pid: Int32
   package let user: UInt32
   package let groups: Set<UInt32>
-  /// Root or this process's own user, who see everything.
+  /// Whether it is root or this process's own user, who see everything.
   package let isTrusted: Bool
   package init(pid: Int32, user: UInt32, groups: Set<UInt32>, isTrusted: Bool) {
     (self.pid, self.user, self.groups, self.isTrusted) = (pid, user, groups, isTrusted)
   }
 }
 
-/// What a guest may have lent at once, and others may make of it.
+/// The limits on a guest's lending, and on imports.
 package struct LendingLimits: Equatable, Sendable {
   package var buffers = 1000
-  /// Bytes of metadata of one buffer.
+  /// The most bytes of metadata of one buffer.
   package var metadata = 4096
-  /// Imports of all buffers at once.
+  /// The most imports of all buffers at once.
   package var imports = 256
-  /// Names in `to`.
+  /// The most names in `to`.
   package static let audiences = 16
   package init() {}
 }
 
-/// What a lender asks for.
+/// A lender's request.
 package struct LendingRequest: Equatable, Sendable {
-  /// The lent bytes: where they begin in the resource, and how many.
+  /// The lent bytes: their offset in the resource, and their number.
   package var offset, size: UInt64
   package var use: BufferUse
-  /// Names of audiences; none: whoever may use the control socket.
+  /// Names of audiences; none means everybody who may use the control socket.
   package var audiences: [String]
   package var metadata: BufferMetadata
   package init(
@@ -83,7 +83,7 @@ package struct LendingRequest: Equatable, Sendable {
   }
 }
 
-/// What an importer has written into a buffer that was lent to be filled.
+/// An importer's content for a buffer that was lent to be filled.
 package struct Fill: Equatable, Sendable {
   package var bytesUsed: UInt64
   /// In nanoseconds of the filler's clock.
@@ -94,12 +94,12 @@ package struct Fill: Equatable, Sendable {
   }
 }
 
-/// What lenders and importers do wrong.
+/// The mistakes of lenders and importers.
 package enum LendingError: Error, Equatable {
-  /// There is none of this id, or it is not for the caller. Nobody learns which of both.
+  /// There is no buffer of this id, or it is not for the caller, who does not learn which.
   case noSuchBuffer
   case outOfRange(offset: UInt64, size: UInt64, of: UInt64)
-  /// Another lender has the resource, or this one lent another part of it or to others.
+  /// Another lender has lent the resource, or this one has lent another part of it or to others.
   case alreadyLent(ResourcePlace)
   case noSuchAudience(String)
   case tooManyAudiences(limit: Int)
@@ -120,14 +120,14 @@ extension LendingError: CustomStringConvertible {
     switch self {
     case .noSuchBuffer: "there is no such buffer"
     case .outOfRange(let offset, let size, let all):
-      "\(size) bytes from \(offset) on do not lie in a resource of \(all) bytes, or are none"
+      "\(size) bytes from offset \(offset) on are not inside a resource of \(all) bytes, or are no bytes"
     case .alreadyLent(let place):
       "resource \(place.resource) is lent already, in another way or by another lender"
     case .noSuchAudience(let name): "the host defines no audience \(name)"
-    case .tooManyAudiences(let limit): "a buffer is lent to \(limit) audiences at most"
-    case .tooManyBuffers(let limit): "the guest has \(limit) buffers lent already, as many as it may"
-    case .metadataTooLong(let size, let limit): "the metadata has \(size) bytes, and \(limit) at most"
-    case .tooManyImports(let limit): "there are \(limit) imports already, as many as there may be"
+    case .tooManyAudiences(let limit): "a buffer can be lent to at most \(limit) audiences"
+    case .tooManyBuffers(let limit): "the guest has lent \(limit) buffers already, which is its limit"
+    case .metadataTooLong(let size, let limit): "the metadata has \(size) bytes, but the limit is \(limit)"
+    case .tooManyImports(let limit): "there are \(limit) imports already, which is the limit"
     case .isReturning: "its lender wants the buffer back"
     case .notForFilling: "the buffer was not lent to be filled"
     case .filledByAnother: "another importer fills the buffer"
@@ -136,12 +136,12 @@ extension LendingError: CustomStringConvertible {
   }
 }
 
-/// A registry's counts: of now, and since the start.
+/// A registry's counts, present ones and those since the start.
 package struct LendingStatistics: Equatable, Sendable, Encodable {
-  /// Buffers that are lent now or on their way back, imports of them, and who is told of them.
+  /// The buffers that are lent or on their way back, their imports, and the listeners.
   package internal(set) var buffers = 0, imports = 0, watchers = 0
-  /// Since the start: how many were lent and imported, and how they ended.
+  /// Counts since the start: buffers lent and imported, and their ends.
   package internal(set) var lent = 0, imported = 0, returned = 0, revoked = 0
-  /// Imports that were ended for the guest's sake.
+  /// Imports that were cut off for the guest.
   package internal(set) var cutOff = 0
 }

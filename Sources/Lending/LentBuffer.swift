@@ -2,33 +2,33 @@ package import Buffers
 package import LendingProtocol
 package import Linux
 
-/// A buffer that a guest lends, as long as it is lent or somebody still has it.
+/// A buffer that a guest lends, until its end, or until its last importer has let go.
 package final class LentBuffer {
   package enum State: Equatable, Sendable {
-    /// At this time its return begins, if its lender has asked for that.
+    /// Lent. If its lender has asked for a return, that begins at this time.
     case lent(returns: Instant?)
-    /// Nobody may import it any more; who has it may keep it until then.
+    /// On its way back. Nobody may import it any more; importers may keep it until this time.
     case returning(until: Instant)
-    /// Back with its lender: this many importers had not let go, and a device still reads it.
+    /// Back with its lender; this many importers were cut off, and perhaps a device still reads it.
     case returned(cutOff: Int, isRead: Bool)
     case revoked(RevocationReason)
   }
 
   package let id: BufferID
-  /// One more than that of the buffer that was lent before it.
+  /// Its number, one more than that of the buffer lent before it.
   let number: Int
   package let place: ResourcePlace
   package let owner: LenderID
-  /// The resource's pages, of which `offset` and `size` are a part; nil when it is over and nobody has it.
+  /// The resource's pages, of which `offset` and `size` are a part; nil after its end, when nobody has it.
   package internal(set) var pages: Buffer?
   package internal(set) var request: LendingRequest
   package let born: Instant
   package internal(set) var state = State.lent(returns: nil)
   package internal(set) var imports: [Import] = []
-  /// What its lender does with it by the CPU.
+  /// Its lender's access by the CPU.
   package internal(set) var access: AccessMode?
   package internal(set) weak var filler: Import?
-  /// What its importers do with it by the CPU, all of them together.
+  /// The accesses of all its importers by the CPU.
   package var importerAccess: AccessMode? {
     imports.lazy.compactMap(\.access).reduce(nil) { $0 == nil || $0 == $1 ? $1 : .readWrite }
   }
@@ -36,13 +36,13 @@ package final class LentBuffer {
   /// How often it was filled.
   package internal(set) var fills = 0
 
-  /// How long its importers are waited for once its return begins.
+  /// How long its return waits for importers.
   var patience = TimeSpan.zero
   /// Devices that read it after its last importer; nil before that, or if there are none.
   var reading: DeviceWait?
-  /// Once it was revoked: until when those who had imported it then may keep it.
+  /// After a revocation: how long its importers may keep it.
   var cutOff: Instant?
-  /// To whom it is lent; to everybody, if its lender has named nobody.
+  /// Its audiences; everybody, if its lender has named none.
   let audiences: AudienceSet
   private weak var registry: Registry?
 
@@ -67,7 +67,7 @@ package final class LentBuffer {
     caller.isTrusted || request.audiences.isEmpty || !memberships.isDisjoint(with: audiences)
   }
 
-  /// When something is to be done about it without a word from anybody.
+  /// The time of its next change without a call.
   var deadline: Instant? {
     switch state {
     case .lent(let returns): returns
@@ -95,9 +95,9 @@ package final class Import {
   package let buffer: LentBuffer
   package let caller: LendingCaller
   package let forWriting: Bool
-  /// What it does with the buffer by the CPU.
+  /// Its access by the CPU.
   package internal(set) var access: AccessMode?
-  /// It may not use the buffer any more: runs once, unless the importer has let go before.
+  /// Called once when the importer may no longer use the buffer, unless it has let go before.
   package var whenCutOff: (() -> Void)?
 
   init(_ buffer: LentBuffer, _ caller: LendingCaller, forWriting: Bool) {

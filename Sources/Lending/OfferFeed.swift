@@ -1,32 +1,32 @@
 internal import Buffers
 
-/// One thing that somebody is told of an offer, which says itself what is now.
+/// One event of an offer for a listener. The offer has the present state.
 package enum OfferNews: Equatable, Sendable {
   case offered
-  /// Another number of blobs of it exists.
+  /// The number of its blobs has changed.
   case used
   case withdrawing, withdrawn
 }
 
-/// What one listener has not been told yet of a guest's offers. It is made from what is now when the listener has room, so that it costs
-/// the same however slow it is; an offer that came and went meanwhile is not told at all.
+/// The news of a guest's offers that one listener has not been told yet. Events are made from the present state when the listener
+/// has room, so a slow listener costs no more memory. An offer that came and went meanwhile is left out.
 package final class OfferFeed {
   private struct Told {
     var isWithdrawing = false
     var uses = 0
   }
 
-  /// There is something to be told, and there was nothing before.
+  /// Called when there are news after there were none.
   package var whenNews: () -> Void = {}
   private let tellsUses: Bool
   private let concerns: (Offer) -> Bool
-  /// Those that the listener has heard of.
+  /// The offers that the listener knows.
   private var told: [UInt64: Told] = [:]
-  /// Those of which something may be new, in this order.
+  /// The offers that may have news, in order.
   private var waiting: [Offer] = []
 
   /// - Parameters:
-  ///   - tellsUses: it is told how many blobs the guest has.
+  ///   - tellsUses: whether it is told the number of the guest's blobs.
   ///   - concerns: whether the listener may know of an offer.
   package init(tellsUses: Bool, concerns: @escaping (Offer) -> Bool = { _ in true }) {
     (self.tellsUses, self.concerns) = (tellsUses, concerns)
@@ -43,7 +43,7 @@ package final class OfferFeed {
     while let offer = waiting.first {
       waiting.removeFirst()
       guard let news = news(offer) else { continue }
-      // There may be more of it, after what others have.
+      // It may have more news, after those of the others.
       if news != .withdrawn { waiting.append(offer) }
       return (news, offer)
     }

@@ -4,13 +4,13 @@ package import Linux
 
 /// The device in whose region a guest maps memory of the host.
 package protocol OfferDevice: AnyObject {
-  /// Of its region, in bytes: nothing larger can be mapped.
+  /// The region's size in bytes, which limits an offer.
   var regionSize: UInt64 { get }
   /// The guest may have it from now on.
   func add(_ offer: HostOffer)
-  /// There will be no new blobs of it.
+  /// Lets the guest make no new blobs of it.
   func withdraw(_ offer: HostOffer)
-  /// What the guest still has of it is taken away.
+  /// Takes away what the guest still has of it.
   func cutOff(_ offer: HostOffer)
 }
 
@@ -26,18 +26,18 @@ package final class OfferOwner {
 package final class Offer {
   package enum State: Equatable {
     case offered
-    /// The guest is to let go of it, and is cut off then.
+    /// The guest has to let go of it, and is cut off at the deadline.
     case withdrawing(until: Instant)
-    /// Nobody in the guest has anything of it.
+    /// The guest has let go of it.
     case withdrawn
   }
 
   package let memory: HostOffer
   package let metadata: BufferMetadata
-  /// Nil for what the helper was started with.
+  /// Nil for an offer of the helper's options.
   package let owner: OfferOwner?
   package internal(set) var state = State.offered
-  /// What the guest had was taken away; the front end may still be at it.
+  /// Whether the guest was cut off; the front end may still be busy with that.
   var isCutOff = false
 
   package var id: UInt64 { memory.id }
@@ -46,30 +46,30 @@ package final class Offer {
     (self.memory, self.metadata, self.owner) = (memory, metadata, owner)
   }
 
-  /// Until the guest is cut off, for one that is being withdrawn.
+  /// The time until the guest is cut off, for an offer that is being withdrawn.
   package func timeLeft(_ now: Instant) -> TimeSpan? {
     if case .withdrawing(let end) = state { max(.zero, end - now) } else { nil }
   }
 }
 
 package struct OfferLimits: Equatable, Sendable {
-  /// At once.
+  /// The most offers at once.
   package var offers = 64
-  /// Bytes of metadata of one.
+  /// The most bytes of metadata of one.
   package var metadata = 4096
   package init() {}
 }
 
-/// Why something cannot be offered or withdrawn.
+/// Why memory cannot be offered or withdrawn.
 package enum OfferError: Error, Equatable {
   case tooLarge(UInt64, limit: UInt64)
   case tooManyOffers(limit: Int)
   case metadataTooLong(Int, limit: Int)
 }
 
-/// What of the host's memory one guest may have: who offers it, and how it is taken back.
+/// The offers of the host's memory to one guest: who offers them, and how they are taken back.
 package final class OfferTable {
-  /// The first number that an offer gets while the guest runs. The guest asks by it, and it is exact in JSON.
+  /// The first number for offers while the guest runs. The guest asks by the number, which is exact in JSON.
   static let firstID: UInt64 = 1 << 32
 
   package let limits: OfferLimits
@@ -80,7 +80,7 @@ package final class OfferTable {
   private var nextID = firstID
   private var offers: [UInt64: Offer] = [:]
   private var feeds: [OfferFeed] = []
-  /// Something waits for another time than before: `deadline` is to be asked again.
+  /// Called when `deadline` has changed.
   package var timeHasChanged: () -> Void = {}
 
   package init(
@@ -103,7 +103,7 @@ package final class OfferTable {
   package func prepare(_ metadata: BufferMetadata) throws(OfferError) -> UInt64 {
     if metadata.size > limits.metadata { throw .metadataTooLong(metadata.size, limit: limits.metadata) }
     if offers.count >= limits.offers { throw .tooManyOffers(limit: limits.offers) }
-    // The options may name any number.
+    // The options may have used any number.
     while offers[nextID] != nil { nextID += 1 }
     defer { nextID += 1 }
     return nextID
@@ -120,7 +120,7 @@ package final class OfferTable {
     return offer
   }
 
-  /// What the device has already, from the helper's options.
+  /// Adds an offer that the device already has from the helper's options.
   package func take(_ memory: HostOffer) { enter(Offer(memory, BufferMetadata(), nil)) }
 
   @discardableResult
@@ -132,15 +132,15 @@ package final class OfferTable {
     return offer
   }
 
-  /// Begins to take an offer back. It is over when the guest has nothing of it any more.
-  /// - Parameter patience: how long the guest may keep what it has.
+  /// Begins to take an offer back. That ends when the guest has let go of the memory.
+  /// - Parameter patience: how long the guest may keep its blobs.
   package func withdraw(_ offer: Offer, patience: TimeSpan) {
     let end = clock() + patience
     switch offer.state {
     case .offered:
       offer.state = .withdrawing(until: end)
       device.withdraw(offer.memory)
-    // It has begun, and can only end sooner.
+    // The withdrawal has begun, and can only end sooner.
     case .withdrawing(let until): offer.state = .withdrawing(until: min(until, end))
     case .withdrawn: return
     }
@@ -149,7 +149,7 @@ package final class OfferTable {
     timeHasChanged()
   }
 
-  /// Its process is gone: all that it offered goes with it.
+  /// Its process is gone: all its offers end.
   package func end(_ owner: OfferOwner) {
     for offer in all where offer.owner === owner { withdraw(offer, patience: .zero) }
   }
@@ -165,7 +165,7 @@ package final class OfferTable {
 
   // MARK: Time
 
-  /// When the next guest is cut off; nil if none waits for it.
+  /// The next time of a cut-off; nil if there is none.
   package var deadline: Instant? {
     offers.values.lazy.filter { !$0.isCutOff }.compactMap { offer -> Instant? in
       if case .withdrawing(let end) = offer.state { end } else { nil }
@@ -184,9 +184,9 @@ package final class OfferTable {
     device.cutOff(offer.memory)
   }
 
-  // MARK: Who is told
+  // MARK: Listeners
 
-  /// Tells it what there is, and from then on what happens.
+  /// Tells a listener the present offers, and from then on all changes.
   package func add(_ feed: OfferFeed) {
     feeds.append(feed)
     for offer in all { feed.note(offer) }

@@ -2,15 +2,15 @@ package import Buffers
 package import LendingProtocol
 package import Linux
 
-/// The buffers that one guest lends: who lent them, who has them, and how they end.
+/// The buffers that one guest lends: their lenders, their importers, and their ends.
 ///
-/// A buffer is lent, then perhaps on its way back, and in the end returned or revoked (`LentBuffer.State`). Words about it come
-/// from the guest's agent, its pages from the device, which also says when they go (`Borrower`). It knows neither how words
-/// are written nor where they come from.
+/// A buffer is lent, then perhaps on its way back, and in the end returned or revoked (`LentBuffer.State`). The guest's agent
+/// sends the requests, and the device has the pages and reports when they go (`Borrower`). The registry knows neither JSON
+/// nor sockets.
 package final class Registry {
-  /// For how long the importers of all that is revoked together keep it at most.
+  /// How long importers may keep buffers that are revoked together.
   package static let revocationPatience = TimeSpan.seconds(1)
-  /// How long importers are waited for when a lender goes away.
+  /// How long a return waits for importers when a lender goes away.
   package static let lastPatience = TimeSpan.seconds(1)
 
   package let limits: LendingLimits
@@ -19,13 +19,13 @@ package final class Registry {
   private let audiences: [Audience]
   private let clock: () -> Instant
   private let awaitDevices: (Buffer, _ whenOver: @escaping () -> Void) -> DeviceWait?
-  /// Something waits for another time than before: `deadline` is to be asked again.
+  /// Called when `deadline` has changed.
   package var timeHasChanged: () -> Void = {}
 
-  /// Those that are lent or on their way back.
+  /// The buffers that are lent or on their way back.
   private var buffers: [BufferID: LentBuffer] = [:]
   private var byPlace: [ResourcePlace: LentBuffer] = [:]
-  /// Those of `buffers` with a deadline, and those that are over and that somebody has.
+  /// The buffers with a deadline, and those that have ended but still have importers.
   private var timed: [BufferID: LentBuffer] = [:]
   private var importCount = 0
   private var session: UInt64 = 0
@@ -36,7 +36,7 @@ package final class Registry {
 
   /// - Parameters:
   ///   - audiences: by the names that guests use for them.
-  ///   - awaitDevices: devices that work on a buffer, and are to be waited for; nil if there are none.
+  ///   - awaitDevices: waits for the devices that work on a buffer; nil if there are none.
   package init(
     limits: LendingLimits = LendingLimits(), audiences: [String: Audience] = [:],
     clock: @escaping () -> Instant = { .now },
@@ -48,10 +48,10 @@ package final class Registry {
     (audienceNames, self.audiences) = (sorted.map(\.key), sorted.map(\.value))
   }
 
-  /// The time by which buffers live and end.
+  /// The present time for all deadlines.
   package var now: Instant { clock() }
 
-  /// Those that a caller is in.
+  /// The audiences of a caller.
   private func memberships(of caller: LendingCaller) -> AudienceSet {
     audiences.enumerated().reduce(into: []) { set, audience in
       if audience.element.contains(caller) { set.insert(AudienceSet(audience.offset)) }
@@ -60,7 +60,7 @@ package final class Registry {
 
   // MARK: Sessions
 
-  /// An agent begins: what the session before it had lent is revoked.
+  /// An agent begins a session. All buffers of the session before are revoked.
   /// - Returns: the session's number, for `LenderID`.
   package func beginSession() -> UInt64 {
     endSession()
@@ -77,9 +77,9 @@ package final class Registry {
 
   // MARK: Lenders
 
-  /// Lends a part of a resource. If this lender has lent the same part of it already and wanted it back, that is cancelled, and its
-  /// metadata is replaced.
-  /// - Parameter pages: the resource's, which are lent themselves.
+  /// Lends a part of a resource. If this lender has lent the same part already, this cancels its return, and replaces its
+  /// metadata.
+  /// - Parameter pages: the resource's own pages, with a dma-buf.
   package func lend(
     _ request: LendingRequest, of pages: Buffer, at place: ResourcePlace, by owner: LenderID
   ) throws(LendingError) -> BufferID {
@@ -134,14 +134,14 @@ package final class Registry {
   }
 
   /// Begins to take a buffer back after `delay`.
-  /// - Parameter patience: for how long importers are waited for then.
+  /// - Parameter patience: how long the return then waits for importers.
   package func takeBack(
     _ id: BufferID, by owner: LenderID, after delay: TimeSpan, patience: TimeSpan
   ) throws(LendingError) {
     let buffer = try find(id, of: owner)
     buffer.patience = patience
     if case .returning(let end) = buffer.state {
-      // It has begun, and can only end sooner.
+      // The return has begun, and can only end sooner.
       buffer.state = .returning(until: min(end, clock() + patience))
       return note(buffer)
     }
@@ -153,7 +153,7 @@ package final class Registry {
     }
   }
 
-  /// The lender is gone: all that it has lent goes back.
+  /// The lender is gone: all its buffers go back.
   package func endLender(_ owner: LenderID) {
     for buffer in buffers.values where buffer.owner == owner {
       try? takeBack(buffer.id, by: owner, after: .zero, patience: Self.lastPatience)
@@ -189,11 +189,11 @@ package final class Registry {
     proceedWithReturn(buffer)
   }
 
-  /// Ends a return that nobody stands against any more.
+  /// Ends a return whose importers and devices have let go.
   private func proceedWithReturn(_ buffer: LentBuffer) {
     guard case .returning = buffer.state else { return }
     if buffer.imports.isEmpty {
-      // What importers told their devices to do, they told before they let go.
+      // Importers give their devices work before they let go, so the devices are looked at now.
       if buffer.reading == nil, let pages = buffer.pages {
         buffer.reading = awaitDevices(pages) { [weak self, weak buffer] in
           if let self, let buffer { proceedWithReturn(buffer) }
@@ -204,25 +204,25 @@ package final class Registry {
     note(buffer)
   }
 
-  /// The pages go, or whoever had lent them: importers are told at once, and have `revocationPatience` to let go.
+  /// The pages or the lender go away. Importers are told at once, and have `revocationPatience` to let go.
   func revoke(_ buffer: LentBuffer, _ reason: RevocationReason) {
     if buffer.isOver { return }
     if !buffer.imports.isEmpty { buffer.cutOff = revocationTime.begin(clock()) }
     end(buffer, .revoked(reason))
   }
 
-  /// Importers may use the buffer no longer, which ends a return.
+  /// Cuts importers off, which ends a return.
   func cutOff(_ buffer: LentBuffer) {
     let late = buffer.imports
     buffer.imports = []
     counts.cutOff += late.count
     if case .returning = buffer.state { end(buffer, .returned(cutOff: late.count, isRead: isRead(buffer))) }
     end(late, of: buffer)
-    // All is done by then: whoever hears may use the registry.
+    // The state is complete by then, because these calls may use the registry.
     for late in late { late.whenCutOff.take()?() }
   }
 
-  /// A device works on the pages, whoever told it to.
+  /// Whether a device works on the pages, for any process.
   private func isRead(_ buffer: LentBuffer) -> Bool {
     if let reading = buffer.reading { return !reading.isOver }
     return buffer.pages.flatMap { awaitDevices($0) {} } != nil
@@ -234,7 +234,7 @@ package final class Registry {
     (buffers[buffer.id], byPlace[buffer.place]) = (nil, nil)
     if case .returned = state { counts.returned += 1 } else { counts.revoked += 1 }
     tell(buffer, .over)
-    // Listeners that are slow to hear of the end keep the rest until then.
+    // Slow listeners keep the rest until they hear of the end.
     buffer.request.metadata = BufferMetadata()
     letGoOfPages(of: buffer)
     note(buffer)
@@ -246,7 +246,7 @@ package final class Registry {
 
   // MARK: Time
 
-  /// When `expire` has something to do; nil if nothing waits.
+  /// When `expire` must be called; nil if nothing waits.
   package var deadline: Instant? { timed.values.lazy.compactMap(\.deadline).min() }
 
   package func expire() {
@@ -275,13 +275,13 @@ package final class Registry {
 
   /// The buffer of this id, if the caller may import it.
   package func find(_ id: BufferID, for caller: LendingCaller) throws(LendingError) -> LentBuffer {
-    // First what takes time, which a caller could measure: a wrong id and a forbidden one have one path.
+    // The slow part comes first: a wrong id and a forbidden one take the same path, so a caller cannot measure a difference.
     let memberships = memberships(of: caller)
     guard let buffer = buffers[id], buffer.admits(caller, memberships) else { throw .noSuchBuffer }
     return buffer
   }
 
-  /// A use of the buffer, which lasts until `release`, or until it is cut off. The pages are `pages.dmabuf`.
+  /// Begins a use of the buffer, which lasts until `release` or the cut-off. The pages are `pages.dmabuf`.
   package func importBuffer(
     _ id: BufferID, for caller: LendingCaller, forWriting: Bool
   ) throws(LendingError) -> Import {
@@ -305,7 +305,7 @@ package final class Registry {
     proceedWithReturn(old.buffer)
   }
 
-  /// The importer keeps the buffer, and will not end what it has begun with it: a fill, an access.
+  /// The importer keeps the buffer, but can no longer end its fill or its access.
   package func abandon(_ user: Import) {
     if user.buffer.filler === user {
       user.buffer.filler = nil
@@ -314,7 +314,7 @@ package final class Registry {
     endAccess(by: user)
   }
 
-  /// These imports are the buffer's no longer.
+  /// Removes these imports from the buffer.
   private func end(_ old: some Collection<Import>, of buffer: LentBuffer) {
     if old.isEmpty { return }
     importCount -= old.count
@@ -367,9 +367,9 @@ package final class Registry {
     tell(buffer, .filled)
   }
 
-  // MARK: Who is told
+  // MARK: Listeners
 
-  /// Hears of what happens to buffers from now on.
+  /// Adds a listener for all news from now on.
   package func add(_ feed: LendingFeed) {
     feeds.append(feed)
     if case .importer(let caller) = feed.audience {
@@ -380,7 +380,7 @@ package final class Registry {
 
   package func remove(_ feed: LendingFeed) { feeds.removeAll { $0 === feed } }
 
-  /// The end of a buffer is the last that is told of it.
+  /// The end of a buffer is the last news of it.
   private func tell(_ buffer: LentBuffer, _ news: LendingNews) {
     if buffer.isOver, news != .over { return }
     for feed in feeds { feed.note(buffer, news) }

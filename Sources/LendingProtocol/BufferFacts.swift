@@ -1,27 +1,27 @@
 package import Varlink
 
-// What goes over the control socket, as `io.udmabridge.Buffers` defines it: written by the service, read by its callers.
+// The values of `io.udmabridge.Buffers` on the control socket: the service writes them, its callers read them.
 
-/// What a buffer is now.
+/// The present state of a buffer.
 package struct BufferFacts: Equatable, Sendable, Decodable, JSONWritable {
   package enum State: String, Sendable, Decodable { case lent, returning, returned, revoked }
 
   package var id: BufferID
   package var state: State
   package var use: BufferUse
-  /// Of the first lent byte in the dma-buf, and how many are lent.
+  /// The offset of the first lent byte in the dma-buf, and the number of lent bytes.
   package var offset, size: Int
   /// In milliseconds.
   package var age: Int
-  /// The dma-buf's; nil when the buffer is over and nobody has it.
+  /// The dma-buf's inode; nil after the buffer's end, when nobody has it.
   package var inode: Int?
   /// Imports.
   package var users: Int
   /// How often it was filled.
   package var fills: Int
-  /// In milliseconds from now on: when its return begins, or its importers are cut off.
+  /// Milliseconds until its return begins, or until its importers are cut off.
   package var returns: Int?
-  /// What its lender does with it by the CPU.
+  /// Its lender's access by the CPU.
   package var access: AccessMode?
 
   package init(
@@ -50,7 +50,7 @@ package struct BufferFacts: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// What an importer has written into a buffer.
+/// An importer's content for a buffer.
 package struct FillingFacts: Equatable, Sendable, Decodable, JSONWritable {
   package var bytesUsed: Int
   package var timestamp: Int?
@@ -69,7 +69,7 @@ package struct FillingFacts: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// An import, and what is done with it.
+/// An import and its state.
 package struct ImporterFacts: Equatable, Sendable, Decodable, JSONWritable {
   package var process, user: Int
   package var forWriting: Bool
@@ -107,7 +107,7 @@ package struct ImportReply: Equatable, Sendable, Decodable, JSONWritable {
   /// The buffer's own.
   package var offset, size: Int
   package var metadata: BufferMetadata
-  /// Indices of descriptors: the dma-buf, and what the import lasts as long as.
+  /// Indices of descriptors: the dma-buf, and the token, as long as whose copies the import lasts.
   package var fileDescriptor, token: Int
 
   package init(buffer: BufferFacts, metadata: BufferMetadata, fileDescriptor: Int, token: Int) {
@@ -132,7 +132,7 @@ package struct QueryReply: Equatable, Sendable, Decodable, JSONWritable {
   package var metadata: BufferMetadata
   package var filling: FillingFacts?
   package var pages, items, firstOffset, lastLength, device, resource: Int
-  /// Nil for those who may not know.
+  /// Nil for callers who may not know.
   package var importers: [ImporterFacts]?
 
   package init(
@@ -170,7 +170,7 @@ package struct BuffersEvent: Equatable, Sendable, Decodable, JSONWritable {
   package var buffer: BufferFacts?
   package var metadata: BufferMetadata?
   package var filling: FillingFacts?
-  /// Fills before this one that were not told.
+  /// The number of fills before this one that were not told.
   package var lost: Int?
   package var mode: AccessMode?
   package var reason: RevocationReason?
@@ -192,7 +192,7 @@ package struct BuffersEvent: Equatable, Sendable, Decodable, JSONWritable {
 
 // MARK: Calls
 
-/// What a method is asked for; nil leaves a parameter out.
+/// The parameters of a method; nil leaves one out.
 package struct BuffersRequest: JSONWritable {
   package var id: BufferID?
   package var forWriting: Bool?

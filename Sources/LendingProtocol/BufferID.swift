@@ -2,7 +2,7 @@
 package struct BufferID: Hashable, Sendable {
   private let high, low: UInt64
 
-  /// A new one, of the kernel's random numbers.
+  /// A new id from the kernel's random numbers.
   package static func random() -> BufferID {
     var generator = SystemRandomNumberGenerator()
     return BufferID(high: generator.next(), low: generator.next())
@@ -10,7 +10,7 @@ package struct BufferID: Hashable, Sendable {
 
   package init(high: UInt64, low: UInt64) { (self.high, self.low) = (high, low) }
 
-  /// Nil of anything but 32 lower-case digits.
+  /// Nil for anything but 32 lower-case digits.
   package init?(_ text: String) {
     let digits = Array(text.utf8)
     guard digits.count == 32 else { return nil }

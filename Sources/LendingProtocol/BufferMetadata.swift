@@ -1,4 +1,4 @@
-/// What a lender says of a buffer. It is replaced as a whole, and nothing here trusts it.
+/// A lender's description of a buffer. It is replaced as a whole, and nobody here trusts it.
 package struct BufferMetadata: Equatable, Sendable {
   package var image: ImageMetadata?
   /// Free names and values.
@@ -8,14 +8,14 @@ package struct BufferMetadata: Equatable, Sendable {
     (self.image, self.values) = (image, values)
   }
 
-  /// What it counts for against a limit, in bytes: its texts and names, and `ImageMetadata.size` for an image.
+  /// Its size against the limit, in bytes: its texts and names, and `ImageMetadata.size` for an image.
   package var size: Int {
     values.reduce(0) { $0 + $1.key.utf8.count + $1.value.utf8.count }
       + (image.map { ImageMetadata.size + ($0.colorSpace?.utf8.count ?? 0) } ?? 0)
   }
 }
 
-/// How an image lies in a buffer.
+/// The layout of an image in a buffer.
 package struct ImageMetadata: Equatable, Sendable {
   /// Of its numbers, in bytes.
   static let size = 64

@@ -1,7 +1,7 @@
 package import Varlink
 
-// How what is said of buffers is written as JSON, and read. Whoever reads checks every number; a field that is not known is
-// a mistake, so that a misspelt one is not passed over.
+// Reads and writes facts about buffers as JSON. Reading checks every number. An unknown field is an error, so that a misspelt
+// one is noticed.
 
 extension BufferID: JSONWritable, Decodable {
   package init(from decoder: any Decoder) throws {
@@ -20,8 +20,8 @@ extension AccessMode: Decodable {}
 extension RevocationReason: Decodable {}
 
 extension KeyedDecodingContainer {
-  /// - Throws: `DecodingError`, at the key or in what stands there. Foundation itself does not say where a number is that does
-  ///   not fit, nor a text that is none.
+  /// - Throws: `DecodingError`, at the key or in its value. Foundation itself does not name the place of a number that does not
+  ///   fit, or of an invalid text.
   package func value<Value: Decodable>(_ key: Key, as _: Value.Type = Value.self) throws -> Value {
     do { return try decode(Value.self, forKey: key) } catch {
       if let error = error as? DecodingError, !error.path.isEmpty { throw error }
@@ -53,7 +53,7 @@ extension KeyedDecodingContainer {
 
 extension Decoder {
   /// The fields of an object that has no others than those of `Keys`.
-  /// - Throws: `DecodingError`, at one that it has beside them.
+  /// - Throws: `DecodingError`, at any other field.
   package func fields<Keys: CodingKey>(_: Keys.Type) throws -> KeyedDecodingContainer<Keys> {
     let all = try container(keyedBy: AnyKey.self)
     if let unknown = all.allKeys.first(where: { Keys(stringValue: $0.stringValue) == nil }) {

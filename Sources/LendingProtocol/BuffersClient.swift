@@ -20,7 +20,7 @@ package struct BuffersClient {
     try client.call("\(buffersInterfaceName).Offer", request, passing: memory)
   }
 
-  /// - Parameter token: closes when the guest has nothing of it any more.
+  /// - Parameter token: is closed when the guest has let go of the memory.
   package func offer(
     _ request: OfferRequest, _ memory: borrowing FD, token: borrowing FD
   ) throws -> VarlinkClient.Reply {
@@ -42,7 +42,7 @@ package struct BuffersClient {
     try client.withDescriptor(body)
   }
 
-  /// Runs `body` for each event until it returns false, or the service says that it was the last one.
+  /// Runs `body` for each event until it returns false, or until the last event.
   package func watch(_ body: (BuffersEvent) throws -> Bool) throws {
     try client.callMore("\(buffersInterfaceName).Watch")
     while true {

@@ -2,7 +2,7 @@ internal import Lending
 internal import Linux
 internal import SystemPackage
 
-/// An import that lasts as long as its importers keep a copy of the token: the end of a pipe that is written.
+/// An import that lasts as long as anybody has a copy of the token, which is the writing end of a pipe.
 final class BufferHold {
   let use: Import
   private let loop: EventLoop
@@ -10,14 +10,14 @@ final class BufferHold {
   private var token: EventLoop.Token?
 
   /// - Parameters:
-  ///   - fd: the pipe's end that is read, which closes with this object.
-  ///   - whenLetGo: the last copy of the token is closed.
+  ///   - fd: the pipe's reading end, which closes with this object.
+  ///   - whenLetGo: called when the last copy of the token is closed.
   init(
     _ use: Import, _ fd: consuming FD, loop: EventLoop, whenLetGo: @escaping () -> Void
   ) throws(Errno) {
     (self.use, self.loop) = (use, loop)
     self.fd = fd
-    // Nothing but its end is looked for: what somebody writes stays in the pipe.
+    // Only the end of the pipe matters; bytes that a holder writes stay in the pipe.
     token = try loop.add(self.fd, []) { _ in whenLetGo() }
   }
 

@@ -2,7 +2,7 @@ internal import Lending
 internal import LendingProtocol
 internal import Linux
 
-/// What one connection has imported, and whether it watches.
+/// A connection's imports, and its watcher.
 final class BuffersImporter {
   let caller: LendingCaller
   /// The oldest first.

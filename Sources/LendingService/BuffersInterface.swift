@@ -6,7 +6,7 @@ internal import SystemPackage
 internal import Udmabuf
 package import Varlink
 
-/// `io.udmabridge.Buffers`, by which other processes get at the buffers that a guest lends.
+/// `io.udmabridge.Buffers`, by which other processes get the buffers that a guest lends.
 package final class BuffersInterface: VarlinkInterface {
   package let name = buffersInterfaceName
   package let description = buffersDescription
@@ -15,16 +15,16 @@ package final class BuffersInterface: VarlinkInterface {
   private let watchers: WatcherLimit
   private let shares: UserShares
   private let loop: EventLoop
-  /// Nil if the guest can have no memory of the host.
+  /// Nil if the guest cannot have memory of the host.
   private let offers: OffersService?
-  /// Who is at the other end.
+  /// Asks who is at the other end of a connection.
   var identify: (VarlinkConnection) -> PeerCredentials = { $0.peer }
   private var importers: [ObjectIdentifier: BuffersImporter] = [:]
-  /// By their imports. They may outlive the connection that they were made on.
+  /// The holds by their imports. They may outlive their connections.
   private var holds: [ObjectIdentifier: BufferHold] = [:]
 
-  /// Descriptors that it may need, beside those of its connections: the end of a pipe for each import, and of one that is
-  /// being made the other end and the dma-buf's.
+  /// The descriptors that it may need besides those of its connections: one end of a pipe for each import; for an import
+  /// that is being made also the other end, and the dma-buf.
   /// - Parameter limits: the registry's.
   package static func descriptors(_ limits: LendingLimits) -> Int { limits.imports + 2 }
 
@@ -118,7 +118,7 @@ package final class BuffersInterface: VarlinkInterface {
       connection.reply(EmptyObject())
     case "Watch":
       _ = try call.parameters(EmptyObject.self)
-      // Who wants no reply cannot be told of anything.
+      // A caller that wants no reply cannot get events.
       guard call.wantsMore, !call.isOneway else { throw .expectedMore }
       if let limit = watchers.add(connection) { throw error("TooManyWatchers", "limit", limit) }
       let watcher = BuffersWatcher(registry, importer.caller, connection, loop: loop)
@@ -156,7 +156,7 @@ package final class BuffersInterface: VarlinkInterface {
     _ id: BufferID, forWriting: Bool, _ importer: BuffersImporter, _ connection: VarlinkConnection
   ) throws(VarlinkError) {
     let caller = importer.caller
-    // A wrong id and a forbidden one are found out here, before anything else is looked at.
+    // A wrong id and a forbidden one fail here, before anything else is checked.
     _ = try find(id, importer)
     if let reached = shares.reached(by: caller.user, beside: holds.values.map(\.use.caller.user)) {
       throw error("TooManyImports", "limit", reached.limit)
@@ -186,13 +186,13 @@ package final class BuffersInterface: VarlinkInterface {
     }
   }
 
-  /// Forgets an import, and shows those who have its token that it is over.
+  /// Forgets an import, and shows the holders of its token that it is over.
   private func end(_ use: Import) {
     holds[ObjectIdentifier(use)] = nil
     for importer in importers.values { importer.remove(use) }
   }
 
-  // MARK: Who and what
+  // MARK: Callers
 
   private func importer(_ connection: VarlinkConnection) -> BuffersImporter {
     let id = ObjectIdentifier(connection)
@@ -201,7 +201,7 @@ package final class BuffersInterface: VarlinkInterface {
     let importer = BuffersImporter(peer, isTrusted: shares.isTrusted(peer.user))
     importers[id] = importer
     connection.whenGone(for: self) { [unowned self] in
-      // Its imports go on as long as their tokens; nobody can end any more what it has begun.
+      // Its imports last as long as their tokens, but nobody can end their fills and accesses any more.
       for use in importers.removeValue(forKey: id)?.uses ?? [] { registry.abandon(use) }
     }
     return importer
@@ -216,13 +216,13 @@ package final class BuffersInterface: VarlinkInterface {
     return use
   }
 
-  /// - Throws: that there is no such buffer, for a caller who must not know better.
+  /// - Throws: `NoSuchBuffer`, also if the caller must not know of the buffer.
   private func notImported(_ id: BufferID, _ importer: BuffersImporter) throws(VarlinkError) -> VarlinkError {
     _ = try find(id, importer)
     return error("NotImported")
   }
 
-  /// Tells those who watch that there will be nothing more.
+  /// Tells all watchers that this is the end.
   package func end() {
     for importer in importers.values { importer.watcher?.end() }
     offers?.end()

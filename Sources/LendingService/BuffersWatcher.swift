@@ -3,12 +3,12 @@ internal import LendingProtocol
 internal import Linux
 internal import Varlink
 
-/// A call of Watch. What it could not be told yet is in its feed, which costs the same however slow it is.
+/// A call of Watch. Its feed has the news that it could not be told yet; a slow watcher costs no more memory.
 final class BuffersWatcher {
   private let registry: Registry
   private let feed: LendingFeed
   private weak var connection: VarlinkConnection?
-  /// It is told at the end of the loop's turn: the news come from the middle of what the registry does.
+  /// Sends at the end of the loop's turn, because news come while the registry is at work.
   private var telling: Deferred?
 
   init(_ registry: Registry, _ caller: LendingCaller, _ connection: VarlinkConnection, loop: EventLoop) {
@@ -23,14 +23,14 @@ final class BuffersWatcher {
 
   /// Sends as much as there is room for.
   func proceed() {
-    // It goes in the middle of this when its peer turns out to be gone.
+    // Sending can find that the peer is gone, and this watcher then goes away during the call.
     guard let connection else { return }
     while connection.isOpen, connection.isReadyToSend, let event = feed.next() {
       connection.stream(BuffersEvent(event, now: registry.now))
     }
   }
 
-  /// Tells all that there is to be told, and that there will be nothing more.
+  /// Sends all news, and the end.
   func end() {
     proceed()
     guard let connection, connection.isOpen else { return }

@@ -3,7 +3,7 @@ internal import Lending
 internal import LendingProtocol
 internal import Linux
 
-// What the registry knows, as it goes over the socket.
+// The registry's facts in the form of the socket.
 
 extension BufferFacts {
   init(_ buffer: LentBuffer, now: Instant) {
@@ -30,7 +30,7 @@ extension FillingFacts {
 }
 
 extension QueryReply {
-  /// - Parameter showsImporters: the caller may know who else uses it.
+  /// - Parameter showsImporters: whether the caller may see the other importers.
   init(_ buffer: LentBuffer, now: Instant, showsImporters: Bool) {
     let (offset, size) = (buffer.request.offset, buffer.request.size)
     let (first, last) = (offset / systemPageSize, (offset + size - 1) / systemPageSize)

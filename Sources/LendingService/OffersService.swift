@@ -9,8 +9,8 @@ internal import Varlink
 package final class OffersService {
   /// Makes an offer of a descriptor.
   /// - Parameters:
-  ///   - uses: so many blobs of it may exist at once.
-  ///   - token: closes when the guest has nothing of it any more.
+  ///   - uses: at most this many blobs of it may exist at once.
+  ///   - token: is closed when the guest has let go of the memory.
   package typealias Make =
     (_ id: UInt64, _ fd: consuming FD, _ uses: Int, _ token: consuming FD?) throws(OfferObstacle) -> HostOffer
 
@@ -21,7 +21,8 @@ package final class OffersService {
   private var owners: [ObjectIdentifier: OfferOwner] = [:]
   private var watchers: [ObjectIdentifier: OffersWatcher] = [:]
 
-  /// Descriptors that it may need: of each offer its file, a dma-buf of it and its token; and of one that is being made.
+  /// The descriptors that it may need: for each offer its file, a dma-buf and its token, and the same for one more that is
+  /// being made.
   package static func descriptors(_ limits: OfferLimits) -> Int { 3 * limits.offers + 8 }
 
   package init(_ table: OfferTable, loop: EventLoop, make: @escaping Make) {
@@ -79,12 +80,12 @@ package final class OffersService {
     watcher.proceed()
   }
 
-  /// Tells those who watch that there will be nothing more.
+  /// Tells all watchers that this is the end.
   func end() { for watcher in watchers.values { watcher.end() } }
 
-  // MARK: Who
+  // MARK: Callers
 
-  /// A process sees what its user offers; root and the helper's user see all.
+  /// A process sees its user's offers; root and the helper's user see all.
   private func concerns(_ caller: LendingCaller, _ offer: Offer) -> Bool {
     caller.isTrusted || offer.owner?.user == caller.user
   }
@@ -125,7 +126,7 @@ package final class OffersService {
 
 struct OfferParameters: VarlinkParameters {
   static let names = ["fileDescriptor", "token", "metadata", "uses"]
-  /// Of an offer: each is a mapping in QEMU.
+  /// The most blobs of an offer, each of which is a mapping in QEMU.
   private static let mostUses = 224
 
   let fileDescriptor: Int

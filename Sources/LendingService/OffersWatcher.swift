@@ -3,12 +3,12 @@ internal import LendingProtocol
 internal import Linux
 internal import Varlink
 
-/// A call of WatchOffers. What it could not be told yet is in its feed.
+/// A call of WatchOffers. Its feed has the news that it could not be told yet.
 final class OffersWatcher {
   private let table: OfferTable
   private let feed: OfferFeed
   private weak var connection: VarlinkConnection?
-  /// It is told at the end of the loop's turn: the news come from the middle of what the table does.
+  /// Sends at the end of the loop's turn, because news come while the table is at work.
   private var telling: Deferred?
 
   init(
@@ -37,7 +37,7 @@ final class OffersWatcher {
     }
   }
 
-  /// Tells all that there is to be told, and that there will be nothing more.
+  /// Sends all news, and the end.
   func end() {
     proceed()
     guard let connection, connection.isOpen else { return }

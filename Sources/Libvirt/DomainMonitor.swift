@@ -17,10 +17,10 @@ extension LibvirtDomain: QEMUMonitor {
 
   private var monitorName: FilePath { FilePath("of domain \(name)") }
 
-  /// The QEMU that runs it.
+  /// The process of the domain's QEMU.
   package func qemu() throws -> RunningQEMU {
     guard isActive else { throw LibvirtError.domain(name, "it does not run") }
-    // libvirtd's own; a name has no slash.
+    // The file is libvirtd's own; a name has no slash.
     let file = FilePath("/run/libvirt/qemu").appending(name + ".pid")
     guard let text = try? readText(file), let pid = Int32(text.filter { !$0.isWhitespace }) else {
       throw LibvirtError.domain(
@@ -46,7 +46,7 @@ extension LibvirtDomain: QEMUMonitor {
 }
 
 extension RecoverableDomain {
-  /// What is in an object of QEMU's: the name and the type of each.
+  /// The children of an object of QEMU: the name and the type of each.
   func members(_ path: String) throws(LibvirtError) -> [(name: String, type: String)] {
     let answer = try execute("qom-list", ["path": .text(path)])
     guard let result = try? JSONDecoder().decode(Members.self, from: answer) else {
@@ -55,7 +55,7 @@ extension RecoverableDomain {
     return result.return.map { ($0.name, $0.type) }
   }
 
-  /// A property of an object of QEMU's that is true or false.
+  /// A boolean property of an object of QEMU.
   func truth(of property: String, in path: String) throws(LibvirtError) -> Bool {
     let answer = try execute("qom-get", ["path": .text(path), "property": .text(property)])
     guard let result = try? JSONDecoder().decode(Truth.self, from: answer) else {
@@ -72,7 +72,7 @@ private struct Members: Decodable {
 
 private struct Truth: Decodable { let `return`: Bool }
 
-/// What QMP's arguments are made of.
+/// A value in QMP's arguments.
 indirect enum JSONValue: Encodable {
   case text(String)
   case number(Int)

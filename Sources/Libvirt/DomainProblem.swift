@@ -1,31 +1,31 @@
 internal import DomainOptions
 
-/// Something in a domain's definition with which a guest's pages cannot be lent, or QEMU does not start.
+/// A problem in a domain's definition: with it a guest's pages cannot be lent, or QEMU does not start.
 package enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
-  /// Of Xen, LXC and the like.
+  /// A domain of Xen, LXC and the like.
   case type(String)
   /// A machine whose virtio devices are not on PCI.
   case noPCI(String)
-  /// Nobody but the guest reads its memory: SEV, SNP, TDX and the like.
+  /// Only the guest can read its memory: SEV, SNP, TDX and the like.
   case encrypted(String)
   case memorySource(String?)
   case memoryAccess(String?)
-  /// A NUMA node that goes its own way.
+  /// A NUMA cell with an access setting of its own.
   case cellAccess(String)
-  /// A DIMM or another memory device of that model that goes its own way.
+  /// A DIMM or another memory device of that model, with an access setting of its own.
   case deviceAccess(String)
   case video(String?)
   case acceleration
-  /// An attribute of the video's driver that gives the guest a feature of virtio which the helper does not have.
+  /// An attribute of the video's driver that gives the guest a virtio feature which the helper lacks.
   case feature(String)
   case reference(String)
-  /// The domain's name is too long for what is called after it.
+  /// The domain's name is too long for the names of its files.
   case nameTooLong(String)
   case otherDomain(String, own: String)
   /// A graphics element that demands a display without GL.
   case graphics(String)
 
-  /// Of what kind, in a word.
+  /// The kind of the problem, in a word.
   package var name: String {
     switch self {
     case .type: "type"
@@ -40,7 +40,7 @@ package enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// `enable` mends it.
+  /// Whether `enable` mends it.
   package var isMendable: Bool {
     switch self {
     case .type, .noPCI, .encrypted, .cellAccess, .deviceAccess, .graphics, .nameTooLong: false
@@ -52,36 +52,36 @@ package enum DomainProblem: Equatable, Sendable, CustomStringConvertible {
     switch self {
     case .type(let type): "a domain of type \(type) has no QEMU"
     case .noPCI(let machine):
-      "virtio devices of \(machine) are not on PCI (but on ccw, mmio or the like), and QEMU has vhost-user GPUs for PCI alone"
+      "virtio devices of \(machine) are not on PCI (but on ccw, mmio or the like), but QEMU has vhost-user GPUs only for PCI"
     case .encrypted(let type):
-      "the guest's memory is encrypted (launchSecurity of type \(type)): nobody else can read its pages"
+      "the guest's memory is encrypted (launchSecurity of type \(type)): the host cannot read its pages"
     case .memorySource(let type):
       "the guest's memory is " + (type.map { "of source \($0)" } ?? "QEMU's own") + ", not of a memfd"
-    case .memoryAccess(let mode): "the guest's memory is \(mode ?? "private"), so that no helper can map it"
+    case .memoryAccess(let mode): "the guest's memory is \(mode ?? "private"), so no helper can map it"
     case .cellAccess(let cell): "NUMA cell \(cell) has private memory"
     case .deviceAccess(let model):
-      "memory of model \(model) is private: the helper would see other bytes there than the guest"
+      "memory of model \(model) is private: the helper would see other bytes in it than the guest"
     case .video(let model):
       model.map { "the first video device is \($0), without a back end of its own" }
         ?? "there is no video device"
     case .acceleration:
-      "<acceleration> of the video names no render node: libvirt looks for one of its own, and knows nothing of "
-        + "this domain to tell the helper"
+      "<acceleration> of the video names no render node: libvirt chooses one itself, and the helper does not learn "
+        + "which domain it serves"
     case .feature(let attribute):
       "\(attribute)='on' in the video's <driver>: QEMU offers the guest \(Self.features[attribute] ?? attribute), which the "
-        + "helper does not have, and the guest's driver would fail"
+        + "helper lacks, so the guest's driver would fail"
     case .reference(let why), .nameTooLong(let why): why
     case .otherDomain(let name, let own): "the video is for a domain called \(name), but this one is \(own)"
-    case .graphics(let type): "graphics of type \(type) show no dma-buf: QEMU would end at once"
+    case .graphics(let type): "graphics of type \(type) cannot show a dma-buf: QEMU would end at once"
     }
   }
 
-  /// Attributes of a video's driver that give features which the helper does not have, and these.
+  /// Attributes of a video's driver, and the features which they give and the helper lacks.
   static let features = ["iommu": "VIRTIO_F_ACCESS_PLATFORM", "packed": "VIRTIO_F_RING_PACKED"]
 }
 
 extension DomainXML {
-  /// What stands against it, in the order of the definition.
+  /// The problems, in the order of the definition.
   package var problems: [DomainProblem] {
     var found: [DomainProblem] = []
     let type = root["type"] ?? ""
@@ -113,11 +113,11 @@ extension DomainXML {
 
   private func accessProblems(_ mode: String?) -> [DomainProblem] {
     let cells = root.descendant("cpu", "numa")?.children("cell") ?? []
-    // Each device may say so for itself.
+    // Each device may have a setting of its own.
     let devices = (root.child("devices")?.children("memory") ?? []).filter {
       ($0["access"] ?? "shared") != "shared"
     }.map { DomainProblem.deviceAccess($0["model"] ?? "unknown") }
-    // And each cell.
+    // Each cell may have one too.
     if !cells.isEmpty, cells.allSatisfy({ $0["memAccess"] == "shared" }) { return devices }
     let closed = cells.filter { ($0["memAccess"] ?? "shared") != "shared" }
     return closed.map { .cellAccess($0["id"] ?? "?") } + (mode == "shared" ? [] : [.memoryAccess(mode)])
@@ -132,7 +132,7 @@ extension DomainXML {
     return lackingFeatures.map { .feature($0) } + referenceProblems(video)
   }
 
-  /// The driver of our video asks for these, and the helper does not have them.
+  /// The features that our video's driver asks for, and that the helper lacks.
   var lackingFeatures: [String] {
     let driver = (ownVideo ?? video)?.child("driver")
     return DomainProblem.features.keys.sorted().filter { driver?[$0] == "on" }
@@ -149,7 +149,7 @@ extension DomainXML {
     return []
   }
 
-  /// Those beside which QEMU does not start: a vhost-user GPU demands that each display takes dma-bufs.
+  /// The graphics with which QEMU does not start, because a vhost-user GPU needs displays that take dma-bufs.
   var graphicsWithoutGL: [XMLElement] {
     (root.child("devices")?.children("graphics") ?? []).filter { graphics in
       switch graphics["type"] {

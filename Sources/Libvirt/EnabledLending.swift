@@ -1,25 +1,25 @@
 internal import DomainOptions
 internal import SystemPackage
 
-/// Which buffers a domain's guest can lend, beside its pictures.
+/// The buffers that a domain's guest can lend, besides its pictures.
 package enum LendingScope: Int, Comparable, Sendable {
   case none
-  /// Those that its card makes.
+  /// Buffers that its card makes.
   case card
-  /// Those of other drivers too: there is QEMU's generic device.
+  /// Also buffers of other drivers, by QEMU's generic device.
   case all
 
   package static func < (one: LendingScope, other: LendingScope) -> Bool { one.rawValue < other.rawValue }
 }
 
-/// A card without a screen, of QEMU's generic kind, beside the domain's own.
+/// A second card without a screen, QEMU's generic device.
 enum SecondCard: CaseIterable {
   /// Takes buffers of other drivers.
   case lend
   /// Has memory of the host.
   case share
 
-  /// Of the device and of its connection in QEMU.
+  /// The id of the device and of its connection in QEMU.
   var name: String { self == .lend ? "udmabridge-lend" : "udmabridge-share" }
   /// The helper's option for its socket, and the socket's name in the domain's directory.
   var option: (name: String, value: String) {
@@ -29,25 +29,25 @@ enum SecondCard: CaseIterable {
 }
 
 extension DomainXML {
-  /// The generic device, as QEMU has it from 10.1 on.
+  /// The generic device of QEMU 10.1 and later.
   package static let genericDevice = "vhost-user-test-device-pci"
   /// The port's name, by which the guest's agent finds it.
   private static let portName = "io.udmabridge.lend.0"
   private static let commandLineNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-  /// The scope for which the definition has all parts.
+  /// The scope whose parts are all in the definition.
   package var lending: LendingScope {
     if lendingChannel == nil { return .none }
     return arguments(of: .lend).isEmpty ? .card : .all
   }
 
-  /// The guest can have memory of the host.
+  /// Whether the guest can have memory of the host.
   package var isSharing: Bool { lendingChannel != nil && !arguments(of: .share).isEmpty }
 
   /// The socket to which QEMU connects the port.
   package var lendingPort: String? { lendingChannel?.child("source")?["path"] }
 
-  /// The program that is QEMU.
+  /// The path of QEMU.
   package var emulator: String? { root.descendant("devices", "emulator")?.text }
 
   private var devices: XMLElement? { root.child("devices") }
@@ -60,7 +60,7 @@ extension DomainXML {
     (devices?.children("controller") ?? []).filter { $0["type"] == "pci" }
   }
 
-  /// Of an address such as `<address type='pci' bus='0x01'/>`.
+  /// The bus of an address such as `<address type='pci' bus='0x01'/>`.
   private func busNumber(_ address: XMLElement?) -> Int? {
     guard let address, address["type"] == "pci", let bus = address["bus"] else { return nil }
     return bus.hasPrefix("0x") ? Int(bus.dropFirst(2), radix: 16) : Int(bus)
@@ -70,7 +70,7 @@ extension DomainXML {
     root.children.first { $0.name == "commandline" && $0.namespace == Self.commandLineNamespace }
   }
 
-  /// Those of a card of ours, each behind the one that says what it is.
+  /// The arguments of a card of ours, each behind the name of its option.
   private func arguments(of card: SecondCard) -> [XMLElement] {
     let all = commandLine?.children.filter { $0.name == "arg" } ?? []
     return zip(all, all.dropFirst()).flatMap { option, value in
@@ -79,7 +79,7 @@ extension DomainXML {
     }
   }
 
-  /// Words of the record, for what was put in.
+  /// Words of the record for the parts that were added.
   private enum Part: String {
     case channel, controller, device, sharing, commandline
 
@@ -91,13 +91,13 @@ extension DomainXML {
     record["lending"] = words.joined(separator: " ")
   }
 
-  /// Puts in the missing parts, and changes none that are there.
+  /// Adds the missing parts, and changes no existing one.
   func enableLending(
     _ scope: LendingScope, isSharing: Bool, _ places: DomainPlaces,
     makeRecord: () throws(XMLError) -> XMLElement
   ) throws(XMLError) {
     if lendingChannel == nil {
-      // libvirt puts in a controller where there is none.
+      // Without a controller libvirt adds one.
       let hasController = devices?.children("controller").contains { $0["type"] == "virtio-serial" } == true
       let needsOne = devices?.children("channel").contains { $0.child("target")?["type"] == "virtio" } == true
       let record = try makeRecord()
@@ -120,9 +120,9 @@ extension DomainXML {
       guard let socket, arguments(of: card).isEmpty else { continue }
       let record = try makeRecord()
       note(Part(card), in: record)
-      // A comma ends a value in QEMU's options. Nothing in it has a meaning in XML.
+      // A comma ends a value in QEMU's options. The text needs no escape in XML.
       let path = socket.string.replacing(",", with: ",,")
-      // As JSON: QEMU makes devices in another form before those of libvirt, and gives this one a place of theirs.
+      // In JSON, because QEMU makes devices of another form before libvirt's, and would give this one a place of theirs.
       let device =
         #"{"driver":"\#(Self.genericDevice)","id":"\#(card.name)","chardev":"\#(card.name)","virtio-id":16,"num_vqs":2,"vq_size":256,"config_size":20}"#
       let words = ["-chardev", "socket,id=\(card.name),path=\(path)", "-device", device]
@@ -138,7 +138,7 @@ extension DomainXML {
     }
   }
 
-  /// The options that the helper needs for it, as far as `options` does not name them.
+  /// The options that the helper needs for the parts, without those that `options` has.
   static func options(
     for scope: LendingScope, isSharing: Bool, beside options: [DomainOption]
   ) -> [DomainOption] {
@@ -149,7 +149,7 @@ extension DomainXML {
     }
   }
 
-  /// Takes out what `enableLending` put in.
+  /// Removes the parts that `enableLending` added.
   func disableLending(_ record: XMLElement) {
     let parts = Set((record["lending"] ?? "").split(separator: " ").compactMap { Part(rawValue: String($0)) })
     if parts.contains(.channel) { lendingChannel?.remove() }
@@ -158,7 +158,7 @@ extension DomainXML {
       for controller in devices?.children("controller") ?? [] where controller["type"] == "virtio-serial" {
         controller.remove()
       }
-      // And a port of PCI Express for it.
+      // The PCI Express port of the card goes too.
       let used = Set((devices?.children ?? []).compactMap { busNumber($0.child("address")) })
       for port in pciControllers where port["model"] == "pcie-root-port" {
         guard let index = port["index"].flatMap({ Int($0) }), let first = record["ports"].flatMap({ Int($0) })

@@ -1,22 +1,22 @@
 package import DomainOptions
 
-/// What `enable` writes into a domain's metadata: how it was before.
+/// The record of `enable` in a domain's metadata: the state before.
 enum EnablingRecord {
   static let namespace = "urn:udmabridge:domain"
   static let empty = "<udmabridge:before xmlns:udmabridge=\"\(namespace)\"/>"
-  /// The value of its attribute `video` where the domain had a video of ours already, made by hand.
+  /// The value of the attribute `video` if the domain already had a video of ours, made by hand.
   static let own = "own"
 }
 
 extension DomainXML {
-  /// Makes the domain one of ours. What is so already stays as it is; enabling twice changes nothing more.
+  /// Makes the domain one of ours. Parts that fit already stay as they are; enabling twice changes nothing more.
   ///
   /// - Parameters:
-  ///   - options: for its helper; nil for those that it has.
-  ///   - removingGraphics: what QEMU would not start with is taken out; `disable` puts it back.
-  ///   - lending: which buffers the guest shall lend at least, beside its pictures.
-  ///   - sharing: it shall have memory of the host.
-  /// - Throws: `refused` where it could not start even so. Nothing is changed then.
+  ///   - options: for its helper; nil keeps its options.
+  ///   - removingGraphics: whether graphics that keep QEMU from starting are removed; `disable` puts them back.
+  ///   - lending: the buffers that the guest can lend at least, besides its pictures.
+  ///   - sharing: whether the guest can have memory of the host.
+  /// - Throws: `refused`, without any change, if the domain still could not start.
   package func enable(
     options: [DomainOption]? = nil, removingGraphics: Bool = false, lending wanted: LendingScope = .none,
     sharing: Bool = false
@@ -31,7 +31,7 @@ extension DomainXML {
     if let secret = closed.first(where: { $0["passwd"] != nil }) {
       throw .secret("graphics of type \(Self.kind(of: secret))")
     }
-    // A string that cannot be read is written anew.
+    // An unreadable string is replaced.
     let known = options == nil ? (try? reference())?.options : nil
     var chosen = known ?? withStartSize(options ?? defaultOptions)
     let scope = max(wanted, lending)
@@ -51,7 +51,7 @@ extension DomainXML {
     } catch { throw .xml(error) }
   }
 
-  /// A domain with a window of QEMU's shows the guest there, drawn by the card that the domain names for it.
+  /// If the domain has a window of QEMU, that window shows the guest, drawn by the card that the domain names for it.
   private var defaultOptions: [DomainOption] {
     let windows = (root.child("devices")?.children("graphics") ?? []).filter { graphics in
       ["spice", "sdl", "dbus"].contains(graphics["type"]) && graphics.child("gl")?["enable"] == "yes"
@@ -62,11 +62,11 @@ extension DomainXML {
       .compactMap(\.self)
   }
 
-  /// The size that the video had, or has, as the one to start in, where no other is chosen. QEMU's display has it from
-  /// libvirt, and follows its window; the option would make it the only one.
+  /// Keeps the video's size as the starting size, if no other is chosen. Not for QEMU's display: libvirt gives it the size,
+  /// and it follows its window; the option would make this size the only one.
   private func withStartSize(_ options: [DomainOption]) -> [DomainOption] {
     let size = (record?.child("video") ?? video)?.descendant("model", "resolution")
-    // As the helper takes it.
+    // Only a size that the helper accepts.
     guard
       !options.contains(where: { $0.name == "resolution" || ($0.name == "display" && $0.value == "qemu") }),
       let width = size?["x"].flatMap(UInt32.init), (64...16384).contains(width),
@@ -76,7 +76,7 @@ extension DomainXML {
     return options + [option]
   }
 
-  /// The record, which is there only where something was changed.
+  /// The record, which exists only if something was changed.
   private func makeRecord() throws(XMLError) -> XMLElement {
     if let record { return record }
     let hasOwnVideo = ownVideo != nil
@@ -116,7 +116,7 @@ extension DomainXML {
   private func enableVideo(_ reference: DomainReference) throws(XMLError) {
     let new = try document.make("<video><driver name='vhostuser'/><model type='virtio'/></video>")
     if let ownVideo {
-      // What says the same stays as somebody wrote it.
+      // Equal settings stay as they were written.
       if (try? self.reference()) != reference {
         ownVideo.descendant("model", "acceleration")?["rendernode"] = "\(reference)"
       }
@@ -126,7 +126,7 @@ extension DomainXML {
       }
       return
     }
-    // What an earlier one says of the video is not so any more: somebody has put in another one since, or none.
+    // An earlier record of the video is outdated: somebody has replaced or removed the video since.
     let record = try makeRecord()
     record["video"] = nil
     record.child("video")?.remove()
@@ -139,7 +139,7 @@ extension DomainXML {
     model.append(acceleration)
     if let size = old?.descendant("model", "resolution") { model.append(size.copy(for: document)) }
     guard let old else { return appendDevice(new) }
-    // It stays where the guest knows it.
+    // The video keeps the address that the guest knows.
     for name in old.child("model")?["type"] == "none" ? [] : ["alias", "address"] {
       if let kept = old.child(name) { new.append(kept.copy(for: document)) }
     }
@@ -151,7 +151,7 @@ extension DomainXML {
   private func enableGraphics(_ closed: [XMLElement]) throws(XMLError) {
     if closed.isEmpty { return }
     let record = try makeRecord()
-    // Without SPICE libvirt refuses what goes through it.
+    // Without SPICE libvirt refuses the devices that need it.
     let devices = root.child("devices")?.children ?? []
     let withSpice = devices.contains { $0.name == "graphics" && $0["type"] == "spice" }
     let losesSpice =
@@ -165,7 +165,7 @@ extension DomainXML {
     for element in closed + orphans {
       record.append(element.copy(for: document))
       if element.name == "audio" {
-        // A sound device may refer to it, and libvirt would make one like this by itself.
+        // A sound device may refer to it, and libvirt would make such an element itself.
         let silent = try document.make("<audio type='none'/>")
         silent["id"] = element["id"]
         element.insertBefore(silent)
@@ -174,7 +174,7 @@ extension DomainXML {
     }
   }
 
-  /// Undoes what `enable` did. A domain that is not ours stays as it is.
+  /// Undoes `enable`. A domain that is not ours stays as it is.
   package func disable() throws(LibvirtError) {
     do throws(XMLError) { try restore() } catch { throw .xml(error) }
   }
@@ -188,7 +188,7 @@ extension DomainXML {
       } else if let record, record["video"] != EnablingRecord.own {
         own.remove()
       } else {
-        // Made by hand: the device stays, with QEMU's own back end.
+        // A device made by hand stays, with QEMU's own back end.
         own.child("driver")?["name"] = nil
         for attribute in DomainProblem.features.keys where record?[attribute] != nil {
           own.child("driver")?[attribute] = record?[attribute]
@@ -223,7 +223,7 @@ extension DomainXML {
     if let metadata = root.child("metadata"), metadata.isEmpty { metadata.remove() }
   }
 
-  /// Puts an element behind the last one of these names in the domain.
+  /// Inserts an element behind the last one of these names in the domain.
   private func insert(_ element: XMLElement, behind names: [String]) {
     if let last = root.children.last(where: { names.contains($0.name) }) {
       last.insertAfter(element)
@@ -232,7 +232,7 @@ extension DomainXML {
     }
   }
 
-  /// Puts a device behind its like, or behind all others.
+  /// Inserts a device behind those of its kind, or behind all others.
   func appendDevice(_ device: XMLElement) {
     guard let devices = root.child("devices") else {
       guard let devices = try? document.make("<devices/>") else { return }

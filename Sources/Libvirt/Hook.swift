@@ -2,16 +2,16 @@ internal import DomainOptions
 internal import Linux
 package import SystemPackage
 
-/// What libvirtd's hook does at each step of a domain's life. It never talks to libvirt, which waits for it.
+/// libvirtd's hook at each step of a domain's life. It never talks to libvirt, which waits for it.
 package struct Hook {
   private let root: FilePath
   /// Starts a program and does not wait for it.
   private let start: ([String]) throws(Errno) -> Void
   private let tell: (DomainProblem) -> String
 
-  /// What libvirtd sees of it.
+  /// The result for libvirtd.
   package struct Outcome: Equatable {
-    /// 0, or 1 where the start is refused.
+    /// 0, or 1 to refuse the start.
     package var status: Int32 = 0
     /// Lines for standard error, which libvirtd quotes.
     package var messages: [String] = []
@@ -20,7 +20,7 @@ package struct Hook {
   /// - Parameters:
   ///   - root: the directory in which the host's files are.
   ///   - start: starts a program and does not wait for it.
-  ///   - tell: what people are told of a problem, in a line.
+  ///   - tell: makes a problem a line of text for people.
   package init(
     root: FilePath = "/",
     start: @escaping ([String]) throws(Errno) -> Void = { command throws(Errno) in
@@ -33,7 +33,7 @@ package struct Hook {
 
   /// - Parameters:
   ///   - operation: such as `prepare`.
-  ///   - definition: what came on standard input; not asked for where it is not needed.
+  ///   - definition: reads standard input; called only if needed.
   package func run(
     _ name: String, _ operation: String, definition: () throws -> [UInt8]
   ) -> Outcome {
@@ -63,7 +63,7 @@ package struct Hook {
     return (try? FileAccess(of: places.directory)) != nil
   }
 
-  /// Refuses what could not start, and makes the domain's directory, in which its helper puts the control socket.
+  /// Refuses a domain that could not start, and makes the directory in which its helper puts the control socket.
   private func prepare(_ name: String, _ definition: () throws -> [UInt8]) -> Outcome {
     let text: [UInt8]
     do { text = try definition() } catch {
@@ -87,7 +87,7 @@ package struct Hook {
     }
   }
 
-  /// Without it the domain starts too: its frames are not offered to other processes then.
+  /// Makes the domain's directory. If that fails, the domain still starts, without a control socket.
   private func makeDirectory(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
     do throws(Errno) {
       try Linux.makeDirectory(places.runtime, mode: 0o755)
@@ -97,31 +97,31 @@ package struct Hook {
     } catch { return ["udmabridge: \(places.directory) cannot be made: \(error)"] }
   }
 
-  /// The file is the user's who runs QEMU.
+  /// Makes a file of the user who runs QEMU.
   private func give(_ file: FilePath, to domain: DomainXML) throws(Errno) {
-    // The definition says so only where the domain has a user of its own.
+    // The definition names a user only if the domain has its own.
     let account = HostFiles(root: root).account()
     if let owner = domain.owner ?? account.map({ ($0.user, $0.group) }) {
       try setOwner(file, user: owner.user, group: owner.group)
     }
   }
 
-  /// Makes of the domain's string what libvirt takes it for: a device that the domain's cgroup is to allow. Without one
-  /// there it starts no domain of which it guards the devices.
+  /// Makes the device file that the domain's string is the path of. libvirt allows that device in the domain's cgroup, and
+  /// cannot start a domain with guarded devices if the file is missing.
   private func makeDevice(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
     guard let text = domain.referenceText else { return [] }
     let device = places.device(text)
     do throws(Errno) {
       removeFile(device)
       let target = root.appending("dev/udmabuf")
-      // One that may be used anyhow, where there is none of ours.
+      // Without /dev/udmabuf, a device that everybody may use anyway.
       try makeLink(device, to: (try? FileAccess(of: target)) == nil ? "/dev/null" : "/dev/udmabuf")
       return []
     } catch { return ["udmabridge: \(device) cannot be made: \(error)"] }
   }
 
-  /// Leaves a socket where nobody listens any more: libvirt gives the path to QEMU's user before the helper listens there,
-  /// and starts no domain where there is none.
+  /// Makes a socket on which nobody listens. libvirt gives the path to QEMU's user before the helper listens there, and
+  /// cannot start the domain if the file is missing.
   private func leavePort(_ places: DomainPlaces, _ domain: DomainXML) -> [String] {
     guard let name = domain.name, let own = try? DomainPlaces(name).port, domain.lendingPort == own.string,
       (try? FileAccess(of: places.port)) == nil
@@ -134,7 +134,7 @@ package struct Hook {
   }
 
   private func removePlaces(_ name: String) {
-    // One whose name is too long has none.
+    // A domain whose name is too long has no files.
     guard let places = try? DomainPlaces(name, root: root) else { return }
     removeDirectory(places.directory)
     for entry in directoryEntries(places.runtime) {
@@ -145,7 +145,7 @@ package struct Hook {
     }
   }
 
-  /// A presenter beside the domain, which is systemd's to look after.
+  /// Starts or stops the domain's presenter, which systemd looks after.
   private func present(_ name: String, _ verb: String) -> [String] {
     guard let places = try? DomainPlaces(name, root: root), (try? FileAccess(of: places.present)) != nil
     else { return [] }
@@ -157,7 +157,7 @@ package struct Hook {
     } catch { return ["udmabridge: systemctl cannot be started: \(error)"] }
   }
 
-  /// A text as a part of a unit's name; what `systemd-escape` makes of it.
+  /// A text as a part of a unit's name, escaped as `systemd-escape` does.
   static func unitName(_ text: String) -> String {
     text.utf8.enumerated().reduce(into: "") { result, byte in
       let scalar = Unicode.Scalar(byte.element)
@@ -175,7 +175,7 @@ package struct Hook {
     }
   }
 
-  /// libvirtd quotes a line best.
+  /// A text in one line, which libvirtd quotes best.
   private func line(_ error: any Error) -> String {
     guard case .refused(let problems)? = error as? LibvirtError else { return "\(error)" }
     return problems.map(tell).joined(separator: "; ")

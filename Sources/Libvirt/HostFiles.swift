@@ -2,7 +2,7 @@ internal import FoundationEssentials
 package import Linux
 package import SystemPackage
 
-/// What a host's files say about libvirt, QEMU and its back ends.
+/// A host's files about libvirt, QEMU and its back ends.
 package struct HostFiles {
   private let root: FilePath
 
@@ -13,7 +13,7 @@ package struct HostFiles {
 
   private func isThere(_ path: String) -> Bool { (try? FileAccess(of: place(path))) != nil }
 
-  /// libvirt reads its files here. It knows the places since it was built.
+  /// The places where libvirt reads its files, which were set when it was built.
   private var places: (descriptions: [String], configuration: String) {
     if isThere("/etc/NIXOS") { return (["/var/lib/qemu/vhost-user"], "/var/lib/libvirt") }
     let programs = ["sbin/libvirtd", "sbin/virtqemud", "bin/libvirtd", "bin/virtqemud"]
@@ -24,21 +24,21 @@ package struct HostFiles {
       : (["/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user"], "/etc/libvirt")
   }
 
-  /// The directories with files that describe back ends; a file of a later one replaces its namesake.
+  /// The directories with descriptions of back ends. A file of a later directory replaces its namesake.
   package var descriptionDirectories: [FilePath] { places.descriptions.map { FilePath($0) } }
 
   // MARK: Back ends
 
-  /// A file that describes a vhost-user back end, as QEMU's conventions say (`vhost-user.json`).
+  /// A description of a vhost-user back end by QEMU's conventions (`vhost-user.json`).
   package struct Description: Equatable {
     package let file: FilePath
-    /// Nil if the file cannot be read as one; libvirt then finds no back end at all.
+    /// Nil if the file is not a valid description; libvirt then finds no back end at all.
     package let type: String?
     package let binary: String?
   }
 
-  /// All of them, in the order in which libvirt takes them: by name; one in `/etc` replaces its namesake in
-  /// `/usr/share`, and is no more than a mark if it is empty.
+  /// All of them by name, in libvirt's order. One in `/etc` replaces its namesake in `/usr/share`; an empty one only hides
+  /// it.
   package func descriptions() -> [Description] {
     var files: [String: FilePath] = [:]
     for directory in places.descriptions.map(place) {
@@ -58,12 +58,12 @@ package struct HostFiles {
 
   // MARK: libvirt's configuration
 
-  /// A setting of `qemu.conf`: a string, or the strings of a list; nil where it is not set.
+  /// A setting of `qemu.conf`: a string, or the strings of a list; nil if it is not set.
   package func setting(_ name: String) -> [String]? { Self.setting(name, in: text) }
 
   /// The file of settings.
   package var configuration: FilePath { FilePath(places.configuration + "/qemu.conf") }
-  /// There is one.
+  /// Whether it exists.
   package var isConfigured: Bool { isThere(places.configuration + "/qemu.conf") }
   private var text: String { (try? readText(place(configuration.string))) ?? "" }
 
@@ -80,7 +80,7 @@ package struct HostFiles {
         value = String(code[code.index(after: equals)...])
       }
     }
-    // Between quotes, of either kind.
+    // The texts between quotes of either kind.
     return value.map { value in
       let parts = value.split(omittingEmptySubsequences: false) { $0 == "\"" || $0 == "'" }
       let strings = parts.indices.filter { $0 % 2 == 1 }.map { String(parts[$0]) }
@@ -89,7 +89,7 @@ package struct HostFiles {
     }
   }
 
-  /// Who runs QEMU and its helpers.
+  /// The user that runs QEMU and its helpers.
   package func account() -> Account? {
     let names = setting("user").map { [$0.first ?? ""] } ?? ["libvirt-qemu", "qemu", "root"]
     for name in names {
@@ -111,7 +111,7 @@ package struct HostFiles {
   /// `+0`, or `0`.
   static func number(_ text: String) -> UInt32? { UInt32(text.drop { $0 == "+" }) }
 
-  /// The devices that a domain's cgroup allows; nil where cgroups do not guard devices.
+  /// The devices that a domain's cgroup allows; nil if cgroups do not guard devices.
   package func allowedDevices() -> [String]? {
     if let controllers = setting("cgroup_controllers"), !controllers.contains("devices") { return nil }
     return setting(Self.deviceList) ?? []
@@ -120,26 +120,26 @@ package struct HostFiles {
   /// The setting with the devices that a domain's cgroup allows.
   package static let deviceList = "cgroup_device_acl"
 
-  /// The list that is set; else the default that the file has in a comment; else the one of libvirt 9.
+  /// The set list; otherwise the default in the file's comment; otherwise that of libvirt 9.
   package var deviceListOrDefault: [String] {
     let comments = text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.dropFirst() }
     return setting(Self.deviceList) ?? Self.setting(Self.deviceList, in: comments.joined(separator: "\n"))
       ?? ["null", "full", "zero", "random", "urandom", "ptmx", "userfaultfd"].map { "/dev/" + $0 }
   }
 
-  /// Those devices that a domain's helper may not open.
+  /// The devices that a domain's helper may not open.
   package func devicesNotAllowed(_ devices: [String]) -> [String] {
     guard let allowed = allowedDevices() else { return [] }
     // The domain's string leads to /dev/udmabuf.
     return devices.filter { !allowed.contains($0) && !(hasHook && $0 == "/dev/udmabuf") }
   }
 
-  /// AppArmor guards libvirtd by a profile that does not let it start this program.
+  /// Whether AppArmor's profile for libvirtd forbids it to start this program.
   package func isRefusedByAppArmor(_ program: FilePath) -> Bool {
     guard (try? readText(place("/sys/module/apparmor/parameters/enabled")))?.hasPrefix("Y") == true else {
       return false
     }
-    // The kernel's list of profiles, and whether they are enforced, is for root.
+    // Only root can read the kernel's list of profiles, and whether they are enforced.
     let loaded = try? readText(place("/sys/kernel/security/apparmor/profiles"))
     if let loaded, !loaded.split(separator: "\n").contains(where: { $0.hasSuffix("libvirtd (enforce)") }) {
       return false
@@ -147,19 +147,19 @@ package struct HostFiles {
     let texts = ["usr.sbin.libvirtd", "local/usr.sbin.libvirtd"].compactMap {
       try? readText(place("/etc/apparmor.d/\($0)"))
     }
-    // In these directories it may start all programs.
+    // libvirtd may start all programs of these directories.
     let isUsual = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].contains(program.removingLastComponent().string)
     return !texts.isEmpty && !isUsual && !texts.contains { $0.contains(program.string) }
   }
 
-  /// The program that the hook is a link to.
+  /// The program to which the hook links.
   package var hookProgram: FilePath? {
     let directory = place(places.configuration + "/hooks/qemu.d")
     let name = directoryEntries(directory).first { $0.contains("udmabridge") }
     return name.flatMap { linkTarget(directory.appending($0)) }.map { FilePath($0) }
   }
 
-  /// The hook is where libvirtd looks for it.
+  /// Whether the hook is where libvirtd looks for it.
   package var hasHook: Bool {
     directoryEntries(place(places.configuration + "/hooks/qemu.d")).contains { $0.contains("udmabridge") }
   }

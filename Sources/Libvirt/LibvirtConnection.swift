@@ -3,7 +3,7 @@ internal import Glibc
 
 /// A connection to libvirtd.
 @safe package final class LibvirtConnection {
-  /// Where it leads.
+  /// The connection's URI.
   package let uri: String
   private let connection: OpaquePointer
 
@@ -25,7 +25,7 @@ internal import Glibc
     return unsafe LibvirtDomain(domain, name, self)
   }
 
-  /// Makes a definition the persistent one of its domain. A running one goes on as it is.
+  /// Makes a definition the persistent one of its domain. A running guest goes on unchanged.
   package func define(_ domain: DomainXML) throws(LibvirtError) {
     guard let defined = unsafe clv_define(connection, domain.text, CLV_DEFINE_VALIDATE) else {
       throw .domain(domain.name ?? "", lastError())
@@ -47,19 +47,19 @@ internal import Glibc
 
   deinit { unsafe clv_free_domain(domain) }
 
-  /// It runs.
+  /// Whether it runs.
   package var isActive: Bool { unsafe clv_is_active(domain) == 1 }
-  /// Its definition stays when it ends.
+  /// Whether its definition stays when it ends.
   package var isPersistent: Bool { unsafe clv_is_persistent(domain) == 1 }
 
-  /// As it runs.
+  /// The definition of the running guest.
   package func running() throws(LibvirtError) -> DomainXML {
     guard let text = unsafe clv_xml(domain, 0) else { throw .domain(name, lastError()) }
     defer { unsafe free(text) }
     return try DomainXML(unsafe String(cString: text))
   }
 
-  /// Asks QEMU through libvirt, which marks the domain as tainted: it may not know what becomes of it then.
+  /// Asks QEMU through libvirt. libvirt marks the domain as tainted, because it no longer knows all changes of it.
   /// - Parameter human: a command of the human monitor, not JSON.
   func ask(_ command: String, human: Bool) throws(LibvirtError) -> String {
     var answer: UnsafeMutablePointer<CChar>?
@@ -69,8 +69,8 @@ internal import Glibc
     return unsafe String(cString: text)
   }
 
-  /// How it is defined, or, of a transient one, what runs. Passwords are there where the connection may read them.
-  /// - Parameter isToBeDefined: it is made the definition again, and must not lose them.
+  /// The persistent definition, or that of a running transient domain. It has passwords if the connection may read them.
+  /// - Parameter isToBeDefined: whether it will be defined again, and must not lose the passwords.
   package func definition(isToBeDefined: Bool = false) throws(LibvirtError) -> DomainXML {
     try DomainXML(isToBeDefined: isToBeDefined) { flags throws(LibvirtError) in
       guard let text = unsafe clv_xml(domain, flags) else { throw .domain(name, lastError()) }
@@ -81,13 +81,13 @@ internal import Glibc
 }
 
 extension DomainXML {
-  /// - Parameter read: gives libvirt's XML of a domain, as these flags say.
+  /// - Parameter read: gives libvirt's XML of a domain for these flags.
   init(
     isToBeDefined: Bool, _ read: (UInt32) throws(LibvirtError) -> String
   ) throws(LibvirtError) {
     let text: String
     do throws(LibvirtError) { text = try read(CLV_XML_INACTIVE | CLV_XML_SECURE) } catch let refusal {
-      // A connection that may only read is refused the passwords, and all with them.
+      // For a read-only connection libvirt refuses the whole XML if passwords are asked for.
       text = try read(CLV_XML_INACTIVE)
       if isToBeDefined { throw .withoutSecrets("\(refusal)") }
     }

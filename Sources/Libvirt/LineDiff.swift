@@ -1,6 +1,6 @@
-/// What changes between two texts: lines that go and come, and the three around them.
+/// The difference of two texts: removed and added lines, with three lines around them.
 package struct LineDiff: CustomStringConvertible {
-  /// A line, and what becomes of it.
+  /// A line and its fate.
   private enum Line {
     case kept(Substring)
     case gone(Substring)
@@ -38,7 +38,7 @@ package struct LineDiff: CustomStringConvertible {
     }
   }
 
-  /// Nothing changes.
+  /// Whether nothing changes.
   package var isEmpty: Bool { lines.allSatisfy(\.isKept) }
 
   /// A line for each, after `-`, `+` or a blank. Passwords are not shown.

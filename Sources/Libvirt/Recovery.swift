@@ -4,7 +4,7 @@ internal import Glibc
 internal import Linux
 internal import SystemPackage
 
-/// What is asked of a domain that is to be recovered.
+/// A domain to recover.
 protocol RecoverableDomain {
   var name: String { get }
   var isActive: Bool { get }
@@ -15,28 +15,28 @@ protocol RecoverableDomain {
 
 extension LibvirtDomain: RecoverableDomain {}
 
-/// Gives a running guest a card again after its helper has ended. No QEMU connects a vhost-user GPU anew, nor lets it be
-/// unplugged; but QEMU 10.1 and later can plug in a card of the generic kind beside it, with a helper of its own.
+/// Gives a running guest a card again after its helper has ended. QEMU can neither reconnect a vhost-user GPU nor unplug
+/// it. But QEMU 10.1 and later can plug in a second card, the generic device, with a new helper.
 package struct Recovery {
   private let domain: any RecoverableDomain
   private let root: FilePath
-  /// Starts a program, does not wait for it, and says its number.
+  /// Starts a program, does not wait for it, and returns its number.
   private let start: ([String]) throws(Errno) -> Int32
   /// The string of the domain's video.
   private let reference: String
   private let places: DomainPlaces
   private let owner: (user: UInt32, group: UInt32)
-  /// An earlier recovery's card is there.
+  /// Whether the card of an earlier recovery is there.
   private let hasOwnCard: Bool
-  /// Free ports to plug it into.
+  /// The free ports for the card.
   private let ports: [String]
 
-  /// What the card and its connection are called in QEMU.
+  /// The ids of the card and of its connection in QEMU.
   private static let name = "udmabridge"
   private static let device = "vhost-user-test-device-pci"
   private static let devices = "/machine/peripheral"
 
-  /// Looks whether the domain's helper can be replaced. Nothing is changed yet, but that the domain becomes tainted.
+  /// Checks whether the domain's helper can be replaced. This changes nothing, but the domain becomes tainted.
   package init(_ domain: LibvirtDomain) throws(LibvirtError) {
     try self.init(domain, root: "/") { command throws(Errno) in try startDetached(command) }
   }
@@ -55,7 +55,7 @@ package struct Recovery {
     let account = HostFiles(root: root).account()
     owner = running.owner ?? (account?.user ?? geteuid(), account?.group ?? getegid())
     if let pid = Self.helper(of: text, owner.user) {
-      throw .noRecovery(name, "its helper, process \(pid), runs; if it hangs, end it first")
+      throw .noRecovery(name, "its helper, process \(pid), still runs; if it hangs, end it first")
     }
     do throws(LibvirtError) {
       _ = try domain.execute("device-list-properties", ["typename": .text(Self.device)])
@@ -63,8 +63,8 @@ package struct Recovery {
       guard case .monitor = error else { throw error }
       throw .noRecovery(
         name,
-        "its QEMU has no \(Self.device), which 10.1 and later have: a card cannot be plugged in while it runs; end the "
-          + "domain and start it anew")
+        "its QEMU has no \(Self.device), which 10.1 and later have, so no card can be plugged in; end the "
+          + "domain and start it again")
     }
     let members = try domain.members(Self.devices)
     hasOwnCard = members.contains { $0.name == Self.name }
@@ -73,7 +73,8 @@ package struct Recovery {
     do throws(DomainError) { places = try DomainPlaces(name, root: root) } catch { throw .reference(error) }
   }
 
-  /// The helper that runs with this string, if one does: as QEMU's user or root, since anybody can call a process so.
+  /// The running helper with this string, if any. It must be QEMU's user's or root's, because anybody can give a process
+  /// this name.
   private static func helper(of reference: String, _ owner: UInt32) -> Int32? {
     processNumbers().first { pid in
       guard let process = try? RunningProcess(pid), let words = try? process.arguments(),
@@ -84,42 +85,42 @@ package struct Recovery {
     }
   }
 
-  /// The PCI Express ports that nothing is plugged into, and something can be.
+  /// The free PCI Express ports that take a card.
   private static func freePorts(
     _ domain: any RecoverableDomain, _ members: [(name: String, type: String)]
   ) throws(LibvirtError) -> [String] {
     var free: [String] = []
     for (port, type) in members where type == "child<pcie-root-port>" {
-      // Its bus is called as it is itself, and has a link child[N] to each device.
+      // A port's bus has the port's name, and a link child[N] to each device.
       let onBus = try domain.members("\(devices)/\(port)/\(port)")
       if onBus.contains(where: { $0.name.hasPrefix("child[") }) { continue }
-      // libvirt's <target hotplug='off'/>. One that does not say may be tried.
+      // libvirt's <target hotplug='off'/>. A port without the property may be tried.
       if (try? domain.truth(of: "hotplug", in: "\(devices)/\(port)")) != false { free.append(port) }
     }
     guard free.isEmpty else { return free }
     throw .noRecovery(
       domain.name,
-      "it has no free PCI Express port that takes a card while it runs; for the next time, give it one more: "
+      "it has no free PCI Express port for a card; end it, and give it one more: "
         + "<controller type='pci' model='pcie-root-port'/>")
   }
 
-  /// Plugs the card in, and has the domain's presenter started again, if it has one.
-  /// - Parameter say: hears of each step.
+  /// Plugs the card in, and restarts the domain's presenter, if it has one.
+  /// - Parameter say: is called with each step.
   package func run(_ say: (String) -> Void) throws {
     var ports = ports
     if hasOwnCard {
       say("unplugging the card of an earlier recovery")
       _ = try domain.execute("device_del", ["id": .text(Self.name)])
-      try wait("the guest does not let go of its card within 30 s: its driver may hang", for: .seconds(30)) {
+      try wait("the guest did not let go of its card within 30 s: its driver may hang", for: .seconds(30)) {
         try !domain.members(Self.devices).contains { $0.name == Self.name }
       }
-      // QEMU is done with the device a moment after that.
-      try wait("QEMU does not let go of the card's connection within 10 s", for: .seconds(10)) {
+      // QEMU lets go of the device a moment later.
+      try wait("QEMU did not let go of the card's connection within 10 s", for: .seconds(10)) {
         removeConnection()
       }
       ports = try Self.freePorts(domain, domain.members(Self.devices))
     } else {
-      // One without a card is left of a recovery that was cut short.
+      // A connection without a card is the rest of an interrupted recovery.
       removeConnection()
     }
     let socket = places.directory.appending("recover")
@@ -127,18 +128,18 @@ package struct Recovery {
     let helper = try startHelper(socket)
     do {
       try wait(
-        "the new helper does not listen within 10 s; its log, the system's, says why", for: .seconds(10)
+        "the new helper did not listen within 10 s; the system's log says why", for: .seconds(10)
       ) {
         (try? FileAccess(of: socket)) != nil && !UnixSocket.isStale(socket)
       }
       try plug(into: ports, socket, say)
     } catch {
-      // What is left would be in the way of the next recovery.
+      // A left-over connection would disturb the next recovery.
       removeConnection()
       end(helper)
       throw error
     }
-    // The old one has ended with the helper, or asks for a socket that nobody served.
+    // The old presenter has ended with the helper, or waits for a socket that nobody served.
     let presenter = Hook(root: root) { command throws(Errno) in _ = try start(command) }
     presenter.run(domain.name, "started") { [] }.messages.forEach(say)
   }
@@ -173,15 +174,16 @@ package struct Recovery {
         refusals.append("\(port): \(why)")
       }
     }
-    throw .noRecovery(domain.name, "QEMU plugs the card into no port: \(refusals.joined(separator: "; "))")
+    throw .noRecovery(
+      domain.name, "QEMU could not plug the card into any port: \(refusals.joined(separator: "; "))")
   }
 
-  /// - Returns: whether it was there, and no card uses it.
+  /// - Returns: whether it existed, and no card uses it.
   @discardableResult private func removeConnection() -> Bool {
     (try? domain.execute("chardev-remove", ["id": .text(Self.name)])) != nil
   }
 
-  /// As libvirt starts one: with the domain's string, as QEMU's user. It belongs to nobody, and ends with QEMU.
+  /// Starts a helper as libvirt does: with the domain's string, as QEMU's user. Nothing looks after it; it ends with QEMU.
   /// - Returns: its number.
   private func startHelper(_ socket: FilePath) throws -> Int32 {
     guard let binary = HostFiles(root: root).descriptions().first(where: { $0.type == "gpu" })?.binary else {
@@ -198,7 +200,7 @@ package struct Recovery {
     return try start(command)
   }
 
-  /// Ends the helper, which is a child of this process: its number stays its own.
+  /// Ends the helper. It is a child of this process, so no other process can have its number.
   private func end(_ helper: Int32) {
     _ = kill(helper, SIGTERM)
     guard let process = try? RunningProcess(helper) else { return }

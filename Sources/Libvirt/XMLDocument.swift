@@ -1,16 +1,15 @@
 internal import CXML2
 
-/// An XML document that can be changed. What is not changed stays as it is: comments, white space, and elements that
-/// nobody here knows.
+/// An XML document that can be changed. The rest stays as it is: comments, white space, and unknown elements.
 @safe package final class XMLDocument {
   private let document: xmlDocPtr
-  /// It began with an XML declaration.
+  /// Whether it began with an XML declaration.
   private let hasDeclaration: Bool
 
-  /// What is read at most, in bytes. libxml2 itself bounds the depth (256 elements) and the length of a text (10 MB).
+  /// The longest document in bytes. libxml2 itself limits the depth (256 elements) and the length of a text (10 MB).
   package static let longest = 16 << 20
 
-  /// Reads a document. Nothing is fetched, and a document type is refused: no entity can grow.
+  /// Reads a document. It fetches nothing, and refuses a document type, so that no entity can grow.
   package init(_ text: [UInt8]) throws(XMLError) {
     guard text.count <= Self.longest else { throw .tooLong(text.count) }
     guard let context = unsafe xmlNewParserCtxt() else { throw .unreadable(line: 0, "no memory") }
@@ -42,7 +41,7 @@ internal import CXML2
     return unsafe XMLElement(node, self)
   }
 
-  /// All of it, in UTF-8.
+  /// The whole text, in UTF-8.
   package var text: String {
     guard let buffer = unsafe xmlBufferCreate() else { return "" }
     defer { unsafe xmlBufferFree(buffer) }
@@ -54,23 +53,23 @@ internal import CXML2
   }
 
   /// A piece of XML that is not in the document yet, in its namespaces.
-  /// - Parameter text: well-formed, of ours.
+  /// - Parameter text: our own, and well-formed.
   package func make(_ text: String) throws(XMLError) -> XMLElement {
     let source = try XMLDocument(Array(text.utf8))
     return source.root.copy(for: self)
   }
 
-  /// Takes over a copy of a node.
+  /// Copies a node into this document.
   fileprivate func adopt(_ node: xmlNodePtr) -> XMLElement {
     guard let copy = unsafe xmlDocCopyNode(node, document, 1) else { preconditionFailure("no memory") }
     return unsafe XMLElement(copy, self)
   }
 }
 
-/// An element of a document, for as long as it is in there.
+/// An element of a document, valid as long as it is in the document.
 @safe package struct XMLElement {
   private let node: xmlNodePtr
-  /// Which keeps the node.
+  /// The document, which keeps the node.
   package let document: XMLDocument
 
   fileprivate init(_ node: xmlNodePtr, _ document: XMLDocument) {
@@ -78,7 +77,7 @@ internal import CXML2
     self.document = document
   }
 
-  /// Without a prefix.
+  /// The name without a prefix.
   package var name: String { unsafe string(node.pointee.name) }
 
   /// The namespace's URI; nil for an element without one.
@@ -86,7 +85,7 @@ internal import CXML2
     unsafe node.pointee.ns.flatMap { unsafe $0.pointee.href.map { unsafe string($0) } }
   }
 
-  /// An attribute without a namespace; nil if it is not there.
+  /// An attribute without a namespace; nil if it is missing.
   package subscript(attribute: String) -> String? {
     get {
       guard let value = unsafe xmlGetNoNsProp(node, attribute) else { return nil }
@@ -102,7 +101,7 @@ internal import CXML2
     }
   }
 
-  /// It has any attribute.
+  /// Whether it has an attribute.
   package var hasAttributes: Bool { unsafe node.pointee.properties != nil }
 
   /// The text in it.
@@ -112,7 +111,7 @@ internal import CXML2
     return unsafe string(content)
   }
 
-  /// The elements right in it.
+  /// Its child elements.
   package var children: [XMLElement] {
     var found: [XMLElement] = []
     var next = unsafe node.pointee.children
@@ -123,12 +122,12 @@ internal import CXML2
     return found
   }
 
-  /// Those of a name, without a namespace.
+  /// Its child elements of a name, without a namespace.
   package func children(_ name: String) -> [XMLElement] {
     children.filter { $0.name == name && $0.namespace == nil }
   }
 
-  /// The first of a name, without a namespace.
+  /// Its first child element of a name, without a namespace.
   package func child(_ name: String) -> XMLElement? { children(name).first }
 
   /// The element at the end of a path of names.
@@ -136,7 +135,7 @@ internal import CXML2
     names.reduce(self as XMLElement?) { $0?.child($1) }
   }
 
-  /// It holds neither elements nor text nor comments.
+  /// Whether it has neither elements nor text nor comments.
   package var isEmpty: Bool {
     var next = unsafe node.pointee.children
     while let child = unsafe next {
@@ -146,7 +145,7 @@ internal import CXML2
     return true
   }
 
-  /// It as it would be written.
+  /// Its text as it would be written.
   package var description: String {
     guard let buffer = unsafe xmlBufferCreate() else { return "" }
     defer { unsafe xmlBufferFree(buffer) }
@@ -156,24 +155,24 @@ internal import CXML2
 
   // MARK: Changes
 
-  /// A copy for a document, which it is not in yet.
+  /// A copy for another document, not inserted yet.
   package func copy(for other: XMLDocument) -> XMLElement { unsafe other.adopt(node) }
 
-  /// Puts an element that is in no document in front of this one, in a line of its own.
+  /// Inserts a new element in front of this one, in a line of its own.
   package func insertBefore(_ element: XMLElement) {
     unsafe xmlAddPrevSibling(node, element.node)
     if let indent = indentation { unsafe xmlAddPrevSibling(node, text(indent)) }
     element.indent(to: element.indentation)
   }
 
-  /// Puts an element that is in no document behind this one, in a line of its own.
+  /// Inserts a new element behind this one, in a line of its own.
   package func insertAfter(_ element: XMLElement) {
     unsafe xmlAddNextSibling(node, element.node)
     if let indent = indentation { unsafe xmlAddPrevSibling(element.node, text(indent)) }
     element.indent(to: element.indentation)
   }
 
-  /// Puts an element that is in no document behind all others in this one, in a line of its own.
+  /// Inserts a new element behind all others in this one, in a line of its own.
   package func append(_ element: XMLElement) {
     if let last = children.last { return last.insertAfter(element) }
     let own = indentation
@@ -184,7 +183,7 @@ internal import CXML2
     element.indent(to: element.indentation)
   }
 
-  /// Takes it out of its document for good, with the line that it stood in. It must not be used any more.
+  /// Removes it from its document for good, with its line. It must not be used afterwards.
   package func remove() {
     let before = unsafe node.pointee.prev
     if let before = unsafe before, unsafe xmlIsBlankNode(before) == 1 {
@@ -194,7 +193,7 @@ internal import CXML2
     let parent = unsafe node.pointee.parent
     unsafe xmlUnlinkNode(node)
     unsafe xmlFreeNode(node)
-    // <a>\n</a> would be left.
+    // Otherwise <a>\n</a> would be left.
     if let parent = unsafe parent, unsafe parent.pointee.type == XML_ELEMENT_NODE {
       let parent = unsafe XMLElement(parent, document)
       if parent.isEmpty { parent.removeBlanks() }
@@ -213,7 +212,7 @@ internal import CXML2
     return unsafe made
   }
 
-  /// The white space that it is written behind: a line's end and blanks; nil where it stands in a line with others.
+  /// The white space before it: a line's end and blanks; nil if other elements are in its line.
   private var indentation: String? {
     guard let before = unsafe node.pointee.prev else {
       return unsafe node.pointee.parent.map { unsafe $0.pointee.type == XML_DOCUMENT_NODE } == true
@@ -228,7 +227,7 @@ internal import CXML2
     return text.lastIndex(of: "\n").map { String(text[$0...]) }
   }
 
-  /// Writes its inner lines anew, two blanks deeper each; only what has no text in it.
+  /// Indents its inner lines anew, two blanks for each level; only elements without text.
   private func indent(to indentation: String?) {
     let inner = children
     guard let indentation, !inner.isEmpty, holdsElementsOnly else { return }
@@ -266,8 +265,8 @@ package enum XMLError: Error, Equatable, CustomStringConvertible {
   package var description: String {
     switch self {
     case .unreadable(let line, let why): "the XML cannot be read (line \(line)): \(why)"
-    case .tooLong(let count): "\(count) bytes of XML are more than \(XMLDocument.longest), which are the most"
-    case .documentType: "the XML has a document type (<!DOCTYPE>), which no domain has"
+    case .tooLong(let count): "the XML has \(count) bytes, but the limit is \(XMLDocument.longest)"
+    case .documentType: "the XML has a document type (<!DOCTYPE>), which is refused; a domain needs none"
     }
   }
 }

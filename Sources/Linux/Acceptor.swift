@@ -1,6 +1,6 @@
 package import SystemPackage
 
-/// Takes the connections of a listening socket, as a source of an event loop.
+/// Accepts the connections of a listening socket, as a source of an event loop.
 package final class Acceptor {
   private let socket: UnixSocket
   private let loop: EventLoop
@@ -10,10 +10,10 @@ package final class Acceptor {
   private var pause: Timer?
 
   /// - Parameters:
-  ///   - socket: listens.
-  ///   - take: one connection, which ends if it throws.
-  ///   - whenFailed: one could not be taken, as when no descriptor is left. The next try is in a second: the one who waits would
-  ///     wake the loop again and again.
+  ///   - socket: the listening socket.
+  ///   - take: is given each connection, which ends if this throws.
+  ///   - whenFailed: is called when a connection could not be accepted, as when no descriptor is left. The next try is in a
+  ///     second, because the waiting peer would wake the loop again and again.
   package init(
     _ socket: consuming UnixSocket, loop: EventLoop,
     take: @escaping (consuming UnixSocket) throws(Errno) -> Void, whenFailed: @escaping (Errno) -> Void
@@ -26,7 +26,7 @@ package final class Acceptor {
 
   deinit { close() }
 
-  /// Takes none any more.
+  /// Accepts no more connections.
   package func close() {
     pause?.disarm()
     if let token = token.take() { loop.remove(token, socket.fd) }

@@ -1,31 +1,31 @@
 internal import CLinux
 package import SystemPackage
 
-/// What a descriptor is ready for. The corresponding C constants are `EPOLL*`.
+/// The readiness of a descriptor. The corresponding C constants are `EPOLL*`.
 package struct Readiness: OptionSet, Sendable {
   /// The bits of `EPOLL*`.
   package let rawValue: UInt32
-  /// Of the bits of `EPOLL*`.
+  /// Takes the bits of `EPOLL*`.
   package init(rawValue: UInt32) { self.rawValue = rawValue }
-  /// Something can be read. The corresponding C constant is `EPOLLIN`.
+  /// The descriptor can be read. The corresponding C constant is `EPOLLIN`.
   package static let readable = Readiness(rawValue: CL_EPOLLIN)
-  /// Something can be written. The corresponding C constant is `EPOLLOUT`.
+  /// The descriptor can be written. The corresponding C constant is `EPOLLOUT`.
   package static let writable = Readiness(rawValue: CL_EPOLLOUT)
   /// The peer is gone, or the descriptor is broken. Always reported.
   package static let hangup = Readiness(rawValue: CL_EPOLLHUP)
 
-  /// Each piece of news is reported once, whether it is read or not. The corresponding C constant is `EPOLLET`.
+  /// Each change is reported only once, even if nothing is read. The corresponding C constant is `EPOLLET`.
   package static let once = Readiness(rawValue: CL_EPOLLET)
 
-  /// The kernel has two bits for what is `hangup` here.
+  /// The kernel has two bits for `hangup`.
   init(events: UInt32) {
     self.init(rawValue: events)
     if events & CL_EPOLLERR != 0 { insert(.hangup) }
   }
 }
 
-/// One thread's loop over descriptors (epoll, level-triggered unless `Readiness.once` is asked for). A handler runs to
-/// completion; none may block.
+/// One thread's loop over descriptors (epoll, level-triggered unless `Readiness.once` is set). A handler runs to its end,
+/// and must not block.
 @safe package final class EventLoop {
   package typealias Handler = (Readiness) -> Void
 
@@ -47,7 +47,7 @@ package struct Readiness: OptionSet, Sendable {
   private var slots: [Slot] = []
   private var free: [UInt32] = []
   private let events: UnsafeMutablePointer<cl_epoll_event>
-  /// What is to run at the end of this turn, and what runs at the end of it.
+  /// The handlers to run at the end of this turn, and those that run there now.
   private var (scheduled, due): ([Deferred.Entry], [Deferred.Entry]) = ([], [])
   private var running = false
 
@@ -80,7 +80,7 @@ package struct Readiness: OptionSet, Sendable {
     return token
   }
 
-  /// Watches for something else from now on; for nothing but a hangup with an empty set.
+  /// Changes the readiness to watch for. With an empty set it watches only for a hangup.
   package func modify(_ token: Token, _ fd: borrowing FD, _ readiness: Readiness) throws(Errno) {
     _ = try fd.withRaw { raw throws(Errno) in
       try epoll.withRaw { epoll throws(Errno) in
@@ -100,9 +100,9 @@ package struct Readiness: OptionSet, Sendable {
 
   fileprivate func schedule(_ entry: Deferred.Entry) { scheduled.append(entry) }
 
-  /// Handles what is ready, and then what is deferred.
-  /// - Parameter limit: how long something to handle is waited for; nil: as long as it takes.
-  /// - Returns: how many handlers had their turn.
+  /// Runs the handlers of ready descriptors, and then the deferred ones.
+  /// - Parameter limit: how long to wait for a ready descriptor; nil: without limit.
+  /// - Returns: the number of handlers that ran.
   @discardableResult
   package func turn(waiting limit: TimeSpan? = nil) throws(Errno) -> Int {
     let count = try epoll.withRaw { epoll throws(Errno) in
@@ -116,7 +116,7 @@ package struct Readiness: OptionSet, Sendable {
       guard slots[slot].generation == UInt32(truncatingIfNeeded: event.token >> 32) else { continue }
       slots[slot].handler?(Readiness(events: event.events))
     }
-    // What these defer has to wait until the descriptors have had another turn. Both arrays keep their room.
+    // If these defer handlers again, those wait until the descriptors have had a turn. Both arrays keep their capacity.
     swap(&scheduled, &due)
     for entry in due { entry.run() }
     let all = Int(count) + due.count
@@ -134,8 +134,8 @@ package struct Readiness: OptionSet, Sendable {
   package func stop() { running = false }
 }
 
-/// A handler that runs at the end of the loop's turn, once, however often it was scheduled: for what must not be done in
-/// the middle of something else.
+/// A handler for work that must not interrupt other work. It runs once at the end of the loop's turn, however often it
+/// was scheduled.
 package final class Deferred {
   private let loop: EventLoop
   private let entry: Entry
@@ -150,7 +150,7 @@ package final class Deferred {
     }
   }
 
-  /// `handler` does not run any more when this object is gone.
+  /// `handler` no longer runs after this object is gone.
   package init(_ loop: EventLoop, _ handler: @escaping () -> Void) {
     self.loop = loop
     entry = Entry()
@@ -159,7 +159,7 @@ package final class Deferred {
 
   deinit { entry.handler = nil }
 
-  /// What is scheduled by a deferred handler runs in the next turn, which does not wait then.
+  /// A handler that a deferred handler schedules runs in the next turn, which then does not wait.
   package func schedule() {
     if entry.isScheduled { return }
     entry.isScheduled = true

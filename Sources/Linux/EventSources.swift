@@ -7,7 +7,7 @@ package struct EventFD: ~Copyable, Sendable {
   /// The eventfd itself: readable while its counter is not zero.
   package let fd: FD
 
-  /// Adopts an eventfd that a peer sent. It is made nonblocking, since what was sent may be anything.
+  /// Adopts an eventfd that a peer sent, and makes it nonblocking, because it may be any descriptor.
   package init(adopting fd: consuming FD) throws(Errno) {
     try fd.setNonblocking()
     self.fd = fd
@@ -16,7 +16,7 @@ package struct EventFD: ~Copyable, Sendable {
   /// The corresponding C function is `eventfd`.
   package init() throws(Errno) { fd = FD(adopting: try retrying { cl_eventfd() }) }
 
-  /// Adds one to the counter. A counter that is full wakes the reader just as well.
+  /// Adds one to the counter. A full counter wakes the reader too.
   package borrowing func signal() {
     fd.withRaw { raw in
       var one: UInt64 = 1
@@ -24,8 +24,8 @@ package struct EventFD: ~Copyable, Sendable {
     }
   }
 
-  /// Takes the counter.
-  /// - Returns: false when it was zero or cannot be read.
+  /// Sets the counter to zero.
+  /// - Returns: false if it was zero or cannot be read.
   @discardableResult
   package borrowing func drain() -> Bool {
     fd.withRaw { raw in
@@ -36,9 +36,9 @@ package struct EventFD: ~Copyable, Sendable {
 }
 
 /// Makes a pipe, whose ends are nonblocking. The corresponding C function is `pipe2`.
-/// - Parameter keep: takes the end that is read. It sees a hangup when every copy of the other end is closed, in all
-///   processes; the other end sees one (`POLLERR`) when nobody reads any more.
-/// - Returns: the end that is written.
+/// - Parameter keep: takes the end for reading. That end sees a hangup when all processes have closed every copy of the
+///   other end. The other end sees one (`POLLERR`) when nobody can read any more.
+/// - Returns: the end for writing.
 package func makePipe(_ keep: (consuming FD) throws(Errno) -> Void) throws(Errno) -> FD {
   var ends: [CInt] = [-1, -1]
   _ = try retrying { unsafe cl_pipe(&ends) }
@@ -52,10 +52,10 @@ package final class Timer {
   private let fd: FD
   private let loop: EventLoop
   private var token: EventLoop.Token?
-  /// It was armed and has not fired.
+  /// Whether it was armed and has not fired.
   package private(set) var armed = false
 
-  /// `handler` runs each time that an armed delay has passed.
+  /// `handler` runs each time an armed delay has passed.
   package init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
     fd = FD(adopting: try retrying { cl_timerfd() })
     self.loop = loop
@@ -68,13 +68,13 @@ package final class Timer {
 
   deinit { if let token { loop.remove(token, fd) } }
 
-  /// Fires once after `delay`, a millisecond at least; an earlier delay is forgotten.
+  /// Fires once after `delay`, at least a millisecond. A delay that was armed before is forgotten.
   package func arm(after delay: TimeSpan) {
     armed = true
     _ = fd.withRaw { cl_timerfd_arm($0, max(delay, .milliseconds(1)).nanoseconds) }
   }
 
-  /// Forgets a delay that was armed.
+  /// Forgets the armed delay.
   package func disarm() {
     guard armed else { return }
     armed = false
@@ -82,7 +82,7 @@ package final class Timer {
   }
 }
 
-/// Tells of jumps of the system's clock: somebody has set it, or the system comes back from sleep, perhaps on another machine.
+/// Reports jumps of the system's clock: it was set, or the system woke from sleep, perhaps on another machine.
 /// The corresponding C function is `timerfd_settime` with `TFD_TIMER_CANCEL_ON_SET`.
 package final class ClockWatch {
   private let fd: FD
@@ -126,15 +126,14 @@ package struct SignalFD: ~Copyable {
   }
 }
 
-/// Lets a write fail instead of ending the process: with `brokenPipe` to a pipe that nobody reads, with
-/// `fileTooLarge` beyond the size that this process may give a file (`RLIMIT_FSIZE`).
+/// Lets a write fail instead of ending the process: with `brokenPipe` if nobody reads the pipe, with `fileTooLarge`
+/// beyond this process's limit on a file's size (`RLIMIT_FSIZE`).
 package func ignoreWriteSignals() throws(Errno) {
   for number in [SIGPIPE, SIGXFSZ] { _ = try retrying { cl_ignore_signal(number) } }
 }
 
-/// Ends the process with status 1 and a line on standard error when mapped memory is not there any more: its
-/// file was made shorter by a peer, which a file without `F_SEAL_SHRINK` allows at any time; or not there yet, in a
-/// file system that is full.
+/// From now on, SIGBUS ends the process with status 1 and a line on standard error. SIGBUS comes when mapped memory is
+/// missing: a peer made the file shorter, which a file without `F_SEAL_SHRINK` allows, or its file system is full.
 package func exitOnBusError(_ line: StaticString) throws(Errno) {
   _ = try retrying { unsafe cl_exit_on_bus_error(line.utf8Start, line.utf8CodeUnitCount) }
 }

@@ -3,8 +3,8 @@ internal import Glibc
 package import SystemPackage
 
 extension FD {
-  /// Lets the program that this process becomes next have the descriptor: under `number`, where something else
-  /// may have been open until now, or under its own.
+  /// Passes the descriptor to the program that this process becomes next: as `number`, in place of a descriptor that may be
+  /// open there, or under its own number.
   /// - Returns: the number.
   package borrowing func hand(as number: CInt? = nil) throws(Errno) -> CInt {
     try withRaw { own throws(Errno) in
@@ -17,7 +17,7 @@ extension FD {
   }
 }
 
-/// Becomes another program, which is looked for on the PATH. Returns only to say why it could not be.
+/// Becomes another program, which is looked for on the PATH. Returns only if that fails: why.
 /// The corresponding C function is `execvp`.
 package func execute(_ command: [String]) -> Errno {
   var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
@@ -29,9 +29,9 @@ package func execute(_ command: [String]) -> Errno {
   preconditionFailure("execvp returns only to fail")
 }
 
-/// Starts another program, which is looked for on the PATH, in a session of its own and with no standard stream of ours, and
-/// does not wait for it. The corresponding C function is `posix_spawnp`.
-/// - Returns: its number.
+/// Starts another program, which is looked for on the PATH, and does not wait for it. It has a session of its own, and
+/// none of our standard streams. The corresponding C function is `posix_spawnp`.
+/// - Returns: its process number.
 @discardableResult package func startDetached(_ command: [String]) throws(Errno) -> Int32 {
   // POSIX_SPAWN_SETSID, which is hidden from Swift.
   try spawn(command, withoutStreams: 0...2, flags: 0x80)
@@ -70,7 +70,7 @@ private func spawn(
   return pid
 }
 
-/// Sets a variable of this process's environment, which it hands on to the program that it becomes.
+/// Sets a variable of this process's environment, which the program that it becomes inherits.
 package func setEnvironment(_ name: String, _ value: String) {
   unsafe setenv(name, value, 1)
 }

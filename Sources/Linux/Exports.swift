@@ -1,3 +1,3 @@
-// A file that imports Linux sees descriptors, memfds and mappings too, which are Udmabuf's: a library's users are to get
-// these with `import Udmabuf`, and nothing else of the system.
+// Descriptors, memfds and mappings belong to Udmabuf, so that the library's users get these and nothing else of the
+// system. A file that imports Linux sees them too.
 @_exported public import Udmabuf

@@ -1,11 +1,10 @@
-/// Which lines of a log may be written that somebody else causes, a guest above all: some at once, one a second after
-/// that, and so many in an hour.
+/// Limits the log lines that others cause, above all a guest: some at once, then one a second, and a number in an hour.
 package struct LineLimit: Sendable {
-  /// So many lines may come at once.
+  /// At most this many lines may come at once.
   package static let atOnce = 30
-  /// So many may come in an hour.
+  /// At most this many may come in an hour.
   package static let perHour = 1000
-  /// What is said in the place of the last one.
+  /// The text in place of the last line.
   package static let full = "\(perHour) lines within an hour: no more until the hour is over"
 
   private var paidUntil: Instant?
@@ -13,23 +12,23 @@ package struct LineLimit: Sendable {
   private var written = 0
   private var leftOut = 0
 
-  /// What becomes of a line.
+  /// The decision on a line.
   package enum Verdict: Equatable, Sendable {
-    /// It is written. So many before it were not.
+    /// Write it. This many before it were left out.
     case write(leftOut: Int)
-    /// It is left out, as are all until the hour is over; that is to be said in its place.
+    /// Write `full` in its place, and leave out all lines until the hour is over.
     case sayItIsFull
     case leaveOut
   }
 
-  /// None was written yet.
+  /// Before the first line.
   package init() {}
 
   /// Decides on one more line.
   /// - Parameter now: never earlier than before.
   package mutating func next(at now: Instant = .now) -> Verdict {
     if let hourBegan, now - hourBegan < .seconds(3600) {
-      // The one that says so counts too.
+      // The line `full` counts too.
       if written >= Self.perHour {
         leftOut += 1
         return .leaveOut
@@ -37,7 +36,7 @@ package struct LineLimit: Sendable {
     } else {
       (hourBegan, written) = (now, 0)
     }
-    // Each line takes a second of what comes later.
+    // Each line uses up one second of the time that follows.
     let paid = max(paidUntil ?? now, now) + .seconds(1)
     guard paid - now <= .seconds(Int64(Self.atOnce)) else {
       leftOut += 1
@@ -52,12 +51,12 @@ package struct LineLimit: Sendable {
     return .write(leftOut: leftOut)
   }
 
-  /// Decides on a line that is written now, if it is.
-  /// - Returns: what to write, if anything.
+  /// Decides on a line at this moment.
+  /// - Returns: the text to write, if any.
   package mutating func admit(_ line: @autoclosure () -> String) -> String? {
     switch next() {
     case .write(leftOut: 0): line()
-    case .write(let count): "\(line()) (\(count) before it left out: too many in a short time)"
+    case .write(let count): "\(line()) (\(count) lines before it were left out: too many in a short time)"
     case .sayItIsFull: Self.full
     case .leaveOut: nil
     }

@@ -10,7 +10,7 @@ package func makeLink(_ path: FilePath, to target: FilePath) throws(Errno) {
   }
 }
 
-/// The path without links in it; as it is, if there is no such file. The corresponding C function is `realpath`.
+/// The path with all links resolved; unchanged if there is no such file. The corresponding C function is `realpath`.
 package func resolvingLinks(_ path: FilePath) -> FilePath {
   unsafe path.withPlatformString { name in
     guard let resolved = unsafe realpath(name, nil) else { return path }
@@ -19,7 +19,7 @@ package func resolvingLinks(_ path: FilePath) -> FilePath {
   }
 }
 
-/// Where a link points, as it says; nil if it is none. The corresponding C function is `readlink`.
+/// The target of a link, as written in it; nil if the file is not a link. The corresponding C function is `readlink`.
 package func linkTarget(_ path: FilePath) -> String? {
   unsafe path.withPlatformString { name in
     unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(PATH_MAX)) { buffer in

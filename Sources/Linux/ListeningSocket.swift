@@ -1,6 +1,6 @@
 package import SystemPackage
 
-/// Why nobody can be listened for on a path.
+/// Why this process cannot listen on a path.
 package enum ListenError: Error, Equatable, CustomStringConvertible {
   case inUse(FilePath)
   /// Another file has that name.
@@ -12,17 +12,18 @@ package enum ListenError: Error, Equatable, CustomStringConvertible {
     case .inUse(let path):
       "\(path) is in use by another process; choose another path for the socket or end that process"
     case .notASocket(let path):
-      "\(path) is a file and no socket; choose another path for the socket, or remove the file if nobody needs it"
+      "\(path) is a file, not a socket; choose another path for the socket, or remove the file if nobody needs it"
     case .system(let path, let errno): "cannot listen on \(path): \(errno)"
     }
   }
 }
 
-/// Listens on a Unix socket, in whose place may be one that a killed process left behind.
+/// Listens on a Unix socket. Replaces a socket that a killed process left behind.
 /// - Parameters:
-///   - mode: of its file; what the umask leaves, if none is given.
-///   - group: that the file belongs to; this process's, if none is given.
-///   - neverMissing: at any moment there is a file. In lists of sockets it is called `.new` where it has taken another one's place.
+///   - mode: of the socket's file; by default the umask decides.
+///   - group: of the socket's file; by default this process's.
+///   - neverMissing: whether the file must exist at every moment. A socket that replaced another one is then called `.new` in
+///     lists of sockets.
 package func listenOn(
   _ path: FilePath, mode: UInt32? = nil, group: UInt32? = nil, neverMissing: Bool = false
 ) throws(ListenError) -> UnixSocket {
@@ -45,7 +46,7 @@ private func bind(_ path: FilePath, _ mode: UInt32?, _ neverMissing: Bool) throw
   do throws(Errno) { return try .listen(path, mode: mode) } catch {
     guard error == .addressInUse, UnixSocket.isStale(path) else { throw error }
   }
-  // Of two that find it at once, the second would remove the socket that the first has bound by then.
+  // If two processes found the old socket at once, the second would remove the socket that the first has just bound.
   let folder = path.removingLastComponent()
   return try lockDirectory(folder.isEmpty ? "." : folder).withRaw { _ throws(Errno) in
     guard UnixSocket.isStale(path) else { return try .listen(path, mode: mode) }

@@ -1,7 +1,7 @@
 internal import CLinux
 package import SystemPackage
 
-/// An address by which a host reaches itself, and nobody else reaches it.
+/// An address by which only the host itself reaches it.
 package enum Loopback: String, Sendable, CaseIterable {
   case v4 = "127.0.0.1"
   case v6 = "[::1]"
@@ -14,7 +14,7 @@ package enum Loopback: String, Sendable, CaseIterable {
 }
 
 extension UnixSocket {
-  /// The port that this socket is bound to, where it is one of TCP. The corresponding C function is `getsockname`.
+  /// The port that a TCP socket is bound to. The corresponding C function is `getsockname`.
   package var port: UInt16 {
     get throws(Errno) {
       UInt16(try fd.withRaw { raw throws(Errno) in try retrying { cl_local_port(raw) } })

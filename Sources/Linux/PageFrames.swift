@@ -1,7 +1,7 @@
 internal import Glibc
 package import SystemPackage
 
-/// Where memory is in this machine, as only root may know.
+/// The physical addresses of memory, which only root may know.
 package enum PageFrames {
   /// Consecutive pages of physical memory.
   package struct Run: Equatable, Sendable {
@@ -11,9 +11,9 @@ package enum PageFrames {
     package init(address: UInt64, length: UInt64) { (self.address, self.length) = (address, length) }
   }
 
-  /// The pages of a file that is in memory, in their order. They are where they are for as long as somebody pins them.
+  /// The pages of a file in memory, in order. They keep their place for as long as somebody pins them.
   /// - Parameter size: of the file, whole pages.
-  /// - Throws: `notPermitted` where this process may not know.
+  /// - Throws: `notPermitted` if this process may not know.
   /// - The corresponding file is `/proc/self/pagemap`.
   package static func runs(of memfd: Memfd, size: Int) throws(Errno) -> [Run] {
     let address = try memfd.withDescriptor { fd throws(Errno) in
@@ -41,7 +41,7 @@ package enum PageFrames {
     return runs
   }
 
-  /// - Parameter entry: of pagemap: the highest bit says that the page is there, the lowest 55 where, or nothing.
+  /// - Parameter entry: of pagemap. The highest bit says that the page is in memory; the lowest 55 say where, or are zero.
   private static func add(_ entry: UInt64, to runs: inout [Run]) throws(Errno) {
     guard entry >> 63 == 1 else { throw .badAddress }
     let frame = entry & (1 << 55 - 1)

@@ -1,13 +1,13 @@
-/// A line of a log that somebody else causes, who may do so again and again: once a minute, with the number of those left out.
+/// A log line that others may cause again and again. It is written at most once a minute, with the number of those left out.
 package struct RareLine: Sendable {
   private static let pause = TimeSpan.seconds(60)
   private var last: Instant?
   private var leftOut = 0
 
-  /// None was written yet.
+  /// Before the first line.
   package init() {}
 
-  /// - Returns: what to write, if anything.
+  /// - Returns: the text to write, if any.
   package mutating func admit(_ line: @autoclosure () -> String, at now: Instant = .now) -> String? {
     if let last, now - last < Self.pause {
       leftOut += 1

@@ -2,12 +2,11 @@ internal import CLinux
 internal import Glibc
 package import SystemPackage
 
-/// Another process, held by a pidfd: what is read of it is its own, and never that of a later one that got the
-/// same number.
+/// Another process, held by a pidfd. All that is read here is of this process, never of a later one with the same number.
 ///
-/// Its files and its memory map may be looked at by the same user and group, and with `CAP_SYS_PTRACE`.
+/// Only the same user and group, or a process with `CAP_SYS_PTRACE`, may look at its files and its memory map.
 package final class RunningProcess: Sendable {
-  /// Its number, which is its own for as long as it runs.
+  /// Its number. No other process gets this number while this one runs.
   package let pid: Int32
   private let pidfd: FD
 
@@ -21,12 +20,12 @@ package final class RunningProcess: Sendable {
     }
   }
 
-  /// A pidfd can be read once its process has ended.
+  /// Whether the process still runs. Its end makes the pidfd readable.
   package var isRunning: Bool {
     (try? pidfd.isReadable(within: .zero)) == false
   }
 
-  /// The name of its program, at most 15 bytes, as it calls itself.
+  /// The name that the process gave itself, at most 15 bytes.
   package func name() throws(ProcessError) -> String {
     String(try text("comm").dropLast())
   }
@@ -36,10 +35,10 @@ package final class RunningProcess: Sendable {
     try text("cmdline").split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
   }
 
-  /// Its effective user. Everybody may know that, of a process that hides all else too.
+  /// Its effective user. Everybody may read this, even of a process that hides everything else.
   package func user() throws(ProcessError) -> UInt32 {
     let line = try text("status").split(separator: "\n").first { $0.hasPrefix("Uid:") }
-    // The real one, the effective one, and two more.
+    // The real user, the effective one, and two more.
     let numbers = line?.split(whereSeparator: \.isWhitespace).dropFirst().compactMap { UInt32($0) } ?? []
     guard numbers.count == 4 else { throw .other(pid, "/proc/\(pid)/status", .invalidArgument) }
     return numbers[1]
@@ -50,7 +49,7 @@ package final class RunningProcess: Sendable {
     try reading(name) { path throws(Errno) in try readText(path, upTo: 16 << 20) }
   }
 
-  /// A descriptor of our own for what it has open as `number`.
+  /// A descriptor of our own for the file that the process has open as `number`.
   /// The corresponding C function is `pidfd_getfd`.
   package func descriptor(_ number: CInt) throws(ProcessError) -> FD {
     do throws(Errno) {
@@ -66,7 +65,7 @@ package final class RunningProcess: Sendable {
     }
   }
 
-  /// What it has open, by number. Which of these are there changes while they are listed.
+  /// Its open files, by number. They may change while they are listed.
   package func openFiles() throws(ProcessError) -> [OpenFile] {
     let directory = FilePath("/proc/\(pid)/fd")
     let names = try reading("fd") { path throws(Errno) in
@@ -81,7 +80,7 @@ package final class RunningProcess: Sendable {
     return files.sorted { $0.number < $1.number }
   }
 
-  /// Under which number it has a file open; nil if under none. That may change at any time.
+  /// The number under which the process has a file open, or nil. It may change at any time.
   package func number(of files: [OpenFile], device: UInt64, inode: UInt64) -> CInt? {
     files.first { file in
       let status = try? FileStatus(of: FilePath("/proc/\(pid)/fd/\(file.number)"))
@@ -105,41 +104,41 @@ package final class RunningProcess: Sendable {
       default: throw .other(pid, "/proc/\(pid)/\(name)", error)
       }
     }
-    // While it runs, nobody else has its number.
+    // While the process runs, no other one has its number.
     guard isRunning else { throw .ended(pid) }
     return result
   }
 }
 
-/// Something that a process has open.
+/// An open file of a process.
 package struct OpenFile: Hashable, Sendable {
   /// The descriptor's number in that process.
   package let number: CInt
-  /// A path, or what the kernel calls a file without one, such as `/memfd:NAME (deleted)` or `/dmabuf:NAME`.
+  /// A path, or the kernel's name for a file without one, such as `/memfd:NAME (deleted)` or `/dmabuf:NAME`.
   package let target: String
 
-  /// It is a memfd.
+  /// Whether it is a memfd.
   package var isMemfd: Bool { target.hasPrefix("/memfd:") }
-  /// It is a dma-buf.
+  /// Whether it is a dma-buf.
   package var isDMABuf: Bool { target.hasPrefix("/dmabuf:") }
 }
 
-/// A line of `/proc/PID/maps`: a piece of a process's memory, and the file that it is of.
+/// A line of `/proc/PID/maps`: a piece of a process's memory, and the file behind it.
 package struct ProcessMapping: Equatable, Sendable {
   /// The first address, and the first one behind it.
   package let start, end: UInt64
-  /// What is written reaches the file and all who have it mapped.
+  /// Whether writes reach the file and everybody who has it mapped.
   package let isShared: Bool
-  /// Of `start`, in the file.
+  /// The offset of `start` in the file.
   package let offset: UInt64
-  /// Of the file; 0 for memory without one.
+  /// The file's inode; 0 for memory without a file.
   package let inode: UInt64
   /// The file's device, as `FileStatus.device` has it.
   package let device: UInt64
   /// Empty for memory without a file.
   package let path: String
 
-  /// Nil for what is no such line.
+  /// Nil for any other line.
   init?(_ line: Substring) {
     let fields = line.split(separator: " ", maxSplits: 5)
     guard fields.count >= 5 else { return nil }
@@ -159,11 +158,11 @@ package struct ProcessMapping: Equatable, Sendable {
 
 /// Why a process could not be looked into.
 package enum ProcessError: Error, Equatable, CustomStringConvertible {
-  /// Nobody has this number.
+  /// No process has this number.
   case none(Int32)
-  /// It ended while it was looked at.
+  /// The process ended meanwhile.
   case ended(Int32)
-  /// It has nothing open under this number.
+  /// The process has no descriptor of this number.
   case noDescriptor(Int32, CInt)
   /// The kernel does not let this process look at the named thing.
   case refused(Int32, String)
@@ -178,8 +177,8 @@ package enum ProcessError: Error, Equatable, CustomStringConvertible {
     case .noDescriptor(let pid, let number):
       "process \(pid) has no descriptor \(number); /proc/\(pid)/fd lists them"
     case .refused(let pid, let what):
-      "process \(pid) may not be looked into (\(what)): be the same user and group as it, or have CAP_SYS_PTRACE "
-        + (geteuid() == 0 ? "(which this root has not, as in a container)" : "(run as root)") + Self.yama
+      "process \(pid) may not be looked into (\(what)): run as its user and group, or with CAP_SYS_PTRACE "
+        + (geteuid() == 0 ? "(which root lacks here, as in a container)" : "(as root)") + Self.yama
     case .other(let pid, let what, let error): "process \(pid), \(what): \(error)"
     }
   }
@@ -192,13 +191,13 @@ package enum ProcessError: Error, Equatable, CustomStringConvertible {
       return ""
     }
     return scope == 3
-      ? "; kernel.yama.ptrace_scope is 3: nobody may until the next boot"
+      ? "; kernel.yama.ptrace_scope is 3: no process may look into another one until the next boot"
       : "; kernel.yama.ptrace_scope is \(scope): without CAP_SYS_PTRACE only "
         + "\(scope == 1 ? "a parent may look into its children" : "root may")"
   }
 }
 
-/// The processes of this host that can be seen, by number.
+/// The numbers of all visible processes of this host.
 package func processNumbers() -> [Int32] {
   directoryEntries("/proc").compactMap { Int32($0) }.sorted()
 }

@@ -2,17 +2,17 @@ internal import CLinux
 internal import Glibc
 package import SystemPackage
 
-/// The labels of a system's files, and what its policy allows processes to do with them.
+/// The labels of a system's files, and the accesses that its policy allows.
 package protocol SecurityPolicy {
-  /// The kernel refuses what the policy forbids, and does not only write it into a log.
+  /// Whether the kernel refuses forbidden accesses, and does not only log them.
   var isEnforcing: Bool { get }
-  /// The labels of processes of virtual machines: of those under KVM, then of those that are emulated.
+  /// The labels of virtual machines' processes: first under KVM, then emulated.
   var domainLabels: [String] { get }
-  /// A file's label; nil where there is no such file, or it has none.
+  /// A file's label; nil if there is no such file, or it has no label.
   func label(of path: FilePath) -> String?
   /// The label that the policy has for a path: what `restorecon` would give to the file.
   func expectedLabel(of path: FilePath) -> String?
-  /// Whether a process of one label may do something with a file of another; nil if the policy knows no such thing.
+  /// Whether a process with one label may access a file with another; nil if the policy does not know the access.
   func allows(_ subject: String, to permission: String, on object: String, ofKind kind: String) -> Bool?
 }
 
@@ -20,13 +20,13 @@ package protocol SecurityPolicy {
 package struct SELinux: SecurityPolicy {
   private let contexts: FilePath?
 
-  /// Nil where there is no libselinux, or SELinux is off.
+  /// Nil without libselinux, or if SELinux is off.
   package init?() {
     guard cl_selinux_load() == 1, cl_selinux_enabled() == 1 else { return nil }
     contexts = nil
   }
 
-  /// One whose policy's paths are those of a file, whether SELinux is on or not; nil without the library.
+  /// Takes the policy's paths from a file, even if SELinux is off; nil without the library.
   package init?(contexts: FilePath) {
     guard cl_selinux_load() == 1 else { return nil }
     self.contexts = contexts

@@ -1,8 +1,8 @@
 internal import Glibc
 package import SystemPackage
 
-/// Runs a command through the shell and returns what it wrote to standard output, at most `limit` bytes, and
-/// its exit status; nil when it did not end by itself.
+/// Runs a command through the shell. Returns at most `limit` bytes of its standard output, and its exit status, which is
+/// nil if a signal ended it.
 /// The corresponding C function is `popen`.
 package func runShell(_ command: StaticString, upTo limit: Int = 1 << 20) throws(Errno) -> (
   output: String, status: CInt?

@@ -1,6 +1,6 @@
 internal import CLinux
 
-/// How long something takes, or may take.
+/// A span of time.
 package struct TimeSpan: Hashable, Comparable, Sendable, CustomStringConvertible {
   package let nanoseconds: Int64
 
@@ -12,9 +12,9 @@ package struct TimeSpan: Hashable, Comparable, Sendable, CustomStringConvertible
   @inlinable package static func milliseconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000) }
   @inlinable package static func seconds(_ count: Int64) -> TimeSpan { TimeSpan(count * 1_000_000_000) }
 
-  /// In whole milliseconds, rounded up: whoever waits that long waits no less than this. None below zero.
+  /// Whole milliseconds, rounded up so that a wait is never too short. Never below zero.
   package var milliseconds: Int64 { count(of: 1_000_000) }
-  /// In whole seconds, rounded up. None below zero.
+  /// Whole seconds, rounded up. Never below zero.
   package var seconds: Int64 { count(of: 1_000_000_000) }
 
   private func count(of unit: Int64) -> Int64 { nanoseconds <= 0 ? 0 : (nanoseconds - 1) / unit + 1 }
@@ -31,23 +31,23 @@ package struct TimeSpan: Hashable, Comparable, Sendable, CustomStringConvertible
 
   @inlinable package static func * (a: TimeSpan, count: Int64) -> TimeSpan { TimeSpan(a.nanoseconds * count) }
 
-  /// What is left of `a` after as many whole `b` as there are in it.
+  /// The remainder of `a` divided by `b`.
   @inlinable package static func % (a: TimeSpan, b: TimeSpan) -> TimeSpan {
     TimeSpan(a.nanoseconds % b.nanoseconds)
   }
 
-  /// In whole seconds where it is that, else in milliseconds.
+  /// In seconds if it is a whole number of them, otherwise in milliseconds.
   package var description: String {
     nanoseconds % 1_000_000_000 == 0 ? "\(nanoseconds / 1_000_000_000) s" : "\(milliseconds) ms"
   }
 }
 
 extension TimeSpan? {
-  /// A time to wait as `poll` and `epoll_wait` take it: in milliseconds, and -1 for as long as it takes.
+  /// A time to wait for `poll` and `epoll_wait`: in milliseconds, -1 for no limit.
   var timeout: CInt { map { CInt(clamping: $0.milliseconds) } ?? -1 }
 }
 
-/// A point in time on the monotonic clock, which nobody sets and which stands still while the machine sleeps.
+/// An instant of the monotonic clock, which nobody can set, and which stops while the machine sleeps.
 /// The corresponding C constant is `CLOCK_MONOTONIC`.
 package struct Instant: Hashable, Comparable, Sendable {
   @usableFromInline let nanoseconds: Int64
@@ -57,7 +57,7 @@ package struct Instant: Hashable, Comparable, Sendable {
   package static var now: Instant { Instant(cl_monotonic_nanoseconds()) }
   /// The clock's value in nanoseconds, the same for every process of this machine.
   package var reading: UInt64 { UInt64(clamping: nanoseconds) }
-  /// Later than every other one.
+  /// An instant later than all others.
   package static let never = Instant(.max)
 
   @inlinable package static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
@@ -66,7 +66,7 @@ package struct Instant: Hashable, Comparable, Sendable {
     TimeSpan(a.nanoseconds - b.nanoseconds)
   }
 
-  /// No later than `never`.
+  /// The sum, at most `never`.
   @inlinable package static func + (a: Instant, span: TimeSpan) -> Instant {
     let (sum, isBeyond) = a.nanoseconds.addingReportingOverflow(span.nanoseconds)
     return isBeyond ? Instant(.max) : Instant(sum)

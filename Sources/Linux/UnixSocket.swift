@@ -2,17 +2,17 @@ internal import CLinux
 internal import Glibc
 package import SystemPackage
 
-/// The descriptors that came with one message, at most eight. What is not taken closes with it.
+/// The descriptors that came with one message, at most eight. Those that nobody takes are closed with this value.
 package struct ReceivedDescriptors: ~Copyable {
-  /// How many are kept of one message.
+  /// The most that are kept of one message.
   package static let capacity = 8
   private var slots: InlineArray<8, FD?> = InlineArray { _ in nil }
-  /// How many arrived, taken or not.
+  /// The number that arrived, taken or not.
   package private(set) var count = 0
-  /// More arrived than fit, or the kernel had to drop some.
+  /// Whether more arrived than fit, or the kernel dropped some.
   package var overflowed = false
 
-  /// None.
+  /// An empty set.
   package init() {}
 
   package mutating func append(_ fd: consuming FD) {
@@ -35,8 +35,8 @@ package struct ReceivedDescriptors: ~Copyable {
   }
 }
 
-/// The numbers of this process's sockets that could send a message, with descriptors where that goes, to any other
-/// socket, whatever they are connected to. Of those for netlink the kernel asks for privileges.
+/// The numbers of this process's datagram and raw sockets. Such a socket could send a message, even with descriptors, to
+/// any other socket. Netlink sockets do not count, because there the kernel asks for privileges.
 package func unboundSockets() -> [CInt] {
   let kinds = [SOCK_DGRAM, SOCK_RAW].map { CInt($0.rawValue) }
   return directoryEntries("/proc/self/fd").compactMap { CInt($0) }.sorted().filter { number in
@@ -45,7 +45,7 @@ package func unboundSockets() -> [CInt] {
   }
 }
 
-/// A number that the kernel says of a socket; nil of what is none. The corresponding C function is `getsockopt`.
+/// A socket option's value; nil if the descriptor is not a socket. The corresponding C function is `getsockopt`.
 func socketOption(_ number: CInt, _ option: CInt) -> CInt? {
   var (value, size) = (CInt(0), socklen_t(MemoryLayout<CInt>.size))
   return unsafe getsockopt(number, SOL_SOCKET, option, &value, &size) == 0 ? value : nil
@@ -59,17 +59,17 @@ package struct UnixSocket: ~Copyable, Sendable {
   /// Adopts a connected or a listening socket.
   package init(adopting fd: consuming FD) { self.fd = fd }
 
-  /// Binds `path` and listens, nonblocking. A file that stands there already is not removed.
-  /// - Parameter mode: of the socket's file, from its first moment on; what the umask leaves, if none is given. There
-  ///   must be one thread only then.
+  /// Binds `path` and listens, nonblocking. An existing file is not removed.
+  /// - Parameter mode: of the socket's file, from its first moment on; by default the umask decides. With a mode, the
+  ///   process must have only one thread.
   package static func listen(_ path: FilePath, mode: UInt32? = nil) throws(Errno) -> UnixSocket {
     let mode = mode.map(CInt.init) ?? -1
     return unsafe try at(path) { unsafe cl_unix_listen($0, $1, mode) }
   }
 
   /// Connects to the listener at `path`.
-  /// - Parameter limit: how long a place in its queue is waited for, where many wait already; a millisecond at least.
-  /// - Throws: `timedOut` when there is none after that time.
+  /// - Parameter limit: how long to wait for a place in a full queue, at least a millisecond.
+  /// - Throws: `timedOut` if there is no place after that time.
   package static func connect(
     _ path: FilePath, within limit: TimeSpan = .seconds(5)
   ) throws(Errno) -> UnixSocket {
@@ -77,13 +77,13 @@ package struct UnixSocket: ~Copyable, Sendable {
     return unsafe try at(path) { unsafe cl_unix_connect($0, $1, milliseconds) }
   }
 
-  /// Whether `path` is the file of a socket that nobody has open any more, as a killed process leaves it. A
-  /// listener at `path` does not notice the question.
+  /// Whether `path` is a socket that nobody has open any more, as a killed process leaves it. A listener at `path` does
+  /// not notice the check.
   package static func isStale(_ path: FilePath) -> Bool {
-    // Of any other file the kernel says too that the connection was refused.
+    // The kernel refuses a connection to any other file too.
     guard (try? FileStatus(of: path))?.isSocket == true else { return false }
     do throws(Errno) {
-      // The kernel looks for the socket before it finds that the types differ.
+      // The kernel looks for the listener before it compares the types, so a listener gives another error.
       _ = unsafe try at(path, cl_unix_connect_datagram)
       return false
     } catch { return error == .connectionRefused }
@@ -103,12 +103,12 @@ package struct UnixSocket: ~Copyable, Sendable {
     return UnixSocket(adopting: FD(adopting: raw))
   }
 
-  /// Sends what fits, with no descriptors; `wouldBlock` on a full nonblocking socket.
+  /// Sends as many bytes as fit, without descriptors; `wouldBlock` on a full nonblocking socket.
   package borrowing func send(_ bytes: RawSpan) throws(Errno) -> Int {
     try send(bytes, rawDescriptors: [])
   }
 
-  /// Sends with one descriptor, of which the peer gets its own.
+  /// Sends with one descriptor; the peer gets a copy of it.
   package borrowing func send(_ bytes: RawSpan, passing passed: borrowing FD) throws(Errno) -> Int {
     let number = passed.withRaw { $0 }
     return try send(bytes, rawDescriptors: [number])
@@ -125,11 +125,10 @@ package struct UnixSocket: ~Copyable, Sendable {
     }
   }
 
-  /// Receives up to `capacity` bytes at the end of `bytes`, without waiting, and the descriptors that come
-  /// with them.
+  /// Appends up to `capacity` received bytes to `bytes`, without waiting, and takes the descriptors that come with them.
   ///
-  /// - Returns: how many bytes; 0 at the end of the stream.
-  /// - Throws: `wouldBlock` when nothing is there yet.
+  /// - Returns: the number of bytes; 0 at the end of the stream.
+  /// - Throws: `wouldBlock` if nothing has come yet.
   package borrowing func receive(
     into bytes: inout [UInt8], upTo capacity: Int, descriptors: inout ReceivedDescriptors
   ) throws(Errno) -> Int {
@@ -167,13 +166,13 @@ package struct UnixSocket: ~Copyable, Sendable {
     return size
   }
 
-  /// Sends nothing more: the peer sees the end of the stream. The corresponding C function is `shutdown`.
+  /// Ends sending: the peer sees the end of the stream. The corresponding C function is `shutdown`.
   package borrowing func endSending() { fd.withRaw { _ = shutdown($0, CInt(SHUT_WR)) } }
 
   /// Waits until there is something to receive, or the peer is gone.
   package borrowing func waitUntilReadable() throws(Errno) { _ = try fd.isReadable() }
 
-  /// The process at the other end, or the one that listened there; nil if it is of another pid namespace.
+  /// The process at the other end, or the one that listened there; nil if it is in another pid namespace.
   /// The corresponding socket option is `SO_PEERCRED`.
   package borrowing func peerProcess() throws(Errno) -> Int32? {
     let pid = try fd.withRaw { raw throws(Errno) in try retrying { cl_unix_peer(raw) } }
@@ -193,13 +192,13 @@ package struct UnixSocket: ~Copyable, Sendable {
 
 extension FD {
   /// Waits until something can be read. The corresponding C function is `poll`.
-  /// - Parameter limit: how long; nil: as long as it takes.
+  /// - Parameter limit: how long; nil: without limit.
   /// - Returns: false when the time is up.
   package borrowing func isReadable(within limit: TimeSpan? = nil) throws(Errno) -> Bool {
     var item = pollfd(fd: withRaw { $0 }, events: Int16(POLLIN), revents: 0)
     return try retrying { unsafe poll(&item, 1, limit.timeout) } > 0
   }
 
-  /// It is a socket that carries a stream of bytes. The corresponding socket option is `SO_TYPE`.
+  /// Whether it is a stream socket. The corresponding socket option is `SO_TYPE`.
   package var isStreamSocket: Bool { withRaw { socketOption($0, SO_TYPE) } == CInt(SOCK_STREAM.rawValue) }
 }

@@ -1,20 +1,20 @@
 internal import Glibc
 package import SystemPackage
 
-/// Makes a file with this text, or gives this text to one that is there; through no link.
+/// Writes this text into a new or an existing file. Links are not followed.
 package func writeText(_ path: FilePath, _ text: String) throws(Errno) {
   let file = try FD.create(path)
   unsafe try file.write(Array(text.utf8).span.bytes)
 }
 
-/// Gives a text to a file that is there, all of it at once: another file takes its place, with its owner and its mode.
-/// Of a link, the file that it leads to.
+/// Replaces the text of an existing file at once: a new file with the same owner and mode takes its place. A link is
+/// followed.
 package func replaceText(_ path: FilePath, _ text: String) throws(Errno) {
   let path = resolvingLinks(path)
   let access = try FileAccess(of: path)
   let new = FilePath(path.string + ".udmabridge-new")
   do throws(Errno) {
-    // The text comes last: until then others could read it.
+    // The text comes last, because others could read it before the mode is set.
     try writeText(new, "")
     try setOwner(new, user: access.user, group: access.group)
     try setMode(new, access.mode)
@@ -26,7 +26,7 @@ package func replaceText(_ path: FilePath, _ text: String) throws(Errno) {
   }
 }
 
-/// Makes a file with this text that takes the place of another one at once.
+/// Makes a file with this text, which replaces another one at once.
 package func replaceFile(_ path: FilePath, _ text: String) throws(Errno) {
   let new = FilePath(path.string + ".new")
   let file = try FD.create(new)

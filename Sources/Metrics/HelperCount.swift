@@ -1,4 +1,4 @@
-/// A count of a helper: a number, or several with names, such as one for each cause. The whole answer is one too.
+/// A count of a helper: a number, or several with names, such as one for each cause. The whole answer is also one.
 package enum HelperCount: Codable, Equatable, Sendable {
   case number(UInt64)
   case group([String: HelperCount])
@@ -27,7 +27,7 @@ package enum HelperCount: Codable, Equatable, Sendable {
     }
   }
 
-  /// What is there: `device.shadows`. Nil where nothing is.
+  /// The count at a path such as `device.shadows`, or nil.
   package subscript(_ field: String) -> HelperCount? {
     field.split(separator: ".").reduce(self as HelperCount?) { count, name in
       guard case .group(let group)? = count else { return nil }
@@ -35,7 +35,7 @@ package enum HelperCount: Codable, Equatable, Sendable {
     }
   }
 
-  /// The number that is there; nil where there is none.
+  /// The number at a path, or nil.
   package func number(_ field: String) -> UInt64? {
     guard case .number(let number)? = self[field] else { return nil }
     return number

@@ -3,14 +3,13 @@ package import Linux
 package import SystemPackage
 internal import Varlink
 
-/// Asks helpers what they have counted: all at once, so that one which does not answer delays no other one, and for a
-/// bounded time.
+/// Asks helpers for their statistics: all at once, so that a silent one delays no other, and for a bounded time.
 package final class HelperPoll {
-  /// How long an answer is waited for, where nothing else is said.
+  /// The default wait for an answer.
   package static let patience = TimeSpan.seconds(1)
-  /// How long a place in a helper's queue is waited for, in which callers stand that it has not accepted.
+  /// The wait for a place in a helper's queue of connections.
   private static let connecting = TimeSpan.milliseconds(50)
-  /// An answer has a few kilobytes; what is longer is none.
+  /// The longest answer; a real one has a few kilobytes.
   private static let longestReply = 64 << 10
 
   private let loop: EventLoop
@@ -35,10 +34,11 @@ package final class HelperPoll {
 
   deinit { for call in calls { hangUp(call) } }
 
-  /// It asks now, and `ask` must not be called.
+  /// Whether it is asking; `ask` must not be called then.
   package var isBusy: Bool { whenDone != nil }
 
-  /// Asks these, and hands over what was said in their order. That happens before this returns if nobody can be waited for.
+  /// Asks these helpers, and hands over their answers in the same order. If none can be waited for, that happens before this
+  /// returns.
   package func ask(_ places: [HelperPlace], _ whenDone: @escaping ([HelperReading]) -> Void) {
     precondition(!isBusy, "helpers are asked once at a time")
     self.whenDone = whenDone
@@ -96,7 +96,7 @@ package final class HelperPoll {
     finish()
   }
 
-  /// When all have answered, or will not.
+  /// Called when all have answered, or will not.
   private func finish() {
     guard isBusy, calls.allSatisfy({ $0.reading != nil }) else { return }
     timer?.disarm()

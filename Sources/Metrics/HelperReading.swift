@@ -10,7 +10,7 @@ package struct HelperPlace: Equatable, Sendable {
 
   package init(domain: String, control: FilePath) { (self.domain, self.control) = (domain, control) }
 
-  /// Of each domain that runs, in the order of their names.
+  /// The helpers of all running domains, in the order of their names.
   /// - Parameter root: the directory in which the host's files are.
   package static func running(root: FilePath = "/") -> [HelperPlace] {
     DomainPlaces.running(root: root).map {
@@ -19,12 +19,12 @@ package struct HelperPlace: Equatable, Sendable {
   }
 }
 
-/// Why there is nothing to tell of a helper.
+/// Why a helper gave no statistics.
 package enum ReadingError: Error, CustomStringConvertible {
   case call(VarlinkClientError)
   /// It has not answered in this time: it is stopped, or too busy.
   case late(TimeSpan)
-  /// What it says of this field cannot be a helper's word.
+  /// The answer has an impossible value in this field.
   case impossible(field: String)
   case system(Errno)
 
@@ -32,22 +32,21 @@ package enum ReadingError: Error, CustomStringConvertible {
     switch self {
     case .call(let error): "\(error)"
     case .late(let span): "the helper has not answered in \(span): it is stopped, or too busy"
-    case .impossible(let field): "what the service says of \(field) cannot be a helper's statistics"
+    case .impossible(let field): "the service's value of \(field) cannot be from a helper"
     case .system(let error): "the control socket cannot be watched: \(error)"
     }
   }
 }
 
-/// What a helper said when it was asked.
+/// A helper's answer.
 package struct HelperReading {
   package let place: HelperPlace
-  /// When it was asked, and for how long it was waited for.
+  /// The time of the question, and the wait for the answer.
   package let began: Instant
   package let duration: TimeSpan
   package let answer: Result<HelperCount, ReadingError>
 
-  /// Names of causes and kinds become labels, each of which costs whoever keeps the metrics: a helper has no more of them,
-  /// and none that are longer.
+  /// The limits on names of causes and kinds. They become labels, each of which costs memory in the metrics' database.
   static let (mostNames, longestName) = (64, 64)
 
   package init(
@@ -56,7 +55,7 @@ package struct HelperReading {
     (self.place, self.began, self.duration, self.answer) = (place, began, duration, answer)
   }
 
-  /// Refuses what no helper says: a peer's word is checked where it comes in.
+  /// Refuses answers that no helper gives: a peer's values are checked where they arrive.
   static func check(_ count: HelperCount) throws(ReadingError) {
     // Every helper has counted flushes, and something on this socket.
     for field in ["device", "control"] {

@@ -1,4 +1,4 @@
-/// A metric of Prometheus: what its numbers are called, and what they mean.
+/// A metric of Prometheus: the name and the meaning of its numbers.
 package struct MetricFamily: Sendable {
   /// The types of Prometheus that are used here.
   package enum Kind: String, Sendable { case counter, gauge }

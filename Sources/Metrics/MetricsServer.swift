@@ -3,11 +3,11 @@ package import SystemPackage
 
 /// Answers `GET /metrics` on a listening socket, as a source of an event loop.
 package final class MetricsServer {
-  /// Connections at once. One more is told to try again.
+  /// The most connections at once. One more is told to try again.
   package static let connectionLimit = 16
-  /// How long a request may take, and then its answer, where nothing else is said.
+  /// The default time for a request, and then for its answer.
   package static let patience = TimeSpan.seconds(5)
-  /// Helpers are asked no more often, however many want metrics.
+  /// Helpers are asked at most this often, however many clients want metrics.
   private static let pause = TimeSpan.seconds(1)
 
   private let loop: EventLoop
@@ -21,12 +21,12 @@ package final class MetricsServer {
   private var last: (text: String, at: Instant)?
 
   /// - Parameters:
-  ///   - socket: listens.
-  ///   - patience: how long a request may take, and then its answer.
-  ///   - poll: asks nobody else.
-  ///   - places: the helpers that there are now.
-  ///   - whenAsked: is told what they said.
-  ///   - whenFailed: is told why a connection could not be taken.
+  ///   - socket: the listening socket.
+  ///   - patience: the time for a request, and then for its answer.
+  ///   - poll: is used by this server alone.
+  ///   - places: the present helpers.
+  ///   - whenAsked: is called with their answers.
+  ///   - whenFailed: is called with the reason when a connection could not be accepted.
   package init(
     _ socket: consuming UnixSocket, loop: EventLoop, patience: TimeSpan = patience, poll: HelperPoll,
     places: @escaping () -> [HelperPlace], whenAsked: @escaping ([HelperReading]) -> Void = { _ in },
@@ -45,7 +45,7 @@ package final class MetricsServer {
 
   package var connectionCount: Int { connections.count }
 
-  /// Accepts nobody any more and ends all connections.
+  /// Stops listening, and ends all connections.
   package func close() {
     acceptor = nil
     waiting = []

@@ -2,7 +2,7 @@ internal import Linux
 
 /// The text format of Prometheus, version 0.0.4.
 package enum MetricsText {
-  /// What HTTP calls it.
+  /// Its media type in HTTP.
   package static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
   /// All metrics of these helpers, each family with its samples together.

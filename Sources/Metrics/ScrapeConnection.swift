@@ -1,10 +1,10 @@
 internal import Linux
 internal import SystemPackage
 
-/// A connection of somebody who wants metrics: one request, one answer, and the end. Nobody waits for it, and each part of it
-/// has a time and a size.
+/// A connection for metrics: one request, one answer, and the end. Nothing waits for it, and each part has a limit of time
+/// and size.
 final class ScrapeConnection {
-  /// What is read and dropped behind a request. A connection that is closed with something unread would lose its answer.
+  /// The most bytes that are read and dropped behind a request. Unread bytes at the close would lose the answer.
   private static let mostDropped = 64 << 10
 
   private enum State {
@@ -12,7 +12,7 @@ final class ScrapeConnection {
     /// The metrics are on their way here.
     case waiting(headersOnly: Bool)
     case sending
-    /// The answer is with the kernel, and the peer's end is waited for.
+    /// The answer was sent, and the connection waits for the peer's end.
     case ending
     case closed
   }
@@ -31,8 +31,8 @@ final class ScrapeConnection {
   private var dropped = 0
 
   /// - Parameters:
-  ///   - limit: how long the request may take, and then the answer.
-  ///   - want: is told when metrics are wanted: `answer` gives them.
+  ///   - limit: the time for the request, and then for the answer.
+  ///   - want: is called when metrics are wanted; `answer` gives them.
   ///   - whenClosed: runs once, when the connection is over.
   init(
     _ socket: consuming UnixSocket, loop: EventLoop, within limit: TimeSpan,
@@ -73,7 +73,7 @@ final class ScrapeConnection {
   private func ready(_ readiness: Readiness) {
     switch state {
     case .reading: receive()
-    // It is gone, and wants nothing any more.
+    // The peer is gone, and needs no answer.
     case .waiting: if readiness.contains(.hangup) { close() }
     case .sending: send()
     case .ending: drop()
@@ -81,12 +81,12 @@ final class ScrapeConnection {
     }
   }
 
-  /// - Returns: what has come, as far as it fits; nil if nothing has, in which case the connection may be over.
+  /// - Returns: the received bytes, as far as they fit; nil if there are none, and the connection may be over.
   private func take(upTo count: Int) -> [UInt8]? {
     var bytes: [UInt8] = []
     var descriptors = ReceivedDescriptors()
     do throws(Errno) {
-      // What somebody passes closes here.
+      // Descriptors from a peer are closed here.
       if try socket.receive(into: &bytes, upTo: count, descriptors: &descriptors) > 0 { return bytes }
       close()
     } catch { if error != .wouldBlock { close() } }

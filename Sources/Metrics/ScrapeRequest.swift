@@ -1,4 +1,4 @@
-/// What the first bytes of a connection ask for, by HTTP/1.1 (RFC 9112) as far as somebody who wants metrics needs it.
+/// The request in the first bytes of a connection, by the part of HTTP/1.1 (RFC 9112) that clients of metrics need.
 package enum ScrapeRequest: Equatable, Sendable {
   /// It is not complete yet.
   case incomplete
@@ -11,9 +11,9 @@ package enum ScrapeRequest: Equatable, Sendable {
 
   /// - Parameter bytes: all that has come.
   package static func read(_ bytes: [UInt8]) -> ScrapeRequest {
-    // An empty line before a request is passed over (RFC 9112, 2.2).
+    // An empty line before a request is skipped (RFC 9112, 2.2).
     let start = bytes.starts(with: crlf) ? 2 : 0
-    // TLS, and all other protocols that begin otherwise, are not waited for.
+    // TLS and other protocols are recognised by their first bytes, and get no wait.
     if bytes.count > start, !isTokenByte(bytes[start]), bytes[start...] != crlf[..<1] {
       return .refused(.badRequest)
     }
@@ -89,11 +89,11 @@ package enum ScrapeRequest: Equatable, Sendable {
     }
   }
 
-  /// What may be in a line: all but controls other than tabs.
+  /// Whether a byte may be in a line: all but controls other than tabs.
   private static func isTextByte(_ byte: UInt8) -> Bool { byte == 0x09 || byte >= 0x20 && byte != 0x7f }
 }
 
-/// What a request is answered with; the numbers are HTTP's (RFC 9110, 15).
+/// The answer's status; the numbers are HTTP's (RFC 9110, 15).
 package enum ScrapeStatus: Int, Sendable {
   case ok = 200
   case badRequest = 400
@@ -121,18 +121,18 @@ package enum ScrapeStatus: Int, Sendable {
   private var sentence: String {
     switch self {
     case .ok: ""
-    case .badRequest: "this is no request of HTTP/1.1"
-    case .notFound: "there is /metrics, and nothing else"
-    case .method: "/metrics can be read with GET and HEAD, and nothing else"
+    case .badRequest: "this is not a request of HTTP/1.1"
+    case .notFound: "there is only /metrics"
+    case .method: "only GET and HEAD can read /metrics"
     case .late: "the request was not complete in time"
-    case .tooLarge: "a request has \(ScrapeRequest.longest) bytes at most"
-    case .busy: "there are as many connections as there may be: try again"
+    case .tooLarge: "a request may have at most \(ScrapeRequest.longest) bytes"
+    case .busy: "too many connections: try again"
     case .version: "this server speaks HTTP/1.1"
     }
   }
 
   /// The whole answer, after which the connection ends.
-  /// - Parameter metrics: what it has where all is well; else it says what is wrong.
+  /// - Parameter metrics: the body of a good answer; any other names the fault.
   func answer(_ metrics: String? = nil, headersOnly: Bool = false) -> [UInt8] {
     let body = metrics ?? sentence + "\n"
     let type = metrics == nil ? "text/plain; charset=utf-8" : MetricsText.contentType

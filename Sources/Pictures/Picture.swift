@@ -1,6 +1,6 @@
 package import Scanout
 
-/// What a scanout shows of a resource.
+/// A scanout's picture of a resource.
 package enum Picture {
   /// The guest's own pages.
   case lent(Frame)

@@ -1,11 +1,11 @@
 package import Buffers
 package import Scanout
 
-/// Decides whether a scanout shows memory itself or a copy of it, and makes the copy's place. The device asks for a
-/// guest's resources, and a presenter for what another process lends it.
+/// Decides whether a scanout shows memory itself or a copy, and makes the copy's memory. The device uses it for a guest's
+/// resources, and a presenter for the buffers of another process.
 package final class PictureMaker {
   package enum Verdict {
-    /// The sink has agreed to show this frame itself.
+    /// The sink has agreed to show the memory itself.
     case lent(Frame)
     case copied(ShadowCause)
   }
@@ -15,7 +15,7 @@ package final class PictureMaker {
 
   package init(_ sink: any ScanoutSink) { self.sink = sink }
 
-  /// The cause where a screen has no plane for the guest's cursor.
+  /// The cause if a screen has no plane for the guest's cursor.
   package static let noCursorPlane = ShadowCause(
     .noCursorPlane, "the screen has no plane for the guest's cursor, which is drawn into a copy")
 
@@ -25,10 +25,10 @@ package final class PictureMaker {
   }
 
   /// - Parameters:
-  ///   - frame: the memory itself, asked for only if nothing is known to stand against it.
-  ///   - standing: what is known to.
-  ///   - drawsCursor: a cursor is to be drawn into the picture.
-  /// - Throws: what the sink refuses, if a copy does not help against it or is not wanted.
+  ///   - frame: the memory itself, called only if no obstacle is known.
+  ///   - standing: the known obstacle.
+  ///   - drawsCursor: whether a cursor must be drawn into the picture.
+  /// - Throws: the sink's refusal, if a copy does not help or is not wanted.
   package func judge(
     _ frame: @autoclosure () -> Frame, source: Rectangle, on scanout: ScanoutID, standing: ShadowCause?,
     drawsCursor: Bool, choice: BackingChoice = .auto
@@ -45,7 +45,7 @@ package final class PictureMaker {
     }
   }
 
-  /// Memory of the sink in which a copy of the view can be shown.
+  /// Memory of the sink that can show a copy of the view.
   package func allocate(_ view: View, on scanout: ScanoutID) throws(SinkError) -> Canvas {
     try sink.allocate(
       width: view.source.width, height: view.source.height, format: view.layout.format, on: scanout)

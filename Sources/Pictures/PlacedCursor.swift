@@ -1,9 +1,9 @@
 package import Scanout
 
-/// A cursor and where it is. A screen without a plane for it has it drawn into a picture.
+/// A cursor and its place. For a screen without a cursor plane it is drawn into the picture.
 package struct PlacedCursor: Equatable {
   package var image: CursorImage
-  /// Of its upper left pixel, in the scanout's pixels.
+  /// The place of its upper left pixel, in the scanout's pixels.
   package var position: CursorPosition
 
   package init(image: CursorImage, position: CursorPosition) {

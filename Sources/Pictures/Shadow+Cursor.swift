@@ -1,7 +1,7 @@
 internal import Linux
 internal import Scanout
 
-// The cursor, drawn into a copy where the screen has no plane for it.
+// The cursor, drawn into a copy if the screen has no plane for it.
 extension Shadow {
   /// The part of the image that a cursor covers.
   func place(_ cursor: PlacedCursor) -> Rectangle {
@@ -17,7 +17,7 @@ extension Shadow {
       ? Rectangle(x: 0, y: 0, width: 0, height: 0) : Rectangle(x: x, y: y, width: width, height: height)
   }
 
-  /// Source over destination, where the source's colours are multiplied by its alpha already.
+  /// Source over destination. The source's colours are multiplied by its alpha already.
   func blend(_ cursor: PlacedCursor, _ part: Rectangle) {
     guard let shuffle = FourCC.argb8888.shuffle(to: frame.layout.format) else { return }
     for y in part.y..<part.y + part.height {

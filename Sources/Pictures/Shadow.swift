@@ -6,28 +6,28 @@ package import Scanout
 package final class Shadow {
   package let frame: Frame
   package let cause: ShadowCause
-  /// Where the copied part stands in its canvas.
+  /// The place of the copied part in its canvas.
   package let area: Rectangle
-  /// What it takes, in bytes.
+  /// Its memory in bytes.
   package var size: UInt64 { UInt64(target.length) }
-  /// Where its pixels are.
+  /// Its pixels.
   package var memory: Mapping { target }
-  /// Nothing of it has been copied yet, or changes were missed while another resource was shown.
+  /// Whether nothing was copied yet, or changes were missed while another resource was shown.
   package var isStale = true
-  /// When whoever still uses it, though it is not to be shown any more, is cut off; nil until then.
+  /// When the users of a dropped copy are cut off; nil before it is dropped.
   package var deadline: Instant?
-  /// What the guest transferred since the last copy.
+  /// The part that the guest transferred since the last copy.
   package var transferred = Rectangle(x: 0, y: 0, width: 0, height: 0)
 
   /// The part of the image that is copied.
   let visible: Rectangle
-  /// Bytes from one row of the image to the next, and before its first pixel.
+  /// The image's stride, and the offset of its first pixel, in bytes.
   private let stride, start: Int
   private let shuffle: PixelShuffle?
   let target: Mapping
   private var drawn: PlacedCursor?
 
-  /// - Parameter view: what the scanout shows; what the canvas has no room for is cut off at the lower right.
+  /// - Parameter view: the scanout's view. If the canvas is smaller, the view is cut off at the lower right.
   package init(_ canvas: Canvas, of view: View, frameID: UInt64, cause: ShadowCause) {
     frame = Frame(id: frameID, memory: .shadow(canvas.memory), layout: canvas.layout)
     (self.cause, area, target) = (cause, canvas.area, canvas.memory.mapping)
@@ -40,12 +40,12 @@ package final class Shadow {
     self.shuffle = shuffle.isIdentity ? nil : shuffle
   }
 
-  /// Copies what changed, and draws the cursor over it.
+  /// Copies the changes, and draws the cursor over them.
   ///
   /// - Parameters:
   ///   - damage: in the image's pixels.
-  ///   - bytes: the image, or nil if the guest has taken it back: then nothing changes.
-  /// - Returns: what is new, in the canvas's pixels, and how many bytes were copied.
+  ///   - bytes: the image; nil, without any change, if the guest has taken it back.
+  /// - Returns: the changed part, in the canvas's pixels, and the number of bytes copied.
   package func update(
     _ damage: Rectangle, from bytes: ByteSource?, cursor: PlacedCursor?
   ) -> (changed: Rectangle, copied: UInt64) {
@@ -56,11 +56,11 @@ package final class Shadow {
     return (changed, update.copied)
   }
 
-  /// What an update that has begun has still to do.
+  /// The rest of an update that has begun.
   package struct Update {
-    /// What is new, in the image's pixels.
+    /// The changed part, in the image's pixels.
     fileprivate var changed: Rectangle
-    /// Of these pixels the rows from the top on are not copied yet, and then those of `next`.
+    /// The pixels whose rows are still to be copied, from the top on; those of `next` follow.
     fileprivate var left: Rectangle
     fileprivate var next: Rectangle
     /// In bytes, so far.
@@ -80,7 +80,7 @@ package final class Shadow {
     fileprivate var isCopied: Bool { left.isEmpty && next.isEmpty }
   }
 
-  /// Begins what `update` does. One that is not finished leaves the copy stale: `isStale` must say so then.
+  /// Begins the work of `update`. If it is not finished, the copy is stale, and `isStale` must be set.
   package func begin(_ damage: Rectangle) -> Update {
     let changed = (isStale ? visible : damage).intersection(visible)
     var rest = transferred.intersection(visible)
@@ -90,8 +90,8 @@ package final class Shadow {
     return Update(changed: changed.union(rest), left: changed, next: rest)
   }
 
-  /// Copies a band at least, and then until `end`.
-  /// - Returns: true if there is nothing left to do but `finish`.
+  /// Copies at least one band, and goes on until `end`.
+  /// - Returns: true if only `finish` is left.
   @discardableResult
   package func proceed(_ update: inout Update, from bytes: ByteSource, until end: Instant) -> Bool {
     var sinceLook = 0
@@ -106,8 +106,8 @@ package final class Shadow {
     return true
   }
 
-  /// Draws the cursor, when all else is copied.
-  /// - Returns: what is new, in the canvas's pixels.
+  /// Draws the cursor, after everything is copied.
+  /// - Returns: the changed part, in the canvas's pixels.
   package func finish(_ update: inout Update, from bytes: ByteSource, cursor: PlacedCursor?) -> Rectangle {
     let (old, new) = (drawn.map(place), cursor.map(place))
     if cursor != drawn || !(old?.intersection(update.changed).isEmpty ?? true) {

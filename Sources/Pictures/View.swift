@@ -1,6 +1,6 @@
 package import Scanout
 
-/// How a scanout looks at a resource: how the image lies in its bytes, and which part of it is shown.
+/// A scanout's view of a resource: the layout of the image in its bytes, and the shown part.
 package struct View: Hashable {
   package let layout: FrameLayout
   package let source: Rectangle

@@ -3,13 +3,13 @@ package import Linux
 package import Logging
 package import SystemPackage
 
-/// The socket to which QEMU connects a port of the guest, for the agent that lends (docs/port.md).
+/// The socket to which QEMU connects a port of the guest, for the guest's agent (docs/port.md).
 package final class LendingPort {
-  /// More metadata of a buffer, in bytes, and more audiences would not fit in `PortConnection.longestOutput`: written as JSON,
-  /// metadata takes up to nine times as much.
+  /// The limits on a buffer's metadata, in bytes, and on audiences. More would not fit in `PortConnection.longestOutput`:
+  /// metadata as JSON can be nine times as long.
   package static let longestMetadata = 4096
   package static let mostAudiences = 64
-  /// Bytes of an audience's name.
+  /// The most bytes of an audience's name.
   package static let longestAudienceName = 64
 
   private let registry: Registry
@@ -26,11 +26,11 @@ package final class LendingPort {
   private var silence: Timer?
 
   /// - Parameters:
-  ///   - socket: listens.
-  ///   - devices: a device's place in it is its number on the port.
+  ///   - socket: the listening socket.
+  ///   - devices: in the order of their numbers on the port.
   ///   - offers: memory of the host that the guest may have; nil if no device has room for that.
-  ///   - clock: what the limit on lines goes by.
-  ///   - admits: who may connect: by default root and this process's own user.
+  ///   - clock: for the limit on lines.
+  ///   - admits: decides who may connect; by default only root and this process's own user.
   package init(
     _ socket: consuming UnixSocket, registry: Registry, devices: [any PortDevice], offers: OfferTable? = nil,
     limits: PortLimits = PortLimits(), clock: @escaping () -> Instant = { .now }, loop: EventLoop,
@@ -52,19 +52,19 @@ package final class LendingPort {
     acceptor = try Acceptor(socket, loop: loop) { [unowned self] connected throws(Errno) in
       try take(connected)
     } whenFailed: { [unowned self] error in
-      refuse("a connection to the port could not be taken, the next try is in a second: \(error)")
+      refuse("a connection to the port could not be accepted; the next try is in a second: \(error)")
     }
   }
 
   deinit { close() }
 
-  /// Accepts nobody any more, and ends the session.
+  /// Stops listening, and ends the session.
   package func close() {
     acceptor = nil
     connection?.close()
   }
 
-  /// Its rings start anew, or it was reset: it has another epoch.
+  /// A device has a new epoch, because its rings start anew, or it was reset.
   /// - Parameter device: its number.
   package func deviceWasReset(_ device: Int) {
     precondition(devices.indices.contains(device), "the port knows its devices")
@@ -73,16 +73,17 @@ package final class LendingPort {
     silence?.arm(after: limits.silence)
   }
 
-  /// A guest that comes back from its disk holds the port for unconnected (Linux' `virtcons_freeze`), and QEMU says only
-  /// of a new connection that there is one. An agent that hears of the fresh start proves its device again.
+  /// After hibernation the guest thinks that the port is not connected (Linux's `virtcons_freeze`), and QEMU reports only a
+  /// new connection. If the agent still hears of the fresh start, it proves its device again.
   private func endSilence() {
     guard let connection, connection.isSilent else { return }
     logger.info(
-      "the guest has said nothing on its port since its device started anew: QEMU is to connect again")
+      "the guest has sent nothing on its port since its device started anew: the connection is closed, so that QEMU connects again"
+    )
     connection.close()
   }
 
-  /// Who this process's own user is, is asked now: in the sandbox nobody may ask.
+  /// Reads this process's own user now, because the sandbox forbids it later.
   package static func rootAndOwnUser() -> (PeerCredentials) -> Bool {
     let users = [0, effectiveUser()]
     return { users.contains($0.user) }
@@ -99,7 +100,8 @@ package final class LendingPort {
       return refuse("process \(peer.pid) of user \(peer.user) is not allowed to use the port")
     }
     if connection != nil {
-      return refuse("process \(peer.pid) cannot use the port: there is a connection, and one is all")
+      return refuse(
+        "process \(peer.pid) cannot use the port: it has a connection already, and one is the limit")
     }
     let new = try PortConnection(connected, registry, devices, offers, limits, meter, loop: loop)
     new.whenClosed = { [weak self] in
@@ -107,7 +109,7 @@ package final class LendingPort {
       self?.logger.info("the connection of the guest's port has ended")
     }
     connection = new
-    logger.info("process \(peer.pid) has connected the guest's port")
+    logger.info("process \(peer.pid) has connected to the guest's port")
   }
 
   private func refuse(_ why: String) {

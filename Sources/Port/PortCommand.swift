@@ -4,17 +4,17 @@ package import LendingProtocol
 package import Linux
 internal import Varlink
 
-/// What the guest's agent says in one line. All numbers are within the bounds that docs/port.md names.
+/// A command of the guest's agent, from one line. All numbers are within the limits of docs/port.md.
 package struct PortCommand: Equatable {
   package let id: Int
   package let action: PortAction
 
-  /// A line that is none, or whose fields are not right.
+  /// A line that is not a command, or whose fields are wrong.
   package struct Refusal: Error, Equatable {
     /// Of the command, if it could be read.
     package let id: Int?
     package let error: PortError
-    /// It was to begin a session.
+    /// Whether it should have begun a session.
     package let isHello: Bool
   }
 
@@ -25,11 +25,11 @@ package struct PortCommand: Equatable {
     }
   }
 
-  private static let notACommand = PortError(.notACommand, "the line is no JSON object with execute")
+  private static let notACommand = PortError(.notACommand, "the line is not a JSON object with execute")
 }
 
 package enum PortAction: Equatable {
-  /// A session begins, whose name is repeated.
+  /// Begins a session, whose name the answer repeats.
   case hello(session: String)
   case prove(resource: UInt32, secret: [UInt8])
   case lend(LendingRequest, of: ResourcePlace, lender: Int)
@@ -84,11 +84,12 @@ extension PortAction {
     // Another version may have other fields.
     let version = try decoder.container(keyedBy: HelloKeys.self).number(.version, in: exactNumbers)
     if version != Self.version {
-      throw PortError(.wrongVersion, "this is version \(Self.version) of the protocol, not \(version)")
+      throw PortError(
+        .wrongVersion, "the helper speaks version \(Self.version) of the protocol, not \(version)")
     }
     let session: String = try decoder.fields(HelloKeys.self).value(.session)
     guard hexBytes(session, count: 16) != nil else {
-      throw DecodingError.wrong(HelloKeys.session, "it has 32 lower-case hexadecimal digits")
+      throw DecodingError.wrong(HelloKeys.session, "it must have 32 lower-case hexadecimal digits")
     }
     return .hello(session: session)
   }
@@ -99,7 +100,7 @@ extension PortAction {
     let fields = try decoder.fields(ProveKeys.self)
     let resource = try fields.number(.resource, in: resources)
     guard let secret = hexBytes(try fields.value(.secret), count: 32) else {
-      throw DecodingError.wrong(ProveKeys.secret, "it has 64 lower-case hexadecimal digits")
+      throw DecodingError.wrong(ProveKeys.secret, "it must have 64 lower-case hexadecimal digits")
     }
     return .prove(resource: UInt32(resource), secret: secret)
   }
@@ -116,7 +117,7 @@ extension PortAction {
       resource: UInt32(try fields.number(.resource, in: resources)))
     let audiences: [String] = try fields.optionalValue(.to) ?? []
     if audiences.count > LendingLimits.audiences {
-      throw DecodingError.wrong(LendKeys.to, "it has \(LendingLimits.audiences) names at most")
+      throw DecodingError.wrong(LendKeys.to, "it may have at most \(LendingLimits.audiences) names")
     }
     let request = LendingRequest(
       offset: UInt64(try fields.number(.offset, in: exactNumbers)),
@@ -183,13 +184,13 @@ extension KeyedDecodingContainer {
   fileprivate func choice<Value: RawRepresentable<String> & CaseIterable>(_ key: Key) throws -> Value {
     guard let value = Value(rawValue: try value(key)) else {
       let words = Value.allCases.map(\.rawValue).joined(separator: ", ")
-      throw DecodingError.wrong(key, "it is one of \(words)")
+      throw DecodingError.wrong(key, "it must be one of \(words)")
     }
     return value
   }
 }
 
-/// The bytes that are written as two lower-case digits each; nil of anything else, or of another number of them.
+/// The bytes of a text with two lower-case digits for each; nil for any other text, or another number of bytes.
 private func hexBytes(_ text: String, count: Int) -> [UInt8]? {
   let digits = Array(text.utf8)
   guard digits.count == 2 * count else { return nil }

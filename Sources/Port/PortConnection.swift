@@ -3,12 +3,12 @@ internal import Linux
 internal import SystemPackage
 internal import Varlink
 
-/// The connection of one QEMU, over which one agent speaks after the other.
+/// QEMU's connection, over which one agent after the other speaks.
 ///
-/// A line is looked at when the answer to the one before it is with the kernel, and an event is made when nothing waits. So
-/// what a guest that does not read can make this process keep is one event, one answer and one line.
+/// A line is read only after the answer to the last one was sent, and an event is made only when nothing waits. A guest that
+/// does not read can therefore make this process keep only one event, one answer and one line.
 final class PortConnection {
-  /// Bytes of all that waits to be sent.
+  /// The most bytes that wait to be sent.
   static let longestOutput = 64 << 10
   private static let bytesPerTurn = 4 << 10
 
@@ -28,9 +28,9 @@ final class PortConnection {
   /// Goes on at the end of the loop's turn.
   private var work: Deferred?
   private var isProceeding = false
-  /// A command has no answer yet.
+  /// Whether a command has no answer yet.
   private var isBusy = false
-  /// No line has come since a device's last fresh start.
+  /// Whether no line has come since a device's last fresh start.
   private(set) var isSilent = false
   private var writer = JSONWriter()
   private var sent = 0
@@ -53,7 +53,7 @@ final class PortConnection {
 
   private var isOpen: Bool { token != nil }
 
-  /// In bytes, of what was received and of what waits to be sent.
+  /// The bytes that were received, and that wait to be sent.
   var kept: (input: Int, output: Int) { (lines.count, writer.bytes.count - sent) }
 
   func close() {
@@ -72,14 +72,14 @@ final class PortConnection {
   }
 
   private func ready(_ readiness: Readiness) {
-    // Of what was said before the end, nothing would last.
+    // Commands before the end would have no lasting effect.
     if readiness.contains(.hangup) { return close() }
     if readiness.contains(.readable), watched.contains(.readable) { receive() }
     proceed()
   }
 
   private func receive() {
-    // What QEMU would pass closes here.
+    // Descriptors that a peer sends are closed here.
     var descriptors = ReceivedDescriptors()
     do throws(Errno) {
       let count = try lines.receive { input throws(Errno) in
@@ -91,7 +91,7 @@ final class PortConnection {
     }
   }
 
-  /// Goes on with what is to be sent and what has come, as far as that goes.
+  /// Sends and reads as much as possible.
   func proceed() {
     if isProceeding { return }
     isProceeding = true
@@ -112,17 +112,18 @@ final class PortConnection {
 
   private var mayRead: Bool { !isBusy && sent >= answerEnd && meter.mayTakeLine() }
 
-  // MARK: What has come
+  // MARK: Receiving
 
   private func take(_ piece: PortLines.Piece) {
     switch piece {
     case .dropped: break
     case .tooLong:
       if session == nil { break }
-      answer(.failure(PortError(.lineTooLong, "a line has \(lines.limit) bytes at most, with its end")), nil)
+      answer(
+        .failure(PortError(.lineTooLong, "a line may have at most \(lines.limit) bytes, with its end")), nil)
     case .line(let line):
       do throws(PortCommand.Refusal) { run(try PortCommand.read(line)) } catch {
-        // An agent of another version is another agent.
+        // An agent of another version also ends the session of the last agent.
         if error.error.name == .wrongVersion { session.take()?.end() }
         if session != nil || error.isHello { answer(.failure(error.error), error.id) }
       }
@@ -146,7 +147,7 @@ final class PortConnection {
           session: name, line: lines.limit, registry.limits, audiences: registry.audienceNames)), id)
   }
 
-  // MARK: What is sent
+  // MARK: Sending
 
   private func answer(_ result: Result<PortReturn, PortError>, _ id: Int?) {
     isBusy = false
@@ -154,7 +155,7 @@ final class PortConnection {
     if case .failure(let error) = result { meter.count(error) }
     write(PortAnswer(result: result, id: id))
     answerEnd = writer.bytes.count
-    // Else it goes on by itself.
+    // Otherwise the loop continues it.
     if !isProceeding { work?.schedule() }
   }
 

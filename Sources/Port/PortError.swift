@@ -1,7 +1,7 @@
 internal import Lending
 internal import Varlink
 
-/// Why a line of the guest's agent is not obeyed.
+/// Why a line of the guest's agent is refused.
 package struct PortError: Error, Equatable {
   package enum Name: String, CaseIterable, Sendable {
     case notACommand = "NotACommand"
@@ -45,12 +45,12 @@ package struct PortError: Error, Equatable {
     self.init(name, "\(error)")
   }
 
-  /// What is wrong with a field of a command.
+  /// The fault of a command's field.
   init(_ error: DecodingError, in command: String) {
     let what =
       switch error {
       case .keyNotFound: "it is missing"
-      case .typeMismatch, .valueNotFound: "it is of another type"
+      case .typeMismatch, .valueNotFound: "it has the wrong type"
       case .dataCorrupted(let context): context.debugDescription
       @unknown default: "it cannot be read"
       }

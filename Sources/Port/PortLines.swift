@@ -1,27 +1,27 @@
-/// Cuts what the guest sends into lines, and keeps no more of it than the longest line and what came with its end.
+/// Cuts the guest's bytes into lines. It keeps at most the longest line, and the bytes that came with its end.
 package struct PortLines {
   package enum Piece: Equatable {
-    /// Without its newline.
+    /// A line without its newline.
     case line([UInt8])
-    /// The end of a line that is too long, of which the rest was dropped.
+    /// The end of a line that was too long, and was dropped.
     case tooLong
-    /// A part of such a line, or what 0xff ended.
+    /// A part of such a line, or bytes that 0xff ended.
     case dropped
   }
 
-  /// Bytes of a line, with its newline.
+  /// The most bytes of a line, with its newline.
   package let limit: Int
   private var input: [UInt8] = []
-  /// Where the line begins, and up to where there is no end of it.
+  /// The start of the line, and the place up to which it has no end.
   private var (start, end) = (0, 0)
   private var isTooLong = false
 
   package init(limit: Int) { self.limit = limit }
 
-  /// What has come and was not dealt with, in bytes.
+  /// The number of received bytes that were not handled yet.
   package var count: Int { input.count - start }
 
-  /// Lets `body` append what has come. There is no piece left before it.
+  /// Lets `body` append new bytes. No piece may be left before them.
   package mutating func receive<Failure: Error>(
     _ body: (inout [UInt8]) throws(Failure) -> Int
   ) throws(Failure) -> Int {
@@ -30,7 +30,7 @@ package struct PortLines {
     return try body(&input)
   }
 
-  /// The next piece; nil as long as its end has not come.
+  /// The next piece; nil before its end has come.
   package mutating func next() -> Piece? {
     while end < input.count {
       end += 1

@@ -4,7 +4,7 @@ internal import LendingProtocol
 internal import Linux
 internal import Varlink
 
-/// What a command brings.
+/// The result of a command.
 enum PortReturn: JSONWritable {
   case nothing
   case hello(session: String, line: Int, LendingLimits, audiences: [String])
@@ -40,7 +40,7 @@ struct PortAnswer: JSONWritable {
   /// Of the command, if it could be read.
   let id: Int?
 
-  /// Bytes of an error's text: there may be words of the guest in it.
+  /// The most bytes of an error's text, which may quote the guest.
   private static let longestText = 1024
 
   func write(to json: inout JSONWriter) {
@@ -60,7 +60,7 @@ struct PortAnswer: JSONWritable {
   }
 }
 
-/// What the agent hears without having asked.
+/// An event for the agent.
 enum PortEvent: JSONWritable {
   case deviceReset(Int, epoch: UInt64)
   case importers(BufferID, count: Int)
@@ -75,7 +75,7 @@ enum PortEvent: JSONWritable {
   case withdrawing(Offer, patience: TimeSpan)
   case withdrawn(Offer)
 
-  /// What is to be told of an offer.
+  /// The event for an offer.
   init?(_ news: OfferNews, _ offer: Offer, _ table: OfferTable) {
     switch news {
     case .offered: self = .offered(offer, device: table.deviceNumber)
@@ -85,7 +85,7 @@ enum PortEvent: JSONWritable {
     }
   }
 
-  /// What is to be told of a buffer, as it is now; nil if that is nothing any more.
+  /// The event for a buffer's present state; nil if there is none any more.
   init?(_ event: LendingEvent) {
     let (buffer, id) = (event.buffer, event.buffer.id)
     switch event.news {

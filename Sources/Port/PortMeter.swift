@@ -1,10 +1,10 @@
 internal import Linux
 internal import SystemPackage
 
-/// Counts what is said on the port, and makes a guest wait that says too much.
+/// Counts the port's lines, and makes a guest wait that sends too many.
 final class PortMeter {
   private(set) var statistics = PortStatistics()
-  /// It need not wait any more.
+  /// Called when the wait is over.
   var whenOver: () -> Void = {}
   private let clock: () -> Instant
   private var bucket: TokenBucket
@@ -20,7 +20,7 @@ final class PortMeter {
     }
   }
 
-  /// Whether one more line may be looked at now; if not, `whenOver` says when.
+  /// Whether one more line may be read now; if not, `whenOver` follows.
   func mayTakeLine() -> Bool {
     if isWaiting { return false }
     guard let wait = bucket.wait(at: clock()) else { return true }

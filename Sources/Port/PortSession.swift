@@ -2,9 +2,9 @@ internal import Buffers
 internal import Lending
 internal import LendingProtocol
 
-/// What one agent does, from its hello on until the next one.
+/// One agent's session, from its hello until the next one.
 final class PortSession {
-  /// Tries to name a secret: nobody finds 32 random bytes with so few.
+  /// The most tries to name a secret, far too few to guess 32 random bytes.
   static let proofs = 8
 
   typealias Answer = (Result<PortReturn, PortError>) -> Void
@@ -16,14 +16,14 @@ final class PortSession {
   private let offers: OfferTable?
   private let offerFeed = OfferFeed(tellsUses: false)
   private var proofs = 0
-  /// The devices whose new epoch is still to be told.
+  /// The devices whose new epoch the agent has not been told yet.
   private var resets: Set<Int> = []
   private var isOver = false
 
   /// Ends the session before it.
   /// - Parameters:
-  ///   - offers: what the guest is offered, where it can have memory of the host.
-  ///   - whenNews: there is an event, where there was none.
+  ///   - offers: the offers to the guest, if it can have memory of the host.
+  ///   - whenNews: called when there is an event after there was none.
   init(
     _ registry: Registry, _ devices: [any PortDevice], _ offers: OfferTable?, whenNews: @escaping () -> Void
   ) {
@@ -36,7 +36,7 @@ final class PortSession {
     offers?.add(offerFeed)
   }
 
-  /// Nothing that waits is answered any more. What was lent is revoked.
+  /// Ends the session: waiting commands get no answer, and its buffers are revoked.
   func end() {
     if isOver { return }
     isOver = true
@@ -47,7 +47,7 @@ final class PortSession {
 
   // MARK: Commands
 
-  /// Does what the agent wants, and answers once, now or when a device's queue has been taken.
+  /// Executes a command, and answers once, now or after a device has taken its queue.
   func run(_ action: PortAction, _ answer: @escaping Answer) {
     switch action {
     case .hello: preconditionFailure("a hello begins another session")
@@ -82,23 +82,26 @@ final class PortSession {
 
   private func prove(_ secret: [UInt8], _ resource: UInt32, _ answer: @escaping Answer) {
     guard proofs < Self.proofs else {
-      return answer(.failure(PortError(.tooManyProofs, "a session has \(Self.proofs) tries")))
+      return answer(
+        .failure(
+          PortError(.tooManyProofs, "a session may try at most \(Self.proofs) proofs; begin another one")))
     }
     proofs += 1
     afterQueues(of: devices[...]) { session in
-      // All are looked into, however soon one is found.
+      // All resources are read, even after the right one is found, so that the time tells nothing.
       let found = session.devices.map { device in
         device.firstBytes(secret.count, of: resource).map { Self.areEqual($0, secret) } ?? false
       }
       guard let index = found.firstIndex(of: true) else {
         return answer(
-          .failure(PortError(.noSuchSecret, "resource \(resource) of no device begins with this secret")))
+          .failure(
+            PortError(.noSuchSecret, "no device has a resource \(resource) that begins with this secret")))
       }
       answer(.success(.device(index, epoch: session.devices[index].epoch)))
     }
   }
 
-  /// Takes the same time wherever they differ.
+  /// Compares in the same time, wherever they differ.
   private static func areEqual(_ one: [UInt8], _ other: [UInt8]) -> Bool {
     one.count == other.count && zip(one, other).reduce(UInt8(0)) { $0 | ($1.0 ^ $1.1) } == 0
   }
@@ -109,7 +112,9 @@ final class PortSession {
     guard devices.indices.contains(place.device) else {
       return answer(
         .failure(
-          PortError(.noSuchDevice, "there is no device \(place.device), only \(devices.count) from 0 on")))
+          PortError(
+            .noSuchDevice,
+            "there is no device \(place.device); the guest has \(devices.count), counted from 0")))
     }
     afterQueues(of: devices[place.device...place.device]) { session in
       answer(session.lend(request, place, session.owner(lender)))
@@ -135,7 +140,7 @@ final class PortSession {
     } catch { return .failure(PortError(error)) }
   }
 
-  /// Runs `body` when all these devices have taken what is in their queues now, unless the session is over by then.
+  /// Runs `body` when all these devices have taken the commands now in their queues, unless the session has ended by then.
   private func afterQueues(
     of waiting: ArraySlice<any PortDevice>, _ body: @escaping (PortSession) -> Void
   ) {
@@ -153,7 +158,7 @@ final class PortSession {
 
   func deviceWasReset(_ device: Int) { resets.insert(device) }
 
-  /// The next thing to tell; nil if there is none.
+  /// The next event; nil if there is none.
   func nextEvent() -> PortEvent? {
     if let device = resets.popFirst() { return .deviceReset(device, epoch: devices[device].epoch) }
     while let news = feed.next() {

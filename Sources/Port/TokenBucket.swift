@@ -1,9 +1,9 @@
 package import Linux
 
-/// How often something may happen: `burst` times at once, and `rate` times a second after that.
+/// Limits how often an event may happen: `burst` times at once, and `rate` times a second after that.
 package struct TokenBucket {
   private let interval, room: TimeSpan
-  /// What was taken is paid by the time until then.
+  /// The time at which all taken tokens are back.
   private var paid: Instant?
 
   package init(rate: Int, burst: Int) {
@@ -11,13 +11,13 @@ package struct TokenBucket {
     room = interval * Int64(burst)
   }
 
-  /// How long it takes until it may happen again; nil if it may now.
+  /// The time until the event may happen again; nil if it may now.
   package func wait(at now: Instant) -> TimeSpan? {
     guard let paid, paid > now else { return nil }
     let debt = paid - now + interval
     return debt > room ? debt - room : nil
   }
 
-  /// It happens.
+  /// Takes a token.
   package mutating func take(at now: Instant) { paid = max(paid ?? now, now) + interval }
 }

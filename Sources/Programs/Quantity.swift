@@ -4,7 +4,7 @@ package struct Quantity: CustomStringConvertible {
 
   package init(_ value: UInt64) { self.value = value }
 
-  /// Decimal digits, with K, M, G or T (of either case) for powers of 1024, or hexadecimal ones after `0x`.
+  /// Reads decimal digits, with K, M, G or T (in either case) for powers of 1024, or hexadecimal digits after `0x`.
   package static func parse(_ text: ArraySlice<UInt8>) -> UInt64? {
     var rest = text
     if rest.count > 2, rest[rest.startIndex] == UInt8(ascii: "0"),
@@ -55,7 +55,7 @@ package struct Quantity: CustomStringConvertible {
     }
   }
 
-  /// In the largest unit that leaves no fraction.
+  /// The number in the largest unit that leaves no fraction.
   package var description: String {
     for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
     where value > 0 && value & (1 << shift - 1) == 0 {

@@ -1,4 +1,4 @@
-/// What stands against what was asked for, in one line.
+/// An error of a program, in one line.
 package struct Trouble: Error, CustomStringConvertible {
   package let description: String
   package init(_ description: String) { self.description = description }

@@ -1,2 +1,2 @@
-/// Of both programs; the newest heading of the CHANGELOG has it.
+/// The version of the three programs, which is that of the newest heading of CHANGELOG.md.
 package let programVersion = "0.1.0"

@@ -8,11 +8,11 @@ package struct FlatRange: Equatable, Sendable {
   package let address: GuestAddress
   /// In bytes.
   package let length: UInt64
-  /// The guest cannot write there: RAM that is a copy of ROM for now, or ROM.
+  /// Whether the guest cannot write there: it is ROM, or RAM that is a copy of ROM for now.
   package let isReadOnly: Bool
   /// QEMU's name of the memory region.
   package let name: String
-  /// Of `address`, in the memory region.
+  /// The offset of `address` in the memory region.
   package let offset: UInt64
 
   /// A piece as the monitor names it.
@@ -22,18 +22,18 @@ package struct FlatRange: Equatable, Sendable {
   }
 }
 
-/// What the CPUs of a guest see as memory, in the order of addresses.
+/// The memory that a guest's CPUs see, in the order of addresses.
 package struct FlatView: Equatable, Sendable {
   /// Sorted by address.
   package let ranges: [FlatRange]
 
-  /// As the first CPU sees it, out of system management mode.
+  /// The view of the first CPU, outside of system management mode.
   package static let addressSpace = "cpu-memory-0"
 
   /// Reads the answer to `info mtree -f`: the flat view of `addressSpace`.
   ///
-  /// What is neither RAM nor ROM, such as a device's registers, is passed over.
-  /// - Throws: `unknownForm` with the line that was not understood, or with what was missing.
+  /// Skips ranges that are neither RAM nor ROM, such as a device's registers.
+  /// - Throws: `unknownForm` with the line that was not understood, or the missing part.
   package init(_ text: String, of addressSpace: String = FlatView.addressSpace) throws(QEMUError) {
     var ranges: [FlatRange] = []
     var (isWanted, isFound) = (false, false)
@@ -56,7 +56,7 @@ package struct FlatView: Equatable, Sendable {
   private static let writable: Set<Substring> = ["ram", "nv-ram", "ramd"]
   private static let readOnly: Set<Substring> = ["rom", "nv-rom", "romd"]
 
-  /// Nil for what is no memory.
+  /// Nil if the line is not memory.
   private static func range(_ line: Substring) throws(QEMUError) -> FlatRange? {
     // START-END (prio N, KIND): NAME[ @OFFSET][ ACCELERATOR]
     guard let open = line.firstIndex(of: "("), let close = line[open...].range(of: "): ") else {
@@ -75,7 +75,7 @@ package struct FlatView: Equatable, Sendable {
       offset: offset)
   }
 
-  /// A name may hold blanks and at signs itself, as `/rom@etc/acpi/tables` does.
+  /// A name may have blanks and at signs itself, such as `/rom@etc/acpi/tables`.
   private static func nameAndOffset(_ text: Substring) -> (String, UInt64) {
     var rest = text
     if rest.hasSuffix(" KVM") { rest = rest.dropLast(4) }

@@ -2,19 +2,19 @@ package import Guest
 package import Linux
 internal import SystemPackage
 
-/// Memory that a guest sees, and what it is made of.
+/// Memory that a guest sees, and the file behind it.
 package struct GuestBacking: Sendable {
-  /// What the memory is.
+  /// The kind of the memory.
   package enum Kind: Sendable {
-    /// A memfd, and under which number QEMU has it.
+    /// A memfd, with its descriptor number in QEMU.
     case memfd(Memfd, descriptor: CInt)
-    /// Some other file that QEMU has mapped.
+    /// Another file that QEMU has mapped.
     case file(path: String)
-    /// QEMU's own memory, which nobody else can be given.
+    /// QEMU's own memory, which cannot be passed to other processes.
     case anonymous
   }
 
-  /// QEMU's name of it, most often the id of its memory backend.
+  /// QEMU's name for it, usually the id of its memory backend.
   package let name: String
   /// What it is made of.
   package let kind: Kind
@@ -26,17 +26,17 @@ package struct GuestBacking: Sendable {
   package var memfd: Memfd? { if case .memfd(let memfd, _) = kind { memfd } else { nil } }
 }
 
-/// A piece of the guest-physical address space, and where it is kept.
+/// A piece of the guest-physical address space, and its place in the memory behind it.
 package struct LayoutPart: Equatable, Sendable {
   /// The first address.
   package let address: GuestAddress
   /// In bytes.
   package let length: UInt64
-  /// The guest cannot write there.
+  /// Whether the guest cannot write there.
   package let isReadOnly: Bool
-  /// The place of its memory in `GuestLayout.backings`.
+  /// The index of its memory in `GuestLayout.backings`.
   package let backing: Int
-  /// Of `address`, in the memfd or the file.
+  /// The offset of `address` in the memfd or the file.
   package let offset: UInt64
 
   /// A piece of the memory `backing`.
@@ -50,22 +50,22 @@ package struct LayoutPart: Equatable, Sendable {
   package var last: GuestAddress { GuestAddress(address.rawValue + (length - 1)) }
 }
 
-/// Where the memory of a guest is: which part of which memfd stands at which guest-physical address.
+/// The layout of a guest's memory: which part of which memfd is at which guest-physical address.
 package struct GuestLayout: Sendable {
-  /// The memories that the parts are of.
+  /// The memories of the parts.
   package let backings: [GuestBacking]
-  /// Sorted by address. What lies between two parts is no memory.
+  /// Sorted by address. Between two parts there is no memory.
   package let parts: [LayoutPart]
-  /// How it is known.
+  /// The source of this knowledge.
   package let source: Source
 
-  /// How a layout came to be known.
+  /// The source of a layout.
   package enum Source: String, Sendable {
-    /// QEMU's monitor said it, and the process's memory map agrees.
+    /// QEMU's monitor, with which the process's memory map agrees.
     case monitor
-    /// It follows from the command line.
+    /// QEMU's command line.
     case commandLine
-    /// Somebody wrote it down.
+    /// A file or an option of the user.
     case text
   }
 
@@ -76,7 +76,7 @@ package struct GuestLayout: Sendable {
     self.source = source
   }
 
-  /// The table with which addresses are resolved: of those parts that are in memfds.
+  /// The table that resolves addresses, of the parts that are in memfds.
   package func memory() throws(QEMUError) -> GuestMemory {
     do throws(GuestMemoryError) {
       var regions: [MemoryRegion] = []
@@ -92,13 +92,13 @@ package struct GuestLayout: Sendable {
     } catch { throw .memory(error) }
   }
 
-  /// The parts, those joined that follow each other in the address space and in their memory.
+  /// The parts, joined if they follow each other in the address space and in their memory.
   package var joined: [LayoutPart] {
     var result: [LayoutPart] = []
     for part in parts {
       if let before = result.last, before.backing == part.backing,
         before.length == part.address.rawValue - before.address.rawValue,
-        // Offsets in memory without a file, and lengths, are what a monitor says.
+        // A monitor gives the lengths, and the offsets in memory without a file.
         case (let end, let isPastEnd) = before.offset.addingReportingOverflow(before.length), !isPastEnd,
         end == part.offset,
         case (let length, let isTooLong) = before.length.addingReportingOverflow(part.length), !isTooLong
@@ -113,7 +113,7 @@ package struct GuestLayout: Sendable {
     return result
   }
 
-  /// What is at an address that no memfd is at, for an error: a hole and its bounds, or memory that cannot be lent.
+  /// The text of an error for an address without a memfd: a hole and its bounds, or memory that cannot be lent.
   package func absence(at address: GuestAddress) -> String {
     if let part = parts.last(where: { $0.address <= address }), address <= part.last {
       let backing = backings[part.backing]

@@ -2,8 +2,8 @@ internal import Guest
 internal import Linux
 internal import SystemPackage
 
-/// How QEMU lays out a machine's RAM: the first part from address 0, with the VGA window in it, the rest from 4 GiB on, or
-/// from 1 TiB on where the processor is AMD's and the RAM would reach the addresses of HyperTransport.
+/// QEMU's layout of a machine's RAM: the first part from address 0, with the VGA window in it, the rest from 4 GiB on. With
+/// an AMD processor the rest is from 1 TiB on, if it would otherwise reach the addresses of HyperTransport.
 package struct MachineShape: Equatable, Sendable {
   /// QEMU's machines for PCs.
   package enum Machine: String, CaseIterable, Sendable { case q35, pc }
@@ -11,16 +11,16 @@ package struct MachineShape: Equatable, Sendable {
   package let machine: Machine
   /// In bytes.
   package let memory: UInt64
-  /// The guest's processor is one of AMD's.
+  /// Whether the guest's processor is AMD's.
   package let isAMD: Bool
 
-  /// A machine with so many bytes of RAM.
+  /// A machine with this many bytes of RAM.
   package init(_ machine: Machine, memory: UInt64, isAMD: Bool = false) {
     (self.machine, self.memory, self.isAMD) = (machine, memory, isAMD)
   }
 
   fileprivate static let fourGiB: UInt64 = 1 << 32
-  /// The memory of a VGA card, above RAM that nobody sees there.
+  /// The memory of a VGA card, which hides the RAM at these addresses.
   private static let window: Range<UInt64> = 0xa0000..<0xc0000
   /// AMD's processors have HyperTransport from here to 1 TiB (QEMU: AMD_HT_START).
   private static let hyperTransport: UInt64 = 0xfd_0000_0000
@@ -60,10 +60,10 @@ package struct MachineShape: Equatable, Sendable {
 }
 
 extension RunningQEMU {
-  /// The layout of a guest without a monitor, where the command line leaves only one.
+  /// The layout of a guest without a monitor, if the command line leaves only one.
   ///
-  /// What devices and the firmware may cover is left out: video memory and ROMs from 640 KiB to 1 MiB, and up to
-  /// 16 MiB for system management below the end of low RAM.
+  /// It leaves out the addresses that devices and the firmware may cover: video memory and ROMs from 640 KiB to 1 MiB, and
+  /// up to 16 MiB for system management below the end of low RAM.
   func provenLayout() throws(QEMUError) -> GuestLayout {
     func unproven(_ why: String) -> QEMUError { .unproven(process.pid, why) }
     let (arguments, files): ([String], [OpenFile])
@@ -77,7 +77,7 @@ extension RunningQEMU {
     case .failure(let reason): throw unproven(reason.why)
     }
     if shape.dependsOnProcessor {
-      throw unproven("where so much RAM stands depends on the processor, which may be one of AMD's")
+      throw unproven("the place of so much RAM depends on the processor, which may be AMD's")
     }
     let backends = files.filter { $0.target.hasPrefix("/memfd:memory-backend-memfd") }
     guard backends.count == 1, let file = backends.first else {
@@ -86,7 +86,7 @@ extension RunningQEMU {
     let fd: FD
     do throws(ProcessError) { fd = try process.descriptor(file.number) } catch { throw .process(error) }
     guard let memfd = try? Memfd(adopting: fd), memfd.status.size == shape.memory else {
-      throw unproven("its memfd has not the size of its RAM, \(shape.memory) bytes")
+      throw unproven("the size of its memfd is not that of its RAM, \(shape.memory) bytes")
     }
     let hole: Range<UInt64> = 0xa0000..<0x100000
     let parts = [

@@ -2,7 +2,7 @@ internal import Guest
 internal import Linux
 internal import SystemPackage
 
-/// What QEMU's command line says about monitors and memory.
+/// The monitors and the memory on QEMU's command line.
 struct QEMUCommandLine {
   /// Each option with its value; options without one have none.
   private let options: [(name: String, value: String)]
@@ -44,10 +44,10 @@ struct QEMUCommandLine {
     return paths.map { FilePath($0) }
   }
 
-  /// Why a command line does not say where memory is.
+  /// Why a command line does not prove the layout of memory.
   struct Doubt: Error { let why: String }
 
-  /// What may be said of a machine without another layout for its RAM.
+  /// The properties of a machine that do not change the layout of its RAM.
   private static let harmless: Set = [
     "type", "accel", "memory-backend", "usb", "vmport", "hpet", "pit", "smm", "acpi", "graphics", "mem-merge",
     "dump-guest-core", "kernel-irqchip", "kernel_irqchip", "i8042", "hmat",

@@ -2,7 +2,7 @@ internal import FoundationEssentials
 package import Linux
 package import SystemPackage
 
-/// What is asked of a running QEMU.
+/// The questions to a running QEMU.
 package protocol QEMUMonitor {
   /// Runs a command of the human monitor, and returns what it prints.
   func monitor(_ command: String) throws(QEMUError) -> String
@@ -10,41 +10,41 @@ package protocol QEMUMonitor {
   func version() throws(QEMUError) -> String
 }
 
-/// A connection to QEMU's monitor, in the QEMU Machine Protocol: one JSON object in a line, asked and answered by
-/// turns. Events that come in between are passed over.
+/// A connection to QEMU's monitor, in the QEMU Machine Protocol: each line is a JSON object, and questions and answers
+/// alternate. Events in between are skipped.
 package final class QMPClient: QEMUMonitor {
   private let socket: UnixSocket
   private let path: FilePath
   private var received: [UInt8] = []
   private var asked = 0
   private let patience: TimeSpan
-  /// When it has had time enough for all of its answers.
+  /// The deadline for all answers together.
   private let end: Instant
 
-  /// How long an answer may be, in bytes.
+  /// The longest answer in bytes.
   private static let maximumAnswer = 64 << 20
 
   /// Connects and negotiates.
   ///
   /// - Parameters:
-  ///   - patience: how long QEMU may take for each answer.
-  ///   - end: no answer is waited for longer than until then.
-  /// - Throws: `busy` when nobody greets, as when QEMU serves another client there.
+  ///   - patience: the longest wait for each answer.
+  ///   - end: the deadline for all answers.
+  /// - Throws: `busy` if no greeting comes, as when QEMU serves another client there.
   package init(
     _ path: FilePath, patience: TimeSpan = .seconds(5), until end: Instant = .never
   ) throws(QEMUError) {
     (self.path, self.patience, self.end) = (path, patience, end)
     do throws(Errno) { socket = try UnixSocket.connect(path) } catch {
-      // Others wait there already, or have waited: a place in its queue is free when QEMU looks at it.
+      // The queue is full of other clients. A place is free when QEMU next accepts.
       throw error == .timedOut ? .busy(path) : .noMonitor(path, error)
     }
-    // Requests are small: whoever lets them fill the socket is no QEMU, and is not waited for.
+    // Requests are small. A peer that lets them fill the socket is not QEMU, and is not waited for.
     do throws(Errno) { try socket.fd.setNonblocking() } catch { throw .monitor(path, "\(error)") }
     guard let greeting = try line(), Self.decode(Greeting.self, greeting) != nil else { throw .busy(path) }
     let _: Nothing = try execute("qmp_capabilities")
   }
 
-  /// The process at the other end: QEMU, or whoever made the socket for it.
+  /// The process at the other end: QEMU, or the process that made the socket for it.
   package var peer: Int32? { try? socket.peerProcess() }
 
   /// QEMU's version, such as `10.0.2`.
@@ -138,6 +138,6 @@ package final class QMPClient: QEMUMonitor {
     let qemu: Numbers
   }
 
-  /// Any object; nothing of it is looked at.
+  /// Any object; its fields are ignored.
   struct Nothing: Decodable {}
 }

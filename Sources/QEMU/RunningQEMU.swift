@@ -8,11 +8,11 @@ package final class RunningQEMU {
   package let process: RunningProcess
   /// Nil if only the process is known.
   package let monitor: (any QEMUMonitor)?
-  /// Where the monitor is; nil without one.
+  /// The path of the monitor; nil without one.
   package let monitorPath: FilePath?
 
-  /// Through its monitor.
-  /// - Parameter pid: QEMU itself, where somebody else, such as libvirtd, made the monitor's socket.
+  /// Finds it by its monitor.
+  /// - Parameter pid: QEMU itself, if another process, such as libvirtd, made the monitor's socket.
   package init(monitor path: FilePath, pid: Int32? = nil) throws(QEMUError) {
     let monitor = try QMPClient(path)
     guard let pid = pid ?? monitor.peer else { throw .noProcess(path) }
@@ -20,18 +20,17 @@ package final class RunningQEMU {
     (self.monitor, monitorPath) = (monitor, path)
   }
 
-  /// Through somebody who has its monitor.
-  /// - Parameter path: what errors call the monitor.
+  /// Finds it through a program that has its monitor, such as libvirt.
+  /// - Parameter path: the monitor's name in errors.
   package init(monitor: any QEMUMonitor, named path: FilePath, pid: Int32) throws(QEMUError) {
     do throws(ProcessError) { process = try RunningProcess(pid) } catch { throw .process(error) }
     (self.monitor, monitorPath) = (monitor, path)
   }
 
-  /// Through the monitor that its command line names, or without any.
+  /// Finds it by its process, with a monitor that its command line names, or without any.
   ///
-  /// - Parameter patience: how long all that is asked of its monitors may take, now and later; nil: as long as it
-  ///   takes.
-  /// - Throws: `tooManyMonitors` where none of those that are tried is its own: any process can call itself QEMU.
+  /// - Parameter patience: the time for all questions to its monitors, now and later; nil: without limit.
+  /// - Throws: `tooManyMonitors` if none of the tried ones is its own, because any process can call itself QEMU.
   package init(pid: Int32, patience: TimeSpan? = nil) throws(QEMUError) {
     let end = patience.map { .now + $0 } ?? Instant.never
     let arguments: [String]
@@ -49,7 +48,7 @@ package final class RunningQEMU {
       }
       do throws(QEMUError) {
         let client = try QMPClient(path, patience: Self.shortPatience, until: end)
-        // A socket of that name may be somebody else's by now.
+        // The socket of that name may belong to another process by now.
         if client.peer == pid { found = (client, path) }
       } catch { failure = failure ?? error }
     }
@@ -60,17 +59,17 @@ package final class RunningQEMU {
     (monitor, monitorPath) = (found?.0, found?.1)
   }
 
-  /// How long a monitor that was only found may take to greet.
+  /// How long a monitor from the command line may take to greet.
   private static let shortPatience = TimeSpan.seconds(2)
-  /// So many of them are tried.
+  /// At most this many of them are tried.
   static let mostMonitors = 4
 
-  /// Where the guest's memory is, and that in memfds opened.
+  /// Finds the layout of the guest's memory, and opens its memfds.
   ///
-  /// - Throws: `unproven` where there is no monitor and more than one layout would be possible.
+  /// - Throws: `unproven` if there is no monitor and more than one layout is possible.
   package func layout() throws(QEMUError) -> GuestLayout {
     guard let monitor else { return try provenLayout() }
-    // PAM registers and hotplug change the view at any time: it must be the same before and after.
+    // PAM registers and hotplug can change the view at any time, so it must be the same before and after.
     var view = try FlatView(try monitor.monitor("info mtree -f"))
     for _ in 0..<5 {
       let layout = try attempt(view, monitor)
@@ -87,7 +86,7 @@ package final class RunningQEMU {
     return try RAMBlock.list(try monitor.monitor("info ramblock"))
   }
 
-  /// Nil if the view was not true any more.
+  /// Nil if the view has changed.
   private func attempt(_ view: FlatView, _ monitor: any QEMUMonitor) throws(QEMUError) -> GuestLayout? {
     var places: [UInt64] = []
     for range in view.ranges {
@@ -128,7 +127,7 @@ package final class RunningQEMU {
     else { return .file(path: path) }
     let fd: FD
     do throws(ProcessError) { fd = try process.descriptor(number) } catch { throw .process(error) }
-    // It may have been closed, and its number given to something else, since it was looked for.
+    // Since it was looked for, QEMU may have closed it, and given its number to another file.
     guard let memfd = try? Memfd(adopting: fd), (memfd.status.device, memfd.status.inode) == (device, inode)
     else {
       throw .changing
@@ -136,7 +135,7 @@ package final class RunningQEMU {
     return .memfd(memfd, descriptor: number)
   }
 
-  /// Where QEMU has the memory of a guest-physical address; nil if that is no memory.
+  /// QEMU's address for a guest-physical address; nil if there is no memory.
   private func hostAddress(_ address: GuestAddress, _ monitor: any QEMUMonitor) throws(QEMUError) -> UInt64? {
     // Host virtual address for 0x0 (pc.ram) is 0x7f1587fff000
     let answer = try monitor.monitor("gpa2hva \(address)").filter { !$0.isNewline }
@@ -148,7 +147,7 @@ package final class RunningQEMU {
   }
 }
 
-/// What a process has mapped, and which files it has open.
+/// The mappings and the open files of a process.
 struct ProcessMemory {
   let files: [OpenFile]
   private let mappings: [ProcessMapping]
@@ -156,10 +155,10 @@ struct ProcessMemory {
   struct Place {
     enum File: Hashable {
       case file(device: UInt64, inode: UInt64, path: String)
-      /// No file, but memory of this name.
+      /// Memory without a file, by its name.
       case none(String)
     }
-    /// Nil for memory of the process's own.
+    /// Nil for the process's own memory.
     let file: File?
     let offset: UInt64
   }
@@ -169,7 +168,7 @@ struct ProcessMemory {
     mappings = try process.mappings()
   }
 
-  /// Which part of which file is mapped at an address; nil if not all of it is mapped, and in one piece.
+  /// The part of a file that is mapped at an address; nil unless all of it is mapped in one piece.
   func place(of address: UInt64, length: UInt64) -> Place? {
     let (end, overflow) = address.addingReportingOverflow(length)
     guard !overflow, var index = mappings.firstIndex(where: { $0.start <= address && address < $0.end })
@@ -177,7 +176,7 @@ struct ProcessMemory {
       return nil
     }
     let first = mappings[index]
-    // Where QEMU gives advice about a part, or binds it to a node, the kernel lists it in pieces.
+    // If QEMU gives advice about a part, or binds it to a node, the kernel lists the mapping in pieces.
     while mappings[index].end < end {
       let (before, next) = (mappings[index], index + 1)
       guard next < mappings.count, mappings[next].start == before.end, mappings[next].inode == first.inode,

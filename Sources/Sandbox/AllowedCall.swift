@@ -2,13 +2,13 @@ internal import CLinux
 internal import CUdmabuf
 internal import Glibc
 
-/// What an argument of a system call must be: its bits under `mask` are those of `value`.
+/// A condition on an argument of a system call: its bits under `mask` are those of `value`.
 struct ArgumentTest: Sendable {
   let argument: UInt32
   let mask: UInt64
   let value: UInt64
 
-  /// The argument is this 32-bit number: what the kernel reads of a command, a request or a set of flags.
+  /// The argument is this 32-bit number. The kernel reads no more of a command, a request or a set of flags.
   static func argument(_ index: UInt32, is value: some BinaryInteger) -> ArgumentTest {
     argument(index, under: 0xffff_ffff, is: value)
   }
@@ -20,12 +20,12 @@ struct ArgumentTest: Sendable {
   }
 }
 
-/// A system call that the sandbox lets through, and what for.
+/// A system call that the sandbox allows, and its purpose.
 struct AllowedCall: Sendable {
-  /// The names that the call has on the architectures that we know; each has one of them at least.
+  /// The call's names on the known architectures, each of which has at least one of them.
   let names: [String]
   let phases: [Sandbox.Phase]
-  /// One of these must hold, which is when all of its tests do. Empty: any arguments.
+  /// All conditions of one of these lists must hold. Empty: any arguments.
   let conditions: [[ArgumentTest]]
   let reason: String
 
@@ -36,9 +36,9 @@ struct AllowedCall: Sendable {
     (self.names, self.phases, self.conditions, self.reason) = (names, phases, conditions, reason)
   }
 
-  /// Everything that is ever allowed; what is not here is denied.
+  /// All calls that are ever allowed; any other is denied.
   ///
-  /// Descriptors are not compared: what is open has been opened by us or sent by QEMU.
+  /// Descriptors are not compared, because only this process or QEMU can have made them.
   static let all: [AllowedCall] = [
     AllowedCall(
       "accept4", in: [.waiting, .offering], for: "taking QEMU's connection, and those to the control socket"),
@@ -119,9 +119,9 @@ struct AllowedCall: Sendable {
     AllowedCall("exit_group", for: "the end"),
   ]
 
-  /// The calls of DRM that `KMS` makes, most of them through libdrm, by their number under DRM's letter, which is what
-  /// the kernel goes by. Not among them: what opens the buffers and framebuffers of other programs (GEM_OPEN, GETFB,
-  /// GETFB2), names ours for them (GEM_FLINK), or lends the screens (leases).
+  /// The calls of DRM that `KMS` makes, most of them through libdrm, by their number under DRM's letter, as in the kernel.
+  /// Left out are calls that open the buffers and framebuffers of other programs (GEM_OPEN, GETFB, GETFB2), name ours for
+  /// them (GEM_FLINK), or lend the screens (leases).
   private static let drm: [(number: UInt32, name: StaticString)] = [
     (0x00, "VERSION"), (0x09, "GEM_CLOSE"), (0x0c, "GET_CAP"), (0x0d, "SET_CLIENT_CAP"),
     // Whether this process is master.

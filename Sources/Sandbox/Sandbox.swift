@@ -4,36 +4,37 @@ internal import Glibc
 internal import Linux
 package import SystemPackage
 
-/// Confines this process to what its loop does, so that somebody who takes it over from within a guest gets
-/// nothing that it has not already: no file, no program, no connection, no privilege.
+/// Confines this process to the calls of its loop. An attacker who takes it over from a guest gets nothing new: no file,
+/// no program, no connection, no privilege.
 ///
-/// It does not take back what the process holds. Above all a dma-buf remains a capability to read and write
-/// its pages, for whoever holds it.
+/// It does not take away what the process already holds. Above all, a dma-buf remains a capability to read and write its
+/// pages.
 ///
-/// There must be one thread only: none of this reaches others.
+/// The process must have only one thread, because the sandbox does not reach others.
 package struct Sandbox {
-  /// Each allows less than the one before it.
+  /// Each phase allows less than the one before.
   package enum Phase: CaseIterable, Sendable {
-    /// A socket waits for its connection: that one may be accepted, and the socket's file removed.
+    /// A socket waits for its connection. The connection may be accepted, and the socket's file removed.
     case waiting
-    /// Connected, and others may still connect: to a control socket, or as the next front end.
+    /// Connected. Others may still connect: to a control socket, or as the next front end.
     case offering
-    /// Connected. Nothing new is opened, but what the peer sends and buffers of memory.
+    /// Connected. Only descriptors from the peer and memory for buffers are new.
     case serving
   }
 
-  /// Gives up, for good, privileges, capabilities and core files. What needs them has been opened before.
+  /// Gives up privileges, capabilities and core files for good. Everything that needs them was opened before.
   ///
   /// From now on the process ends with status 1 and a line on standard error when a phase denies a system
   /// call, and a crash ends it without a backtrace, which would be the work of another program.
   /// - Parameters:
-  ///   - program: what the line begins with.
-  ///   - remedy: what it ends with: how the program runs without a sandbox.
+  ///   - program: the beginning of the line.
+  ///   - remedy: its end: how the program runs without a sandbox.
   package init(program: String, remedy: String) throws(SandboxError) {
-    // A filter sees no addresses, so that nothing else would keep these from sending to any socket.
+    // A filter cannot see addresses, so it could not keep these from sending to any socket.
     if let number = unboundSockets().first {
       throw SandboxError(
-        step: "descriptor \(number), which was inherited, is a socket that can send to any other",
+        step:
+          "the inherited descriptor \(number) is a socket that can send to any other socket; do not pass it",
         error: .notPermitted)
     }
     try step("dropping its capabilities") { () throws(Errno) in try dropCapabilities() }
@@ -45,7 +46,7 @@ package struct Sandbox {
     try step("watching for denied calls") { () throws(Errno) in try exitOnDeniedCall(program, remedy) }
   }
 
-  /// Allows from now on what `phase` needs, and traps the rest. There is no way back.
+  /// From now on allows only the calls that `phase` needs, and traps the rest. There is no way back.
   /// The corresponding system call is `seccomp` with `SECCOMP_SET_MODE_FILTER`.
   package func enter(_ phase: Phase) throws(SandboxError) {
     guard let filter = unsafe seccomp_init(SCMP_ACT_TRAP) else {
@@ -69,7 +70,7 @@ package struct Sandbox {
 
 /// Why the sandbox cannot be entered.
 package struct SandboxError: Error, CustomStringConvertible {
-  /// What was being done.
+  /// The step that failed.
   package let step: String
   package let error: Errno
 

@@ -1,9 +1,9 @@
-/// Where a copy of a picture goes: memory of a sink that it can show on one scanout, and how it lies there.
+/// The memory for a copy of a picture, which a sink can show on one scanout, and its layout.
 package struct Canvas {
   package let memory: any ShadowMemory
-  /// Of all of it. It may be larger than the picture, as a mode of the screen is, and of another format.
+  /// The layout of the whole canvas. It may be larger than the picture, such as a mode of the screen, and have another format.
   package let layout: FrameLayout
-  /// Where the picture's first pixel goes, and how much of the picture there is room for.
+  /// The place of the picture's first pixel, and the size of the part that fits.
   package let area: Rectangle
 
   package init(memory: any ShadowMemory, layout: FrameLayout, area: Rectangle) {

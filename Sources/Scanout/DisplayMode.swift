@@ -45,7 +45,7 @@ package struct DisplayMode: Hashable, Sendable, CustomStringConvertible {
       hsyncPositive: true, vsyncPositive: false)
   }
 
-  /// CVT 1.1, table 3-2: the width of the vertical sync says the aspect ratio.
+  /// CVT 1.1, table 3-2: the width of the vertical sync encodes the aspect ratio.
   private static func verticalSync(width: UInt32, height: UInt32) -> Int {
     switch true {
     case width * 3 == height * 4: 4

@@ -1,7 +1,6 @@
 package import Linux
 
-/// A pixel format, named by the four characters that DRM gives it. The corresponding C constants are
-/// `DRM_FORMAT_*`.
+/// A pixel format by its four characters in DRM. The corresponding C constants are `DRM_FORMAT_*`.
 package struct FourCC: Hashable, Sendable, CustomStringConvertible {
   package let rawValue: UInt32
   package init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -18,8 +17,8 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
   /// Bytes blue, green, red, alpha.
   package static let argb8888 = FourCC("AR24")
 
-  // The formats of virtio-gpu beside these two (virtio 1.3, 5.7.6.8), named as DRM names them: from the
-  // highest bits of a little-endian word to the lowest.
+  // The other formats of virtio-gpu (virtio 1.3, 5.7.6.8) with DRM's names, which go from the highest bits of a
+  // little-endian word to the lowest.
   package static let bgra8888 = FourCC("BA24")
   package static let bgrx8888 = FourCC("BX24")
   package static let abgr8888 = FourCC("AB24")
@@ -38,7 +37,7 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The same bytes with a meaning for the one that is unused.
+  /// The same bytes with a meaning for the unused one.
   package var withAlpha: FourCC {
     switch self {
     case .xrgb8888: .argb8888
@@ -58,7 +57,7 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// What the bytes of a pixel are, the first one in memory first: blue, green, red, alpha, or unused.
+  /// The bytes of a pixel in the order of memory: blue, green, red, alpha, or unused.
   private var channels: [Character]? {
     switch self {
     case .argb8888: ["B", "G", "R", "A"]
@@ -73,10 +72,10 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// How a pixel of this format becomes one of another format; nil if one of them is not of 32 bits.
+  /// The conversion of a pixel to another format; nil if one of the two formats does not have 32 bits.
   package func shuffle(to other: FourCC) -> PixelShuffle? {
     guard let from = channels, let to = other.channels else { return nil }
-    // Each format has one byte that is no colour.
+    // Each format has one byte that is not a colour.
     let spare = UInt8(from.firstIndex { $0 == "A" || $0 == "X" }!)
     var (order, set): ([UInt8], UInt32) = ([], 0)
     for (place, channel) in to.enumerated() {
@@ -87,7 +86,7 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
   }
 
   package var description: String {
-    // It goes out with each frame: four characters need no memory of their own.
+    // The text goes out with each frame, so it must not allocate; four characters fit.
     var text = ""
     for place: UInt32 in 0..<4 {
       text.unicodeScalars.append(Unicode.Scalar(UInt8(truncatingIfNeeded: rawValue >> (8 * place))))

@@ -1,13 +1,12 @@
-/// Memory and how an image lies in it, with a count of those who use its pages right now.
+/// An image in memory with its layout, and the number of present users of its pages.
 ///
-/// A sink that shows a frame, or is about to, holds a use. The pages may go back to the guest when there is
-/// no use left.
+/// A sink that shows a frame, or is about to show it, holds a use. The pages may go back to the guest when no use is left.
 package final class Frame {
-  /// Differs among all frames of this process.
+  /// Unique among all frames of this process.
   package let id: UInt64
   package let memory: FrameMemory
   package let layout: FrameLayout
-  /// How many hold it now.
+  /// The number of uses now.
   package private(set) var uses = 0
   /// Runs each time that the last use ends.
   package var whenIdle: (() -> Void)?

@@ -1,15 +1,15 @@
 internal import Linux
 
-/// How an image lies in a dma-buf.
+/// The layout of an image in a dma-buf.
 package struct FrameLayout: Hashable, Sendable, CustomStringConvertible {
   /// In pixels.
   package var width, height: UInt32
   package var format: FourCC
   /// Bytes from one row to the next.
   package var stride: UInt32
-  /// Where the first pixel stands, in bytes.
+  /// The offset of the first pixel in bytes.
   package var offset: UInt32
-  /// The corresponding C constants are `DRM_FORMAT_MOD_*`; 0 is linear, rows of pixels as one expects.
+  /// The arrangement of pixels: 0 is linear, plain rows. The corresponding C constants are `DRM_FORMAT_MOD_*`.
   package var modifier: UInt64
 
   package init(
@@ -21,7 +21,7 @@ package struct FrameLayout: Hashable, Sendable, CustomStringConvertible {
 
   package var bounds: Rectangle { Rectangle(x: 0, y: 0, width: width, height: height) }
 
-  /// Where the last pixel ends, in bytes; nil if the format is not known.
+  /// The end of the last pixel in bytes; nil if the format is unknown.
   package var end: UInt64? {
     guard let pixel = format.bytesPerPixel, height > 0 else { return nil }
     return UInt64(offset) + UInt64(stride) * UInt64(height - 1) + UInt64(width) * pixel

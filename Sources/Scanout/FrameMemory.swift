@@ -2,7 +2,7 @@ internal import Linux
 package import SystemPackage
 package import Udmabuf
 
-/// What holds a frame's pixels.
+/// The memory of a frame's pixels.
 package enum FrameMemory {
   /// The guest's own pages.
   case lent(DMABuf)
@@ -10,22 +10,22 @@ package enum FrameMemory {
   case shadow(any ShadowMemory)
 }
 
-/// Memory that a sink allocated in the way it likes, for pixels that this process writes. It is freed with the
-/// last reference. A frame of it can be shown by that sink alone.
+/// Memory that a sink allocated, for pixels that this process writes. It is freed with the last reference. Only that sink
+/// can show a frame of it.
 package protocol ShadowMemory: AnyObject {
   var mapping: Mapping { get }
 
-  /// Another process can import it, not only map it.
+  /// Whether another process can import it, and not only map it.
   var isDMABuf: Bool { get }
 
   /// A descriptor of the memory for another process, which the caller owns.
   func descriptor() throws(Errno) -> FD
 
-  /// All descriptors that it holds have numbers below `bound`.
+  /// Whether all its descriptors have numbers below `bound`.
   func isBelow(_ bound: Int) -> Bool
 }
 
-/// Shadow memory for whoever has no wishes: a memfd, sealed so that it can be mapped by others too.
+/// Shadow memory for sinks without special needs: a memfd, sealed so that others can map it too.
 package final class MemfdShadow: ShadowMemory {
   package let memfd: Memfd
   package let mapping: Mapping
@@ -40,7 +40,7 @@ package final class MemfdShadow: ShadowMemory {
 
   private init(_ memfd: Memfd, _ mapping: Mapping) { (self.memfd, self.mapping) = (memfd, mapping) }
 
-  /// A canvas of exactly the picture's size, its rows close together.
+  /// A canvas of exactly the picture's size, without gaps between rows.
   /// - Throws: `other` when the host has no memory left.
   package static func canvas(
     width: UInt32, height: UInt32, format: FourCC

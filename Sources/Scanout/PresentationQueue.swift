@@ -1,35 +1,34 @@
-/// The presentations of one scanout: at most one is shown, one is on its way, and one waits, which the next
-/// one replaces. Holds a use of each frame in it, so that the one on screen stays until its successor is
-/// shown.
+/// The presentations of one scanout. At most one is shown, one is on its way, and one waits, which the next one replaces.
+/// The queue holds a use of each frame in it, so that the frame on screen stays until its successor is shown.
 ///
-/// A use ends when the queue's own state is settled, so `Frame.whenIdle` may call whoever owns the queue.
+/// A use ends only after the queue's state is settled, so `Frame.whenIdle` may call the queue's owner.
 package final class PresentationQueue {
   package enum Step {
     case present(Presentation)
     case turnOff
   }
 
-  /// Where a frame stood that was taken out.
+  /// The place of a frame that was taken out.
   package struct Removal {
     package fileprivate(set) var wasShown = false
     package fileprivate(set) var inFlight: Presentation?
     package fileprivate(set) var waiting: Presentation?
   }
 
-  /// What is on the screen now.
+  /// The presentation on the screen.
   package private(set) var shown: Presentation?
   private var inFlight: Step?
   private var waiting: Step?
-  /// Is told the sequence number of each presentation that leaves the queue because of what came after it.
+  /// Called with the sequence number of each presentation that a later step replaces.
   package var whenReplaced: ((UInt64) -> Void)?
 
   package init() {}
 
-  /// Something was handed to the display and has not been confirmed.
+  /// Whether the display has a step that it has not confirmed.
   package var isBusy: Bool { inFlight != nil }
 
-  /// Takes a step in turn.
-  /// - Returns: true if it is this caller's to start now: ask `current`.
+  /// Adds a step.
+  /// - Returns: true if the caller must start it now; it is `current`.
   package func submit(_ step: Step) -> Bool {
     var step = step
     if case .present(var presentation) = step {
@@ -39,7 +38,7 @@ package final class PresentationQueue {
       {
         if waiting != nil { presentation.damage = presentation.damage.union(last.damage) }
       } else {
-        // Damage is what changed within one frame; another frame is new as a whole.
+        // Damage counts within one frame; another frame is new as a whole.
         presentation.damage = presentation.source
       }
       step = .present(presentation)
@@ -54,11 +53,11 @@ package final class PresentationQueue {
     return false
   }
 
-  /// The step that was handed, or is to be handed, to the display.
+  /// The step that the display has, or must get now.
   package var current: Step? { inFlight }
 
-  /// The display confirmed the current step. The frame that was shown before is let go.
-  /// - Returns: true if another step is `current` now, to be started.
+  /// The display confirmed the current step. The use of the frame before ends.
+  /// - Returns: true if another step is now `current`, which the caller must start.
   package func completed() -> Bool {
     let before = shown
     switch inFlight {
@@ -72,8 +71,8 @@ package final class PresentationQueue {
     return hasNext
   }
 
-  /// The display refused the current step; what was shown stays.
-  /// - Returns: true if another step is `current` now, to be started.
+  /// The display refused the current step, and goes on showing the frame before.
+  /// - Returns: true if another step is now `current`, which the caller must start.
   package func failed() -> Bool {
     let refused = inFlight
     advance()
@@ -83,11 +82,11 @@ package final class PresentationQueue {
     return hasNext
   }
 
-  /// Takes a frame out, wherever it stands; whoever calls has cut it off. One that was on its way leaves the
-  /// display dark, and the step that waited behind it is `current` then, to be started.
+  /// Takes a frame out of every place, after the caller has cut it off. If it was on its way, the display goes dark, and
+  /// the step behind it becomes `current`, which the caller must start.
   ///
-  /// - Parameter isStarted: the display has taken the current step on. One that it has not leaves what is shown
-  ///   as it is.
+  /// - Parameter isStarted: whether the display has taken the current step. Otherwise the display goes on showing the frame
+  ///   before.
   package func remove(_ frame: Frame, isStarted: Bool = true) -> Removal {
     var removal = Removal()
     var ended: [Step?] = []
@@ -111,7 +110,7 @@ package final class PresentationQueue {
     return removal
   }
 
-  /// Lets go of everything, as when the display is given up. What was not shown yet counts as replaced.
+  /// Lets go of everything, as when the display is given up. Steps that were not shown count as replaced.
   package func removeAll() {
     let before = shown.map(Step.present)
     let unshown = [inFlight, waiting]
@@ -125,7 +124,7 @@ package final class PresentationQueue {
     waiting = nil
   }
 
-  /// What the step before would have brought is still missing: all of the current one is new.
+  /// The changes of a failed step are missing on the screen, so all of the current one is new.
   private func renewCurrent() {
     if case .present(var next) = inFlight {
       next.damage = next.source

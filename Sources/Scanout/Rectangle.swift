@@ -8,7 +8,7 @@ package struct Rectangle: Hashable, Sendable, CustomStringConvertible {
 
   package var isEmpty: Bool { width == 0 || height == 0 }
 
-  /// It lies wholly inside an image of this size. Never overflows.
+  /// Whether it lies wholly inside an image of this size. Never overflows.
   package func fits(width imageWidth: UInt32, height imageHeight: UInt32) -> Bool {
     width <= imageWidth && x <= imageWidth - width && height <= imageHeight && y <= imageHeight - height
   }
@@ -30,7 +30,7 @@ package struct Rectangle: Hashable, Sendable, CustomStringConvertible {
       height: max(y + height, other.y + other.height) - top)
   }
 
-  /// What both have in common, of which each fits an image; empty if nothing.
+  /// The common part of both, each of which fits an image; empty if there is none.
   package func intersection(_ other: Rectangle) -> Rectangle {
     let (left, top) = (max(x, other.x), max(y, other.y))
     let (right, bottom) = (min(x + width, other.x + other.width), min(y + height, other.y + other.height))

@@ -1,8 +1,8 @@
-/// What became of presentations, until a sink tells its observer from the event loop. So nobody who calls a sink is
-/// called back in the middle of that call.
+/// The results of presentations, until a sink reports them to its observer from the event loop. A caller of a sink is thus
+/// never called back during the call.
 package final class ReportQueue {
   package enum Report {
-    /// The presentation is on the screen, or counts as that.
+    /// The presentation is on the screen, or counts as shown.
     case presented(Presentation)
     /// The presentation of this sequence number will not be shown: another one, or nothing, takes its place.
     case replaced(UInt64)
@@ -11,15 +11,15 @@ package final class ReportQueue {
 
   private typealias Entry = (report: Report, scanout: ScanoutID)
   private var waiting: [Entry] = []
-  /// Empty, with the room of what was delivered last, so that reports of each frame allocate nothing.
+  /// An empty list with the capacity of the last one, so that reports allocate nothing.
   private var spare: [Entry] = []
 
   package init() {}
 
   package func append(_ report: Report, on scanout: ScanoutID) { waiting.append((report, scanout)) }
 
-  /// Tells the observer everything that was appended, in that order. Reports that are appended meanwhile wait for the
-  /// next call. Without an observer the reports are dropped.
+  /// Reports everything to the observer, in order. Reports that are appended meanwhile wait for the next call. Without an
+  /// observer they are dropped.
   package func deliver(to observer: (any ScanoutObserver)?) {
     if waiting.isEmpty { return }
     var told: [Entry] = []

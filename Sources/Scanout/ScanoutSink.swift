@@ -1,12 +1,12 @@
-/// What a sink can show on one scanout.
+/// A sink's abilities on one scanout.
 package struct SinkOutput: Equatable, Sendable {
-  /// As its users call it, such as `Virtual-1`.
+  /// The name for users, such as `Virtual-1`.
   package var name: String
   /// The modes it can show, the preferred one first.
   package var modes: [DisplayMode]
-  /// Of the visible area, in millimetres; 0 when unknown.
+  /// The size of the visible area in millimetres; 0 if unknown.
   package var widthMillimetres, heightMillimetres: UInt32
-  /// It shows a cursor above the picture, without a change to the picture.
+  /// Whether it shows a cursor above the picture, without changing the picture.
   package var hasCursor: Bool
 
   package init(
@@ -18,15 +18,15 @@ package struct SinkOutput: Equatable, Sendable {
   }
 }
 
-/// Why a sink will not show a frame: what it refused, why, and what to do about it.
+/// Why a sink will not show a frame: the refusal, the reason, and the remedy.
 package struct SinkError: Error, Equatable, CustomStringConvertible {
   package enum Refusal: String, Sendable, CaseIterable {
     case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
-    /// The card takes no memory of others, whatever the layout.
+    /// The card takes no memory of others, in any layout.
     package var concernsAllMemory: Bool { self == .importing || self == .bouncing }
 
-    /// Another memory, format, stride or size may be shown where this one is not: a copy helps.
+    /// Whether a copy helps, with other memory, or another format, stride or size.
     package var isMendedByCopying: Bool {
       switch self {
       case .importing, .bouncing, .format, .stride, .mode, .part, .offset, .other: true
@@ -50,7 +50,7 @@ package struct Presentation {
   package let frame: Frame
   /// The part of the frame that the scanout shows.
   package let source: Rectangle
-  /// What has changed since this scanout's last presentation, in the frame's pixels.
+  /// The changes since this scanout's last presentation, in the frame's pixels.
   package var damage: Rectangle
   /// Counts up with each `present` of this scanout.
   package let sequence: UInt64
@@ -62,70 +62,69 @@ package struct Presentation {
 
 /// Shows frames: a KMS card, QEMU's display, other processes.
 ///
-/// Everything returns at once; what takes time is told to the observer, from the event loop.
+/// Every call returns at once. Results that take time go to the observer, from the event loop.
 package protocol ScanoutSink: AnyObject {
   /// One for each scanout that can be shown, by the scanout's number.
   var outputs: [SinkOutput] { get }
   var observer: (any ScanoutObserver)? { get set }
 
-  /// There is somebody to show frames to. Where there is nobody, nothing is prepared and presented.
+  /// Whether somebody sees the frames. If nobody does, nothing is prepared and presented.
   var isAttended: Bool { get }
 
-  /// Asks whoever shows the frames what there is to show them on: `outputs` is up to date, and the observer was told,
-  /// when `finished` is called.
-  /// - Returns: false if there is nobody to be asked, and `outputs` is all that is known. Else `finished` is called
-  ///   later, once; or never, when whoever was asked is gone.
+  /// Asks the display behind the sink for its screens. When `finished` is called, `outputs` is up to date, and the observer
+  /// was told.
+  /// - Returns: false if there is nobody to ask; `outputs` is then all that is known. Otherwise `finished` is called once,
+  ///   later, or never, if the display goes away.
   func inquire(_ finished: @escaping () -> Void) -> Bool
 
-  /// Asks in the same way for the EDID that the guest is to see on a scanout; nil and nothing else if there is none.
+  /// Asks in the same way for the EDID of a scanout; nil if there is none.
   func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool
 
-  /// Takes the frame in, without showing it, and checks that `scanout` could show `source` of it.
+  /// Imports the frame without showing it, and checks that `scanout` could show `source` of it.
   /// A frame that was prepared must be forgotten.
   func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError)
 
-  /// Allocates what a copy of `width` x `height` pixels can be shown in on the scanout: of a size, a stride and
-  /// a format that the sink shows, `format` itself if that is possible. It is all zero, which is black.
-  /// A frame of it is prepared like any other, as a whole.
+  /// Allocates memory for a copy of `width` x `height` pixels on the scanout, with a size, a stride and a format that the
+  /// sink shows; `format` itself if possible. It is all zero, which is black. A frame of it is prepared like any other, as
+  /// a whole.
   func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas
 
-  /// Shows a prepared frame as soon as can be; one that still waits for its turn is replaced.
+  /// Shows a prepared frame as soon as possible, in place of one that still waits for its turn.
   /// The sink holds a use of the frame from now until another one is shown in its place.
   func present(_ presentation: Presentation, on scanout: ScanoutID)
 
-  /// Shows nothing on the scanout, as soon as can be.
+  /// Shows nothing on the scanout, as soon as possible.
   func turnOff(_ scanout: ScanoutID)
 
-  /// Shows this cursor above the scanout's picture from now on; nil shows none. Only where the output
-  /// `hasCursor`.
+  /// Shows this cursor above the scanout's picture from now on; nil shows none. The output must have `hasCursor`.
   func setCursor(_ image: CursorImage?, at position: CursorPosition, on scanout: ScanoutID)
 
-  /// The cursor that is shown goes there.
+  /// Moves the shown cursor.
   func moveCursor(to position: CursorPosition, on scanout: ScanoutID)
 
-  /// Lets go of the frame. One that is still in use is cut off: what shows it goes dark.
+  /// Lets go of the frame. A frame in use is cut off: its screen goes dark.
   func forget(_ frame: Frame)
 }
 
 extension ScanoutSink {
-  /// Most sinks are what shows the frames.
+  /// Most sinks show the frames themselves.
   package var isAttended: Bool { true }
-  /// Most sinks know by themselves what they show frames on.
+  /// Most sinks know their screens themselves.
   package func inquire(_ finished: @escaping () -> Void) -> Bool { false }
-  /// And have EDIDs made for their outputs.
+  /// Most sinks let the device make EDIDs for their outputs.
   package func inquireEDID(of scanout: ScanoutID, _ finished: @escaping ([UInt8]?) -> Void) -> Bool { false }
 }
 
-/// Hears from a sink what became of each presentation: exactly one of these, for every sequence number.
+/// Receives the result of each presentation from a sink: exactly one of these for every sequence number.
 package protocol ScanoutObserver: AnyObject {
   /// It is on the screen now.
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID)
-  /// Another one, or nothing at all, was to be shown before its turn came.
+  /// A later presentation, or a turn-off, replaced it before its turn.
   func replaced(_ sequence: UInt64, on scanout: ScanoutID)
-  /// It will not be on the screen, and why.
+  /// It will not be on the screen, for this reason.
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError)
-  /// `outputs` has changed: a screen was plugged in or out. What was refused may be shown now.
+  /// `outputs` has changed: a screen was plugged in or out. Refused frames may be shown now.
   func outputsChanged()
 }

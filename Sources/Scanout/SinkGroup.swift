@@ -1,6 +1,6 @@
-/// Several sinks as one, their scanouts numbered through.
+/// Several sinks as one, with consecutive numbers for their scanouts.
 package final class SinkGroup: ScanoutSink {
-  /// Where a scanout of the group is: which of the sinks, and which scanout of that.
+  /// The route of a scanout of the group: the sink, and its own scanout.
   package struct Route: Equatable, Sendable {
     package let sink: Int
     package let scanout: ScanoutID
@@ -11,11 +11,10 @@ package final class SinkGroup: ScanoutSink {
   private let sinks: [any ScanoutSink]
   private let routes: [Route]
   private var relays: [Relay] = []
-  /// Which sinks know a frame, by its id.
+  /// The sinks that know a frame, by its id.
   private var knownTo: [UInt64: Set<Int>] = [:]
 
-  /// - Parameter routes: one for each scanout of the group. Each names a scanout that its sink has, and no two
-  ///   are the same.
+  /// - Parameter routes: one for each scanout of the group. Each names a scanout of its sink, and no two are the same.
   package init(_ sinks: [any ScanoutSink], routes: [Route]) {
     (self.sinks, self.routes) = (sinks, routes)
     for (index, sink) in sinks.enumerated() {
@@ -31,7 +30,7 @@ package final class SinkGroup: ScanoutSink {
     }
   }
 
-  /// Tells the group's observer what a sink tells of its own scanouts.
+  /// Passes a sink's reports about its own scanouts on to the group's observer.
   private final class Relay: ScanoutObserver {
     unowned let group: SinkGroup
     let numbers: [ScanoutID: ScanoutID]
@@ -86,7 +85,7 @@ package final class SinkGroup: ScanoutSink {
 
   // MARK: Presenting
 
-  /// A scanout that is not there traps: whoever presents has prepared the frame there.
+  /// Traps for a missing scanout, because the caller must have prepared the frame there.
   package func present(_ presentation: Presentation, on scanout: ScanoutID) {
     guard let route = route(scanout) else { preconditionFailure("\(noOutput(scanout))") }
     sinks[route.sink].present(presentation, on: route.scanout)

@@ -34,7 +34,7 @@ public final class DMABuf: Sendable {
 
   // MARK: Name
 
-  /// Gives it a name that debugfs and `/proc/PID/fdinfo` show, at most 31 bytes.
+  /// Sets the name that debugfs and `/proc/PID/fdinfo` show, at most 31 bytes.
   /// - Throws: `invalidArgument` for a longer name.
   /// - The corresponding ioctl is `DMA_BUF_SET_NAME`.
   public func setName(_ name: String) throws(Errno) {
@@ -44,7 +44,7 @@ public final class DMABuf: Sendable {
     }
   }
 
-  /// The name that somebody gave it, or nil. Read from `/proc/self/fdinfo`.
+  /// The name that a holder set, or nil. Read from `/proc/self/fdinfo`.
   public func name() throws(Errno) -> String? { try information("name:") }
 
   /// The kernel driver that made it, such as `udmabuf`. Read from `/proc/self/fdinfo`.
@@ -55,7 +55,7 @@ public final class DMABuf: Sendable {
     return Self.line(key, of: text)
   }
 
-  /// What follows a key in what fdinfo says.
+  /// The value of a key in fdinfo.
   static func line(_ key: String, of text: String) -> String? {
     for line in text.split(separator: "\n") where line.hasPrefix(key) {
       let value = line.dropFirst(key.count)
@@ -66,25 +66,25 @@ public final class DMABuf: Sendable {
 
   // MARK: CPU access
 
-  /// What the CPU, or a fence, does with the memory. The corresponding C constants are `DMA_BUF_SYNC_*`.
+  /// How the CPU, or a fence, uses the memory. The corresponding C constants are `DMA_BUF_SYNC_*`.
   public struct Access: OptionSet, Sendable {
     /// The bits of `DMA_BUF_SYNC_*`.
     public let rawValue: UInt64
-    /// Of the bits of `DMA_BUF_SYNC_*`.
+    /// Takes the bits of `DMA_BUF_SYNC_*`.
     public init(rawValue: UInt64) { self.rawValue = rawValue }
-    /// It is read.
+    /// Reads the memory.
     public static let read = Access(rawValue: CU_DMA_BUF_SYNC_READ)
-    /// It is written.
+    /// Writes the memory.
     public static let write = Access(rawValue: CU_DMA_BUF_SYNC_WRITE)
   }
 
-  /// Announces that the CPU will use a mapping; waits for devices that write. Pair it with `endCPUAccess`.
+  /// Announces that the CPU will use a mapping, and waits for devices that write. Pair this with `endCPUAccess`.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_SYNC`.
   public func beginCPUAccess(_ access: Access) throws(Errno) {
     try sync(access.rawValue | CU_DMA_BUF_SYNC_START)
   }
 
-  /// Ends what `beginCPUAccess` began; `invalidArgument` from udmabuf if nothing was begun.
+  /// Ends the access that `beginCPUAccess` began. udmabuf answers `invalidArgument` if none was begun.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_SYNC`.
   public func endCPUAccess(_ access: Access) throws(Errno) {
     try sync(access.rawValue | CU_DMA_BUF_SYNC_END)
@@ -94,7 +94,7 @@ public final class DMABuf: Sendable {
     _ = try fd.withRaw { raw throws(Errno) in try retrying { cu_dma_buf_sync(raw, flags) } }
   }
 
-  /// Maps all of it. Bracket what is read and written with `beginCPUAccess` and `endCPUAccess`.
+  /// Maps the whole dma-buf. Put reads and writes between `beginCPUAccess` and `endCPUAccess`.
   public func map(writable: Bool = false) throws(Errno) -> Mapping {
     guard let length = Int(exactly: size) else { throw .fileTooLarge }
     return try Mapping(fd, offset: 0, length: length, writable: writable)
@@ -110,10 +110,10 @@ public final class DMABuf: Sendable {
     return try body(fd)
   }
 
-  /// Another process may have it.
+  /// Whether another process may have it.
   package var isShared: Bool { shared.load(ordering: .relaxed) }
 
-  /// No device works on the pages: all fences have signalled. Does not wait.
+  /// Whether no device works on the pages: all fences have signalled. Does not wait.
   /// The corresponding call is `poll` with `POLLOUT`.
   package var isIdle: Bool {
     fd.withRaw { raw in (try? retrying { cu_pollable(raw, CU_POLLOUT, 0) }) != 0 }
@@ -121,8 +121,8 @@ public final class DMABuf: Sendable {
 
   // MARK: Fences
 
-  /// A sync_file that signals once the work that stands against `access` is done: for reading, the writers;
-  /// for writing, everybody. The caller owns it.
+  /// A sync_file that signals once `access` is safe: for reading, when the writers are done; for writing, when all
+  /// users are done. The caller owns it.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`.
   public func exportSyncFile(_ access: Access) throws(Errno) -> FD {
     let raw = try fd.withRaw { raw throws(Errno) in
@@ -131,7 +131,7 @@ public final class DMABuf: Sendable {
     return FD(adopting: raw)
   }
 
-  /// Makes later users of the dma-buf wait for `syncFile`, as for one that reads or writes.
+  /// Makes later users of the dma-buf wait for `syncFile`, as for a user that reads or writes.
   /// The corresponding ioctl is `DMA_BUF_IOCTL_IMPORT_SYNC_FILE`.
   public func importSyncFile(_ syncFile: borrowing FD, _ access: Access) throws(Errno) {
     _ = try syncFile.withRaw { fence throws(Errno) in

@@ -2,10 +2,10 @@ internal import CUdmabuf
 internal import Glibc
 package import SystemPackage
 
-/// What the kernel says of a descriptor in `/proc/self/fdinfo`, for when nothing can be opened any more. Such a file tells of whatever has
-/// its number at the moment. So one is opened before, and what is asked about takes its number for a moment.
+/// Reads `/proc/self/fdinfo` of a descriptor when no file can be opened any more. Such a file tells of the descriptor that
+/// has its number at the moment. The probe opens one early, and lends its number to each descriptor that it asks about.
 package final class DescriptorProbe {
-  /// Takes the number in between.
+  /// Has the number while nothing is asked.
   private let nothing: FD
   private let slot: FD
   private let information: FD
@@ -18,7 +18,7 @@ package final class DescriptorProbe {
     }
   }
 
-  /// The kernel driver that made a dma-buf, such as `udmabuf`; nil for what is none.
+  /// The kernel driver that made a dma-buf, such as `udmabuf`; nil if the descriptor is not a dma-buf.
   package func exporter(of fd: borrowing FD) throws(Errno) -> String? {
     try fill(fd)
     let text = Result { () throws(Errno) in try information.read(upTo: 4096, at: 0) }

@@ -22,7 +22,7 @@ public struct FD: ~Copyable, Sendable {
     return FD(adopting: number)
   }
 
-  /// A descriptor of our own for one that this process inherited, which stays as it is.
+  /// Duplicates a descriptor that this process inherited, which stays as it is.
   /// - Throws: `badFileDescriptor` if there is none of that number.
   package static func copy(ofInherited number: CInt) throws(Errno) -> FD {
     FD(adopting: try retrying { cu_dup(number) })
@@ -43,7 +43,7 @@ public struct FD: ~Copyable, Sendable {
       adopting: try retrying { unsafe path.withPlatformString { unsafe Glibc.open($0, flags, 0o666) } })
   }
 
-  /// What `create` threw, for people.
+  /// The text for an error of `create`.
   package static func whyNotCreated(_ error: Errno) -> String {
     error == .tooManySymbolicLinkLevels
       ? "it is a link, and links are not followed; name the file that it leads to" : "\(error)"
@@ -92,23 +92,23 @@ public struct FD: ~Copyable, Sendable {
     try body(raw)
   }
 
-  /// Whether its number is below `bound`. The kernel hands out the lowest number that is free, so when a new
-  /// descriptor's is not, `bound` others are open.
+  /// Whether its number is below `bound`. The kernel hands out the lowest free number, so if a new descriptor's number
+  /// is not below `bound`, `bound` others are open.
   package borrowing func isBelow(_ bound: Int) -> Bool { Int(raw) < bound }
 
-  /// Gives the number up to a new owner that is not Swift's; this value no longer closes it.
+  /// Gives the number to a new owner outside of Swift; this value no longer closes it.
   public consuming func relinquish() -> CInt {
     let number = raw
     discard self
     return number
   }
 
-  /// Opens the same file once more, with a place of its own in it: for a memfd or a file, not for what has no name.
+  /// Opens the same file once more, with an offset of its own. Works for a memfd or a file, but not for a nameless object.
   package borrowing func reopen(writable: Bool) throws(Errno) -> FD {
     try FD.open(FilePath("/proc/self/fd/\(raw)"), writable: writable)
   }
 
-  /// It was opened for writing too. The corresponding call is `F_GETFL`.
+  /// Whether it was opened for writing too. The corresponding call is `F_GETFL`.
   package var isWritable: Bool {
     get throws(Errno) { try retrying { fcntl(raw, F_GETFL) } & O_ACCMODE == O_RDWR }
   }
@@ -130,8 +130,7 @@ public struct FD: ~Copyable, Sendable {
     return FileStatus(status)
   }
 
-  /// What kind of file it is, as far as that matters for sharing memory. The corresponding C function is
-  /// `fstatfs`.
+  /// The kind of the file, as far as that matters for sharing memory. The corresponding C function is `fstatfs`.
   package borrowing func fileKind() throws(Errno) -> FileKind {
     var (kind, block): (UInt32, UInt64) = (0, 0)
     _ = try retrying { unsafe cu_file_system(raw, &kind, &block) }
@@ -143,7 +142,7 @@ public struct FD: ~Copyable, Sendable {
     }
   }
 
-  /// Where the descriptor's end is, in bytes; how a dma-buf tells its size. Moves the file offset.
+  /// Moves the file offset to the end, and returns it in bytes. A dma-buf tells its size only this way.
   package borrowing func seekToEnd() throws(Errno) -> UInt64 {
     UInt64(try retrying { lseek(raw, 0, SEEK_END) })
   }
@@ -153,13 +152,13 @@ public struct FD: ~Copyable, Sendable {
     unsafe try filled(capacity) { raw, buffer in unsafe Glibc.read(raw, buffer, capacity) }
   }
 
-  /// Reads as `read(upTo:)` does from `offset` on, which a file of sysfs reads anew each time.
+  /// Reads from `offset` on, otherwise as `read(upTo:)`. A file of sysfs gives its present text each time.
   /// The corresponding C function is `pread`.
   package borrowing func read(upTo capacity: Int, at offset: Int64) throws(Errno) -> [UInt8] {
     unsafe try filled(capacity) { raw, buffer in unsafe pread(raw, buffer, capacity, Int(offset)) }
   }
 
-  /// Reads up to `capacity` bytes to the start of `buffer`, which grows to that once and is used again.
+  /// Reads up to `capacity` bytes to the start of `buffer`, which grows to that size once and can be reused.
   /// - Returns: how many bytes; 0 at the end of the file.
   package borrowing func read(into buffer: inout [UInt8], upTo capacity: Int) throws(Errno) -> Int {
     if buffer.count < capacity { buffer.append(contentsOf: repeatElement(0, count: capacity - buffer.count)) }
@@ -190,8 +189,8 @@ public struct FD: ~Copyable, Sendable {
     _ = try retrying { cu_truncate(raw, Int64(count)) }
   }
 
-  /// Writes as many bytes as there is room for, in one call; `wouldBlock` if there is none.
-  /// - Returns: how many.
+  /// Writes as many bytes as there is room for, in one call; `wouldBlock` without any room.
+  /// - Returns: the number of bytes written.
   package borrowing func writeSome(_ bytes: RawSpan) throws(Errno) -> Int {
     try retrying { unsafe bytes.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) } }
   }

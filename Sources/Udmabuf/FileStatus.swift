@@ -1,21 +1,21 @@
 internal import Glibc
 package import SystemPackage
 
-/// What `fstat` says of an open file.
+/// The result of `fstat` for an open file.
 public struct FileStatus: Equatable, Sendable {
-  /// Of the file system that holds the file (`st_dev`).
+  /// The file system that holds the file (`st_dev`).
   public let device: UInt64
   /// The file's number in its file system.
   public let inode: UInt64
-  /// In bytes. A dma-buf reports 0 here; ask `FD.seekToEnd`.
+  /// The size in bytes. A dma-buf reports 0 here; use `FD.seekToEnd`.
   public let size: UInt64
-  /// It is a socket of some kind.
+  /// Whether it is a socket of some kind.
   package let isSocket: Bool
-  /// Whom it belongs to.
+  /// The owner.
   package let user: UInt32
-  /// How many names it has.
+  /// The number of its names (links).
   package let links: UInt64
-  /// Of a device file, which device it is.
+  /// The device that a device file stands for.
   package let number: DeviceNumber
 
   init(_ status: stat) {
@@ -27,7 +27,7 @@ public struct FileStatus: Equatable, Sendable {
     number = DeviceNumber(UInt64(status.st_rdev))
   }
 
-  /// Of the file at `path`, or where it leads. The corresponding C function is `stat`.
+  /// The status of the file at `path`, or of the file that a link there leads to. The corresponding C function is `stat`.
   package init(of path: FilePath) throws(Errno) {
     var status = stat()
     _ = try retrying { unsafe path.withPlatformString { unsafe stat($0, &status) } }
@@ -50,7 +50,7 @@ package struct DeviceNumber: Hashable, Sendable {
   /// The driver's number, and the device's with that driver.
   package let major, minor: UInt64
 
-  /// Of its two parts.
+  /// Takes its two parts.
   package init(major: UInt64, minor: UInt64) { (self.major, self.minor) = (major, minor) }
 
   /// As a `dev_t` of the C library, which `FileStatus.device` is.

@@ -2,7 +2,7 @@ internal import Glibc
 internal import Synchronization
 public import SystemPackage
 
-/// A shared mapping of a file. Others write to it at any time, so nothing is ever borrowed from it: bytes
+/// A shared mapping of a file. Others may write to it at any time, so nothing is ever borrowed from it: bytes
 /// are copied in or out, and ring indices are loaded and stored atomically.
 ///
 /// Offsets are checked; one outside the mapping is our own bug and traps.
@@ -28,7 +28,7 @@ public import SystemPackage
       }
     }
     let start = unsafe UnsafeMutableRawPointer(bitPattern: address)!
-    // What others keep there, such as a guest's secrets, is in no core file of ours.
+    // Our core files leave this memory out, because it may hold a guest's secrets.
     unsafe madvise(start, size, MADV_DONTDUMP)
     unsafe base = start + skip
     self.length = length
@@ -37,9 +37,9 @@ public import SystemPackage
 
   deinit { unsafe munmap(base - slack, mapped) }
 
-  /// Gives memory of the file back to the kernel, whole pages, which read as zero from now on.
+  /// Gives whole pages of the file back to the kernel. They read as zero from now on.
   /// The corresponding C call is `madvise` with `MADV_REMOVE`.
-  /// - Returns: false where the file cannot do that.
+  /// - Returns: false if the file cannot do that.
   package func discard(_ count: Int, at offset: Int) -> Bool {
     check(offset, count)
     return unsafe madvise(base + offset, count, MADV_REMOVE) == 0
@@ -49,7 +49,7 @@ public import SystemPackage
     precondition(offset >= 0 && count >= 0 && offset <= length - count, "outside the mapping")
   }
 
-  /// Lends the place of `count` bytes from `offset` on, for one copy.
+  /// Lends the address of `count` bytes from `offset` on, for one copy.
   func withBytes(at offset: Int, _ count: Int, _ body: (UnsafeMutableRawPointer) -> Void) {
     check(offset, count)
     unsafe body(base + offset)
@@ -77,26 +77,26 @@ public import SystemPackage
     }
   }
 
-  /// One little-endian number, read once. No alignment is needed.
+  /// Reads one little-endian number once. It need not be aligned.
   public func load<Number: FixedWidthInteger & BitwiseCopyable>(_: Number.Type, at offset: Int) -> Number {
     check(offset, MemoryLayout<Number>.size)
     return unsafe Number(littleEndian: (base + offset).loadUnaligned(as: Number.self))
   }
 
-  /// Writes one little-endian number. No alignment is needed.
+  /// Writes one little-endian number. It need not be aligned.
   public func store<Number: FixedWidthInteger & BitwiseCopyable>(_ value: Number, at offset: Int) {
     check(offset, MemoryLayout<Number>.size)
     unsafe (base + offset).storeBytes(of: value.littleEndian, as: Number.self)
   }
 
-  /// Whether the address of `offset` is a multiple of `alignment`. The start of a mapping is aligned as the
-  /// offset in the file is.
+  /// Whether the address of `offset` is a multiple of `alignment`. The start of a mapping has the alignment of its
+  /// offset in the file.
   package func isAligned(_ offset: Int, to alignment: Int) -> Bool {
     unsafe UInt(bitPattern: base + offset) % UInt(alignment) == 0
   }
 
-  /// A ring index, with everything that was written before it by the other side. `offset` must make an
-  /// even address.
+  /// Loads a ring index, and with it everything that the other side wrote before it. The address at `offset` must be
+  /// even.
   package func loadAcquire(at offset: Int) -> UInt16 {
     UInt16(littleEndian: unsafe atomic(at: offset).pointee.load(ordering: .acquiring))
   }
@@ -114,5 +114,5 @@ public import SystemPackage
   }
 }
 
-/// Orders a store before a later load of another location: what an event index needs on both sides.
+/// Orders a store before a later load of another location. Both sides of an event index need this.
 package func fullMemoryFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }

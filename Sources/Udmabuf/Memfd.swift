@@ -5,7 +5,7 @@ public import SystemPackage
 public struct Seals: OptionSet, Sendable, CustomStringConvertible {
   /// The bits of `F_SEAL_*`.
   public let rawValue: UInt32
-  /// Of the bits of `F_SEAL_*`.
+  /// Takes the bits of `F_SEAL_*`.
   public init(rawValue: UInt32) { self.rawValue = rawValue }
 
   /// No seal can be added.
@@ -38,8 +38,8 @@ public enum PageKind: Equatable, Sendable {
   case huge(UInt64)
 }
 
-/// A file that lives in memory, and that guest RAM or a udmabuf is made of. It is shared by everything
-/// that refers to a range of it and closes with the last of them.
+/// A file in memory, of which guest RAM or a udmabuf consists. All ranges of it share the file, which closes with the
+/// last of them.
 ///
 /// A `Memfd` can also be adopted around some other file that a peer sent; `seals()` then throws, and
 /// udmabuf will not take it.
@@ -75,7 +75,7 @@ public final class Memfd: Sendable {
     return try Memfd(adopting: fd)
   }
 
-  /// The seals, or `invalidArgument` when the file is no memfd. The corresponding call is `F_GET_SEALS`.
+  /// The seals, or `invalidArgument` if the file is not a memfd. The corresponding call is `F_GET_SEALS`.
   public func seals() throws(Errno) -> Seals {
     Seals(rawValue: UInt32(try fd.withRaw { raw throws(Errno) in try retrying { cu_get_seals(raw) } }))
   }
@@ -85,8 +85,8 @@ public final class Memfd: Sendable {
     _ = try fd.withRaw { raw throws(Errno) in try retrying { cu_add_seals(raw, seals.rawValue) } }
   }
 
-  /// Maps the first bytes, of a file that somebody else has made and that cannot become shorter meanwhile.
-  /// - Throws: as `checkCannotShrink` does.
+  /// Maps the first bytes of a file that another process made. The file must be sealed against becoming shorter.
+  /// - Throws: what `checkCannotShrink` throws.
   package func mapForReading(_ size: Int) throws(Errno) -> Mapping {
     guard size > 0 else { throw .invalidArgument }
     try checkCannotShrink(below: UInt64(size))
@@ -95,16 +95,16 @@ public final class Memfd: Sendable {
     }
   }
 
-  /// Sees to it that reading the first `size` bytes of a mapping can never end this process by SIGBUS.
-  /// - Throws: `invalidArgument` when the file is shorter, or no memfd; `notPermitted` when it is not sealed against
+  /// Makes sure that reading the first `size` bytes of a mapping can never end this process by SIGBUS.
+  /// - Throws: `invalidArgument` if the file is shorter, or is not a memfd; `notPermitted` if it is not sealed against
   ///   becoming shorter (`F_SEAL_SHRINK`).
   package func checkCannotShrink(below size: UInt64) throws(Errno) {
-    // The seal first: a size that was asked for before it could be another one by now.
+    // The seal comes first: without it the size could change after it was read.
     guard try seals().contains(.shrink) else { throw .notPermitted }
     guard try currentSize() >= size else { throw .invalidArgument }
   }
 
-  /// The size in bytes now: another holder may have changed it if the seals allow that.
+  /// The present size in bytes, which other holders can change if the seals allow that.
   public func currentSize() throws(Errno) -> UInt64 { try fd.status().size }
 
   /// Lends the descriptor.
@@ -124,14 +124,14 @@ public struct MemfdRange: Sendable, Equatable, CustomStringConvertible {
   /// In bytes.
   public var length: UInt64
 
-  /// Nothing is checked yet: what makes a udmabuf of it does.
+  /// Checks nothing yet: the call that makes a udmabuf of it does.
   public init(memfd: Memfd, offset: UInt64, length: UInt64) {
     self.memfd = memfd
     self.offset = offset
     self.length = length
   }
 
-  /// The same place of the same `Memfd`.
+  /// Whether both are the same range of the same `Memfd`.
   public static func == (a: MemfdRange, b: MemfdRange) -> Bool {
     a.memfd === b.memfd && a.offset == b.offset && a.length == b.length
   }
@@ -140,5 +140,5 @@ public struct MemfdRange: Sendable, Equatable, CustomStringConvertible {
   public var description: String { "\(hex(offset)):\(hex(length)) of memfd inode \(memfd.status.inode)" }
 }
 
-/// A number the way addresses are written: `0x1f000`.
+/// A number in the form of addresses: `0x1f000`.
 package func hex(_ value: some BinaryInteger) -> String { "0x" + String(value, radix: 16) }

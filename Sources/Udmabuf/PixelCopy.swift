@@ -1,18 +1,18 @@
-/// How the bytes of a pixel of 32 bits are put in another order: each byte of the result is one of the
-/// source's, and bits that are always set, as those of an alpha that the source does not have.
+/// A new order for the bytes of a pixel of 32 bits. Each byte of the result is a byte of the source, or has bits that
+/// are always set, such as an alpha that the source lacks.
 package struct PixelShuffle: Equatable, Sendable {
-  /// For each byte of the result, the lowest first: which byte of the source, 0 to 3.
+  /// The source's byte (0 to 3) for each byte of the result, the lowest first.
   package let order: (UInt8, UInt8, UInt8, UInt8)
-  /// Bits of the result that are set whatever the source says.
+  /// Bits that are always set in the result.
   package let set: UInt32
 
-  /// Of four places from 0 to 3.
+  /// Takes four places from 0 to 3.
   package init(order: (UInt8, UInt8, UInt8, UInt8), set: UInt32 = 0) {
     precondition(max(order.0, order.1, order.2, order.3) < 4, "a pixel has four bytes")
     (self.order, self.set) = (order, set)
   }
 
-  /// It changes nothing.
+  /// Whether it changes nothing.
   package var isIdentity: Bool { order == (0, 1, 2, 3) && set == 0 }
 
   /// One pixel, as a little-endian number.
@@ -24,7 +24,7 @@ package struct PixelShuffle: Equatable, Sendable {
     return a | b << 8 | c << 16 | d << 24 | set
   }
 
-  /// Whole pixels, one behind the other.
+  /// Shuffles whole pixels, one behind the other.
   package func callAsFunction(_ bytes: [UInt8]) -> [UInt8] {
     if isIdentity { return bytes }
     var result = bytes
@@ -35,12 +35,12 @@ package struct PixelShuffle: Equatable, Sendable {
     return result
   }
 
-  /// The same places and the same bits.
+  /// Whether both have the same places and the same bits.
   package static func == (a: PixelShuffle, b: PixelShuffle) -> Bool { a.order == b.order && a.set == b.set }
 }
 
-// Copies from one mapping to another. The source changes while it is read, and what comes over is then a mix
-// of old and new bytes, as it is with any screen.
+// Copies from one mapping to another. If the source changes meanwhile, the copy mixes old and new bytes, as any screen
+// does.
 extension Mapping {
   /// Copies `count` bytes from `offset` of `source` to `place`.
   package func copy(_ count: Int, from source: Mapping, at offset: Int, to place: Int) {
@@ -49,8 +49,7 @@ extension Mapping {
     }
   }
 
-  /// Copies `count` pixels of four bytes from `offset` on over those of `pixels` from `place` on, the bytes of each in
-  /// another order.
+  /// Copies `count` pixels of four bytes from `offset` on over `pixels` from `place` on, and reorders the bytes of each.
   package func copy(
     pixels count: Int, _ shuffle: PixelShuffle, from offset: Int, to pixels: inout [UInt32], at place: Int
   ) {
@@ -65,7 +64,7 @@ extension Mapping {
     }
   }
 
-  /// Copies `count` pixels of four bytes, the bytes of each in another order.
+  /// Copies `count` pixels of four bytes, and reorders the bytes of each.
   package func copy(
     pixels count: Int, _ shuffle: PixelShuffle, from source: Mapping, at offset: Int, to place: Int
   ) {

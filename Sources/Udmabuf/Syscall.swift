@@ -19,7 +19,7 @@ package func retrying<Result: FixedWidthInteger & SignedInteger>(
 /// The size of a page in bytes, as the system states it (`sysconf(_SC_PAGESIZE)`).
 package let systemPageSize = UInt64(sysconf(CInt(_SC_PAGESIZE)))
 
-/// So many bytes, rounded up to whole pages.
+/// This number of bytes, rounded up to whole pages.
 package func wholePages(_ bytes: UInt64) -> UInt64 {
   (bytes + systemPageSize - 1) / systemPageSize * systemPageSize
 }

@@ -3,7 +3,7 @@ public import SystemPackage
 
 /// `/dev/udmabuf`: makes dma-bufs out of the pages of memfds.
 public final class UdmabufDevice {
-  /// Where the kernel has it.
+  /// The path of the device file.
   public static let path: FilePath = "/dev/udmabuf"
 
   private let fd: FD
@@ -23,7 +23,7 @@ public final class UdmabufDevice {
     return knownLimits
   }
 
-  /// Makes a dma-buf of one range. The range stays the memfd's: both see each other's writes.
+  /// Makes a dma-buf of one range. It has the memfd's own pages: both see each other's writes.
   ///
   /// The corresponding ioctl is `UDMABUF_CREATE`.
   public func create(_ range: MemfdRange) throws(UdmabufError) -> DMABuf {
@@ -46,7 +46,7 @@ public final class UdmabufDevice {
         var known: ObjectIdentifier?
         var item = cu_udmabuf_item()
         for index in ranges.indices {
-          // Most often all ranges are of one memfd, whose number is then asked once.
+          // Usually all ranges are of one memfd, whose number is then read only once.
           if known != ObjectIdentifier(ranges[index].memfd) {
             known = ObjectIdentifier(ranges[index].memfd)
             item.memfd = ranges[index].memfd.withDescriptor { $0.withRaw { UInt32($0) } }
@@ -69,7 +69,7 @@ public final class UdmabufDevice {
       let raw = try fd.withRaw { device throws(Errno) in try retrying { call(device) } }
       return try DMABuf(adopting: FD(adopting: raw), size: size)
     } catch {
-      // Root may have lowered a limit since it was read; then this tells which.
+      // If root has lowered a limit since it was read, this names that limit.
       if error == .invalidArgument { _ = try Self.check(ranges, limits) }
       throw .kernel(error)
     }
@@ -79,14 +79,14 @@ public final class UdmabufDevice {
     do throws(UdmabufError) {
       return try Self.check(ranges, knownLimits)
     } catch .tooManyItems, .tooManyBytes {
-      // Root may have raised the limit since it was read.
+      // Root may have raised the limit since it was read, so the limits are read again.
       return try Self.check(ranges, limits)
     }
   }
 
-  /// Tells apart everything that the kernel would answer with a bare `EINVAL` or `EBADFD`.
+  /// Finds every error of a list to which the kernel would answer only `EINVAL` or `EBADFD`.
   ///
-  /// No device is needed for that.
+  /// This needs no device.
   /// - Returns: the size of the dma-buf in bytes.
   public static func check(
     _ ranges: some Collection<MemfdRange>, _ limits: UdmabufLimits

@@ -1,9 +1,9 @@
 public import SystemPackage
 
-/// Why no udmabuf was made. The kernel answers most of these with `EINVAL`; they are told apart before it
-/// is asked. `item` counts from 0 in the list that was passed.
+/// Why no udmabuf was made. The kernel answers most of these with `EINVAL`, so they are told apart before the call.
+/// `item` counts from 0 in the list that was passed.
 public enum UdmabufError: Error, Equatable {
-  /// There is no item.
+  /// The list is empty.
   case emptyList
   /// An item of no bytes.
   case emptyItem(item: Int)
@@ -15,7 +15,7 @@ public enum UdmabufError: Error, Equatable {
   case tooManyItems(count: Int, limit: UInt64)
   /// More bytes than the module parameter `size_limit_mb`; both in bytes.
   case tooManyBytes(bytes: UInt64, limit: UInt64)
-  /// The item's file is no memfd (it has no seals).
+  /// The item's file is not a memfd (it has no seals).
   case notMemfd(item: Int)
   /// `F_SEAL_SHRINK` is missing.
   case sealMissing(item: Int, seals: Seals)
@@ -25,12 +25,12 @@ public enum UdmabufError: Error, Equatable {
   case pastEnd(item: Int, end: UInt64, size: UInt64)
   /// Offset and length of an item, or all lengths, exceed 64 bits.
   case overflow(item: Int)
-  /// What the kernel answered all the same: `ENOMEM`, `EMFILE`, or a huge page that is not there.
+  /// The kernel refused a correct list: `ENOMEM`, `EMFILE`, or a missing huge page.
   case kernel(Errno)
 }
 
 extension UdmabufError: CustomStringConvertible {
-  /// What is wrong with which item, its value, the limit, and what to do.
+  /// The item, its value, the limit, and what to do.
   public var description: String {
     let parameters = UdmabufLimits.directory
     return switch self {
@@ -55,7 +55,7 @@ extension UdmabufError: CustomStringConvertible {
       "item \(item) is of a memfd without F_SEAL_SHRINK (its seals: \(seals)); "
         + "seal it before use (QEMU: memory-backend-memfd with seal=on, the default)"
     case .sealForbidden(let item, let seals):
-      "item \(item) is of a memfd with the seals \(seals); udmabuf takes none with F_SEAL_WRITE or "
+      "item \(item) is of a memfd with the seals \(seals); udmabuf refuses F_SEAL_WRITE and "
         + "F_SEAL_FUTURE_WRITE"
     case .pastEnd(let item, let end, let size):
       "item \(item) ends at \(hex(end)), past the end \(hex(size)) of its memfd"

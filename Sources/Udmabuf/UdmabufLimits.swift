@@ -1,9 +1,9 @@
 public import SystemPackage
 
-/// How much one udmabuf may be made of, as the kernel's module parameters say.
+/// The kernel's limits on one udmabuf, which are module parameters.
 ///
-/// Both are writable by root in `/sys/module/udmabuf/parameters`, and can be set on the kernel's command
-/// line as `udmabuf.list_limit=` and `udmabuf.size_limit_mb=`.
+/// Root can write both in `/sys/module/udmabuf/parameters`. The kernel's command line sets them by
+/// `udmabuf.list_limit=` and `udmabuf.size_limit_mb=`.
 public struct UdmabufLimits: Equatable, Sendable {
   /// The directory of the module parameters.
   public static let directory: FilePath = "/sys/module/udmabuf/parameters"
@@ -13,20 +13,20 @@ public struct UdmabufLimits: Equatable, Sendable {
   /// `size_limit_mb`, in bytes: the sum of all items.
   public var bytes: UInt64
 
-  /// Limits that are known otherwise.
+  /// Takes limits from another source.
   public init(items: UInt64, bytes: UInt64) {
     self.items = items
     self.bytes = bytes
   }
 
-  /// Reads the kernel's limits. A kernel without readable parameters has the limits that the driver
-  /// started out with: 1024 items and 64 MiB.
+  /// Reads the kernel's limits. For a kernel without readable parameters, the driver's first limits are taken: 1024 items
+  /// and 64 MiB.
   public static func current() -> UdmabufLimits {
     UdmabufLimitFiles().read()
   }
 }
 
-/// The parameter files, held open: the limits can be read again where nothing can be opened any more.
+/// The parameter files, held open, so that the limits can be read again in the sandbox.
 struct UdmabufLimitFiles: ~Copyable {
   private let items = try? FD.open(UdmabufLimits.directory.appending("list_limit"), writable: false)
   private let megabytes = try? FD.open(UdmabufLimits.directory.appending("size_limit_mb"), writable: false)

@@ -1,7 +1,6 @@
 internal import Linux
 
-/// How many of something there may be at once, and how many of one user: nobody who takes some and says nothing keeps the
-/// others out.
+/// A limit for all users together, and one for each user, so that one user cannot keep the others out.
 package struct UserShares: Sendable {
   /// The least of `all` that leaves one to every user.
   package static let fewest = 3
@@ -19,7 +18,7 @@ package struct UserShares: Sendable {
 
   package func isTrusted(_ user: UInt32) -> Bool { trusted.contains(user) }
 
-  /// What stands against one more.
+  /// The limit that one more would exceed.
   package enum Reached: Equatable, Sendable {
     case all(Int)
     case ofOthers(Int)
@@ -42,7 +41,7 @@ package struct UserShares: Sendable {
     }
   }
 
-  /// What stands against one more of a user; nil if nothing does.
+  /// The limit that one more of a user would exceed, or nil.
   /// - Parameter users: those of what there is.
   package func reached(by user: UInt32, beside users: some Collection<UInt32>) -> Reached? {
     if users.count >= all { return .all(all) }

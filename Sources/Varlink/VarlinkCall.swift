@@ -1,7 +1,6 @@
 internal import FoundationEssentials
 
-/// A method's parameters. All that a caller may name are in `names`; another one is a mistake of the caller's that
-/// is told to him, and not passed over.
+/// A method's parameters. `names` has all that a caller may use; any other one is answered with an error.
 package protocol VarlinkParameters: Decodable {
   static var names: [String] { get }
 }
@@ -14,11 +13,11 @@ extension EmptyObject: VarlinkParameters {
 package struct VarlinkCall {
   /// `org.example.Interface.Method`
   package let method: String
-  /// Any number of replies are welcome.
+  /// Whether the caller takes any number of replies.
   package let wantsMore: Bool
-  /// No reply is.
+  /// Whether the caller wants no reply.
   package let isOneway: Bool
-  /// After the reply the connection is to speak the method's own protocol.
+  /// Whether the connection is to speak the method's own protocol after the reply.
   let wantsUpgrade: Bool
   /// Of the parameters; nil if there are none.
   private let decoder: (any Decoder)?
@@ -41,7 +40,7 @@ package struct VarlinkCall {
     }
   }
 
-  /// Reads one message, without the NUL at its end; nil if it is no call.
+  /// Reads one message, without the NUL at its end; nil if it is not a call.
   init?(_ bytes: some Collection<UInt8>) {
     guard let envelope = try? JSONDecoder().decode(Envelope.self, from: Data(bytes)) else { return nil }
     method = envelope.method

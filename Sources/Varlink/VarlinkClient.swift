@@ -2,14 +2,14 @@ internal import FoundationEssentials
 package import Linux
 package import SystemPackage
 
-/// Why a call did not bring an answer.
+/// Why a call got no reply.
 package enum VarlinkClientError: Error, CustomStringConvertible {
-  /// Nobody listens there, or the caller may not connect.
+  /// No service listens there, or the caller may not connect.
   case connecting(FilePath, Errno)
   case transport(Errno)
-  /// The service ended the connection. It does so with callers that it does not know.
+  /// The service ended the connection, as it does with callers that it does not admit.
   case closed
-  /// What came is no reply.
+  /// The bytes that came are not a reply.
   case malformed(String)
   /// The method answered with an error: its name, and its parameters as text.
   case answered(name: String, parameters: String)
@@ -19,13 +19,13 @@ package enum VarlinkClientError: Error, CustomStringConvertible {
     case .connecting(let path, let error):
       switch error {
       case .noSuchFileOrDirectory: "there is no control socket \(path)"
-      case .connectionRefused: "nobody serves the control socket \(path) any more"
+      case .connectionRefused: "no program serves the control socket \(path) any more"
       default: "the control socket \(path) cannot be used: \(error)"
       }
     case .transport(let error): "the connection to the service broke: \(error)"
     case .closed:
       "the service closed the connection: it ended, or does not allow this user, or has too many connections"
-    case .malformed(let what): "what the service answered is no varlink reply: \(what)"
+    case .malformed(let what): "the service's answer is not a varlink reply: \(what)"
     case .answered(let name, let parameters):
       parameters.isEmpty ? "the service answered \(name)" : "the service answered \(name): \(parameters)"
     }
@@ -34,20 +34,20 @@ package enum VarlinkClientError: Error, CustomStringConvertible {
 
 private struct ReplyBody<Parameters: Decodable>: Decodable { let parameters: Parameters }
 
-/// A connection to a service: waits for each answer, or takes it in an event loop.
+/// A connection to a service. It waits for each reply, or takes it in an event loop.
 package final class VarlinkClient {
   private let socket: UnixSocket
   private let longestReply: Int
   private var input: [UInt8] = []
-  /// So many bytes of it are known to end no message.
+  /// The number of its first bytes that were searched for a message's end.
   private var searched = 0
-  /// What came with the reply that is being received.
+  /// The descriptors of the reply that is being received.
   private var descriptors = ReceivedDescriptors()
 
   /// Connects.
   /// - Parameters:
-  ///   - limit: how long a place in the service's queue is waited for.
-  ///   - longestReply: in bytes; what is longer is not read.
+  ///   - limit: how long to wait for a place in the service's queue.
+  ///   - longestReply: the limit on a reply in bytes.
   package init(
     _ path: FilePath, within limit: TimeSpan = .seconds(5), longestReply: Int = 16 << 20
   ) throws(VarlinkClientError) {
@@ -90,7 +90,7 @@ package final class VarlinkClient {
     return try next()
   }
 
-  /// Calls a method with a descriptor, of which the service gets its own. Its index is 0.
+  /// Calls a method with a descriptor; the service gets a copy of it. Its index is 0.
   package func call(
     _ method: String, _ parameters: some JSONWritable, passing fd: borrowing FD
   ) throws(VarlinkClientError) -> Reply {
@@ -145,7 +145,7 @@ package final class VarlinkClient {
       let object = try decoder.container(keyedBy: Key.self)
       error = try object.decodeIfPresent(String.self, forKey: .error)
       continues = try object.decodeIfPresent(Bool.self, forKey: .continues)
-      // An error's are shown as they are; those of a reply are for whoever asked.
+      // An error's parameters become text; the caller decodes those of a reply.
       parameters = error == nil ? nil : try? object.decode([String: Scalar].self, forKey: .parameters)
     }
   }
@@ -168,7 +168,7 @@ package final class VarlinkClient {
     }
   }
 
-  /// The next reply, waited for.
+  /// Waits for the next reply.
   package func next() throws(VarlinkClientError) -> Reply {
     while true {
       if let reply = try nextReceived() { return reply }
@@ -198,7 +198,9 @@ package final class VarlinkClient {
     var found = input[searched...].firstIndex(of: 0)
     while found == nil {
       searched = input.count
-      guard input.count <= longestReply else { throw .malformed("it has more than \(longestReply) bytes") }
+      guard input.count <= longestReply else {
+        throw .malformed("it is longer than the limit of \(longestReply) bytes")
+      }
       let count: Int
       do throws(Errno) {
         count = try socket.receive(into: &input, upTo: 64 << 10, descriptors: &descriptors)

@@ -1,13 +1,12 @@
 package import Linux
 internal import SystemPackage
 
-/// A caller's connection: takes its calls one after the other, and never waits for it.
+/// A caller's connection. It takes one call after the other, and never waits for the caller.
 ///
-/// A call is looked at when the answer to the one before it is with the kernel, so that what a caller who does not
-/// read can make this process keep is one answer and one call. While several replies are wanted (`more`) nothing
-/// else is read.
+/// A call is read only after the answer to the last one was sent. A caller that does not read can therefore make this
+/// process keep only one answer and one call. While several replies are wanted (`more`), nothing else is read.
 package final class VarlinkConnection {
-  /// A longer message ends the connection, in bytes.
+  /// The longest message in bytes; a longer one ends the connection.
   package static let longestMessage = 64 << 10
   private static let bytesPerTurn = 4 << 10
 
@@ -28,9 +27,9 @@ package final class VarlinkConnection {
   private var watched: Readiness = .readable
   private var input: [UInt8] = []
   private var isProceeding = false
-  /// The peer sends nothing more.
+  /// Whether the peer has ended its stream.
   private var inputEnded = false
-  /// The message that is being sent, how much of it has been, and what goes with its first byte.
+  /// The message that is being sent, the number of bytes sent, and the descriptors for its first byte.
   private var writer = JSONWriter()
   private var sent = 0
   private var passed = Passed()
@@ -48,18 +47,18 @@ package final class VarlinkConnection {
     }
   }
 
-  /// What came with the call, where the server wants such.
+  /// The descriptors of the call, if the server takes descriptors.
   private var received = ReceivedDescriptors()
   private let takesDescriptors: Bool
 
   private enum State {
     case idle
-    /// A call is in the hands of its handler, which has not answered yet.
+    /// A handler has the call, and has not answered yet.
     case called(isOneway: Bool)
-    /// The handler is to answer later.
+    /// The handler will answer later.
     case pending(isOneway: Bool)
     case streaming
-    /// The answer goes out, after which the socket is somebody else's.
+    /// The answer goes out, and then the socket goes to its new owner.
     case upgrading
     case upgraded
     case closed
@@ -79,10 +78,10 @@ package final class VarlinkConnection {
 
   package var isOpen: Bool { token != nil }
 
-  /// Nothing waits to be sent.
+  /// Whether nothing waits to be sent.
   package var isReadyToSend: Bool { sent == writer.bytes.count }
 
-  /// Ends the connection, whatever waits to be sent. One that was upgraded only stops to count among the server's.
+  /// Ends the connection, even if bytes wait to be sent. An upgraded one only stops to count among the server's.
   package func close() {
     if case .closed = state { return }
     stopListening()
@@ -101,7 +100,7 @@ package final class VarlinkConnection {
   }
 
   /// Runs once, when the connection is over.
-  /// - Parameter owner: who wants to know: each has one `body`, the last that it gave.
+  /// - Parameter owner: the caller of this function. Each has one `body`, the last that it gave.
   package func whenGone(for owner: AnyObject, _ body: @escaping () -> Void) {
     ends[ObjectIdentifier(owner)] = body
   }
@@ -113,7 +112,7 @@ package final class VarlinkConnection {
   /// Takes a descriptor that came with the call which is being handled; nil if there is none of this index, or no more.
   package func takeDescriptor(_ index: Int) -> FD? { received.take(index) }
 
-  /// How many came with it, eight at most.
+  /// The number of descriptors that came with it, at most eight.
   package var descriptorCount: Int { received.count }
 
   // MARK: Answering
@@ -125,7 +124,7 @@ package final class VarlinkConnection {
     send()
   }
 
-  /// Answers, with a descriptor of which the caller gets its own. Its index is 0.
+  /// Answers with a descriptor; the caller gets a copy of it. Its index is 0.
   package func reply(_ parameters: some JSONWritable, passing fd: borrowing FD) {
     reply(parameters, passing: [fd.withRaw { $0 }]) { () throws(Errno) in
       Passed(first: try fd.duplicate(), second: nil)
@@ -154,13 +153,13 @@ package final class VarlinkConnection {
     send()
   }
 
-  /// The call that is being handled is answered later, by `answer`. Nothing else is read until then.
+  /// Postpones the answer to the present call until `answer`. Nothing else is read until then.
   package func answerLater() {
     guard case .called(let isOneway) = state else { return }
     state = .pending(isOneway: isOneway)
   }
 
-  /// Answers the call that was to be answered later, if its caller is still there.
+  /// Answers a postponed call, if its caller is still there.
   package func answer(_ result: Result<some JSONWritable, VarlinkError>) {
     guard case .pending(let isOneway) = state else { return }
     state = .called(isOneway: isOneway)
@@ -171,8 +170,8 @@ package final class VarlinkConnection {
     proceed()
   }
 
-  /// The call that is being handled gets any number of replies. `whenSent` runs each time that one which could not be
-  /// sent at once is on its way, and another may follow.
+  /// Begins any number of replies to the present call. `whenSent` runs each time a reply that had to wait was sent, so that
+  /// another may follow.
   package func beginStream(_ whenSent: @escaping () -> Void) {
     guard case .called(isOneway: false) = state else { return }
     state = .streaming
@@ -199,7 +198,7 @@ package final class VarlinkConnection {
   /// Answers the call that is being handled, which asked for another protocol (`upgrade`), and gives the socket away.
   /// The connection counts among the server's until `close`, which `adopt`'s side calls at the end of it; what `whenGone`
   /// was given runs then, or when the server ends.
-  /// - Parameter adopt: not called when the caller does not take the answer, or has said more than this call.
+  /// - Parameter adopt: not called if the caller does not take the answer, or has sent more than this call.
   package func upgrade(
     _ parameters: some JSONWritable, _ adopt: @escaping (consuming UnixSocket) -> Void
   ) {
@@ -263,7 +262,7 @@ package final class VarlinkConnection {
         if !passed.isEmpty { self.passed = Passed() }
       }
     } catch {
-      // Nobody reads any more: what is left unread is of no use either.
+      // The caller reads nothing more, so its unread calls are useless.
       if error != .wouldBlock { return close() }
     }
     watch()
@@ -279,7 +278,7 @@ package final class VarlinkConnection {
     if isOpen, watched.contains(.readable), readiness.contains(.readable) || readiness.contains(.hangup) {
       receive()
     }
-    // Both directions are closed, and what came before has been read.
+    // Both directions are closed, and all earlier bytes were read.
     if isOpen, readiness.contains(.hangup), !watched.contains(.readable) { return close() }
     proceed()
   }
@@ -288,7 +287,7 @@ package final class VarlinkConnection {
     var descriptors = ReceivedDescriptors()
     do throws(Errno) {
       let count = try socket.receive(into: &input, upTo: Self.bytesPerTurn, descriptors: &descriptors)
-      // What a caller passes that is not wanted closes here.
+      // Unwanted descriptors of a caller are closed here.
       if takesDescriptors { received.append(contentsOf: descriptors) }
       if count == 0 { inputEnded = true }
     } catch {
@@ -296,7 +295,7 @@ package final class VarlinkConnection {
     }
   }
 
-  /// Handles what has come, one call after the other, as long as answers go out.
+  /// Handles the received calls, one after the other, as long as answers go out.
   private func proceed() {
     // A handler may end its stream at once, which leads here again.
     if isProceeding { return }

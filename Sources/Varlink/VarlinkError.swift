@@ -1,4 +1,4 @@
-/// An error that a method answers with: its full name, and its parameters.
+/// A method's error: its full name, and its parameters.
 package struct VarlinkError: Error, CustomStringConvertible {
   /// Such as `org.varlink.service.MethodNotFound`.
   package let name: String

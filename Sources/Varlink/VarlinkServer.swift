@@ -7,7 +7,7 @@ package protocol VarlinkInterface: AnyObject {
   var name: String { get }
   /// In varlink's interface definition language.
   var description: String { get }
-  /// The methods after whose reply the connection speaks another protocol; they want to be called with `upgrade`.
+  /// The methods that must be called with `upgrade`: after their reply the connection speaks another protocol.
   var upgradedMethods: [String] { get }
 
   /// Answers a call of the method of this name: with `reply`, `beginStream` or `upgrade` of the connection, once, or by
@@ -21,7 +21,7 @@ extension VarlinkInterface {
   package var upgradedMethods: [String] { [] }
 }
 
-/// What a service says of itself.
+/// A service's description of itself.
 package struct VarlinkInfo: Sendable {
   package var vendor, product, version, url: String
   package init(vendor: String, product: String, version: String, url: String) {
@@ -32,12 +32,12 @@ package struct VarlinkInfo: Sendable {
 /// Serves interfaces on a Unix socket (https://varlink.org), as sources of an event loop.
 package final class VarlinkServer {
   private let shares: UserShares
-  /// Connections that were closed because there were too many, or because of who they were.
+  /// The number of connections that were closed, because there were too many, or their user may not connect.
   package private(set) var refusedCount = 0
-  /// Is told why a connection was refused.
+  /// Called with the reason when a connection was refused.
   package var whenRefused: ((String) -> Void)?
 
-  /// Of connections at once, where nothing else is said.
+  /// The default limit of connections at once.
   package static let connectionLimit = 32
 
   private let loop: EventLoop
@@ -48,10 +48,10 @@ package final class VarlinkServer {
   private var connections: [ObjectIdentifier: VarlinkConnection] = [:]
 
   /// - Parameters:
-  ///   - socket: listens.
-  ///   - limit: of connections at once; those beyond are closed.
-  ///   - takesDescriptors: callers may pass descriptors with a call; else these are closed.
-  ///   - admits: who may call.
+  ///   - socket: the listening socket.
+  ///   - limit: the most connections at once; further ones are closed.
+  ///   - takesDescriptors: whether callers may pass descriptors; otherwise these are closed.
+  ///   - admits: decides who may call.
   package init(
     _ socket: consuming UnixSocket, info: VarlinkInfo, interfaces: [any VarlinkInterface],
     limit: Int = connectionLimit, takesDescriptors: Bool = false, loop: EventLoop,
@@ -64,7 +64,8 @@ package final class VarlinkServer {
     acceptor = try Acceptor(socket, loop: loop) { [unowned self] connected throws(Errno) in
       try take(connected)
     } whenFailed: { [unowned self] error in
-      refuse("a connection to the control socket could not be taken, the next try is in a second: \(error)")
+      refuse(
+        "a connection to the control socket could not be accepted; the next try is in a second: \(error)")
     }
   }
 
@@ -72,7 +73,7 @@ package final class VarlinkServer {
 
   package var connectionCount: Int { connections.count }
 
-  /// Accepts nobody any more and ends all connections.
+  /// Stops listening, and ends all connections.
   package func close() {
     acceptor = nil
     for connection in connections.values { connection.close() }

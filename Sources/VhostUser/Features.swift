@@ -10,15 +10,15 @@ enum Features {
   static let version1: UInt64 = 1 << 32
   static let ringReset: UInt64 = 1 << 40
 
-  /// What every session offers, beside the device's own bits.
+  /// The bits that every session offers, besides the device's own.
   static let offered = indirectDescriptors | eventIndex | protocolFeatures | version1
-  /// QEMU sets these without asking what was offered. They ask nothing of a back end: a reset of one queue arrives
-  /// as its stop and start, layouts are free since version 1, and "notify on empty" is what the driver gets anyway,
-  /// or what the event index replaces. "Log all" comes when QEMU measures how fast the guest writes its memory: what
-  /// is not logged is missing there.
+  /// QEMU sets these bits even if they were not offered. A back end need do nothing for them: a reset of one queue arrives
+  /// as its stop and start, layouts are free since version 1, and the driver gets "notify on empty" anyway, or the event
+  /// index replaces it. "Log all" comes when QEMU measures how fast the guest writes its memory; our writes are then
+  /// missing in the measurement.
   static let tolerated = ringReset | anyLayout | notifyOnEmpty | logAll
 
-  /// What a bit is called (virtio 1.3, 6; `vhost_types.h`), and the QEMU property that clears it.
+  /// A bit's name (virtio 1.3, 6; `vhost_types.h`), and the QEMU property that clears the bit.
   static func name(of bit: Int) -> (name: String, remedy: String?) {
     switch bit {
     case 33: ("VIRTIO_F_ACCESS_PLATFORM", "set iommu_platform=off on the device")
@@ -47,7 +47,7 @@ struct ProtocolFeatures: OptionSet, Equatable, Sendable {
   /// `VHOST_USER_PROTOCOL_F_SHMEM_MAP`, of QEMU 11.1 and later.
   static let sharedMemory = ProtocolFeatures(rawValue: 1 << 22)
 
-  /// What every session offers; `sharedMemory` in addition for a device that has such regions.
+  /// The features that every session offers. A device with shared memory regions adds `sharedMemory`.
   static let offered: ProtocolFeatures = [
     .multiqueue, .replyAck, .backendRequests, .config, .resetDevice, .configureMemorySlots, .sharedObject,
   ]

@@ -1,8 +1,8 @@
 internal import Linux
 internal import SystemPackage
 
-/// A kick descriptor, watched while its ring runs. It closes with its owner. Nobody reads its counter while it is watched:
-/// each kick is news of its own.
+/// A kick descriptor, watched while its ring runs. It closes with its owner. Its counter is not read while it is watched,
+/// because the loop reports each kick once.
 final class KickSource {
   private let event: EventFD
   private let loop: EventLoop
@@ -25,7 +25,7 @@ final class KickSource {
     return true
   }
 
-  /// A kick that comes meanwhile is kept in the descriptor; those that were heard of are taken out of it.
+  /// Stops watching. The descriptor keeps later kicks; those that were reported are taken out of it.
   func pause() {
     guard let token else { return }
     loop.remove(token, event.fd)

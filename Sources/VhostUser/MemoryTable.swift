@@ -2,7 +2,7 @@ internal import Guest
 internal import Linux
 internal import SystemPackage
 
-/// The memory of one guest as far as its devices were told of it: each region is mapped once for all of them.
+/// The memory of one guest that its devices know. Each region is mapped once for all of them.
 package final class KnownMemory {
   private var tables: [ObjectIdentifier: [MemoryRegion]] = [:]
 
@@ -19,9 +19,8 @@ package final class KnownMemory {
 
 /// The memory table as the messages build it.
 ///
-/// QEMU sends a descriptor with every region, several for one file, and the same again after each pause.
-/// Regions of one file share one `Memfd` here, so that neighbours can be joined, and a region that was there
-/// before stays as it is, mapping and all.
+/// QEMU sends a descriptor with every region, several for one file, and the same again after each pause. Regions of one
+/// file share one `Memfd` here, so that neighbours can be joined. A region that was there before keeps its mapping.
 struct MemoryTable {
   private(set) var memory = GuestMemory()
 
@@ -62,7 +61,7 @@ struct MemoryTable {
   ) throws(VhostUserError) -> MemoryRegion {
     let file: Memfd
     do { file = try Memfd(adopting: fd) } catch { throw .descriptor(request, error) }
-    // Of several, the one that has the most of a file which has grown.
+    // Of several, take the one that maps the most of a file which has grown.
     let neighbour = known.filter { $0.backing.memfd.isSameFile(as: file) }.max { $0.mappedEnd < $1.mappedEnd }
     let backing = MemfdRange(
       memfd: neighbour?.backing.memfd ?? file, offset: description.offset, length: description.length)

@@ -4,12 +4,12 @@ internal import Virtio
 /// The first 12 bytes of every message, in the byte order of the machine.
 struct MessageHeader {
   static let size = 12
-  /// No message of the protocol comes near it.
+  /// The limit is far above every message of the protocol.
   static let maxPayload: UInt32 = 4096
 
   let request: Request
   let needsReply: Bool
-  /// In bytes, at most `maxPayload`.
+  /// The payload's size in bytes, at most `maxPayload`.
   let payloadSize: Int
 
   private static let version: UInt32 = 1
@@ -29,10 +29,10 @@ struct MessageHeader {
     payloadSize = Int(size)
   }
 
-  /// These flags are those of an answer.
+  /// Whether these flags are those of an answer.
   static func isReply(_ flags: UInt32) -> Bool { flags & (0x3 | replyFlag) == version | replyFlag }
 
-  /// The header of what this side sends.
+  /// The header of a message from this side.
   static func encode(
     code: UInt32, isReply: Bool = false, needsReply: Bool = false, payloadSize: Int
   ) -> [UInt8] {
@@ -44,7 +44,7 @@ struct MessageHeader {
   }
 }
 
-/// One region of a memory table, before anything but its form is checked.
+/// One region of a memory table, of which only the form was checked.
 struct RegionDescription: Equatable {
   static let size = 32
 
@@ -61,14 +61,14 @@ struct RegionDescription: Equatable {
   }
 }
 
-/// Where the front end has a ring, in its own address space.
+/// The addresses of a ring, in the front end's own address space.
 struct VringAddresses: Equatable {
   var descriptors: UInt64
   var available: UInt64
   var used: UInt64
 }
 
-/// A request with its payload. The descriptors stay beside it: their number is as the message demands.
+/// A request with its payload. Its descriptors are kept apart; their number was checked.
 enum Message {
   case getFeatures
   case setFeatures(UInt64)
@@ -96,11 +96,11 @@ enum Message {
   case getMaxMemorySlots
   case addMemoryRegion(RegionDescription)
   case removeMemoryRegion(RegionDescription)
-  /// Nil where the front end did not say which.
+  /// Nil if the front end did not name one.
   case getSharedObject(ObjectUUID?)
   case getSharedMemoryConfig
 
-  /// What one `SET_MEM_TABLE` can carry.
+  /// The most regions in one `SET_MEM_TABLE`.
   static let maxRegionsInTable = 8
   /// `VHOST_USER_MAX_CONFIG_SIZE`: no configuration space is larger.
   static let maxConfigSize = 256
@@ -264,14 +264,14 @@ private struct Form {
   }
 }
 
-/// What a session answers.
+/// The answers of a session.
 enum Reply {
   case word(UInt64)
   case vringState(queue: UInt32, number: UInt32)
   case config(offset: UInt32, [UInt8])
   /// The sizes of the shared memory regions, by their ids.
   case sharedMemory([UInt8: UInt64])
-  /// What is asked for is a descriptor, which goes with it, or does not.
+  /// The answer to a request for a descriptor, which goes with it, or is missing.
   case empty
 
   func encode(to request: Request) -> [UInt8] {

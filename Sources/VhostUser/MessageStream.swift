@@ -9,21 +9,21 @@ struct Envelope: ~Copyable {
   var descriptors: ReceivedDescriptors
 }
 
-/// What one look at the socket brought.
+/// The result of one look at the socket.
 enum Arrival: ~Copyable {
   case message(Envelope)
-  /// A part of one, or nothing: the rest comes with a later look.
+  /// A part of a message, or nothing. The rest comes with a later look.
   case partial
   /// The end of the stream, between two messages.
   case end
 }
 
-/// Cuts the socket's stream into messages, and sends what answers them, without ever waiting.
+/// Cuts the socket's stream into messages, and sends the answers, without ever waiting.
 final class MessageStream {
   let socket: UnixSocket
   private var header: MessageHeader?
-  /// What is there of the header, then of the payload. It never holds bytes of the next message, so that the
-  /// descriptors that come with these belong to this one.
+  /// The bytes so far, of the header, then of the payload. It never has bytes of the next message, so all received
+  /// descriptors belong to this one.
   private var bytes: [UInt8] = []
   private var descriptors = ReceivedDescriptors()
 
@@ -52,7 +52,7 @@ final class MessageStream {
   }
 
   /// Reads until `bytes` has `size`.
-  /// - Returns: false when that is not there yet; true with `bytes` empty at the end of the stream.
+  /// - Returns: false if they have not come yet; true with `bytes` empty at the end of the stream.
   private func fill(to size: Int) throws(VhostUserError) -> Bool {
     while bytes.count < size {
       let count: Int
@@ -70,12 +70,12 @@ final class MessageStream {
     return true
   }
 
-  /// Sends an answer whole: one that does not fit ends the session, since this side waits for nobody.
+  /// Sends a whole answer. If it does not fit, the session ends, because this side never waits.
   func send(_ reply: Reply, to request: Request) throws(VhostUserError) {
     try send(reply, to: request, rawDescriptors: [])
   }
 
-  /// Sends an answer with a descriptor, of which the front end gets its own.
+  /// Sends an answer with a descriptor; the front end gets a copy of it.
   func send(_ reply: Reply, to request: Request, passing passed: borrowing FD) throws(VhostUserError) {
     let number = passed.withRaw { $0 }
     try send(reply, to: request, rawDescriptors: [number])

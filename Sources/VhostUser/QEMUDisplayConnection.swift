@@ -1,41 +1,41 @@
 package import Linux
 package import SystemPackage
 
-/// QEMU's display socket (`GPU_SET_SOCKET`), seen from the back end.
+/// The back end's side of QEMU's display socket (`GPU_SET_SOCKET`).
 ///
-/// Nothing here waits. QEMU reads each message to its end, and does nothing else meanwhile: so one that has begun is
-/// finished before any other, as soon as there is room, and until then no other is taken.
+/// Nothing here waits. QEMU reads each message to its end, and does nothing else meanwhile. A message that has begun is
+/// therefore finished as soon as there is room, and no other one is taken before.
 package final class QEMUDisplayConnection {
-  /// So many replies may be outstanding.
+  /// At most this many replies may be outstanding.
   package static let maxOutstanding = 64
-  /// So many replies are read in one turn of the loop.
+  /// At most this many replies are read in one turn of the loop.
   private static let repliesPerTurn = 16
 
   private let loop: EventLoop
   private let socket: UnixSocket
   private var token: EventLoop.Token?
-  /// Called when there is room again, after a message was not taken.
+  /// Called when there is room again after a message was not taken.
   private let onReady: () -> Void
-  /// Called once, when it is over: nil if QEMU has closed it.
+  /// Called once at the end; the error is nil if QEMU closed the socket.
   private let onEnd: (QEMUDisplayError?) -> Void
 
-  /// A message that has begun, from `sent` on. It has its capacity back when it is done.
+  /// The message under way, from `sent` on. Its capacity is reused.
   private var outgoing: [UInt8] = []
   private var sent = 0
-  /// One was not taken, and `onReady` is to be called.
+  /// Whether a message was not taken, so that `onReady` must be called.
   private var isAwaited = false
-  /// The loop watches for room.
+  /// Whether the loop watches for room.
   private var watchesRoom = false
-  /// Sending failed.
+  /// Why sending failed.
   private var failure: Errno?
 
-  /// Who waits for replies, in the order in which these come.
+  /// The calls that wait for replies, in the order of the replies.
   private var waiting: [(request: QEMUDisplayRequest, answered: (QEMUDisplayReply?) -> Void)] = []
   private var header: QEMUDisplayHeader?
-  /// What is there of a header, or of the payload after it.
+  /// The bytes so far of a header, or of the payload after it.
   private var incoming: [UInt8] = []
 
-  /// - Throws: what the kernel says of a descriptor that cannot be watched.
+  /// - Throws: the kernel's error for a descriptor that cannot be watched.
   package init(
     _ socket: consuming UnixSocket, loop: EventLoop, onReady: @escaping () -> Void,
     onEnd: @escaping (QEMUDisplayError?) -> Void
@@ -48,26 +48,26 @@ package final class QEMUDisplayConnection {
 
   deinit { close() }
 
-  /// It is not over. The socket itself closes with its owner.
+  /// Whether the connection is still there. The socket itself closes with its owner.
   package var isOpen: Bool { token != nil }
 
   // MARK: Sending
 
   /// Sends a message that has no reply, and no descriptor.
-  /// - Returns: false if there is no room for it now: nothing of it was sent, and `onReady` is called later.
+  /// - Returns: false if there is no room for it now. Nothing of it was sent, and `onReady` is called later.
   package func send(_ message: QEMUDisplayMessage) -> Bool {
     precondition(message.request.replySize == nil, "a reply is waited for")
     return transmit(message, [])
   }
 
-  /// Sends a message with a descriptor, of which QEMU gets its own, in the same way.
+  /// Sends a message with a descriptor in the same way; QEMU gets a copy of the descriptor.
   package func send(_ message: QEMUDisplayMessage, passing fd: borrowing FD) -> Bool {
     transmit(message, [fd.withRaw { $0 }])
   }
 
   /// Sends a message that has a reply, in the same way.
-  /// - Parameter answered: called with the reply; with nil when one comes to something that was asked later; not at
-  ///   all when the connection is over.
+  /// - Parameter answered: called with the reply, or with nil when a reply to a later message comes first. It is not called
+  ///   after the end of the connection.
   package func ask(_ message: QEMUDisplayMessage, _ answered: @escaping (QEMUDisplayReply?) -> Void) -> Bool {
     precondition(message.request.replySize != nil, "there is a reply to wait for")
     if waiting.count >= Self.maxOutstanding {
@@ -90,7 +90,7 @@ package final class QEMUDisplayConnection {
     sent = 0
     // Descriptors go with the first byte.
     flush(descriptors)
-    // Nothing of it has begun.
+    // No byte of it was sent.
     isAwaited = sent == 0
     if isAwaited { outgoing.removeAll(keepingCapacity: true) }
     watchRoom()
@@ -116,7 +116,7 @@ package final class QEMUDisplayConnection {
     try unsafe socket.send(bytes.span.bytes.extracting(droppingFirst: start), rawDescriptors: descriptors)
   }
 
-  /// Watches for room while something waits for it. A failure is told from the loop, too.
+  /// Watches for room while a message waits for it. A failure is also reported from the loop.
   private func watchRoom() {
     guard let token else { return }
     let wanted = !outgoing.isEmpty || failure != nil || isAwaited && waiting.count < Self.maxOutstanding
@@ -161,7 +161,7 @@ package final class QEMUDisplayConnection {
   /// - Returns: false when they are not there yet, or will not come.
   private func fill(to size: Int) throws(QEMUDisplayError) -> Bool {
     while incoming.count < size {
-      // Replies bring no descriptors: those that come close at once.
+      // Replies have no descriptors; any that come are closed at once.
       var descriptors = ReceivedDescriptors()
       let count: Int
       do throws(Errno) {
@@ -192,7 +192,7 @@ package final class QEMUDisplayConnection {
 
   // MARK: The end
 
-  /// QEMU closes it at each stop, and what was sent last may be unread then.
+  /// QEMU closes the socket at each stop, perhaps before it has read the last messages.
   private func end(_ errno: Errno) {
     end(errno == .brokenPipe || errno == .connectionReset ? nil : QEMUDisplayError.socket(errno))
   }

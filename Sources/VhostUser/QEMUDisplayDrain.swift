@@ -1,10 +1,10 @@
 package import Linux
 package import SystemPackage
 
-/// QEMU's display socket (`GPU_SET_SOCKET`) where nothing is to be shown by QEMU: nothing is sent, and what
-/// comes is thrown away, descriptors and all, so that QEMU never waits for room. It closes with its owner.
+/// QEMU's display socket (`GPU_SET_SOCKET`), if QEMU is to show nothing. Nothing is sent. All that comes is thrown away,
+/// with its descriptors, so that QEMU never waits for room. The socket closes with its owner.
 package final class QEMUDisplayDrain {
-  /// So much is read in one turn; the rest waits for the next.
+  /// At most this many bytes are read in one turn; the rest waits for the next.
   private static let chunk = 4096
 
   private let loop: EventLoop
@@ -12,7 +12,7 @@ package final class QEMUDisplayDrain {
   private var token: EventLoop.Token?
   private var discarded: [UInt8] = []
 
-  /// - Throws: what epoll says of a descriptor that it cannot watch.
+  /// - Throws: epoll's error for a descriptor that it cannot watch.
   package init(_ socket: consuming UnixSocket, loop: EventLoop) throws(Errno) {
     self.loop = loop
     self.socket = nil
@@ -22,7 +22,7 @@ package final class QEMUDisplayDrain {
 
   deinit { close() }
 
-  /// QEMU has not closed it.
+  /// Whether QEMU has not closed it yet.
   package var isOpen: Bool { socket != nil }
 
   private func drain() {

@@ -1,6 +1,6 @@
 package import Linux
 
-/// What a back end sends on QEMU's display socket. The C originals are `VHOST_USER_GPU_*`.
+/// The requests of a back end on QEMU's display socket. The C originals are `VHOST_USER_GPU_*`.
 package enum QEMUDisplayRequest: UInt32, Sendable, CaseIterable {
   case getProtocolFeatures = 1
   case setProtocolFeatures
@@ -17,7 +17,7 @@ package enum QEMUDisplayRequest: UInt32, Sendable, CaseIterable {
 }
 
 extension QEMUDisplayRequest: CustomStringConvertible {
-  /// As the protocol names it.
+  /// The protocol's name for it.
   package var description: String {
     switch self {
     case .getProtocolFeatures: "GET_PROTOCOL_FEATURES"
@@ -36,7 +36,7 @@ extension QEMUDisplayRequest: CustomStringConvertible {
   }
 }
 
-/// What a front end's display can do beyond the first version of the protocol. The C originals are
+/// The abilities of a front end's display beyond the first version of the protocol. The C originals are
 /// `VHOST_USER_GPU_PROTOCOL_F_*`.
 package struct QEMUDisplayFeatures: OptionSet, Sendable {
   package let rawValue: UInt64
@@ -55,20 +55,20 @@ package struct QEMUDisplayArea: Equatable, Sendable {
   }
 }
 
-/// Where a cursor is: the upper left pixel of its image, which may lie outside the picture.
+/// The place of a cursor: the upper left pixel of its image, which may lie outside the picture.
 package struct QEMUDisplayCursorPlace: Equatable, Sendable {
   package var scanout: UInt32
   package var x, y: Int32
   package init(scanout: UInt32, x: Int32, y: Int32) { (self.scanout, self.x, self.y) = (scanout, x, y) }
 }
 
-/// How an image lies in the dma-buf that goes with DMABUF_SCANOUT. The C original is `VhostUserGpuDMABUFScanout`.
+/// The layout of an image in the dma-buf of a DMABUF_SCANOUT. The C original is `VhostUserGpuDMABUFScanout`.
 package struct QEMUDisplayBuffer: Equatable, Sendable {
-  /// What is shown of the image. QEMU does not look at x and y.
+  /// The shown part of the image. QEMU does not look at x and y.
   package var area: QEMUDisplayArea
-  /// Of the whole image, in pixels.
+  /// The size of the whole image in pixels.
   package var width, height: UInt32
-  /// Bytes from one row to the next. The first one begins with the dma-buf.
+  /// Bytes from one row to the next. The first row begins with the dma-buf.
   package var stride: UInt32
   /// DRM's name of the pixel format.
   package var fourcc: UInt32
@@ -79,13 +79,13 @@ package struct QEMUDisplayBuffer: Equatable, Sendable {
   }
 }
 
-/// Where the pixels of an UPDATE are: rows of four bytes for each pixel, blue, green, red and one that is unused.
+/// The source of an UPDATE's pixels: rows of four bytes for each pixel, blue, green, red and an unused one.
 package struct QEMUDisplayPixels {
   package let mapping: Mapping
-  /// Where the first pixel is, and from one row to the next, in bytes.
+  /// The offset of the first pixel, and the distance from one row to the next, in bytes.
   package let offset, stride: Int
 
-  /// All of the rows must be in `mapping`.
+  /// All rows must be in `mapping`.
   package init(_ mapping: Mapping, offset: Int, stride: Int) {
     (self.mapping, self.offset, self.stride) = (mapping, offset, stride)
   }
@@ -98,24 +98,24 @@ package enum QEMUDisplayMessage {
   case getDisplayInfo
   /// Shows the cursor there.
   case cursorPosition(QEMUDisplayCursorPlace)
-  /// Shows none.
+  /// Shows no cursor.
   case cursorHide(QEMUDisplayCursorPlace)
   /// Shows this image: 64x64 pixels of four bytes, blue, green, red, alpha.
   case cursorUpdate(QEMUDisplayCursorPlace, hotX: UInt32, hotY: UInt32, image: [UInt8])
-  /// The scanout shows pixels of this size, which come with UPDATE; none if a side is 0.
+  /// The scanout shows pixels of this size, which UPDATE carries; none if a side is 0.
   case scanout(UInt32, width: UInt32, height: UInt32)
   case update(UInt32, QEMUDisplayArea, QEMUDisplayPixels)
-  /// The scanout shows a dma-buf, whose descriptor goes with it; none, and without a descriptor, for nil.
+  /// The scanout shows a dma-buf, whose descriptor goes with the message. Nil shows none, without a descriptor.
   case dmabufScanout(UInt32, QEMUDisplayBuffer?)
-  /// The dma-buf has changed there. It is answered when that was shown.
+  /// The dma-buf has changed there. The reply comes when the change is shown.
   case dmabufUpdate(UInt32, QEMUDisplayArea)
   case getEDID(UInt32)
-  /// As DMABUF_SCANOUT, with DRM's name of how the pixels are arranged.
+  /// As DMABUF_SCANOUT, with DRM's modifier.
   case dmabufScanout2(UInt32, QEMUDisplayBuffer, modifier: UInt64)
 
   /// An UPDATE carries no more bytes of pixels than this.
   package static let maxPixelBytes = 1 << 20
-  /// What a CURSOR_UPDATE carries.
+  /// The bytes of a CURSOR_UPDATE's image.
   package static let cursorBytes = 64 * 64 * 4
 
   package var request: QEMUDisplayRequest {
@@ -149,7 +149,7 @@ package enum QEMUDisplayMessage {
     }
   }
 
-  /// A descriptor goes with it.
+  /// Whether a descriptor goes with it.
   var hasDescriptor: Bool {
     switch self {
     case .dmabufScanout(_, let buffer): buffer != nil

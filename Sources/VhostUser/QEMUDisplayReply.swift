@@ -1,6 +1,6 @@
 package import SystemPackage
 
-/// What QEMU's display socket said that it must not, or why it failed.
+/// A forbidden reply of QEMU's display socket, or why the socket failed.
 package enum QEMUDisplayError: Error, Equatable {
   case socket(Errno)
   case closed
@@ -18,17 +18,17 @@ extension QEMUDisplayError: CustomStringConvertible {
     switch self {
     case .socket(let errno): "the socket failed: \(errno)"
     case .closed: "it was closed in the middle of a reply"
-    case .unknownReply(let code): "a reply to \(code) came, which is nothing that is ever asked"
+    case .unknownReply(let code): "a reply to \(code) came, which is no request of this protocol"
     case .noReply(let request, let flags):
       "\(request) came with flags 0x\(String(flags, radix: 16)), which are not those of a reply: 0x4"
     case .size(let request, let size, let expected):
       "the reply to \(request) has a payload of \(size) bytes instead of \(expected)"
-    case .unasked(let request): "a reply to \(request) came, which was not asked"
+    case .unasked(let request): "a reply to \(request) came, but nothing was asked"
     case .outOfTurn(let request, let first):
-      "the reply to \(request) came before that to \(first), which was asked first"
+      "the reply to \(request) came before the reply to \(first), which was asked first"
     case .type(let request, let type, let expected):
       "the reply to \(request) is of type 0x\(String(type, radix: 16)) instead of 0x\(String(expected, radix: 16))"
-    case .edidSize(let size): "an EDID has \(size) bytes; \(QEMUDisplayReply.maxEDID) are the most"
+    case .edidSize(let size): "an EDID has \(size) bytes, but the limit is \(QEMUDisplayReply.maxEDID)"
     }
   }
 }
@@ -39,7 +39,7 @@ struct QEMUDisplayHeader {
   private static let replyFlag: UInt32 = 1 << 2
 
   let request: QEMUDisplayRequest
-  /// In bytes: what the reply has.
+  /// The reply's size in bytes.
   let payloadSize: Int
 
   init(_ bytes: [UInt8]) throws(QEMUDisplayError) {
@@ -56,7 +56,7 @@ struct QEMUDisplayHeader {
 }
 
 extension QEMUDisplayRequest {
-  /// How many bytes the payload of its reply has; nil if it has no reply.
+  /// The size of its reply's payload in bytes; nil if it has no reply.
   var replySize: Int? {
     switch self {
     case .getProtocolFeatures: 8
@@ -67,8 +67,8 @@ extension QEMUDisplayRequest {
     }
   }
 
-  /// The front end may have reasons to leave it without a reply, and answer what came later: libkrun's display knows
-  /// no protocol features.
+  /// Whether a front end may leave it without a reply, and answer later messages. libkrun's display does so, because it
+  /// knows no protocol features.
   var mayGoUnanswered: Bool { self == .dmabufUpdate || self == .getEDID || self == .getProtocolFeatures }
 }
 
@@ -79,14 +79,14 @@ package struct QEMUDisplayScreen: Equatable, Sendable {
   package init(area: QEMUDisplayArea, isEnabled: Bool) { (self.area, self.isEnabled) = (area, isEnabled) }
 }
 
-/// What a front end answers on its display socket.
+/// The replies of a front end on its display socket.
 package enum QEMUDisplayReply: Equatable, Sendable {
   case protocolFeatures(QEMUDisplayFeatures)
-  /// Always of 16 screens, by the number of their scanouts. The C original is `virtio_gpu_resp_display_info`.
+  /// Always 16 screens, by the numbers of their scanouts. The C original is `virtio_gpu_resp_display_info`.
   case displayInfo([QEMUDisplayScreen])
-  /// What DMABUF_UPDATE told is shown.
+  /// The change of a DMABUF_UPDATE is shown.
   case updated
-  /// Empty where there is none. The C original is `virtio_gpu_resp_edid`.
+  /// Empty if there is none. The C original is `virtio_gpu_resp_edid`.
   case edid([UInt8])
 
   static let screens = 16
@@ -96,9 +96,9 @@ package enum QEMUDisplayReply: Equatable, Sendable {
   /// VIRTIO_GPU_RESP_OK_DISPLAY_INFO and VIRTIO_GPU_RESP_OK_EDID
   private static let (displayInfoType, edidType): (UInt32, UInt32) = (0x1101, 0x1104)
 
-  /// - Parameter bytes: as many as its header says.
+  /// - Parameter bytes: as many as the header says.
   init(_ request: QEMUDisplayRequest, _ bytes: [UInt8]) throws(QEMUDisplayError) {
-    // What virtio defines is little-endian.
+    // Structures of virtio are little-endian.
     func number(_ offset: Int) -> UInt32 { UInt32(littleEndian: bytes.number(at: offset)) }
     func check(_ expected: UInt32) throws(QEMUDisplayError) {
       if number(0) != expected { throw .type(request, type: number(0), expected: expected) }

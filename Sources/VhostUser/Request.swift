@@ -29,7 +29,7 @@ package enum Request: UInt32, Sendable, CaseIterable {
   case getSharedObject = 41
   case getSharedMemoryConfig = 44
 
-  /// Whether it has an answer of its own, beside the acknowledgement that `REPLY_ACK` adds to the others.
+  /// Whether it has an answer of its own. `REPLY_ACK` adds an acknowledgement to the other requests.
   var hasReply: Bool {
     switch self {
     case .getFeatures, .getVringBase, .getProtocolFeatures, .getQueueCount, .getConfig, .getMaxMemorySlots,
@@ -39,7 +39,7 @@ package enum Request: UInt32, Sendable, CaseIterable {
     }
   }
 
-  /// The protocol feature without which it must not come, and that feature's name.
+  /// The protocol feature that the request needs, and the feature's name.
   var needs: (feature: ProtocolFeatures, name: String)? {
     switch self {
     case .getQueueCount: (.multiqueue, "MQ")

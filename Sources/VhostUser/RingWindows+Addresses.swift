@@ -1,7 +1,7 @@
 internal import Guest
 internal import Virtio
 
-/// A part of a ring does not lie in the memory table as a whole.
+/// A part of a ring is not wholly in the memory table.
 struct OutsideMemory: Error {
   let part: RingPart
   let userAddress: UInt64

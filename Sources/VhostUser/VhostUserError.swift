@@ -2,14 +2,14 @@ package import Guest
 package import SystemPackage
 package import Virtio
 
-/// Why a session ended before its front end closed it. Each says which message was wrong, in what, and, where
-/// there is one, what to change in QEMU's command line.
+/// Why a session ended before its front end closed it. Each error names the message, its fault, and, if there is one, the
+/// remedy on QEMU's command line.
 package enum VhostUserError: Error, Equatable {
   // The socket.
   case socket(Errno)
   case closed(while: String)
   case repliesNotRead(Request)
-  // The frame of a message.
+  // The form of a message.
   case version(flags: UInt32)
   case replyInsteadOfRequest(code: UInt32)
   case unknownRequest(UInt32)
@@ -17,7 +17,7 @@ package enum VhostUserError: Error, Equatable {
   case payloadSize(Request, size: Int, expected: Int)
   case descriptorsLost(Request)
   case descriptorCount(Request, count: Int, expected: Int)
-  // What it says.
+  // The content of a message.
   case value(Request, field: String, value: UInt64, wanted: String)
   case notNegotiated(Request, feature: String)
   case feature(bit: Int)
@@ -26,7 +26,7 @@ package enum VhostUserError: Error, Equatable {
   case polling(queue: Int)
   case descriptor(Request, Errno)
   case notSocket(Request)
-  // What follows from it.
+  // The effects of a message.
   case memory(Request, GuestMemoryError)
   case ringOutsideMemory(queue: Int, RingPart, userAddress: UInt64)
   case queue(Int, VirtQueueError)
@@ -35,11 +35,11 @@ package enum VhostUserError: Error, Equatable {
 }
 
 extension VhostUserError {
-  /// A message could not be done and has changed nothing, so that the session can go on if the front end is told.
+  /// Whether the message changed nothing, so that the session can go on if the front end is told of the failure.
   var isRefusal: Bool {
     switch self {
     case .value, .feature, .ringRunning, .polling, .notSocket, .memory: true
-    // Without its kick descriptor a ring is lost.
+    // A ring without its kick descriptor cannot go on.
     case .descriptor(let request, _): request != .setVringKick
     default: false
     }
@@ -52,7 +52,7 @@ extension VhostUserError: CustomStringConvertible {
     case .socket(let errno): "the vhost-user socket failed: \(errno)"
     case .closed(let place): "the front end closed the connection \(place)"
     case .repliesNotRead(let request):
-      "the reply to \(request) does not fit into the socket: the front end does not read"
+      "the reply to \(request) does not fit into the socket, because the front end does not read"
     case .version(let flags):
       "a message has flags 0x\(String(flags, radix: 16)): the version in them must be 1"
     case .replyInsteadOfRequest(let code): "message \(code) has the reply flag, but nothing was asked"
@@ -77,15 +77,15 @@ extension VhostUserError: CustomStringConvertible {
     case .polling(let queue):
       "SET_VRING_KICK: queue \(queue) has no kick descriptor; polling a queue is not supported"
     case .descriptor(let request, let errno): "the descriptor of \(request) cannot be used: \(errno)"
-    case .notSocket(let request): "the descriptor of \(request) is no socket"
+    case .notSocket(let request): "the descriptor of \(request) is not a socket"
     case .memory(let request, let error):
-      "\(request): \(error) (QEMU wants -object memory-backend-memfd,share=on for the guest's RAM)"
+      "\(request): \(error) (QEMU needs -object memory-backend-memfd,share=on for the guest's RAM)"
     case .ringOutsideMemory(let queue, let part, let address):
       "the \(part.rawValue) of queue \(queue) at user address 0x\(String(address, radix: 16)) is not in one "
         + "memory region"
     case .queue(let queue, let error): "queue \(queue): \(error)"
     case .noSharedMemory:
-      "the front end maps no host memory into the guest; QEMU does from 11.1 on, with vhost-user-test-device-pci"
+      "the front end cannot map host memory into the guest; QEMU can from 11.1 on, with vhost-user-test-device-pci"
     case .kickDescriptor(let queue): "the kick descriptor of queue \(queue) is broken"
     }
   }

@@ -3,9 +3,9 @@ internal import Linux
 internal import Logging
 internal import SystemPackage
 
-// The rings: each starts when everything is there, moves with the guest's memory, and stops when it is asked where it is.
+// The rings: each starts when its setup is complete, moves with the guest's memory, and stops with GET_VRING_BASE.
 extension VhostUserSession {
-  /// - Parameter isFinal: the table is complete, so a ring that is not in it will not be.
+  /// - Parameter isFinal: whether the table is complete, so that it will not get a missing ring later.
   func move(_ vring: Vring, isFinal: Bool) {
     do throws(VhostUserError) {
       try vring.move(table.memory, eventIndex: hasEventIndex)
@@ -25,7 +25,7 @@ extension VhostUserSession {
       return try vring.start(
         table.memory, eventIndex: hasEventIndex, indirect: features & Features.indirectDescriptors != 0)
     } catch {
-      // Not to be tried again with the next message.
+      // The next message must not try again.
       vring.addresses = nil
       refuse(vring, error)
       return nil
@@ -39,7 +39,7 @@ extension VhostUserSession {
     return vrings[Int(queue)]
   }
 
-  /// Changes what must not change while a ring runs. What is refused is refused before: it leaves the ring as it is.
+  /// Changes the setup of a ring that does not run. Refusals come before the change, and leave the ring as it is.
   func configure(
     _ request: Request, _ queue: UInt32, _ change: (Vring) -> Void
   ) throws(VhostUserError) {
@@ -49,8 +49,7 @@ extension VhostUserSession {
     try update(vring)
   }
 
-  /// Ends the runs of rings that are to be set up anew. Some front ends say nothing more of a driver's reset than that
-  /// its rings are disabled.
+  /// Ends the runs of rings that will be set up anew. Some front ends report a driver's reset only by disabling its rings.
   func drop(_ vrings: [Vring], for request: Request) throws(VhostUserError) {
     let started = vrings.filter(\.isStarted)
     if let vring = started.first(where: isEnabled) { throw .ringRunning(request, queue: vring.index) }
@@ -65,13 +64,13 @@ extension VhostUserSession {
     vring.isEnabled || features & Features.protocolFeatures == 0
   }
 
-  /// Starts a ring for which everything is there, and watches its kicks as long as it may work.
+  /// Starts a ring whose setup is complete, and watches its kicks as long as it may work.
   ///
-  /// The specification starts a ring with its first kick. A kick may have been taken by the front end before
-  /// it handed the descriptor over, so the descriptor itself starts it, and its chains are looked for.
+  /// The specification starts a ring with its first kick. The front end may have taken that kick before it handed the
+  /// descriptor over. The descriptor itself therefore starts the ring, and its chains are looked for.
   func update(_ vring: Vring) throws(VhostUserError) {
     let isEnabled = isEnabled(vring)
-    // No driver is there before it accepted version 1.
+    // Before it accepted version 1, there is no driver.
     if !vring.isStarted, isEnabled, features & Features.version1 != 0, let fresh = start(vring) {
       logger.debug("ring starts", metadata: ["queue": "\(vring.index)", "index": "\(vring.base)"])
       device.started(vring, index: vring.index, fresh: fresh)

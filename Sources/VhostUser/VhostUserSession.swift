@@ -6,15 +6,15 @@ internal import Virtio
 
 /// The back end's side of one vhost-user connection, as QEMU's front ends from 7.2 on speak it.
 ///
-/// It owns the socket and the rings. Everything happens in calls from the loop, one message or kick at a
-/// time; nothing waits. A peer that breaks the protocol ends the session, with an error that says in what.
-/// How the rings start, move and stop is in `VhostUserSession+Rings`.
+/// It owns the socket and the rings. Everything happens in calls from the loop, one message or kick at a time, and nothing
+/// waits. If a peer breaks the protocol, the session ends with an error that names the fault. `VhostUserSession+Rings`
+/// starts, moves and stops the rings.
 package final class VhostUserSession {
-  /// What the guest's address space and KVM's slots allow.
+  /// The most regions that the guest's address space and KVM's slots allow.
   static let maxMemorySlots = UInt64(GuestMemory.maxRegions)
 
-  /// The connection, which closes with the session's end even if this value lives on: the front end may be
-  /// waiting for an answer.
+  /// The connection, which closes at the session's end even if this object lives on, because the front end may be waiting
+  /// for an answer.
   var stream: MessageStream?
   let loop: EventLoop
   let device: any VhostUserDevice
@@ -30,24 +30,23 @@ package final class VhostUserSession {
   private let known: KnownMemory
   /// The queue whose stop the front end waits for. No message is read meanwhile.
   var stopping: Int?
-  /// Queues that started or went on with the current message: their chains are looked for after it is
-  /// answered.
+  /// Queues that started or went on with the current message. Their chains are looked for after its answer.
   var resumed: [Int] = []
 
-  /// Nothing is read.
+  /// Whether reading is paused.
   private var isPaused = false
-  /// A message has come. Before that, whoever connected may be no front end.
+  /// Whether a message has come. Before that, the peer may not be a front end.
   package private(set) var hasStarted = false
   /// The socket for requests to the front end, if it gave one.
   package private(set) var backendChannel: BackendChannel?
 
-  /// Serves the connection until its end, as long as this value lives. The device is kept.
+  /// Serves the connection until its end, as long as this object lives. It keeps the device.
   /// - Parameters:
   ///   - socket: a connected one; it is made nonblocking.
   ///   - known: shared by the sessions of all devices of one guest.
   ///   - onFirstMessage: called once, before the first message is answered.
-  ///   - onEnd: called once: with nil when the front end closed the connection between two messages. The
-  ///     rings have stopped then.
+  ///   - onEnd: called once, after the rings have stopped; with nil if the front end closed the connection between two
+  ///     messages.
   package init(
     _ socket: consuming UnixSocket, loop: EventLoop, device: any VhostUserDevice,
     known: KnownMemory = KnownMemory(),
@@ -78,7 +77,7 @@ package final class VhostUserSession {
 
   // MARK: The connection
 
-  /// Reads nothing more for a while, or goes on.
+  /// Pauses reading, or goes on.
   package func pauseReading(_ isPaused: Bool) throws(Errno) {
     guard let token, let stream else { return }
     try loop.modify(token, stream.socket.fd, isPaused ? [] : .readable)
@@ -127,7 +126,7 @@ package final class VhostUserSession {
       }
     } catch {
       guard isAcknowledged, error.isRefusal else { throw error }
-      logger.error("the front end is told that this cannot be done: \(error)")
+      logger.error("the front end gets an error for its message: \(error)")
       try stream?.send(.word(1), to: request)
     }
     lookAtResumedRings()
@@ -135,8 +134,8 @@ package final class VhostUserSession {
 
   // MARK: Messages
 
-  /// Does what a message says.
-  /// - Returns: its answer. There is none for most requests, and none yet for a queue that has to stop first.
+  /// Executes a message.
+  /// - Returns: its answer. Most requests have none, and one for a queue that has to stop comes later.
   private func answer(_ envelope: consuming Envelope) throws(VhostUserError) -> Reply? {
     let request = envelope.request
     switch envelope.message {
@@ -144,12 +143,12 @@ package final class VhostUserSession {
     case .setFeatures(let word): try setFeatures(word)
     case .getProtocolFeatures: return .word(offeredProtocolFeatures.rawValue)
     case .setProtocolFeatures(let word): try setProtocolFeatures(ProtocolFeatures(rawValue: word))
-    // The first is how a session starts, the second is deprecated and to be ignored.
+    // The first starts a session; the second is deprecated and must be ignored.
     case .setOwner, .resetOwner: break
     case .getQueueCount: return .word(UInt64(vrings.count))
     case .getMaxMemorySlots: return .word(Self.maxMemorySlots)
-    // QEMU logs writes to the guest's memory, whatever was offered. Nothing is written into a log, and no migration
-    // waits for one: QEMU refuses that.
+    // QEMU sends its log of writes to the guest's memory even if logging was not offered. Nothing is written into it, and
+    // no migration needs it, because QEMU refuses migration.
     case .setLogBase, .setLogDescriptor: break
     case .setMemoryTable(let regions):
       try table.replace(with: regions, &envelope.descriptors, known: known)
@@ -161,7 +160,7 @@ package final class VhostUserSession {
       try table.remove(region)
       try memoryChanged(final: false)
     case .setVringSize(let queue, let size):
-      // A power of two or not: that is the driver's choice, which the queue checks when it starts.
+      // The queue itself checks for a power of two when it starts, because the size is the driver's choice.
       guard size > 0, size <= UInt32(VirtQueue.maxSize) else {
         throw .value(
           request, field: "the size", value: UInt64(size), wanted: "from 1 to \(VirtQueue.maxSize)")
@@ -269,9 +268,9 @@ package final class VhostUserSession {
 
   // MARK: The other direction
 
-  /// Asks the front end for something, without waiting for it.
-  /// - Returns: false if nothing was asked: it gave no socket for that, or did not negotiate the feature.
-  /// - Throws: `socket` when it does not fit, or the front end is gone. The session goes on.
+  /// Sends a request to the front end, without waiting for it.
+  /// - Returns: false if nothing was sent: the front end gave no socket for that, or did not negotiate the feature.
+  /// - Throws: `socket` if the request does not fit, or the front end is gone. The session goes on.
   package func ask(_ request: BackendRequest) throws(VhostUserError) -> Bool {
     guard let backendChannel, protocolFeatures.contains(request.needs) else { return false }
     try backendChannel.send(request)

@@ -2,11 +2,11 @@ internal import Guest
 internal import Linux
 package import Virtio
 
-/// One ring of a session: what the front end said of it, and the queue while it runs.
+/// One ring of a session: its setup from the front end, and the queue while it runs.
 package final class Vring {
   package let index: Int
 
-  // As the messages set it up.
+  // The setup from the messages.
   var size: UInt32 = 0
   var addresses: VringAddresses?
   var base: UInt16 = 0
@@ -16,29 +16,28 @@ package final class Vring {
   var call: EventLine?
   var error: EventLine?
 
-  /// The memory table does not have the place of a running ring: a front end that removes regions one by one
-  /// may take it away for a while, and a guest that maps other things over its memory for ever. Nothing is
-  /// taken from the ring then; its old place stays mapped for what is still to be completed.
+  /// Whether the memory table lacks the place of a running ring. A front end that removes regions one by one may take it
+  /// away for a while; a guest that maps other things over its memory may take it for ever. Nothing is then taken from the
+  /// ring. Its old place stays mapped for chains that must still be completed.
   var isAdrift = false
   private var running: VirtQueue?
-  /// Where the last run stopped.
+  /// The index where the last run stopped.
   private var stoppedAt: UInt16?
 
   init(index: Int) { self.index = index }
 
   var isStarted: Bool { running != nil }
 
-  /// It runs, is enabled, and its memory is there. A device that has left chains in it takes them when it is told of a
-  /// kick after that.
+  /// Whether it runs, is enabled, and its memory is mapped. If the device left chains in it, a kick must follow.
   package var mayWork: Bool { isStarted && !isAdrift && kick?.isWatched ?? false }
 
-  /// The ring's queue while it runs. There is a new one after each start.
+  /// The ring's queue while it runs. Each start makes a new one.
   package var queue: VirtQueue {
     guard let running else { preconditionFailure("the ring does not run") }
     return running
   }
 
-  /// Calls the driver if it wants to hear of what was completed (`VirtQueue.shouldNotify`).
+  /// Calls the driver if it wants to hear of completed chains (`VirtQueue.shouldNotify`).
   package func notify() {
     if let running, running.shouldNotify() { call?.event.signal() }
   }
@@ -46,7 +45,7 @@ package final class Vring {
   /// Tells the front end that the ring is broken, if it gave a descriptor for that.
   package func reportError() { error?.event.signal() }
 
-  /// Makes the queue, if everything for it is there.
+  /// Makes the queue if its setup is complete.
   /// - Returns: whether the driver is a new one, or nil if the ring is not set up yet.
   func start(_ memory: GuestMemory, eventIndex: Bool, indirect: Bool) throws(VhostUserError) -> Bool? {
     guard let addresses, size > 0, kick != nil else { return nil }
@@ -64,16 +63,16 @@ package final class Vring {
     } catch {
       throw .queue(index, error)
     }
-    // Index 0 is a new driver's, but for a ring that stopped just there after a turn around 2^16: that one
-    // still has in it what was completed.
+    // Index 0 means a new driver, unless the ring stopped just there after 2^16 chains. Such a ring still has completed
+    // chains in it.
     let resumes = base != 0 || stoppedAt == 0 && queue.lastUsedSlotFilled
     running = queue
     isAdrift = false
     return !resumes
   }
 
-  /// Ends the run; the next one goes on at the same index unless it is told otherwise. The queue goes, since it holds
-  /// the memory table: what is unplugged meanwhile is let go of.
+  /// Ends the run. The next one goes on at the same index, unless a message sets another. The queue is dropped, because it
+  /// holds the memory table, which would keep unplugged memory.
   func stop() {
     guard let running else { return }
     base = running.position
@@ -84,7 +83,7 @@ package final class Vring {
   }
 
   /// Finds the rings of a running queue in another memory table, or at other addresses.
-  /// - Throws: what keeps it from being found. It is adrift then.
+  /// - Throws: why they cannot be found. The ring is then adrift.
   func move(_ memory: GuestMemory, eventIndex: Bool) throws(VhostUserError) {
     guard let running, let addresses else { return }
     let rings: RingWindows

@@ -4,7 +4,7 @@ package import SystemPackage
 package import VhostUser
 package import VirtioGPU
 
-/// Why QEMU cannot come by an inherited descriptor.
+/// Why an inherited descriptor cannot be QEMU's connection.
 package enum EndpointError: Error, Equatable, CustomStringConvertible {
   case noDescriptor(Errno)
   case notAStreamSocket
@@ -19,22 +19,22 @@ package enum EndpointError: Error, Equatable, CustomStringConvertible {
 
 /// Shows a device's frames on QEMU's own display.
 package protocol QEMUDisplay: AnyObject {
-  /// The socket is QEMU's from now on, in place of an earlier one.
+  /// QEMU has sent this socket, which replaces an earlier one.
   func connect(_ socket: consuming UnixSocket)
-  /// QEMU's side of the device is gone.
+  /// QEMU's connection for the device is over.
   func abandon()
 }
 
 /// One device, and QEMU's connection to it.
 package final class Endpoint {
-  /// Where QEMU comes from.
+  /// The way by which QEMU connects.
   package enum Address {
     case path(FilePath)
     /// Inherited by this process.
     case descriptor(CInt)
   }
 
-  /// So many may be connected without having said anything. One more takes the place of the oldest.
+  /// At most this many connections may have sent nothing yet. One more replaces the oldest.
   static let maxCallers = 8
 
   /// A socket that is listened on.
@@ -47,30 +47,30 @@ package final class Endpoint {
   package let device: GPUDevice
   private let backEnd: GPUBackEnd
   private let address: Address
-  /// One connection is served after the other.
+  /// Whether it serves one connection after the other.
   private let keeps: Bool
   private let known: KnownMemory
   private let display: (any QEMUDisplay)?
   private let loop: EventLoop
   private let logger: Logger
   private var listener: Listener?
-  /// There while a connection is awaited.
+  /// Non-nil while a connection is awaited.
   private var listenerToken: EventLoop.Token?
-  /// Who has connected and not said a whole message yet, in the order of their numbers: any of them may be QEMU.
+  /// Connections without a whole message yet, in the order of their numbers. Any of them may be QEMU.
   private var callers: [Int: VhostUserSession] = [:]
   private var lastCaller = 0
   /// QEMU's connection.
   private var session: VhostUserSession?
-  /// QEMU has not come yet.
+  /// Whether QEMU has not connected yet.
   package private(set) var isWaiting = false
-  /// QEMU has come.
+  /// Called when QEMU has connected.
   package var onConnection: () -> Void = {}
-  /// The connection is over, with an error or without.
+  /// Called when the connection is over, with an error or without.
   package var onEnd: ((any Error)?) -> Void = { _ in }
 
   /// - Parameters:
-  ///   - listener: of its path, if that is listened on already.
-  ///   - keeps: listens on when a connection is over.
+  ///   - listener: the listening socket of its path, if there is one already.
+  ///   - keeps: whether it goes on listening after a connection.
   ///   - known: shared by all devices of the guest.
   package init(
     _ device: GPUDevice, at address: Address, listener: Listener? = nil, keeps: Bool, known: KnownMemory,
@@ -98,10 +98,10 @@ package final class Endpoint {
     }
   }
 
-  /// QEMU is there.
+  /// Whether QEMU is connected.
   package var isServing: Bool { session?.hasStarted ?? false }
 
-  /// Forgets the connection, which is over, and all that its driver has left.
+  /// Forgets the connection, which is over, and everything that its driver left.
   package func close() {
     session = nil
     display?.abandon()
@@ -132,7 +132,7 @@ package final class Endpoint {
     let socket: UnixSocket
     do throws(Errno) { socket = try listener.socket.accept() } catch {
       if error != .wouldBlock && error != .connectionAbort {
-        logger.error("a connection could not be taken: \(error)")
+        logger.error("a connection could not be accepted: \(error)")
       }
       return
     }
@@ -154,7 +154,8 @@ package final class Endpoint {
       onEnd: { [unowned self] error in ended(number, error) })
   }
 
-  /// It is QEMU who speaks. One back end serves one connection: the others have their turn after it, or never.
+  /// QEMU has sent its first message on this connection. The others are served after it, or never, because a back end
+  /// serves one connection.
   private func begin(_ number: Int) {
     guard let caller = callers.removeValue(forKey: number) else { return }
     (session, backEnd.session, isWaiting) = (caller, caller, false)
@@ -171,15 +172,15 @@ package final class Endpoint {
 
   private func ended(_ number: Int, _ error: VhostUserError?) {
     guard callers.removeValue(forKey: number) != nil else { return onEnd(error) }
-    logger.info("a connection was no front end's: \(error.map { "\($0)" } ?? "it said nothing")")
+    logger.info("a connection was not a front end's: \(error.map { "\($0)" } ?? "it sent nothing")")
   }
 
   private func pauseListening() {
     if let listener, let token = listenerToken.take() { loop.remove(token, listener.socket.fd) }
   }
 
-  /// Nobody else is waited for.
-  /// - Parameter removing: the socket's file may be removed.
+  /// Stops listening.
+  /// - Parameter removing: whether the socket's file may be removed.
   package func stopListening(removing: Bool) {
     pauseListening()
     callers = [:]

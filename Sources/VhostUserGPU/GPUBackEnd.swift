@@ -4,16 +4,16 @@ package import VhostUser
 package import Virtio
 package import VirtioGPU
 
-/// The virtio-gpu device behind a vhost-user session: passes on what each of them says to the other.
+/// The virtio-gpu device behind a vhost-user session. It translates between the two.
 package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
   private let device: GPUDevice
   private let loop: EventLoop
   private let logger: Logger
   private var display: QEMUDisplayDrain?
-  /// The connection that it serves.
+  /// The connection of the session.
   package weak var session: VhostUserSession?
   private var saidThatOutputsAreNotTold = false
-  /// Takes each display socket, to show the frames there. Without it nothing is shown there.
+  /// Shows the frames on each display socket. Without it QEMU's display shows nothing.
   package var onDisplaySocket: ((consuming UnixSocket) -> Void)?
 
   /// - Parameter loop: reads what QEMU's display sends.
@@ -50,7 +50,7 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   package func sharedObject(_ uuid: ObjectUUID) -> FD? { device.sharedObject(uuid) }
 
-  // MARK: What the device says
+  // MARK: The device's news
 
   package func tell(_ news: DeviceNews) throws(LostNews) {
     // QEMU tells the guest of its own screens.
@@ -65,13 +65,13 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
     do throws(VhostUserError) { isAsked = try session?.ask(request) ?? false } catch {
       throw LostNews("\(error)")
     }
-    // A front end with a display of its own fills the events in by itself, from what that display does.
+    // A front end with a display of its own fills in the events of that display by itself.
     if news == .configChanged, !isAsked || display?.isOpen == true, !saidThatOutputsAreNotTold {
       saidThatOutputsAreNotTold = true
       logger.notice(
         """
-        the screens have changed, and this front end does not tell the guest so (QEMU's vhost-user-gpu and \
-        vhost-user-vga cannot): the guest sees it when its driver asks the next time, as at a reboot
+        the screens have changed, but this front end cannot tell the guest (QEMU's vhost-user-gpu and \
+        vhost-user-vga): the guest sees the change when its driver asks the next time, as at a reboot
         """)
     }
   }
@@ -103,8 +103,8 @@ package final class GPUBackEnd: VhostUserDevice, GPUFrontEnd {
 
   // MARK: QEMU's display
 
-  /// QEMU sends a new socket at every start, stop and reset. Where the frames go elsewhere nothing is sent there, and
-  /// what comes is thrown away.
+  /// QEMU sends a new socket at every start, stop and reset. If the frames go elsewhere, nothing is sent to it, and all that
+  /// comes is thrown away.
   package func displaySocket(_ socket: consuming UnixSocket) {
     if let onDisplaySocket {
       onDisplaySocket(socket)

@@ -1,18 +1,18 @@
 /// The name under which virtio devices share an object (virtio 1.3, 2.11: exporting objects).
 package struct ObjectUUID: Hashable, Sendable {
-  /// In bytes.
+  /// The size in bytes.
   package static let size = 16
 
-  /// As they stand in messages: `size` of them.
+  /// The bytes in the order of messages: `size` of them.
   package let bytes: [UInt8]
 
-  /// Takes over what a peer sent, whatever its version.
+  /// Takes a peer's UUID of any version.
   package init(_ bytes: [UInt8]) {
     precondition(bytes.count == Self.size, "a UUID has 16 bytes")
     self.bytes = bytes
   }
 
-  /// A new one of version 4, which is random (RFC 9562, 5.4), from the system's generator.
+  /// A new random UUID (version 4, RFC 9562, 5.4), from the system's generator.
   package static func random() -> ObjectUUID {
     var generator = SystemRandomNumberGenerator()
     var bytes = (0..<size).map { _ in UInt8.random(in: .min ... .max, using: &generator) }

@@ -1,7 +1,7 @@
 package import Guest
 internal import Udmabuf
 
-/// Where the three parts of a ring are in the host's memory (virtio 1.3, 2.7).
+/// The places of a ring's three parts in the host's memory (virtio 1.3, 2.7).
 package struct RingWindows {
   package let descriptors: GuestWindow
   package let available: GuestWindow
@@ -13,7 +13,7 @@ package struct RingWindows {
     self.used = used
   }
 
-  /// Checks that each part is as long as it has to be, and lies where its fields can be read at once.
+  /// Checks that each part is long enough, and aligned so that its fields can be read at once.
   /// - Throws: `ringTooShort` or `ringMisaligned`.
   func check(size: UInt16, eventIndex: Bool) throws(VirtQueueError) {
     func check(_ part: RingPart, _ window: GuestWindow, alignment: Int) throws(VirtQueueError) {

@@ -3,37 +3,37 @@ internal import Linux
 
 /// The device's side of a split virtqueue (virtio 1.3, 2.7).
 ///
-/// The driver changes the rings and the memory under us at any time: every field is read once, and what was
-/// read is checked. Nothing that it writes makes a call here loop without bound or touch memory outside the
-/// table. Once its buffers are warm, a queue allocates nothing per chain.
+/// The driver may change the rings and the memory at any time, so every field is read once, and the value is checked.
+/// Nothing that the driver writes makes a call loop without bound, or touch memory outside the table. Once its buffers
+/// have grown, a queue allocates nothing per chain.
 package final class VirtQueue {
   /// virtio 1.3, 2.7: the largest queue.
   package static let maxSize: UInt16 = 32768
 
-  /// In descriptors, a power of two.
+  /// The number of descriptors, a power of two.
   package let size: UInt16
-  /// Where chains and indirect tables lie. It may be replaced while the queue runs; see `move`.
+  /// The memory of chains and indirect tables. It may be replaced while the queue runs; see `move`.
   package var memory: GuestMemory
-  /// The next available index: what `GET_VRING_BASE` answers.
+  /// The next available index, which `GET_VRING_BASE` reports.
   package private(set) var position: UInt16
-  /// The driver wrote something into the ring that cannot be: `next` gives out nothing more.
+  /// Whether the driver wrote impossible values into the ring; `next` then gives out nothing more.
   package private(set) var isBroken = false
 
   private var rings: RingWindows
   private let eventIndex, indirect: Bool
-  /// The used index, of which the ring holds a copy.
+  /// The used index; the ring holds a copy of it.
   private var usedIndex: UInt16
   /// The used index at the last `shouldNotify`.
   private var notifiedIndex: UInt16
   private var kicksSuspended = false
-  /// The indirect table of the current chain; kept for its capacity.
+  /// The indirect table of the current chain; reused for its capacity.
   private var table: [UInt8] = []
 
   /// - Parameters:
-  ///   - eventIndex: `VIRTIO_F_EVENT_IDX` was negotiated.
-  ///   - indirect: `VIRTIO_F_INDIRECT_DESC` was.
-  ///   - start: the next available index; the used index starts equal to it, so every chain before it must
-  ///     have been completed.
+  ///   - eventIndex: whether `VIRTIO_F_EVENT_IDX` was negotiated.
+  ///   - indirect: whether `VIRTIO_F_INDIRECT_DESC` was negotiated.
+  ///   - start: the next available index. The used index starts equal to it, so every chain before it must have been
+  ///     completed.
   /// - Throws: `size`, `ringTooShort` or `ringMisaligned`.
   package init(
     size: UInt16, rings: RingWindows, memory: GuestMemory, eventIndex: Bool, indirect: Bool = true,
@@ -48,11 +48,11 @@ package final class VirtQueue {
     position = start
     usedIndex = start
     notifiedIndex = start
-    // What an earlier run left in the ring may keep the driver from kicking.
+    // A value that an earlier run left in the ring may keep the driver from kicking.
     _ = resumeKicks()
   }
 
-  /// The same rings at another place of the host's memory, after the memory table changed.
+  /// Moves to the same rings at another place of the host's memory, after the memory table changed.
   /// - Throws: `ringTooShort` or `ringMisaligned`; the queue is then unchanged.
   package func move(to rings: RingWindows, memory: GuestMemory) throws(VirtQueueError) {
     try rings.check(size: size, eventIndex: eventIndex)
@@ -60,8 +60,8 @@ package final class VirtQueue {
     self.memory = memory
   }
 
-  /// How many bytes a part of a queue of `size` takes (virtio 1.3, 2.7). The event fields at the end of the
-  /// two rings are there only with the event index.
+  /// The bytes that a part of a queue of `size` takes (virtio 1.3, 2.7). The two rings end with event fields only if the
+  /// event index was negotiated.
   package static func bytes(of part: RingPart, size: UInt16, eventIndex: Bool) -> Int {
     let tail = eventIndex ? 2 : 0
     return switch part {
@@ -75,11 +75,10 @@ package final class VirtQueue {
 
   /// Takes the next chain that the driver made available.
   ///
-  /// When there is none and kicks are not suspended, the driver is asked to kick for the next one before
-  /// this returns.
+  /// If there is none and kicks are not suspended, this asks the driver to kick for the next one before it returns.
   /// - Returns: false when nothing is available, or the ring is broken.
-  /// - Throws: an error that `breaksRing` once, after which this returns false; or what is wrong with one
-  ///   chain, which has been taken: `chain.head` names it, and it may be completed.
+  /// - Throws: once, an error that `breaksRing`, after which this returns false. Or an error of one chain, which counts as
+  ///   taken: `chain.head` names it, and it may be completed.
   package func next(into chain: inout DescriptorChain) throws(VirtQueueError) -> Bool {
     chain.readable.removeAll(keepingCapacity: true)
     chain.writable.removeAll(keepingCapacity: true)
@@ -162,7 +161,7 @@ package final class VirtQueue {
   // MARK: Giving chains back
 
   /// Gives the chain at `head` back to the driver, in any order. Call `shouldNotify` after one or several.
-  /// - Parameter written: how many bytes of the chain's writable part were written, from its start.
+  /// - Parameter written: the number of bytes written to the chain's writable part, from its start.
   package func complete(head: UInt16, written: UInt32) {
     let slot = Int(usedIndex & (size - 1))
     // struct virtq_used_elem: le32 id, le32 len (virtio 1.3, 2.7.8).
@@ -171,11 +170,10 @@ package final class VirtQueue {
     rings.used.mapping.storeRelease(usedIndex, at: rings.used.start + 2)
   }
 
-  /// Whether the driver wants to be called for what was completed since the last call of this
-  /// (virtio 1.3, 2.7.7.2).
+  /// Whether the driver wants a call for the chains completed since the last call of this function (virtio 1.3, 2.7.7.2).
   package func shouldNotify() -> Bool {
     if usedIndex == notifiedIndex { return false }
-    // The used index must be visible before the driver's wish is read: the driver does the reverse.
+    // The used index must be visible before the driver's wish is read; the driver writes its wish before it reads the index.
     fullMemoryFence()
     let old = notifiedIndex
     notifiedIndex = usedIndex
@@ -187,8 +185,8 @@ package final class VirtQueue {
     return usedIndex &- event &- 1 < usedIndex &- old
   }
 
-  /// Something was completed in the last slot of the used ring since the driver zeroed it: a ring that
-  /// stands at index 0 has then wrapped and was not set up anew.
+  /// Whether the last slot of the used ring was used since the driver zeroed it. A ring at index 0 has then wrapped, and
+  /// was not set up anew.
   package var lastUsedSlotFilled: Bool {
     rings.used.mapping.load(UInt64.self, at: rings.used.start + 4 + 8 * (Int(size) - 1)) != 0
   }
@@ -198,15 +196,15 @@ package final class VirtQueue {
   private static let noInterrupt: UInt16 = 1  // VIRTQ_AVAIL_F_NO_INTERRUPT
   private static let noNotify: UInt16 = 1  // VIRTQ_USED_F_NO_NOTIFY
 
-  /// Asks the driver not to kick until `resumeKicks`; it may still do so. With the event index there is
-  /// nothing to write: the event that was asked for last stays behind.
+  /// Asks the driver not to kick until `resumeKicks`; it may still kick. With the event index nothing needs to be written,
+  /// because the last event that was asked for stays in the past.
   package func suspendKicks() {
     kicksSuspended = true
     if !eventIndex { rings.used.mapping.storeRelease(Self.noNotify, at: rings.used.start) }
   }
 
   /// Asks the driver to kick for the next chain (virtio 1.3, 2.7.10).
-  /// - Returns: true if chains arrived before it could know, for which it will not kick.
+  /// - Returns: true if chains arrived before the driver could see that. The driver will not kick for these.
   package func resumeKicks() -> Bool {
     kicksSuspended = false
     if eventIndex {
@@ -214,7 +212,7 @@ package final class VirtQueue {
     } else {
       rings.used.mapping.storeRelease(0, at: rings.used.start)
     }
-    // The wish must be visible before the index is read: the driver does the reverse.
+    // The wish must be visible before the index is read; the driver writes the index before it reads the wish.
     fullMemoryFence()
     return !isBroken && availableIndex != position
   }

@@ -9,11 +9,11 @@ package enum RingPart: String, Sendable {
 
 /// What is wrong with a virtqueue, with one chain in it, or with an access to the memory that a chain names.
 package enum VirtQueueError: Error, Equatable {
-  // The queue as it was set up.
+  // The setup of the queue.
   case size(UInt16)
   case ringTooShort(RingPart, length: Int, needed: Int)
   case ringMisaligned(RingPart, alignment: Int)
-  // The ring: nothing that is in it can be believed any more.
+  // The ring, whose content can no longer be trusted.
   case indexAhead(by: UInt16, size: UInt16)
   case headOutOfRange(UInt16, size: UInt16)
   // One chain.
@@ -32,8 +32,8 @@ package enum VirtQueueError: Error, Equatable {
   case readPastEnd(count: Int, left: UInt64)
   case writePastEnd(count: Int, left: UInt64)
 
-  /// The ring itself cannot go on: the queue gives out nothing more until it is set up anew. Otherwise only
-  /// one chain is bad; it was taken, and may be completed with length 0.
+  /// Whether the ring itself is broken: the queue gives out nothing more until it is set up anew. Otherwise only one chain
+  /// is bad; it was taken, and may be completed with length 0.
   package var breaksRing: Bool {
     switch self {
     case .size, .ringTooShort, .ringMisaligned, .indexAhead, .headOutOfRange: true
@@ -47,15 +47,15 @@ extension VirtQueueError: CustomStringConvertible {
     switch self {
     case .size(let size): "the queue size \(size) is not a power of two from 1 to \(VirtQueue.maxSize)"
     case .ringTooShort(let part, let length, let needed):
-      "the \(part.rawValue) has \(length) bytes of guest memory and needs \(needed)"
+      "the \(part.rawValue) has \(length) bytes of guest memory, but needs \(needed)"
     case .ringMisaligned(let part, let alignment):
       "the address of the \(part.rawValue) is not a multiple of \(alignment)"
     case .indexAhead(let count, let size):
-      "the available index is ahead by \(count) chains in a queue of \(size)"
+      "the available index is \(count) chains ahead, in a queue of \(size)"
     case .headOutOfRange(let head, let size):
       "the available ring names descriptor \(head) in a queue of \(size)"
     case .nextOutOfRange(let head, let next, let limit):
-      "the chain at descriptor \(head) goes on at descriptor \(next) in a table of \(limit)"
+      "the chain at descriptor \(head) continues at descriptor \(next), in a table of \(limit)"
     case .chainTooLong(let head, let limit):
       "the chain at descriptor \(head) has more than \(limit) descriptors, or a loop"
     case .chainTooLarge(let head, let bytes):
@@ -63,21 +63,22 @@ extension VirtQueueError: CustomStringConvertible {
     case .readableAfterWritable(let head):
       "the chain at descriptor \(head) has a device-readable descriptor behind a device-writable one"
     case .indirectNotNegotiated(let head):
-      "the chain at descriptor \(head) has an indirect table, and VIRTIO_F_INDIRECT_DESC was not negotiated"
+      "the chain at descriptor \(head) has an indirect table, but VIRTIO_F_INDIRECT_DESC was not negotiated"
     case .indirectNested(let head):
       "the chain at descriptor \(head) has an indirect descriptor in an indirect table"
     case .indirectWithNext(let head):
       "the chain at descriptor \(head) has a descriptor that is both INDIRECT and NEXT"
     case .indirectLength(let head, let length):
-      "the chain at descriptor \(head) has an indirect table of \(length) bytes, which is no positive multiple of 16"
+      "the chain at descriptor \(head) has an indirect table of \(length) bytes, which is not a positive multiple of 16"
     case .indirectTooLong(let head, let entries, let limit):
       "the chain at descriptor \(head) has an indirect table of \(entries) descriptors, the limit is \(limit)"
     case .indirectUnreachable(let head, let error):
       "the indirect table of the chain at descriptor \(head) cannot be read: \(error)"
     case .memory(let error): "the memory of a chain cannot be reached: \(error)"
-    case .readPastEnd(let count, let left): "\(count) bytes were to be read from a chain with \(left) left"
+    case .readPastEnd(let count, let left):
+      "\(count) bytes were to be read from a chain that has only \(left) left"
     case .writePastEnd(let count, let left):
-      "\(count) bytes were to be written to a chain with room for \(left)"
+      "\(count) bytes were to be written to a chain that has room for only \(left)"
     }
   }
 }

@@ -10,7 +10,7 @@ enum Command: Equatable {
   case setScanout(ScanoutID, ResourceID, Rectangle)
   case flush(ResourceID, Rectangle)
   case transferToHost(ResourceID, Rectangle, offset: UInt64)
-  /// The page list follows in the chain; it is read once its length was admitted.
+  /// The page list follows in the chain, and is read after its length was admitted.
   case attachBacking(ResourceID, entries: UInt32)
   case detachBacking(ResourceID)
   case assignUUID(ResourceID)
@@ -19,7 +19,7 @@ enum Command: Equatable {
   case setScanoutBlob(ScanoutID, ResourceID, Rectangle, BlobLayout)
   case mapBlob(ResourceID, offset: UInt64)
   case unmapBlob(ResourceID)
-  /// The context's number is in the header, as in the three that follow.
+  /// The header has the context's number, also in the next three commands.
   case createContext
   case destroyContext
   case attachToContext(ResourceID)
@@ -27,10 +27,10 @@ enum Command: Equatable {
   case submit(size: UInt32)
   case updateCursor(ScanoutID, CursorPosition, ResourceID, hotX: UInt32, hotY: UInt32)
   case moveCursor(ScanoutID, CursorPosition, ResourceID)
-  /// A command that this device does not have, or none at all.
+  /// A command that this device does not have, or an unknown number.
   case unknown(UInt32)
 
-  /// The commands' names in the spec, for people.
+  /// The command's name in the spec, for people.
   var name: String {
     switch self {
     case .getDisplayInfo: "GET_DISPLAY_INFO"
@@ -59,16 +59,16 @@ enum Command: Equatable {
   }
 }
 
-/// What RESOURCE_CREATE_BLOB asks for (`struct virtio_gpu_resource_create_blob`).
+/// The fields of RESOURCE_CREATE_BLOB (`struct virtio_gpu_resource_create_blob`).
 struct BlobRequest: Equatable {
   var memory, flags: UInt32
-  /// What of the host's memory; 0 for the guest's own.
+  /// The number of the host's memory; 0 for the guest's own.
   var blobID: UInt64
   /// In bytes.
   var size: UInt64
 }
 
-/// How an image lies in a blob (`struct virtio_gpu_set_scanout_blob`): four planes at most.
+/// The layout of an image in a blob (`struct virtio_gpu_set_scanout_blob`), at most four planes.
 struct BlobLayout: Equatable {
   var width, height, format: UInt32
   var strides, offsets: [UInt32]

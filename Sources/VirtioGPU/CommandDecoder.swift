@@ -2,19 +2,19 @@ internal import Guest
 internal import Scanout
 internal import Virtio
 
-/// Reads commands out of chains. It keeps one buffer for the copies, so that a command costs no allocation.
+/// Reads commands from chains. It keeps one buffer for the copies, so that a command allocates nothing.
 struct CommandDecoder {
   private var bytes: [UInt8] = []
 
-  /// The header, which every chain begins with.
+  /// The header with which every chain begins.
   mutating func header(_ reader: inout ChainReader) throws(VirtQueueError) -> ControlHeader {
     try copy(ControlHeader.size, &reader)
     return ControlHeader(
       type: u32(0), flags: u32(4), fenceID: u64(8), contextID: u32(16), ringIndex: u32(20))
   }
 
-  /// The command behind a header; the one place that knows how commands are laid out.
-  /// - Throws: when the chain ends too early.
+  /// The command behind a header. Only this function knows the layout of commands.
+  /// - Throws: if the chain ends too early.
   mutating func command(
     _ header: ControlHeader, _ reader: inout ChainReader
   ) throws(VirtQueueError) -> Command {
@@ -67,7 +67,7 @@ struct CommandDecoder {
       try copy(8, &reader)
       return .unmapBlob(ResourceID(u32(0)))
     case CommandType.contextCreate:
-      // Its name and what it is for matter to 3D alone.
+      // Its name and its purpose matter only to 3D.
       try copy(72, &reader)
       return .createContext
     case CommandType.contextDestroy:
@@ -85,7 +85,7 @@ struct CommandDecoder {
       // struct virtio_gpu_update_cursor: position (scanout, x, y, padding), resource, hot spot, padding.
       try copy(32, &reader)
       let scanout = ScanoutID(u32(0))
-      // The numbers are unsigned in the spec; a cursor that leaves on the left comes as a large one.
+      // The spec's numbers are unsigned; a cursor that leaves on the left has a very large one.
       let position = CursorPosition(x: Int32(bitPattern: u32(4)), y: Int32(bitPattern: u32(8)))
       return header.type == CommandType.moveCursor
         ? .moveCursor(scanout, position, ResourceID(u32(16)))
@@ -95,8 +95,8 @@ struct CommandDecoder {
     }
   }
 
-  /// The page list behind RESOURCE_ATTACH_BACKING (`struct virtio_gpu_mem_entry`), in one descriptor or in
-  /// many. `count` was admitted before, so that it bounds what is copied.
+  /// The page list behind RESOURCE_ATTACH_BACKING (`struct virtio_gpu_mem_entry`), in one descriptor or in many. `count`
+  /// was admitted before, so it bounds the copy.
   mutating func pageList(
     count: UInt32, _ reader: inout ChainReader
   ) throws(VirtQueueError) -> [GuestRange] {

@@ -3,49 +3,49 @@ internal import Linux
 internal import Scanout
 internal import Virtio
 
-/// What became of a command.
+/// The outcome of a command: when its answer is due.
 enum Outcome {
   case now(Response)
-  /// When the presentations are on the screen.
+  /// The answer is due when the presentations are on the screen.
   case atFlip([Flip])
-  /// When nobody uses the pages any more, and the front end has unmapped them.
+  /// The answer is due when nobody uses the pages any more, and the front end has unmapped them.
   case whenFree(PageReturn?, Errand?)
-  /// When the front end has mapped something, or the sink has answered.
+  /// The answer is due when the front end has mapped the memory, or the sink has answered.
   case whenDone(Errand)
 }
 
-/// A presentation that an answer waits for.
+/// A presentation for which an answer waits.
 struct Flip {
   let scanout: ScanoutID
   let sequence: UInt64
 }
 
-/// Does what the commands of a queue say.
+/// Executes the commands of a queue.
 protocol CommandHandler: AnyObject {
   /// - Parameters:
-  ///   - reader: stands behind the command's own fields: at its page list, if it has one.
+  ///   - reader: is behind the command's own fields, at its page list if it has one.
   ///   - decoder: reads that list.
-  /// - Throws: only what is wrong with the chain's memory; other mistakes are in the outcome.
+  /// - Throws: only errors of the chain's memory; the outcome has other mistakes.
   func execute(
     _ command: Command, _ header: ControlHeader, of queue: CommandQueue, _ reader: inout ChainReader,
     _ decoder: inout CommandDecoder
   ) throws(VirtQueueError) -> Outcome
-  /// A turn of the loop begins, and with it the time that the queue has.
+  /// A turn of the loop begins, and with it the queue's time.
   func beginTurn()
   var isTurnOver: Bool { get }
-  /// Something that was begun goes on in later turns: the control queue waits for it.
+  /// Whether work goes on in later turns. The control queue waits for it.
   var isBusy: Bool { get }
-  /// The queue was left with chains in it.
+  /// The queue stopped for this turn with chains in it.
   func wake()
-  /// An answer waits for another time than before.
+  /// The deadline of the waiting answers has changed.
   func armTimer()
 }
 
-/// One of the device's two queues: takes commands from it, and answers them, at once or when what they wait for is over.
+/// One of the device's two queues. Takes its commands, and answers each at once or when its wait is over.
 final class CommandQueue {
   enum Kind {
     case control
-    /// Answers nothing that waits. Its commands have no room for an answer, and need none.
+    /// The cursor queue: no answer waits, because its commands have no room for one and need none.
     case cursor
   }
 
@@ -55,13 +55,13 @@ final class CommandQueue {
   let kind: Kind
   private let mistakes: MistakeLog
   private(set) var queue: GPUQueue?
-  /// It was left with chains in it, for the sake of other sources of the loop.
+  /// Whether chains were left in it, to give other sources of the loop a turn.
   private(set) var hasMore = false
   /// Answers that wait, in the order of their commands.
   private var pending: [PendingResponse] = []
   var patience: GPUDevice.Patience
 
-  // Their capacity serves again and again.
+  // Reused for their capacity.
   private var chain = DescriptorChain()
   private var decoder = CommandDecoder()
   private var bytes: [UInt8] = []
@@ -72,21 +72,21 @@ final class CommandQueue {
 
   func start(_ queue: GPUQueue) { self.queue = queue }
 
-  /// Nothing is taken from it any more, and nothing that waits is answered.
+  /// Takes no more commands, and drops the waiting answers.
   func drop() {
     for response in pending { response.waitNoLonger() }
     pending.removeAll()
     queue = nil
   }
 
-  /// The driver set it up in a way in which it cannot run.
+  /// The driver's setup of the queue cannot work.
   func reportUnusable(_ why: String) {
     mistakes.report(.brokenRing, "a virtqueue is unusable until the driver sets it up anew: \(why)")
   }
 
   // MARK: Taking commands
 
-  /// Takes nothing now; it is looked at again when what stands against it is over.
+  /// Takes no command now. The queue is looked at again when the obstacle is gone.
   func leave() { hasMore = true }
 
   func process(for handler: any CommandHandler) {
@@ -131,7 +131,8 @@ final class CommandQueue {
       let command = try decoder.command(header, &reader)
       outcome = try handler.execute(command, header, of: self, &reader, &decoder)
     } catch {
-      mistakes.report(.malformedCommand, "a command ends too early, or its memory is not there: \(error)")
+      mistakes.report(
+        .malformedCommand, "a command ends too early, or the guest does not have its memory: \(error)")
       outcome = .now(.error(.invalidParameter))
     }
     answer(outcome, header, queue, handler)
@@ -146,7 +147,7 @@ final class CommandQueue {
     let now = Response.ok
     switch outcome {
     case .now(let response):
-      // Fences complete in their order: the driver takes one as done when a later one is.
+      // Fences complete in order, because the driver takes a fence as done when a later one is done.
       if kind == .control, handler.isBusy || header.isFenced && pending.contains(where: \.header.isFenced) {
         pend(header, response, .now + patience.fence, handler)
       } else {
@@ -186,7 +187,7 @@ final class CommandQueue {
     return waiting
   }
 
-  /// As much of the chain's room as the answer takes: what waits must not grow with what the guest offers.
+  /// Keeps only as much of the chain's room as the answer takes: the guest must not decide how much memory waiting takes.
   private func room(for response: Response) -> [GuestRange] {
     var needed = UInt64(response.size)
     return Array(
@@ -201,7 +202,7 @@ final class CommandQueue {
     _ response: Response, _ header: ControlHeader, head: UInt16, _ writable: [GuestRange], _ queue: GPUQueue,
     isOptional: Bool = false
   ) {
-    // NuttX leaves no room for an answer to a flush either.
+    // NuttX leaves no room for the answer to a flush.
     if (isOptional || header.type == CommandType.resourceFlush) && writable.isEmpty {
       return queue.queue.complete(head: head, written: 0)
     }
@@ -215,7 +216,8 @@ final class CommandQueue {
     } else {
       mistakes.report(
         .noRoom,
-        "command \(hex(header.type)) leaves \(writer.remaining) bytes for an answer of \(response.size)")
+        "command \(hex(header.type)) leaves room for \(writer.remaining) bytes, but its answer has \(response.size)"
+      )
       if writer.remaining >= UInt64(ControlHeader.size) {
         Response.error(.unspecified).encode(header, into: &bytes)
       }
@@ -232,10 +234,10 @@ final class CommandQueue {
 
   var isEmpty: Bool { pending.isEmpty }
 
-  /// A command is done when work that goes on in later turns is.
+  /// Whether an answer waits for work in later turns.
   var awaitsWork: Bool { pending.contains(where: \.isAtWork) }
 
-  /// Answers what need not wait any more.
+  /// Sends the answers whose wait is over.
   func settle() {
     guard let queue, !pending.isEmpty else { return }
     var fenceBefore = false
@@ -252,28 +254,29 @@ final class CommandQueue {
     if pending.count != before { queue.notify() }
   }
 
-  /// A scanout has got as far as this presentation. Fences that waited for it are answered with the next `settle`.
-  /// - Returns: false if nothing waits at all.
+  /// A scanout has reached this presentation. The next `settle` answers the fences that waited for it.
+  /// - Returns: false if no answer waits.
   func reached(_ sequence: UInt64, on scanout: ScanoutID) -> Bool {
     for response in pending { response.reached(sequence, on: scanout) }
     return !pending.isEmpty
   }
 
-  /// The work that commands waited for is done. What else they wait for has as long as after any other command.
+  /// The work that commands waited for is done. Their other waits get the usual time from now on.
   func finishWork(_ now: Instant) { for response in pending { response.finishWork(now + patience.fence) } }
 
-  /// The front end has answered something: what it was asked for after that has waited for it too.
+  /// The front end has answered a request. It answers in order, so later requests get their time from now on.
   func waitLonger() {
     let now = Instant.now
     for response in pending { response.waitLonger(now) }
   }
 
-  /// Waits no longer for anything that is not `kept`.
+  /// Ends all waits but those for `kept`.
   func waitNoLonger(but isKept: (PendingResponse) -> Bool) {
     for response in pending where !isKept(response) { response.waitNoLonger() }
   }
 
-  /// Waits no longer for what had its time, and says for what.
+  /// Ends the waits whose time is over.
+  /// - Parameter silent: is called with each of them.
   func expire(_ now: Instant, _ silent: (PendingResponse) -> Void) {
     for response in pending where response.deadline <= now && !response.isAtWork {
       silent(response)
@@ -281,7 +284,7 @@ final class CommandQueue {
     }
   }
 
-  /// When the first answer has had its time; nil if none waits for that. An answer that is ready waits for its turn behind
-  /// another, and one that is at work until that is done; no timer brings either.
+  /// The earliest deadline of the waiting answers, or nil. Answers that are ready and wait for their turn, and those whose
+  /// work goes on, need no timer.
   var deadline: Instant? { pending.lazy.filter { !$0.isReady && !$0.isAtWork }.map(\.deadline).min() }
 }

@@ -1,16 +1,16 @@
 internal import Linux
 
 /// The configuration space (virtio 1.3, 5.7.4: `struct virtio_gpu_config`): events_read, events_clear, num_scanouts,
-/// num_capsets and blob_alignment, of four bytes each. By its events the guest hears that a screen was plugged in or out.
+/// num_capsets and blob_alignment, of four bytes each. Its events tell the guest that a screen was plugged in or out.
 struct ConfigSpace {
-  /// Where events_clear is.
+  /// The offset of events_clear.
   private static let eventsClear: Range<UInt64> = 4..<8
   /// VIRTIO_GPU_EVENT_DISPLAY
   static let displayEvent: UInt32 = 1 << 0
-  /// What a blob's size is a multiple of, in bytes: a dma-buf is made of whole pages.
+  /// A blob's size must be a multiple of this number of bytes, because a dma-buf has whole pages.
   static let blobAlignment = UInt32(systemPageSize)
 
-  /// How many scanouts the guest is told of, where the front end does not say that itself.
+  /// The number of scanouts for the guest, if the front end does not set it.
   let scanoutCount: Int
   /// Events that the driver has not cleared yet (events_read).
   private(set) var eventsRead: UInt32 = 0
@@ -33,8 +33,8 @@ struct ConfigSpace {
     }
   }
 
-  /// The driver, or a front end that writes the whole space on its behalf, may write events_clear alone: the
-  /// bits that are set there are cleared in events_read. The rest is ignored.
+  /// The driver may write only events_clear, whose set bits are cleared in events_read. The rest is ignored, because a front
+  /// end may write the whole space on the driver's behalf.
   mutating func write(offset: UInt32, _ bytes: [UInt8]) {
     for (index, byte) in bytes.enumerated() {
       let place = UInt64(offset) + UInt64(index)

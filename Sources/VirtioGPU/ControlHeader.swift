@@ -9,7 +9,7 @@ struct ResourceID: Hashable, Sendable, CustomStringConvertible {
 struct ControlHeader: Equatable {
   static let size = 24
   static let fenceFlag: UInt32 = 1
-  /// The ring's number means something (VIRTIO_GPU_FLAG_INFO_RING_IDX).
+  /// Whether the ring's number is valid (VIRTIO_GPU_FLAG_INFO_RING_IDX).
   static let ringFlag: UInt32 = 2
 
   var type: UInt32
@@ -19,7 +19,8 @@ struct ControlHeader: Equatable {
   var ringIndex: UInt32
 
   var isFenced: Bool { flags & Self.fenceFlag != 0 }
-  /// A flush of a blob is to be answered at its flip: Intel's driver for Windows gives it the number of a fence alone.
+  /// Whether a flush of a blob is to be answered at its flip. Intel's driver for Windows sets the fence's number, but not
+  /// the flag.
   var wantsPace: Bool { isFenced || fenceID != 0 }
 }
 

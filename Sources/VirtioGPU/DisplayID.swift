@@ -1,23 +1,23 @@
 internal import Scanout
 
-/// An extension block of an EDID for the modes that its own timings have no room for: VESA DisplayID 1.3.
+/// An extension block of an EDID, for the modes that do not fit the EDID's own timings: VESA DisplayID 1.3.
 enum DisplayID {
-  /// As many timings as the block has room for, beside the data blocks that the standard wants of a display.
+  /// The most timings in the block, besides the data blocks that the standard requires of a display.
   static let maxTimings = 3
 
-  /// A section of a block has room for so many bytes: 128, less the tag, the section's header, and both sums.
+  /// The room in a block's section, in bytes: 128 without the tag, the section's header, and both checksums.
   private static let payloadSize = 121
 
-  /// The block repeats this of the display.
+  /// The display's facts that the block repeats.
   struct Display {
     let product: UInt16
     let serial: UInt32
     let widthMillimetres, heightMillimetres: UInt32
-    /// The mode that it prefers.
+    /// The preferred mode.
     let preferred: DisplayMode
   }
 
-  /// A timing can be said here.
+  /// Whether the block can express a timing.
   static func fits(_ mode: DisplayMode) -> Bool {
     mode.hdisplay > 0 && mode.hdisplay < mode.hsyncStart && mode.hsyncStart < mode.hsyncEnd
       && mode.hsyncEnd <= mode.htotal && mode.vdisplay > 0 && mode.vdisplay < mode.vsyncStart
@@ -56,7 +56,7 @@ enum DisplayID {
     [tag, 0, UInt8(payload.count)] + payload
   }
 
-  /// 4.4.1: a detailed timing of type I. Its numbers begin at 1; no aspect ratio is said.
+  /// 4.4.1: a detailed timing of type I. Its numbers count from 1; the aspect ratio is undefined.
   private static func timing(_ mode: DisplayMode, isPreferred: Bool) -> [UInt8] {
     let clock = Array(words(mode.clock / 10 - 1).prefix(3))
     let horizontal =

@@ -1,7 +1,7 @@
 package import Scanout
 
-/// Describes a display to the guest: VESA E-EDID 1.4, with a CTA-861 extension where one block cannot hold
-/// all modes, and a DisplayID extension for those that a detailed timing cannot say.
+/// Describes a display to the guest: VESA E-EDID 1.4. A CTA-861 extension has the modes that do not fit into one block,
+/// a DisplayID extension those that a detailed timing cannot express.
 package enum EDID {
   private static let blockSize = 128
   private static let timingsInBase = 3
@@ -11,8 +11,8 @@ package enum EDID {
 
   /// The description of a display with these modes, the preferred one first, in one block to three.
   ///
-  /// Modes over 4095 pixels a side or over 655 MHz are in the DisplayID block. Readers that do not know it take the
-  /// first of the others as the preferred one; the base block has no timing where there is no other.
+  /// Modes over 4095 pixels a side or over 655 MHz are in the DisplayID block. Readers that do not know it prefer the
+  /// first of the other modes. If there are no others, the base block has no timing.
   /// - Parameter serial: tells the displays of one guest apart.
   package static func make(_ output: SinkOutput, serial: UInt32) -> [UInt8] {
     let (width, height) = size(output)
@@ -20,8 +20,8 @@ package enum EDID {
     let large = output.modes.filter { !fitsBase($0) && DisplayID.fits($0) }
     let preferred = output.modes.first { fitsBase($0) || DisplayID.fits($0) }
     var timings = output.modes.compactMap { detailedTiming($0, width, height) }
-    // CTA-861, 4.1: who has an extension block shows 640x480. Nothing is offered that cannot be shown, so
-    // that a display without it has no more timings than the base block holds.
+    // CTA-861, 4.1: a display with an extension block shows 640x480. The EDID must not promise a mode that cannot be
+    // shown, so a display without 640x480 has only the timings of the base block.
     let isExtensible = output.modes.contains { is60(640, 480, $0) }
     timings = Array(timings.prefix(timingsInBase + (isExtensible ? timingsInExtension : 0)))
     let extra = timings.dropFirst(timingsInBase)
@@ -58,7 +58,7 @@ package enum EDID {
     block.replaceSubrange(108..<126, with: nameDescriptor(output.name))
     var extensions = extra.isEmpty ? [] : [ctaBlock(Array(extra))]
     if let preferred, !large.isEmpty {
-      // The block says which mode is preferred, so that one is in it even if the base block has it too.
+      // The block names the preferred mode, so it has that mode even if the base block has it too.
       let modes = [preferred].filter(DisplayID.fits) + large.filter { $0 != preferred }
       let display = DisplayID.Display(
         product: product, serial: serial, widthMillimetres: width, heightMillimetres: height,
@@ -88,8 +88,8 @@ package enum EDID {
     name.description.utf8.reduce(0) { $0 << 5 | UInt16($1 - 0x40) }
   }
 
-  /// In millimetres: 96 dots per inch of the preferred mode where the sink does not know. Zero, which means
-  /// that it varies, beyond what one byte of centimetres can hold.
+  /// The size in millimetres. If the sink does not know it, the preferred mode at 96 dots per inch. Zero, which means that
+  /// the size varies, if it does not fit into one byte of centimetres.
   private static func size(_ output: SinkOutput) -> (UInt32, UInt32) {
     var (width, height) = (output.widthMillimetres, output.heightMillimetres)
     if width == 0 || height == 0, let mode = output.modes.first {

@@ -1,9 +1,9 @@
 internal import Linux
 
-/// Something that the front end, or the sink, was asked for on behalf of a command.
+/// A request to the front end, or to the sink, on behalf of a command.
 final class Errand {
   enum Answerer {
-    /// The front end's channel, which answers one thing after the other.
+    /// The front end's channel, which answers requests in order.
     case frontEnd
     case sink
   }
@@ -11,15 +11,15 @@ final class Errand {
   let answerer: Answerer
   /// The answer that waits for it.
   weak var response: PendingResponse? { didSet { if let result { response?.finish(result) } } }
-  /// What came of it, which may be before anything waits: a channel breaks when it is written to.
+  /// The result. It can come before an answer waits for it, because writing to the channel can break it.
   private var result: Response?
-  /// Nobody waits for it any more.
+  /// No answer waits for it any more.
   var isAbandoned = false
-  /// What is answered then: what was asked is undone, or is done some time.
+  /// The answer in that case. The request is undone, or is done later.
   let ifAbandoned: Response
-  /// What the driver must leave room for: the longest answer.
+  /// The size of the longest answer, for which the driver must leave room.
   let longest: Response
-  /// How long it is waited for.
+  /// How long the command waits for it.
   let patience: TimeSpan
 
   init(ifAbandoned: Response, longest: Response? = nil, by answerer: Answerer, patience: TimeSpan) {

@@ -4,7 +4,7 @@ internal import Linux
 internal import Pictures
 internal import Scanout
 
-// Blobs (virtio 1.3, 5.7.6.8): bytes that host and guest share. What they mean is said when they are shown.
+// Blobs (virtio 1.3, 5.7.6.8): bytes that host and guest share. Only the command that shows them describes the image.
 extension GPUDevice {
   /// `enum virtio_gpu_blob_mem`
   private enum BlobMemory {
@@ -12,18 +12,19 @@ extension GPUDevice {
     static let host3D: UInt32 = 2
   }
 
-  /// VIRTIO_GPU_BLOB_FLAG_USE_*: mappable, shareable, cross-device. All that they ask for a lent buffer has.
+  /// VIRTIO_GPU_BLOB_FLAG_USE_*: mappable, shareable, cross-device. A lent buffer is all of these.
   private static let blobFlags: UInt32 = 0x7
 
   /// No guest has more memory.
   private static let largestBlob: UInt64 = 1 << 46
 
-  /// Checks what RESOURCE_CREATE_BLOB asks for, before its page list is read.
+  /// Checks RESOURCE_CREATE_BLOB before its page list is read.
   func check(_ id: ResourceID, _ blob: BlobRequest, entries: UInt32) throws(Mistake) {
     try resources.checkNew(id)
     guard blob.flags & ~Self.blobFlags == 0 else {
       throw Mistake(
-        .invalidParameter, .blob, "blob \(id) has flags \(hex(blob.flags)); there are \(hex(Self.blobFlags))")
+        .invalidParameter, .blob,
+        "blob \(id) has flags \(hex(blob.flags)); only \(hex(Self.blobFlags)) are known")
     }
     if blob.memory == BlobMemory.host3D, let region = usableHostRegion {
       return try region.check(id, blob, entries: entries)
@@ -45,7 +46,7 @@ extension GPUDevice {
     }
   }
 
-  /// Without a page list it is given its memory by RESOURCE_ATTACH_BACKING.
+  /// A blob without a page list gets its memory by RESOURCE_ATTACH_BACKING.
   func createBlob(
     _ id: ResourceID, _ blob: BlobRequest, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
@@ -57,7 +58,7 @@ extension GPUDevice {
     }
   }
 
-  /// Shows an image that lies in a blob as the command says, or turns the scanout off.
+  /// Shows an image in a blob, whose layout the command describes, or turns the scanout off.
   func setScanout(
     _ number: ScanoutID, _ id: ResourceID, _ area: Rectangle, _ layout: BlobLayout
   ) throws(Mistake) {
@@ -67,7 +68,8 @@ extension GPUDevice {
     guard resource.image == nil else {
       throw Mistake(
         .invalidParameter, .blob,
-        "SET_SCANOUT_BLOB of resource \(id), \(resource.form); SET_SCANOUT is for those")
+        "SET_SCANOUT_BLOB of resource \(id), \(resource.form), which is not a blob; SET_SCANOUT is for images"
+      )
     }
     let image = try Resource.image(
       layout.width, layout.height, layout.format, stride: layout.strides[0], offset: layout.offsets[0],

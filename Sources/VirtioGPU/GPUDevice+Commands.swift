@@ -6,8 +6,8 @@ internal import Scanout
 internal import Udmabuf
 internal import Virtio
 
-// What the commands mean, one function for each (virtio 1.3, 5.7.6.8). A guest's mistake is answered with the
-// spec's error, counted by kind, and changes nothing.
+// The commands' meanings, one function for each (virtio 1.3, 5.7.6.8). A guest's mistake changes nothing. It is answered
+// with the spec's error, and counted by kind.
 extension GPUDevice {
   func execute(
     _ command: Command, _ header: ControlHeader, of queue: CommandQueue, _ reader: inout ChainReader,
@@ -29,7 +29,7 @@ extension GPUDevice {
       case .flush(let id, let area):
         let resource = try resources.find(id, with: area, for: "RESOURCE_FLUSH")
         let flips = try scanouts.flush(resource, area)
-        // Nothing in a guest waits for the end of a frame of what is no blob, but for a driver that spins.
+        // Without a blob no guest waits for the end of a frame, except a driver that spins.
         return resource.image == nil ? .atFlip(flips) : .now(.ok)
       case .transferToHost(let id, let area, let offset): try transfer(id, area, offset)
       case .attachBacking(let id, let count):
@@ -95,7 +95,7 @@ extension GPUDevice {
   private func unknown(_ command: Command) -> Mistake {
     Mistake(
       .unspecified, .unknownCommand,
-      "\(command.name) is not of a feature that was negotiated, or not for this queue")
+      "\(command.name) needs a feature that was not negotiated, or belongs to the other queue")
   }
 
   /// The region for memory of the host, if the driver may use it.
@@ -120,7 +120,8 @@ extension GPUDevice {
       throw Mistake(.unspecified, .backingTwice, "resource \(id) has a backing already; detach it first")
     }
     guard count > 0 else {
-      throw Mistake(.invalidParameter, .emptyList, "resource \(id) is given a backing of 0 entries")
+      throw Mistake(
+        .invalidParameter, .emptyList, "resource \(id) gets a backing of 0 entries; at least 1 is needed")
     }
     do throws(LendError) { try lender.account.checkEntries(UInt64(count)) } catch {
       throw Mistake(error, resource: id)
@@ -135,7 +136,7 @@ extension GPUDevice {
     do throws(LendError) {
       buffer = try lender.take(entries, of: memory, length: resource.size, as: scanouts.backing)
     } catch { throw Mistake(error, resource: resource.id) }
-    // What was kept of an earlier backing gives way to this one.
+    // The new backing replaces the copy that was kept of an earlier one.
     scanouts.drop(resource.forgetPictures())
     scanouts.dropStore(of: resource)
     resource.attach(buffer)
@@ -148,8 +149,7 @@ extension GPUDevice {
       """)
   }
 
-  /// With the guest's own pages on the screen there is nothing to transfer. A copy takes over at the flush
-  /// what is noted here.
+  /// If the guest's own pages are on the screen, there is nothing to transfer. A copy takes the noted part over at the flush.
   private func transfer(_ id: ResourceID, _ area: Rectangle, _ offset: UInt64) throws(Mistake) {
     let resource = try resources.find(id, with: area, for: "TRANSFER_TO_HOST_2D")
     guard let buffer = resource.buffer else {
@@ -197,7 +197,7 @@ extension GPUDevice {
     guard let image = resource.image else {
       throw Mistake(
         .invalidParameter, .blob,
-        "SET_SCANOUT of resource \(id), a blob; that is what SET_SCANOUT_BLOB is for")
+        "SET_SCANOUT of resource \(id), which is a blob; SET_SCANOUT_BLOB is for blobs")
     }
     try scanouts.show(resource, View(layout: image, source: area), on: scanout, for: "SET_SCANOUT")
   }

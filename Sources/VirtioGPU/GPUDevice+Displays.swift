@@ -1,9 +1,9 @@
 internal import Scanout
 
-// What the guest asks about its screens: GET_DISPLAY_INFO and GET_EDID (virtio 1.3, 5.7.6.8).
+// The guest's questions about its screens: GET_DISPLAY_INFO and GET_EDID (virtio 1.3, 5.7.6.8).
 extension GPUDevice {
-  /// Whoever shows the frames may know better, and is asked first. Who left a question unanswered is asked, but not
-  /// waited for.
+  /// Asks the sink first, which may know better. If the sink left an earlier question unanswered, it is asked, but the
+  /// guest does not wait for it.
   func answerDisplayInfo() -> Outcome {
     let own = Response.displayInfo(scanouts.displayInfo)
     let errand = Errand(ifAbandoned: own, by: .sink, patience: patience.inquiry)
@@ -20,7 +20,7 @@ extension GPUDevice {
     let errand = Errand(ifAbandoned: .edid(own), by: .sink, patience: patience.inquiry)
     let isAsked = scanouts.sink?.inquireEDID(of: scanout) { [weak self] bytes in
       guard let self else { return }
-      // The outputs may be others by now.
+      // The outputs may have changed meanwhile.
       finish(errand, .edid(bytes ?? (try? scanouts.edid(scanout)) ?? own))
     }
     return isAsked == true && !sinkIsSilent ? .whenDone(errand) : .now(.edid(own))

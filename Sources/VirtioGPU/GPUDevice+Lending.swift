@@ -1,27 +1,27 @@
 package import Buffers
 internal import Scanout
 
-/// Why the pages of a resource cannot be lent to others than those who show them.
+/// Why the pages of a resource cannot be lent to importers.
 package enum ResourceObstacle: Error, Equatable {
   /// The device has no such resource, or the resource no pages.
   case noSuchResource
-  /// They are the host's.
+  /// The pages belong to the host.
   case memoryOfHost
-  /// They can only be copied.
+  /// The pages can only be copied.
   case copied(ShadowCause)
 }
 
-// What whoever lends a guest's buffers on asks the device. Resources have numbers that the guest gives again after each start of
-// its driver; `epoch` tells one start from another.
+// The port and the registry ask the device here. The guest reuses the numbers of resources after each start of its driver;
+// `epoch` tells the starts apart.
 extension GPUDevice {
-  /// Runs `body` once every command that is in the control queue now has been taken: at once, if that is so already. A guest's word
-  /// about a resource can be faster than the command that makes it.
+  /// Runs `body` after every command now in the control queue was taken, or at once if there is none. A line over the port can
+  /// overtake the command that makes its resource.
   package func afterQueue(_ body: @escaping () -> Void) {
     process(control)
     if control.hasMore { awaitingQueue.append(body) } else { body() }
   }
 
-  /// The pages of a resource, for which one more try to lend them is made.
+  /// The pages of a resource. If they are not lent yet, this tries once more.
   package func lendablePages(of resource: UInt32) throws(ResourceObstacle) -> Buffer {
     guard let resource = resources[ResourceID(resource)], let buffer = resource.buffer else {
       throw .noSuchResource
@@ -31,7 +31,7 @@ extension GPUDevice {
     return buffer
   }
 
-  /// A copy of what a resource's pages begin with; nil if there are no pages of the guest's, or fewer bytes.
+  /// A copy of the first bytes of a resource's pages; nil if the guest's pages have fewer bytes, or there are none.
   package func firstBytes(_ count: Int, of resource: UInt32) -> [UInt8]? {
     guard let resource = resources[ResourceID(resource)], resource.offer == nil,
       let buffer = resource.buffer, buffer.size >= UInt64(count)
@@ -39,7 +39,7 @@ extension GPUDevice {
     return buffer.bytes.bytes(upTo: count)
   }
 
-  /// Commands that were in the queue have been taken.
+  /// The commands that were in the queue have been taken.
   func tellWhoAwaitsQueue() {
     if awaitingQueue.isEmpty || control.hasMore { return }
     let bodies = awaitingQueue

@@ -6,14 +6,14 @@ package import SystemPackage
 internal import Udmabuf
 package import Virtio
 
-/// The device side of virtio-gpu (virtio 1.3, 5.7): takes commands from its queues, lends the guest's pages
-/// and has them shown.
+/// The device side of virtio-gpu (virtio 1.3, 5.7): it takes commands from its queues, lends the guest's pages, and lets a
+/// sink show them.
 ///
-/// It wires its parts and dispatches commands. `CommandQueue` takes commands and answers them, `ResourceTable` knows the
-/// guest's resources, `Scanouts` what is shown and how pages go off the screens, `PageReturns` who still uses them then,
-/// `HostRegion` memory of the host in the guest, `SharedObjects` what other devices may have, `ConfigSpace` and
-/// `RenderContexts` what their names say, and `MistakeLog` what went wrong. What a command means is in `GPUDevice+Commands`, for
-/// blobs in `GPUDevice+Blobs`, and what the guest asks about its screens in `GPUDevice+Displays`.
+/// It wires its parts and dispatches commands. `CommandQueue` takes and answers commands. `ResourceTable` has the guest's
+/// resources, `Scanouts` the pictures on the screens and the way of pages off them, `PageReturns` the users of pages on
+/// their way back. `HostRegion` has the memory of the host in the guest, `SharedObjects` the dma-bufs for other devices,
+/// and `MistakeLog` the guest's mistakes. The commands are in `GPUDevice+Commands` and `GPUDevice+Blobs`, the guest's
+/// questions about its screens in `GPUDevice+Displays`.
 package final class GPUDevice {
   /// Virtqueue numbers (5.7.2).
   package static let controlQueue = 0
@@ -21,7 +21,7 @@ package final class GPUDevice {
   /// The spec's bound on scanouts (5.7.4).
   package static let maxScanouts = 16
 
-  /// What the guest may use of the spec: bits of `GPUFeature`.
+  /// The features for the guest: bits of `GPUFeature`.
   package let features: UInt64
   /// The subset of `features` that its driver acknowledged.
   private var chosen: UInt64 = 0
@@ -34,25 +34,25 @@ package final class GPUDevice {
   let returns: PageReturns
   /// Set once, by the initialiser.
   private(set) var scanouts: Scanouts!
-  /// Nil if the guest may use no memory of the host.
+  /// Nil if the guest may not use memory of the host.
   let hostRegion: HostRegion?
   var contexts: RenderContexts
   private(set) var configSpace: ConfigSpace
   let control, cursor: CommandQueue
 
-  /// Hears what the device says without being asked.
+  /// Receives the device's unasked news.
   package weak var frontEnd: (any GPUFrontEnd)? { didSet { hostRegion?.frontEnd = frontEnd } }
-  /// The sink left the guest's last question about its screens unanswered.
+  /// Whether the sink left the guest's last question about its screens unanswered.
   var sinkIsSilent = false
   private var later: Deferred?
   private var timer: Timer?
-  /// Another number after each start of the guest's driver.
+  /// Changes at each start of the guest's driver.
   package private(set) var epoch: UInt64 = 1
-  /// Runs after `epoch` has changed, and what was lent of the resources is on its way back.
+  /// Runs after `epoch` has changed, and the lent resources are on their way back.
   package var whenEpochChanged: (() -> Void)?
   /// Run once the control queue is empty.
   var awaitingQueue: [() -> Void] = []
-  /// The control queue stops, and this is called when its last command is answered.
+  /// Non-nil while the control queue stops: called when its last command is answered.
   private var whenStopped: (() -> Void)?
 
   package var patience = Patience() {
@@ -66,14 +66,13 @@ package final class GPUDevice {
   /// - Parameters:
   ///   - lender: lends the guest's memory, within its quotas.
   ///   - sink: shows the frames; nil for none.
-  ///   - outputs: what the guest is offered at first, one for each scanout, at most `maxScanouts`.
-  ///   - scanoutCount: how many of these the guest is told of by a front end that leaves that to us; nil for all.
+  ///   - outputs: the first outputs, one for each scanout, at most `maxScanouts`.
+  ///   - scanoutCount: the number of scanouts for the guest, if the front end leaves that to us; nil for all.
   ///   - backing: whether the guest's pages are lent or copied.
   ///   - cursor: where the guest's cursor may be shown.
-  ///   - profile: which of the features that exclude each other are offered.
-  ///   - hostMemory: the size of the region in which memory of the host is mapped, whole pages, and what of it the
-  ///     guest may use there; nil for none.
-  ///   - advice: what the log says for what a user can change.
+  ///   - profile: chooses between the features that exclude each other.
+  ///   - hostMemory: the size of the region for memory of the host, whole pages, and the offers for it; nil for none.
+  ///   - advice: the log's advice on options that the user can change.
   package init(
     lender: Lender, sink: (any ScanoutSink)?, outputs: [SinkOutput], scanoutCount: Int? = nil,
     backing: BackingChoice = .auto, cursor cursorChoice: CursorChoice = .auto, profile: Profile = .display,
@@ -104,7 +103,7 @@ package final class GPUDevice {
     timer = try Timer(loop) { [unowned self] in expire() }
   }
 
-  /// By which parts call their device, which does not exist yet when they are made.
+  /// Lets the parts call their device, which does not exist yet when they are made.
   private final class Parts {
     weak var device: GPUDevice?
   }
@@ -116,8 +115,8 @@ package final class GPUDevice {
 
   func has(_ feature: UInt64) -> Bool { chosen & feature != 0 }
 
-  /// A queue runs from now on. A control queue that starts afresh has a new driver behind it: what the old
-  /// one left is dropped.
+  /// A queue runs from now on. A control queue that starts afresh has a new driver; all that the old driver left is
+  /// dropped.
   package func start(_ queue: GPUQueue, index: Int, fresh: Bool) {
     switch index {
     case Self.controlQueue:
@@ -130,14 +129,14 @@ package final class GPUDevice {
     }
   }
 
-  /// The driver set a queue up in a way in which it cannot run.
+  /// The driver's setup of a queue cannot work.
   package func reportUnusable(_ why: String) { control.reportUnusable(why) }
 
-  /// The driver says that there is something in the queue.
+  /// The driver says that the queue has new chains.
   package func kicked(_ index: Int) { process(index == Self.controlQueue ? control : cursor) }
 
   func process(_ queue: CommandQueue) {
-    // A cursor can bring copies, and a stop must not wait for more and more of them.
+    // Cursor commands can cause copies, and a stop must not wait for more and more of them.
     if whenStopped != nil {
       if queue === cursor { cursor.leave() }
       return
@@ -145,15 +144,15 @@ package final class GPUDevice {
     queue.process(for: self)
   }
 
-  /// Takes nothing more from the queue, completes what was taken, and calls `finished` then: at once, or
-  /// when what stays in a resource without its pages is copied, pages that are in use have come back and no device reads
-  /// others, which takes `Patience.pageReturn` at most after the copy.
+  /// Takes no more commands from the queue, completes those that were taken, and calls `finished`: at once, or later. A stop
+  /// waits until resources that lose their pages are copied, pages in use have come back, and no device reads others. After
+  /// the copies that takes at most `Patience.pageReturn`.
   package func stop(_ index: Int, _ finished: @escaping () -> Void) {
     guard index == Self.controlQueue, control.queue != nil else {
       if index == Self.cursorQueue { cursor.drop() }
       return finished()
     }
-    // The guest has its pages back with this answer: there is no later time to copy what was in them.
+    // With this answer the guest has its pages back, so their content must be copied now.
     let isKeeping = scanouts.work.isKeeping
     if !isKeeping { scanouts.endCopies() }
     whenStopped = finished
@@ -164,7 +163,7 @@ package final class GPUDevice {
     settle()
   }
 
-  /// The queue has ended without a word: nothing that was taken from it is answered any more.
+  /// The queue has ended without a stop. Commands that were taken from it are not answered any more.
   package func drop(_ index: Int) {
     guard index == Self.controlQueue else { return cursor.drop() }
     control.drop()
@@ -175,8 +174,7 @@ package final class GPUDevice {
     if !awaitingQueue.isEmpty { wake() }
   }
 
-  /// The front end resets the device, and its rings with it: what the driver left is dropped, and nothing that
-  /// waits is answered any more.
+  /// The front end resets the device and its rings. All that the driver left is dropped, and waiting answers are not sent.
   package func reset() {
     drop(Self.controlQueue)
     drop(Self.cursorQueue)
@@ -184,7 +182,7 @@ package final class GPUDevice {
     dropAll()
   }
 
-  /// Drops what an earlier driver left behind.
+  /// Drops everything that an earlier driver left.
   func dropAll() {
     epoch += 1
     scanouts.dropAll()
@@ -205,22 +203,22 @@ package final class GPUDevice {
 
   // MARK: Other devices and other memory
 
-  /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no room for one more.
+  /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no free descriptor.
   package func sharedObject(_ uuid: ObjectUUID) -> FD? { objects.descriptor(of: uuid) }
 
-  /// The regions that the front end is to make, by their numbers.
+  /// The regions that the front end has to make, by their numbers.
   package var sharedMemory: [UInt8: UInt64] { hostRegion.map { [HostMemory.region: $0.region.size] } ?? [:] }
 
-  // MARK: What it says
+  // MARK: Statistics
 
-  /// Adds what it has counted. What the guest uses now is its account's to say.
+  /// Adds the device's counts. The account has the guest's present use.
   package func report(into statistics: inout Statistics) {
     scanouts.report(into: &statistics)
     returns.report(into: &statistics)
     mistakes.report(into: &statistics)
   }
 
-  /// All that there is to be said of a guest that has this device alone.
+  /// The whole statistics of a guest with this device alone.
   package var statistics: Statistics {
     var statistics = Statistics()
     lender.report(into: &statistics)
@@ -235,7 +233,7 @@ package final class GPUDevice {
     scanouts.finishShadows()
     scanouts.proceed(isAwaited: control.awaitsWork)
     settle()
-    // Only where it was left off: nobody kicked the other one.
+    // Only a queue that was left with chains: nobody kicked the other one.
     if control.hasMore { process(control) }
     if cursor.hasMore { process(cursor) }
     tellWhoAwaitsQueue()
@@ -244,7 +242,7 @@ package final class GPUDevice {
   private func expire() {
     let now = Instant.now
     control.expire(now, noteSilence)
-    // What is to take the place of the pages may still be under way.
+    // The picture that replaces the pages may still be copied.
     if !isBusy { returns.cutOff(now) }
     returns.giveUpDevices(now)
     scanouts.finishShadows()
@@ -252,13 +250,13 @@ package final class GPUDevice {
     armTimer()
   }
 
-  /// The time of an answer is over: whoever it waited for is not waited for again until it says something.
+  /// An answer's time is over. No answer waits again for the same party until that party says something.
   private func noteSilence(_ response: PendingResponse) {
     for flip in response.flips { scanouts[Int(flip.scanout.rawValue)].isSilent = true }
     if response.errand?.answerer == .sink { sinkIsSilent = true }
   }
 
-  /// Answers what need not wait any more, and tells who waits for the queue to be empty.
+  /// Sends the answers whose wait is over, and tells those who wait for an empty queue.
   private func settle() {
     guard control.queue != nil else { return }
     control.settle()
@@ -282,8 +280,8 @@ extension GPUDevice: ScanoutsOwner, CommandHandler {
 
   func beginTurn() { scanouts.beginTurn() }
 
-  /// Lets the release of idle pages, and what waits for it, be done from the loop, when nobody is in the
-  /// middle of something.
+  /// Schedules the release of idle pages and the answers that wait for it. They run from the loop, and interrupt no other
+  /// work.
   func wake() { later?.schedule() }
 
   func armTimer() {
@@ -295,17 +293,17 @@ extension GPUDevice: ScanoutsOwner, CommandHandler {
     timer?.arm(after: first - .now)
   }
 
-  /// Completes the fences that waited for it.
+  /// Completes the fences that waited for the presentation.
   func reached(_ sequence: UInt64, on scanout: ScanoutID) {
     if control.reached(sequence, on: scanout) { settle() }
   }
 
-  /// Answers the command that took so long. Whoever shows the picture has as long for it as after any other command.
+  /// Answers the command whose copy took long. The sink gets the usual time from now on.
   func finishedWork() {
     let now = Instant.now
     returns.finishWork(now)
     control.finishWork(now)
-    // The time of others may have come meanwhile.
+    // The deadlines of other answers may have passed meanwhile.
     returns.cutOff(now)
     settle()
     armTimer()

@@ -1,26 +1,26 @@
 package import Linux
 package import Virtio
 
-/// What the device says without being asked.
+/// The device's unasked news.
 package enum DeviceNews: Equatable, Sendable {
   /// The configuration space has changed.
   case configChanged
   /// `GPUDevice.sharedObject` has a dma-buf of that name from now on.
   case objectAdded(ObjectUUID)
-  /// It has it no more.
+  /// `GPUDevice.sharedObject` no longer has it.
   case objectRemoved(ObjectUUID)
 }
 
-/// Why news did not get through.
+/// Why news did not reach the front end.
 package struct LostNews: Error, CustomStringConvertible {
   package let description: String
   package init(_ description: String) { self.description = description }
 }
 
-/// Joins the device to its guest, and takes its news there.
+/// Connects the device to its guest, and takes its news there.
 package protocol GPUFrontEnd: AnyObject {
-  /// Passes it on at once or not at all: nothing may be waited for. Who does not want to know it is not told.
-  /// - Throws: when it is lost. The device counts that, and goes on.
+  /// Passes news on at once or not at all, and never waits. A front end that does not want news gets none.
+  /// - Throws: if the news is lost. The device counts that, and goes on.
   func tell(_ news: DeviceNews) throws(LostNews)
 
   /// Has a descriptor's memory mapped in the device's shared memory region, whole pages of it from its start.

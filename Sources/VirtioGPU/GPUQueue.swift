@@ -1,9 +1,9 @@
 package import Virtio
 
-/// A running virtqueue, and how to tell the driver that something was completed in it.
+/// A running virtqueue, with the means to tell the driver about completed chains.
 package struct GPUQueue {
   package let queue: VirtQueue
-  /// It is enabled and its memory is there; nothing is taken from it otherwise.
+  /// Whether it is enabled and its memory is mapped. Otherwise nothing is taken from it.
   package let mayWork: () -> Bool
   package let notify: () -> Void
 

@@ -3,34 +3,34 @@ internal import Linux
 internal import Pictures
 internal import Scanout
 
-/// One scanout: what it shows, as the guest wants it, and how far that has got. `Scanouts` alone changes it.
+/// One scanout: the picture that the guest wants, and how far it has got. Only `Scanouts` changes it.
 final class GuestScanout {
   let id: ScanoutID
-  /// What the guest is offered to show frames on.
+  /// The output that the guest is offered.
   var output: SinkOutput
-  /// What SET_SCANOUT chose. It comes on the screen with its first flush.
+  /// The choice of SET_SCANOUT, which comes on the screen with its first flush.
   var binding: Binding?
-  /// The frame of the last presentation, until it is turned off.
+  /// The frame of the last presentation, until the scanout is turned off.
   var last: Frame?
-  /// Of the last presentation.
+  /// The sequence number of the last presentation.
   var sequence: UInt64 = 0
   /// The last presentation waits for its copy.
   var copy: PictureCopy?
-  /// It left a fence waiting until its time was over. Nobody waits for it again until it shows a frame in time.
+  /// Whether the scanout let a fence's time pass. Nobody waits for it again until it shows a frame in time.
   var isSilent = false
-  /// The presentation by which that is found out, and when it was handed to the sink.
+  /// The presentation that tests that, and when the sink got it.
   var probe: (sequence: UInt64, since: Instant)?
-  /// Presentations that no flush asked for, and that are not counted as frames.
+  /// Presentations without a flush, which do not count as frames.
   var ownInitiative: [UInt64] = []
-  /// The cursor, as long as it is to be seen.
+  /// The cursor, as long as it is visible.
   var cursor: PlacedCursor?
-  /// One that a move has hidden. The next one that names a resource shows it again.
+  /// A cursor that a move has hidden. The next move that names a resource shows it again.
   var hiddenCursor: PlacedCursor?
 
   struct Binding {
     let resource: Resource
     let view: View
-    /// Nil where there is nobody to show it.
+    /// Nil if there is nobody to show the picture.
     let picture: Picture?
   }
 

@@ -1,7 +1,7 @@
 internal import Scanout
 
 extension Resource {
-  /// How an image lies in a resource, by what a command says of it.
+  /// The layout of an image in a resource, from a command's fields.
   /// - Parameters:
   ///   - format: of `enum virtio_gpu_formats`.
   ///   - stride, offset: in bytes.
@@ -13,9 +13,9 @@ extension Resource {
     guard let fourcc = formats[format] else {
       let known = formats.keys.sorted().map(String.init).joined(separator: ", ")
       throw Mistake(
-        .invalidParameter, .format, "\(command()): there is no format \(format); virtio-gpu has \(known)")
+        .invalidParameter, .format, "\(command()): format \(format) is unknown; virtio-gpu has \(known)")
     }
-    // 16 bits a side are what KMS can show; they keep every size far inside 64 bits.
+    // KMS can show sides of 16 bits, which keep every size far inside 64 bits.
     guard (1...65535).contains(width), (1...65535).contains(height) else {
       throw Mistake(
         .invalidParameter, .size, "\(command()): \(width)x\(height) pixels; the limit is 65535x65535")
@@ -23,7 +23,7 @@ extension Resource {
     guard stride >= width * 4 else {
       throw Mistake(
         .invalidParameter, .stride,
-        "\(command()): rows of \(width) pixels do not fit a stride of \(stride) bytes")
+        "\(command()): a row of \(width) pixels does not fit into a stride of \(stride) bytes")
     }
     return FrameLayout(width: width, height: height, format: fourcc, stride: stride, offset: offset)
   }

@@ -1,23 +1,23 @@
 internal import Buffers
 internal import Linux
 
-/// Work on a guest's behalf that may be more than fits into a turn of the loop: copies into stores, and memory that goes
-/// back to the kernel. What is left when the turn ends goes on in the next turns.
+/// Work for a guest that may not fit into one turn of the loop: copies into stores, and memory that goes back to the
+/// kernel. The rest goes on in the next turns.
 struct LongWork {
-  /// When what takes time leaves the loop to others.
+  /// The end of the turn, when long work leaves the loop to others.
   private(set) var turnEnd = Instant.now
   private var storing: StoreCopy?
   private(set) var spent: [SpentMemory] = []
-  /// How many bytes went back in this turn.
+  /// The bytes that went back in this turn.
   private var discarded = 0
-  /// Bytes that were copied so far.
+  /// The bytes copied so far.
   private(set) var bytesCopied: UInt64 = 0
 
-  /// Something was left for later turns.
+  /// Whether work was left for later turns.
   var isBusy: Bool { storing != nil || !spent.isEmpty }
-  /// A store is not complete.
+  /// Whether a store is not complete.
   var isStoring: Bool { storing != nil }
-  /// The guest has its pages back when that store is complete.
+  /// Whether the guest gets its pages back when that store is complete.
   var isKeeping: Bool { storing?.isLast == true }
 
   mutating func beginTurn(_ length: TimeSpan) {
@@ -25,7 +25,7 @@ struct LongWork {
     discarded = 0
   }
 
-  /// Copies what there is time for. One copy at a time goes on in later turns.
+  /// Copies as much as there is time for. One copy at a time goes on in later turns.
   /// - Returns: true if it is complete.
   @discardableResult
   mutating func store(_ copy: StoreCopy) -> Bool {
@@ -37,8 +37,8 @@ struct LongWork {
     return isDone
   }
 
-  /// Gives back the memory of a copy that nobody needs. It goes back with the last reference to it, but for what is more
-  /// than a turn has time for: the kernel looks at each page.
+  /// Gives back the memory of a copy that nobody needs. It goes back with its last reference. A large one goes back in
+  /// parts over several turns, because the kernel looks at each page.
   /// - Returns: true if nothing is left for later.
   mutating func discard(_ memory: Mapping) -> Bool {
     discarded += memory.length
@@ -47,7 +47,7 @@ struct LongWork {
     return false
   }
 
-  /// Goes on with what did not fit into an earlier turn: memory first.
+  /// Continues the work of earlier turns, memory first.
   /// - Returns: true if there is time for the copies of pictures.
   mutating func proceed() -> Bool {
     while !spent.isEmpty {
@@ -61,6 +61,6 @@ struct LongWork {
 
   mutating func count(copied bytes: UInt64) { bytesCopied += bytes }
 
-  /// Nobody needs the copy any more, complete or not.
+  /// Ends a copy that nobody needs any more, complete or not.
   mutating func abandonStore() { storing = nil }
 }

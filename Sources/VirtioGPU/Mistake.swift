@@ -1,20 +1,20 @@
 internal import Buffers
 internal import Scanout
 
-/// Why a command was refused: the answer, and for our log its kind and a sentence.
+/// Why a command was refused: the answer to the guest, and the kind and a sentence for the log.
 struct Mistake: Error {
   let error: ResponseError
   let kind: MistakeKind
   let message: String
-  /// The quota that was met, if it was one.
+  /// The quota that the command would exceed, if any.
   let quota: LendError.Quota?
 
   init(_ error: ResponseError, _ kind: MistakeKind, _ message: String, quota: LendError.Quota? = nil) {
     (self.error, self.kind, self.message, self.quota) = (error, kind, message, quota)
   }
 
-  /// What stands against lending a resource's memory, or copying it. A limit that was met is out-of-memory to the guest; a
-  /// list that makes no sense is its own mistake.
+  /// Why a resource's memory cannot be lent or copied. The guest sees a limit as out-of-memory, and a senseless list as its
+  /// own mistake.
   init(_ error: LendError, resource id: ResourceID) {
     let answer: ResponseError
     switch error {
@@ -27,9 +27,10 @@ struct Mistake: Error {
   }
 }
 
-/// What a guest does wrong or asks for in vain, by the names that log, statistics (`protocolErrors`) and docs/causes.md use.
+/// The kinds of a guest's mistakes and vain requests, by their names in the log, the statistics (`protocolErrors`) and
+/// docs/causes.md.
 package enum MistakeKind: String, Sendable, CaseIterable {
-  // What the driver does wrong with its queues and answers.
+  // Mistakes with queues and answers.
   case brokenRing, malformedChain, malformedCommand, noRoom, unknownCommand
   // Commands that make no sense.
   case invalidResource, invalidScanout, rectangle, format, size, stride, cursorSize, blob, emptyList,
@@ -37,14 +38,14 @@ package enum MistakeKind: String, Sendable, CaseIterable {
   case noBacking, context, mapping, offer
   /// The guest named memory that it does not have.
   case memory
-  // What stands against lending where nothing is to be copied.
+  // Obstacles to lending, if nothing may be copied.
   case shortBacking, unalignedEntry, listLimit, sizeLimit, notSealedMemfd, udmabuf, noDevice, descriptorLimit,
     quota
   /// Memory of the host that cannot be shown without a copy.
   case hostMemory
-  // What a sink refuses.
+  // Refusals of a sink.
   case noOutput, importing, bouncing, mode, part, offset, disconnected, busy, other
-  // What did not work on our side.
+  // Failures on our side.
   case store, descriptors, lostNews, releasedLate
 
   init(_ error: LendError) {

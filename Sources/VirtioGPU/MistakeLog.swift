@@ -25,7 +25,7 @@ final class MistakeLog {
       mistake.message + (mistake.quota.flatMap { advice(.quota($0)) }.map { "; \($0)" } ?? ""))
   }
 
-  /// - Parameter message: names the value and the limit.
+  /// - Parameter message: names the value, and the limit.
   func report(_ kind: MistakeKind, _ message: @autoclosure () -> String) {
     let now = Instant.now
     var entry = entries[kind] ?? Entry()

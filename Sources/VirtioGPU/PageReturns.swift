@@ -2,21 +2,21 @@ internal import Buffers
 internal import Linux
 internal import Scanout
 
-/// Pages on their way back to the guest: somebody still shows them, or a device reads them.
+/// Pages on their way back to the guest, which a sink still shows or a device still reads.
 final class PageReturn {
   let buffer: Buffer
   let frames: [Frame]
   /// When the guest asked for them.
   let begin: Instant
-  /// Then the sink is cut off.
+  /// When the sink is cut off.
   private(set) var deadline: Instant
-  /// Devices that read the pages are waited for, too.
+  /// Whether the return also waits for devices that read the pages.
   let waitsForDevices: Bool
-  /// Once nobody shows the pages any more; nil if no device reads them.
+  /// The wait for devices, after nobody shows the pages any more; nil if no device reads them.
   var reading: DeviceWait?
-  /// The offer that the pages are of.
+  /// The offer to which the pages belong.
   private let offer: HostOffer?
-  /// The answers that wait for it: to a DETACH, and to an UNREF that came soon after.
+  /// The answers that wait for the return: to a DETACH, and to an UNREF that came soon after.
   private var responses: [PendingResponse] = []
 
   init(
@@ -29,7 +29,7 @@ final class PageReturn {
   }
 
   var isShown: Bool { frames.contains { $0.uses > 0 } }
-  /// An importer has them.
+  /// Whether an importer has them.
   var isBorrowed: Bool { !buffer.borrowers.isEmpty }
 
   func keepWaiting(_ response: PendingResponse) {
@@ -37,7 +37,7 @@ final class PageReturn {
     responses.append(response)
   }
 
-  /// What takes the place of the pages is complete, and has until `deadline` to be shown.
+  /// The picture that replaces the pages is complete, and has until `deadline` to be shown.
   func finishWork(_ deadline: Instant) {
     if responses.contains(where: \.isAtWork) { self.deadline = max(self.deadline, deadline) }
   }
@@ -49,17 +49,17 @@ final class PageReturn {
   }
 }
 
-/// How pages go back to the guest, which reuses them as soon as its UNREF or DETACH is answered. So the answer waits until
-/// no screen shows them and no device reads them, and no longer than `Patience.pageReturn`.
+/// The return of pages to the guest, which reuses them as soon as its UNREF or DETACH is answered. The answer therefore
+/// waits until no screen shows them and no device reads them, but at most `Patience.pageReturn`.
 final class PageReturns {
   private var waiting: [PageReturn] = []
-  /// What a stop of the queue waits for beside its answers, and until when.
+  /// The returns for which a stop of the queue waits in addition to its answers, and until when.
   private var reading: [DeviceWait] = []
   private var readingDeadline = Instant.never
   private var counts: (late: UInt64, waitedForFence: UInt64) = (0, 0)
 
   var patience: TimeSpan
-  /// No sink is to know this frame any more.
+  /// Called when no sink may know this frame any more.
   var forget: (Frame) -> Void = { _ in }
   private let lender: Lender
   private let mistakes: MistakeLog
@@ -77,9 +77,9 @@ final class PageReturns {
 
   /// The guest wants its pages back.
   /// - Parameters:
-  ///   - offer: they are the host's, and it gets them back instead.
-  ///   - isReset: it has them already.
-  /// - Returns: nil if they are free already, else what is to be waited for.
+  ///   - offer: non-nil if the pages belong to the host, which gets them back instead.
+  ///   - isReset: whether the guest has them already.
+  /// - Returns: nil if the pages are free already, otherwise the return to wait for.
   func begin(_ buffer: Buffer, _ frames: [Frame], of offer: HostOffer?, isReset: Bool) -> PageReturn? {
     let now = Instant.now
     var deadline = now + patience
@@ -88,7 +88,7 @@ final class PageReturns {
     }
     let pageReturn = PageReturn(
       buffer: buffer, frames: frames, of: offer, begin: now, deadline: deadline,
-      // Memory of the host goes back to nobody who would write into it.
+      // Memory of the host has no owner in the guest who would write into it, so devices may go on reading.
       waitsForDevices: !isReset && offer == nil)
     guard isInUse(pageReturn) else {
       finish(pageReturn)
@@ -100,8 +100,8 @@ final class PageReturns {
     return pageReturn
   }
 
-  /// Ends what nobody stands against any more.
-  /// - Returns: true if there was one.
+  /// Ends the returns whose pages are free.
+  /// - Returns: true if there was such a return.
   func sweep() -> Bool {
     let before = waiting.count
     waiting.removeAll { pageReturn in
@@ -118,13 +118,13 @@ final class PageReturns {
       guard pageReturn.deadline <= now else { return false }
       if isInUse(pageReturn) {
         counts.late += 1
-        // Importers may have had less time than a screen: one second for all that went together.
+        // Importers may have had less time than a screen: one second for all buffers that went together.
         let time = "\((now - pageReturn.begin).milliseconds) ms after the guest asked for its pages"
         mistakes.report(
           .releasedLate,
           pageReturn.isShown || pageReturn.isBorrowed
-            ? "a buffer was still in use \(time); what \(pageReturn.isShown ? "showed" : "imported") it is cut off"
-            : "a device still reads a buffer \(time), which go back all the same; "
+            ? "a buffer was still in use \(time); the \(pageReturn.isShown ? "sink that showed" : "importer of") it is cut off"
+            : "a device still reads a buffer \(time); they go back all the same; "
               + "the consumer's driver is slow, or hangs")
       }
       finish(pageReturn)
@@ -132,15 +132,15 @@ final class PageReturns {
     }
   }
 
-  /// What takes the place of pages is complete, and has as long to be shown as after any other command.
+  /// The picture that replaces the pages is complete, and has the usual time to be shown from now on.
   func finishWork(_ now: Instant) { for pageReturn in waiting { pageReturn.finishWork(now + patience) } }
 
-  /// When the first sink is cut off; nil if nobody is waited for.
+  /// When the first sink is cut off; nil if no return waits.
   var deadline: Instant? { waiting.lazy.map(\.deadline).min() }
 
   // MARK: Devices
 
-  /// Waits for devices that read what the guest may have back after a stop, since that is a driver's reset as well.
+  /// Waits for devices that read pages which the guest may reuse after a stop, because a stop can be a driver's reset.
   func awaitDevices(on resources: some Sequence<Resource>) {
     reading = resources.compactMap { resource in
       resource.offer == nil ? resource.buffer.flatMap(waitForDevices) : nil
@@ -148,15 +148,15 @@ final class PageReturns {
     readingDeadline = .now + patience
   }
 
-  /// No device that was waited for reads anything any more.
+  /// Whether none of the awaited devices reads any more.
   var devicesAreDone: Bool { reading.allSatisfy(\.isOver) }
   var devicesDeadline: Instant? { reading.isEmpty ? nil : readingDeadline }
 
-  /// Devices are waited for no longer, once their time is over.
+  /// Ends the waits for devices whose time is over.
   func giveUpDevices(_ now: Instant = .never) { if readingDeadline <= now { reading.removeAll() } }
 
-  /// Somebody shows the pages, or a device reads them. That is looked at when nobody shows them any more: what a
-  /// consumer told its device to do, it told before it let go.
+  /// Whether a sink shows the pages, or a device reads them. Devices are looked at only after the sinks let go, because a
+  /// consumer gives its device work before it lets go.
   private func isInUse(_ pageReturn: PageReturn) -> Bool {
     if pageReturn.isShown || pageReturn.isBorrowed { return true }
     if pageReturn.waitsForDevices, pageReturn.reading == nil {
@@ -180,9 +180,9 @@ final class PageReturns {
     pageReturn.end()
   }
 
-  // MARK: What it says
+  // MARK: Statistics
 
-  /// Adds what it has counted.
+  /// Adds the counts of this part.
   func report(into statistics: inout Statistics) {
     statistics.releasedLate += counts.late
     statistics.waitedForFence += counts.waitedForFence

@@ -2,22 +2,22 @@ internal import Guest
 internal import Linux
 internal import Scanout
 
-/// An answer that waits: for work that goes on, for a flip, for pages to come back, for the front end, or for its turn
-/// among fenced ones.
+/// An answer that waits: for work in later turns, a flip, the return of pages, the front end, or its turn among fenced
+/// answers.
 final class PendingResponse {
   let head: UInt16
   let writable: [GuestRange]
   let header: ControlHeader
   private(set) var response: Response
-  /// Then it is answered, whatever it waits for.
+  /// The answer is sent at this time at the latest.
   private(set) var deadline: Instant
-  /// Presentations that it waits for.
+  /// The awaited presentations.
   private(set) var flips: [Flip]
-  /// Pages that it waits for.
+  /// The awaited pages.
   var pagesInUse = false
-  /// What the command asks for is still being done.
+  /// Whether the command's work still goes on.
   var isAtWork = false
-  /// What the front end was asked for.
+  /// The awaited request to the front end or the sink.
   private(set) var errand: Errand?
 
   init(
@@ -30,24 +30,24 @@ final class PendingResponse {
 
   var isReady: Bool { flips.isEmpty && !pagesInUse && !isAtWork && errand == nil }
 
-  /// The command is done. What else it waits for has until `deadline` at least.
+  /// The command's work is done. Its other waits have at least until `deadline`.
   func finishWork(_ deadline: Instant) {
     guard isAtWork else { return }
     isAtWork = false
     self.deadline = max(self.deadline, deadline)
   }
 
-  /// The scanout has got as far as `sequence`.
+  /// The scanout has reached the presentation `sequence`.
   func reached(_ sequence: UInt64, on scanout: ScanoutID) {
     flips.removeAll { $0.scanout == scanout && $0.sequence <= sequence }
   }
 
-  /// The errand is done, and this is what is answered.
+  /// The errand is done with this answer.
   func finish(_ response: Response) {
     if errand.take() != nil { self.response = response }
   }
 
-  /// The front end works on what it was asked for, one thing after the other.
+  /// The front end has answered an earlier request, so this one has until `deadline` from now on.
   func waitLonger(_ now: Instant) {
     if let errand, errand.answerer == .frontEnd { deadline = max(deadline, now + errand.patience) }
   }

@@ -6,7 +6,7 @@ internal import Linux
 final class PixelStore {
   let bytes: ByteSource
   let mapping: Mapping
-  /// Why pictures are copied from here.
+  /// Why pictures are copied from this store.
   let cause: ShadowCause
 
   init(_ mapping: Mapping, _ cause: ShadowCause) {

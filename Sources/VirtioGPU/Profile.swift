@@ -1,4 +1,4 @@
-/// Which of the features that exclude each other in stock drivers the guest is offered.
+/// The choice between features that exclude each other in stock drivers.
 package enum Profile: String, Sendable, CaseIterable {
   /// The guest's buffers are blobs of its own memory, and it may import any dma-buf of its own.
   case display

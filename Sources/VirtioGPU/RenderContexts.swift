@@ -1,8 +1,8 @@
 internal import Buffers
 
-/// The 3D contexts that drivers make to map memory of the host (virtio 1.3, 5.7.6.8: CTX_CREATE). Nothing is in them.
+/// The 3D contexts that drivers make to map memory of the host (virtio 1.3, 5.7.6.8: CTX_CREATE). They are empty.
 struct RenderContexts {
-  /// At most this many, as many as the guest may have resources.
+  /// The most contexts: the guest's quota of resources.
   let limit: Int
   private(set) var ids: Set<UInt32> = []
 
@@ -10,7 +10,7 @@ struct RenderContexts {
 
   mutating func create(_ id: UInt32) throws(Mistake) {
     guard id != 0, !ids.contains(id) else {
-      throw Mistake(.invalidContext, .context, "context \(id) is taken already, or 0")
+      throw Mistake(.invalidContext, .context, "context \(id) exists already, or is 0, which is no context")
     }
     guard ids.count < limit else {
       throw Mistake(
@@ -29,7 +29,7 @@ struct RenderContexts {
     guard ids.contains(id) else { throw Mistake(.invalidContext, .context, "there is no context \(id)") }
   }
 
-  /// There is no 3D: only nothing can be submitted.
+  /// There is no 3D, so only an empty submission succeeds.
   func submit(to id: UInt32, bytes: UInt32) throws(Mistake) {
     try check(id)
     guard bytes == 0 else {

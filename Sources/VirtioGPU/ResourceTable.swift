@@ -1,7 +1,7 @@
 internal import Buffers
 internal import Scanout
 
-/// The guest's resources by the numbers that it gave them. Each counts against its account from `add` to `remove`.
+/// The guest's resources by their numbers. Each counts against the guest's account from `add` to `remove`.
 final class ResourceTable {
   private var resources: [ResourceID: Resource] = [:]
   private let account: GuestAccount
@@ -22,7 +22,7 @@ final class ResourceTable {
   }
 
   /// - Parameter command: its name, for people.
-  /// - Throws: also if the part is not inside an image.
+  /// - Throws: also if the part is not inside the image.
   func find(_ id: ResourceID, with part: Rectangle, for command: String) throws(Mistake) -> Resource {
     let resource = try find(id)
     if let image = resource.image {
@@ -36,11 +36,12 @@ final class ResourceTable {
 
   func checkNew(_ id: ResourceID) throws(Mistake) {
     guard id.rawValue != 0, resources[id] == nil else {
-      throw Mistake(.invalidResource, .invalidResource, "resource \(id) is taken already, or 0")
+      throw Mistake(
+        .invalidResource, .invalidResource, "resource \(id) exists already, or is 0, which is no resource")
     }
   }
 
-  /// - Parameter make: is called when the account has admitted it.
+  /// - Parameter make: makes the resource after the account has admitted it.
   func add(_ id: ResourceID, _ make: () throws(Mistake) -> Resource) throws(Mistake) {
     do throws(LendError) { try account.admitResource() } catch { throw Mistake(error, resource: id) }
     do throws(Mistake) { resources[id] = try make() } catch {

@@ -1,14 +1,14 @@
 internal import Scanout
 internal import Virtio
 
-/// What a command is answered with (virtio 1.3, 5.7.6.7 and 5.7.6.8).
+/// The answer to a command (virtio 1.3, 5.7.6.7 and 5.7.6.8).
 enum Response: Equatable {
   case ok
-  /// The preferred size of each scanout that is enabled; nil for one that is not.
+  /// The preferred size of each scanout; nil for a disabled one.
   case displayInfo([Rectangle?])
   case edid([UInt8])
   case resourceUUID(ObjectUUID)
-  /// What is mapped may be cached, as all RAM.
+  /// The mapped memory may be cached, as RAM.
   case mapInfo
   case error(ResponseError)
 
@@ -26,7 +26,7 @@ enum Response: Equatable {
     }
   }
 
-  /// How many bytes it takes, header included.
+  /// The size in bytes, header included.
   var size: Int {
     switch self {
     case .ok, .error: ControlHeader.size
@@ -37,7 +37,7 @@ enum Response: Equatable {
     }
   }
 
-  /// Appends the response to a command with this header, whose fence it repeats, and the ring of that (5.7.6.7).
+  /// Appends the response to a command with this header. It repeats the header's fence and ring (5.7.6.7).
   func encode(_ command: ControlHeader, into bytes: inout [UInt8]) {
     bytes.append(addingCapacity: size) { output in
       output.put(type)
@@ -78,7 +78,7 @@ extension OutputSpan<UInt8> {
   }
 }
 
-/// The errors that the spec has for a guest's mistakes.
+/// The spec's errors for a guest's mistakes.
 enum ResponseError: UInt32, Error {
   case unspecified = 0x1200
   case outOfMemory = 0x1201

@@ -3,30 +3,30 @@ internal import Linux
 internal import Pictures
 internal import Scanout
 
-// What a guest asks for with one command may be more than fits into a turn of the loop. What is left when the turn
-// ends goes on in the next turns, and the control queue waits until it is done: so its commands keep their order, and
-// whatever takes pages back finds nobody who reads them. The cursor queue goes on.
+// The work of one command may not fit into a turn of the loop. The rest goes on in the next turns, and the control queue
+// waits until it is done. Its commands thus keep their order, and pages that go back have no reader. The cursor queue
+// goes on.
 extension Scanouts {
-  /// Something that was begun goes on in later turns.
+  /// Whether work goes on in later turns.
   var isBusy: Bool {
     if work.isBusy { return true }
     for scanout in all where scanout.copy != nil { return true }
     return false
   }
 
-  /// Starts a turn: what takes time looks at its end.
+  /// Starts a turn, whose end limits long work.
   func beginTurn() { work.beginTurn(patience.turn) }
 
   var isTurnOver: Bool { Instant.now >= work.turnEnd }
 
-  /// Goes on with what did not fit into an earlier turn.
-  /// - Parameter isAwaited: a command waits for it to be done. The last copy may have been abandoned, for another picture or
-  ///   none: then that command is done too.
+  /// Continues the work of earlier turns.
+  /// - Parameter isAwaited: whether a command waits for it. If the last copy was abandoned, for another picture or none, that
+  ///   command is done too.
   func proceed(isAwaited: Bool) {
     guard isBusy || isAwaited else { return }
     beginTurn()
     if work.proceed() {
-      // Those of a store that is not complete go on waiting.
+      // Pictures of an incomplete store wait on.
       for scanout in all {
         guard let copy = scanout.copy.take() else { continue }
         proceed(copy, scanout)
@@ -35,7 +35,7 @@ extension Scanouts {
     if isBusy { owner.wake() } else { owner.finishedWork() }
   }
 
-  /// Copies what there is time for, and presents the picture when it is complete.
+  /// Copies as much as there is time for, and presents the picture when it is complete.
   func proceed(_ copy: PictureCopy, _ scanout: GuestScanout) {
     guard case .shadow(let shadow) = scanout.binding?.picture else {
       preconditionFailure("a copy ends with its picture")
@@ -43,7 +43,7 @@ extension Scanouts {
     var copy = copy
     let before = copy.update.copied
     defer { work.count(copied: copy.update.copied - before) }
-    // What it is made from may not be complete itself.
+    // The store that it is made from may be incomplete.
     guard !work.isStoring, shadow.proceed(&copy.update, from: copy.source, until: work.turnEnd) else {
       scanout.copy = copy
       return owner.wake()
@@ -53,14 +53,14 @@ extension Scanouts {
     hand(copy.sequence, shadow, changed, scanout)
   }
 
-  /// Another picture takes its place on the scanout, or none.
+  /// Abandons the copy: another picture, or none, takes its place on the scanout.
   func abandonCopy(_ scanout: GuestScanout) {
     guard let copy = scanout.copy.take() else { return }
     if case .shadow(let shadow) = scanout.binding?.picture { shadow.isStale = true }
     replaced(copy.sequence, on: scanout.id)
   }
 
-  /// Copies go no further, and what there is of them is shown.
+  /// Ends the copies early, and shows them as they are.
   func endCopies() {
     if work.isKeeping { work.abandonStore() }
     for scanout in all {
@@ -74,7 +74,7 @@ extension Scanouts {
     if !isBusy { owner.finishedWork() }
   }
 
-  /// Copies what there is time for into a store.
+  /// Copies as much into a store as there is time for.
   func store(_ copy: StoreCopy) { if !work.store(copy) { owner.wake() } }
 
   /// Gives back the memory of a copy that nobody needs.

@@ -3,37 +3,37 @@ internal import Linux
 internal import Pictures
 internal import Scanout
 
-/// Where the guest's cursor may be shown.
+/// The ways to show the guest's cursor.
 package enum CursorChoice: String, Sendable, CaseIterable {
-  /// On the screen's own plane for it; where there is none, drawn into a copy of the picture.
+  /// On the screen's cursor plane; without a plane, drawn into a copy of the picture.
   case auto
-  /// On a plane, or not at all: pictures are never copied for the sake of a cursor.
+  /// On a plane, or not at all: pictures are never copied for a cursor.
   case plane
-  /// Nowhere.
+  /// Not shown.
   case off
 }
 
-// The cursor (virtio 1.3, 5.7.6.10): its image is taken over with UPDATE_CURSOR, 64x64 pixels, and drawn by the
-// screen where it can.
+// The cursor (virtio 1.3, 5.7.6.10): UPDATE_CURSOR takes its image over, 64x64 pixels. The screen draws it if it can.
 extension Scanouts {
-  /// A cursor on this scanout is drawn into the picture.
+  /// Whether a cursor on this scanout is drawn into the picture.
   func drawsCursor(_ scanout: GuestScanout) -> Bool {
     cursorChoice == .auto && scanout.cursor != nil && !scanout.output.hasCursor
   }
 
-  /// Copies the image out of the guest's memory: bytes as the format says, made blue, green, red, alpha.
+  /// Copies the image out of the guest's memory, and converts its format to bytes blue, green, red, alpha.
   func cursorImage(_ resource: Resource, _ hotX: UInt32, _ hotY: UInt32) throws(Mistake) -> CursorImage {
     let side = CursorImage.side
-    // A blob says nothing of its pixels: those of a cursor are as Linux has all its cursors.
+    // A blob does not describe its pixels, so a cursor in one has Linux's format for all cursors.
     let layout =
       resource.image ?? FrameLayout(width: side, height: side, format: .argb8888, stride: side * 4)
     guard layout.width == side, layout.height == side, layout.end ?? 0 <= resource.size else {
       throw Mistake(
         .invalidParameter, .cursorSize,
-        "resource \(resource.id) is \(resource.form); a cursor is \(side)x\(side)")
+        "UPDATE_CURSOR with resource \(resource.id), \(resource.form); a cursor must have \(side)x\(side) pixels"
+      )
     }
-    // Linux has all its dumb buffers as B8G8R8X8, those of cursors too: alpha is in the byte that the format
-    // leaves unused.
+    // Linux makes all dumb buffers as B8G8R8X8, also those for cursors. Alpha is in the byte that this format leaves
+    // unused.
     guard let bytes = resource.bytes, let shuffle = layout.format.withAlpha.shuffle(to: .argb8888) else {
       throw Mistake(
         .unspecified, .noBacking, "UPDATE_CURSOR with resource \(resource.id), which has no backing")
@@ -57,7 +57,7 @@ extension Scanouts {
     }
   }
 
-  /// Copies that were there for the cursor alone are not kept for the next one.
+  /// Drops copies that existed only for the cursor.
   private func dropBlended(_ scanout: GuestScanout) {
     for resource in resources.values {
       drop(
@@ -67,8 +67,8 @@ extension Scanouts {
     }
   }
 
-  /// A move that names no resource hides the cursor on QEMU's own card. Some drivers never name one, such as older ones of
-  /// Redox, and mean to see it.
+  /// On QEMU's own card, a move without a resource hides the cursor. Some drivers, such as older ones of Redox, never name
+  /// a resource, but want the cursor to be seen.
   func moveCursor(_ scanout: GuestScanout, to position: CursorPosition, _ id: ResourceID) {
     if id.rawValue != 0 { movesByName = true }
     if movesByName, id.rawValue == 0 {
@@ -90,14 +90,14 @@ extension Scanouts {
     }
   }
 
-  /// A new driver shows no cursor until it says so.
+  /// A new driver has no cursor until it sets one.
   func hideCursor(_ scanout: GuestScanout) {
     scanout.hiddenCursor = nil
     guard scanout.cursor.take() != nil, scanout.output.hasCursor else { return }
     sink?.setCursor(nil, at: CursorPosition(x: 0, y: 0), on: scanout.id)
   }
 
-  /// Where a picture is in the middle of its canvas, its cursor is there too.
+  /// The cursor's place in a canvas. A picture in the middle of its canvas moves its cursor too.
   private func onScreen(_ scanout: GuestScanout, _ position: CursorPosition) -> CursorPosition {
     guard case .shadow(let shadow) = scanout.binding?.picture else { return position }
     return CursorPosition(
@@ -105,14 +105,14 @@ extension Scanouts {
       y: position.y.addingReportingOverflow(Int32(clamping: shadow.area.y)).partialValue)
   }
 
-  /// Draws the cursor where it is now, if the scanout shows something.
+  /// Draws the cursor at its present place, if the scanout shows a picture.
   private func redraw(_ scanout: GuestScanout) {
     guard cursorChoice == .auto, scanout.last != nil else { return }
     rebind(scanout)
     guard let binding = scanout.binding, let picture = binding.picture else { return }
     switch picture {
     case .lent(let frame):
-      // The guest's own pages show no cursor: they need but to come back on the screen.
+      // The guest's own pages have no cursor in them, so they only need to come back on the screen.
       if frame !== scanout.last { present(scanout, damage: binding.view.source, ownInitiative: true) }
     case .shadow:
       present(scanout, damage: Rectangle(x: 0, y: 0, width: 0, height: 0), ownInitiative: true)

@@ -5,8 +5,8 @@ internal import Scanout
 
 // Screens that come and go.
 extension Scanouts {
-  /// A scanout keeps its number, and their count is what it was at the start: an output that is gone has no
-  /// modes, and one that came in addition is not offered.
+  /// Takes the sink's new outputs. Scanouts keep their numbers, and their count never changes: an output that is gone has
+  /// no modes, and an additional one is not offered.
   package func outputsChanged() {
     guard let sink else { return }
     let now = sink.outputs
@@ -20,18 +20,16 @@ extension Scanouts {
     for (_, scanout) in changed {
       let mode = scanout.output.modes.first
       logger.info("scanout \(scanout.id), \(scanout.output.name): \(mode?.description ?? "no screen")")
-      // What was agreed to, or refused, was so for another screen.
+      // The sink's answers were for another screen, so they are forgotten.
       for resource in resources.values { drop(resource.forgetPictures(on: scanout.id)) }
       if mode != nil { showAgain(scanout) }
     }
   }
 
-  /// Brings what the guest shows on this scanout to its new screen, if that can show it: not every guest hears
-  /// of the change.
+  /// Shows the guest's picture on the scanout's new screen, if the screen can show it. Not every guest hears of the change.
   private func showAgain(_ scanout: GuestScanout) {
     if scanout.output.hasCursor, let cursor = scanout.cursor { setCursor(scanout, cursor) }
-    // What could not be kept of a backing that is gone stays as it was last copied. Where there was nobody to show it,
-    // it may have been flushed.
+    // Pixels of a lost backing stay as they were last copied. Without a screen, flushes may have come that nothing copied.
     guard let binding = scanout.binding, binding.resource.bytes != nil,
       scanout.last != nil || binding.picture == nil
     else { return }
@@ -42,7 +40,7 @@ extension Scanouts {
     } catch { mistakes.report(error) }
   }
 
-  /// Scanouts stand side by side, in the order of their numbers.
+  /// Scanouts are side by side, in the order of their numbers.
   var displayInfo: [Rectangle?] {
     var left: UInt32 = 0
     return all.map { scanout in
@@ -53,11 +51,12 @@ extension Scanouts {
     }
   }
 
-  /// A scanout that the front end has, but no output of ours, or none with a mode, has an empty EDID.
+  /// A scanout of the front end without an output of ours, or without a mode, has an empty EDID.
   func edid(_ id: ScanoutID) throws(Mistake) -> [UInt8] {
     guard id.rawValue < UInt32(GPUDevice.maxScanouts) else {
       throw Mistake(
-        .invalidScanout, .invalidScanout, "there is no scanout \(id); the limit is \(GPUDevice.maxScanouts)")
+        .invalidScanout, .invalidScanout,
+        "there is no scanout \(id); a guest has at most \(GPUDevice.maxScanouts)")
     }
     let index = Int(id.rawValue)
     guard index < all.count, !all[index].output.modes.isEmpty else { return [] }

@@ -6,9 +6,9 @@ internal import Scanout
 extension Scanouts {
   /// Takes the resource's pages off every screen, before they go back to the guest.
   /// - Parameters:
-  ///   - keepingPicture: the resource lives on, and with it what is seen of it, as a copy.
-  ///   - isReset: the guest has its pages already, and nobody waits for an answer.
-  /// - Returns: nil if they are free already, else what is to be waited for.
+  ///   - keepingPicture: whether the resource lives on, so that a copy of its picture stays on the screens.
+  ///   - isReset: whether the guest has its pages already, and nobody waits for an answer.
+  /// - Returns: nil if they are free already, otherwise the return to wait for.
   func giveBack(_ resource: Resource, keepingPicture: Bool, isReset: Bool = false) -> PageReturn? {
     objects.unshare(resource)
     if keepingPicture { keepContent(of: resource) }
@@ -18,7 +18,7 @@ extension Scanouts {
       {
         turnOff(scanout)
       } else if let last = scanout.last, resource.frames.contains(where: { $0 === last }) {
-        // Another picture was chosen and not flushed yet: it takes the place now, so that no gap is seen.
+        // Another picture was chosen, but not flushed yet. It is shown now, so that no gap is seen.
         if let binding = scanout.binding, binding.picture != nil {
           present(scanout, damage: binding.view.source, ownInitiative: true)
         } else {
@@ -30,7 +30,7 @@ extension Scanouts {
     drop(resource.forgetPictures { !keepingPicture || $0.isLent })
     if !keepingPicture { dropStore(of: resource) }
     resource.detach()
-    // Pages that an earlier DETACH waits for are not free before that is answered.
+    // If an earlier DETACH waits for these pages, they are free only after its answer.
     guard let buffer else { return resource.pageReturn }
     let pageReturn = returns.begin(buffer, frames, of: resource.offer, isReset: isReset)
     if let pageReturn {
@@ -40,7 +40,7 @@ extension Scanouts {
     return pageReturn
   }
 
-  /// Drops what an earlier driver left behind. Nobody waits for an answer any more.
+  /// Drops everything that an earlier driver left. Nobody waits for an answer any more.
   func dropAll() {
     work.abandonStore()
     endCopies()
@@ -52,7 +52,7 @@ extension Scanouts {
     movesByName = false
   }
 
-  /// No sink is to know this frame of lent pages any more.
+  /// Makes the sink forget this frame of lent pages.
   func forget(_ frame: Frame) {
     frame.whenIdle = nil
     sink?.forget(frame)

@@ -4,16 +4,15 @@ internal import Logging
 internal import Pictures
 internal import Scanout
 
-// Which picture of a resource a scanout shows: the guest's own pages, or a copy where these cannot be shown.
+// The choice of a scanout's picture: the guest's own pages, or a copy if these cannot be shown.
 extension Scanouts {
-  /// At most this many frames of one resource are kept if nothing shows them.
+  /// At most this many frames of a resource are kept that nothing shows.
   private static let keptFrames = 16
-  /// A limit of the kernel is read again no more often than this.
+  /// The kernel's limits are read again at most this often.
   private static let limitCheckInterval = TimeSpan.seconds(1)
 
-  /// Chooses a picture for a scanout, and makes it if it is the first time. What stood against lending may have passed
-  /// since the last time.
-  /// - Returns: nil if there is nobody to show it, no screen or another master of the card: a later flush looks again.
+  /// Chooses a picture for a scanout, and makes it if needed. An obstacle to lending may be gone since the last time.
+  /// - Returns: nil if nobody can show it: no screen, or another master of the card. A later flush looks again.
   func picture(
     of resource: Resource, _ view: View, on scanout: GuestScanout
   ) throws(Mistake) -> Picture? {
@@ -81,12 +80,12 @@ extension Scanouts {
     return frame
   }
 
-  /// The sink did not take it: it is not kept, unless it is shown elsewhere.
+  /// The sink refused the frame, which is forgotten unless it is shown elsewhere.
   private func discard(_ frame: Frame, of resource: Resource) {
     let isKnown = resource.pictures.contains { $0.picture.frame === frame }
     if isKnown || frame.uses > 0 || isBound(.lent(frame)) { return }
     _ = resource.removeFrames { $0 === frame }
-    // It may have taken it with another part, or for another screen.
+    // The sink may have taken another part of it, or for another screen.
     forget(frame)
   }
 
@@ -98,10 +97,10 @@ extension Scanouts {
       "scanout \(scanout) cannot show \(view.source) of resource \(resource.id): \(error)")
   }
 
-  /// Shows it as it must be shown now, when that has changed without a SET_SCANOUT.
+  /// Chooses the picture again after a change without a SET_SCANOUT.
   func rebind(_ scanout: GuestScanout) {
     guard let binding = scanout.binding,
-      // What could not be kept of a backing that is gone stays as it was last copied.
+      // Pixels of a lost backing stay as they were last copied.
       binding.resource.bytes != nil
     else { return }
     do throws(Mistake) {
@@ -117,12 +116,12 @@ extension Scanouts {
 
   // MARK: Limits that may pass
 
-  /// Tries once more what a limit of the kernel stood against: root may have raised it.
+  /// Tries again to lend a resource that exceeded a limit of the kernel, which root may have raised.
   private func lendAgain(_ resource: Resource, _ buffer: Buffer) {
     guard mayPass(buffer) else { return }
     lastLimitCheck = .now
     guard lender.lendAgain(buffer) else { return }
-    logger.notice("resource \(resource.id) is lent now, after it was copied")
+    logger.notice("resource \(resource.id) is lent from now on, and no longer copied")
     objects.share(resource)
     drop(resource.forgetPictures())
   }
@@ -132,9 +131,9 @@ extension Scanouts {
     return lastLimitCheck.map { .now - $0 >= Self.limitCheckInterval } ?? true
   }
 
-  /// What made this copy necessary is, or may be, over.
+  /// Whether the reason for this copy is, or may be, gone.
   func isOutdated(_ shadow: Shadow, _ resource: Resource, _ scanout: GuestScanout) -> Bool {
-    // The resource was given other pages, or these are lent since: what stood against the old ones says nothing of them.
+    // The resource has new pages, or its pages are lent since. The old reason does not count for these.
     if !resource.pictures.contains(where: { $0.picture.frame === shadow.frame }) { return true }
     if shadow.cause.name == .noCursorPlane { return !drawsCursor(scanout) }
     return resource.buffer.map(mayPass) ?? false
@@ -142,7 +141,7 @@ extension Scanouts {
 
   // MARK: Copies
 
-  /// Makes a copy's place; it is filled when it is presented.
+  /// Makes the memory for a copy, which is filled when it is presented.
   func shadow(
     of resource: Resource, _ view: View, on scanout: GuestScanout, _ cause: ShadowCause,
     _ maker: PictureMaker
@@ -172,7 +171,7 @@ extension Scanouts {
     return shadow
   }
 
-  /// Copies that no scanout shows are given up before another one is refused.
+  /// Gives up copies that no scanout shows, before a new copy is refused.
   func admitShadow(_ bytes: UInt64) throws(LendError) {
     do throws(LendError) { try lender.account.admitShadow(bytes) } catch {
       giveUpWhatIsNotBound()
@@ -180,7 +179,7 @@ extension Scanouts {
     }
   }
 
-  /// The same for a copy's descriptors, of which some are kept for others.
+  /// The same for the descriptors of copies.
   private func allocate(
     _ view: View, on scanout: ScanoutID, _ maker: PictureMaker
   ) throws(SinkError) -> Canvas {
@@ -197,7 +196,7 @@ extension Scanouts {
     for resource in resources.values { drop(resource.forgetPictures { !isBound($0) }) }
   }
 
-  /// Says once for each cause that something is copied, why, and what to do about it.
+  /// Logs once for each cause that a resource is copied, why, and the remedy.
   func announce(_ cause: ShadowCause, _ resource: Resource) {
     guard announced.insert(cause.name).inserted else { return }
     let advice = advice(.copied(cause.name)).map { "; \($0)" } ?? ""
@@ -208,13 +207,13 @@ extension Scanouts {
       """)
   }
 
-  /// These pictures are not to be chosen again. A copy goes when it is not shown any more.
+  /// Drops these pictures. A copy is freed when nobody shows it any more.
   func drop(_ pictures: [Picture]) {
     for case .shadow(let shadow) in pictures { goneShadows.append(shadow) }
     finishShadows()
   }
 
-  /// Lets go of dropped copies that nobody shows any more. A sink that still uses one after `Patience.pageReturn` is cut off,
+  /// Frees dropped copies that nobody shows any more. A sink that still uses one after `Patience.pageReturn` is cut off,
   /// because the copy counts against the guest's quota.
   func finishShadows() {
     if goneShadows.isEmpty { return }

@@ -4,17 +4,17 @@ internal import Pictures
 internal import Scanout
 internal import SystemPackage
 
-// The bytes of a resource in memory of ours: where its own pages do not say any more what is in it.
+// The bytes of a resource in memory of ours, if its own pages no longer have its content.
 extension Scanouts {
   private static let oddTransfer = ShadowCause(
     .oddTransfer,
-    "the guest transfers from another place than that of the rectangle in the image, as no current driver does"
+    "the guest transfers from another place than that of the rectangle in the image, which no current driver does"
   )
   private static let detached = ShadowCause(
-    .detached, "the guest took the pages back, and what was in them stays to be shown as a copy")
+    .detached, "the guest took the pages back, and a copy of their content stays on the screen")
 
-  /// A resource keeps what is in it when its pages go back (virtio 1.3, 5.7.6.8: TRANSFER_TO_HOST_2D copies). It is
-  /// taken over into memory of ours, and shown from there wherever the pages themselves are shown.
+  /// A resource keeps its content when its pages go back (virtio 1.3, 5.7.6.8: TRANSFER_TO_HOST_2D copies). The content is
+  /// copied into memory of ours, and shown from there in place of the pages.
   func keepContent(of resource: Resource) {
     guard mayCopy, let buffer = resource.buffer else { return }
     let isChosen = all.contains { $0.binding?.resource === resource }
@@ -26,10 +26,10 @@ extension Scanouts {
     replaceLent(resource, Self.detached)
   }
 
-  /// Keeps what a transfer brings in memory of our own. All that came before is taken over from its own place.
+  /// Keeps the bytes of a transfer in memory of our own. The bytes of earlier transfers are copied from the image's place.
   /// - Parameters:
-  ///   - offset: where it comes from in the guest's memory, in bytes.
-  ///   - place: where it belongs in the image, in bytes.
+  ///   - offset: where the bytes come from in the guest's memory.
+  ///   - place: where they belong in the image, in bytes.
   func store(
     _ area: Rectangle, of resource: Resource, _ image: FrameLayout, _ buffer: Buffer, from offset: Int,
     to place: Int
@@ -49,7 +49,7 @@ extension Scanouts {
     drop(resource.forgetPictures(where: \.isLent))
   }
 
-  /// A copy takes the place of the resource's own pages on each scanout that shows them.
+  /// Replaces the resource's own pages by a copy on each scanout that shows them.
   private func replaceLent(_ resource: Resource, _ cause: ShadowCause) {
     guard let maker else { return }
     for scanout in all {
@@ -65,7 +65,7 @@ extension Scanouts {
     }
   }
 
-  /// Makes room for all that is in the resource.
+  /// Makes room for the whole content of the resource.
   private func makeStore(of resource: Resource, _ cause: ShadowCause) throws(Mistake) {
     do throws(LendError) { try admitShadow(resource.size) } catch {
       throw Mistake(error, resource: resource.id)

@@ -4,28 +4,28 @@ internal import Logging
 internal import Pictures
 internal import Scanout
 
-/// What the scanouts tell the device that they are of.
+/// The scanouts' calls of their device.
 protocol ScanoutsOwner: AnyObject {
-  /// The scanout has got as far as this presentation.
+  /// The scanout has reached this presentation.
   func reached(_ sequence: UInt64, on scanout: ScanoutID)
   /// Copies that took longer than a turn of the loop are complete.
   func finishedWork()
   /// A screen was plugged in or out.
   func outputsHaveChanged()
-  /// There is something to be done from the loop, when nobody is in the middle of something.
+  /// There is work for the loop that must not interrupt other work.
   func wake()
-  /// Something waits for another time than before.
+  /// The earliest deadline has changed.
   func armTimer()
 }
 
-/// What is on the guest's scanouts, on its way there and on its way back: which resource each one shows, by which picture,
-/// lent or copied, and with which cursor.
+/// The guest's scanouts: which resource each one shows, by which picture, lent or copied, and with which cursor; also
+/// pictures on their way to a screen, and pages on their way back.
 ///
-/// Scanouts, pictures, cursor and the return of pages are one state machine: a flush may need another picture, a
-/// cursor a copy, a DETACH both, and each of them ends what another one waits for. This file has bindings and
-/// presentations, `Scanouts+Pictures` what is lent and what is copied, `Scanouts+Copies` copies that take longer than a
-/// turn of the loop, `Scanouts+Stores` bytes of resources in memory of ours, `Scanouts+Cursor` the cursor, `Scanouts+PageReturns`
-/// how pages go back, and `Scanouts+Outputs` screens that come and go.
+/// Scanouts, pictures, cursor and the return of pages are one state machine. A flush may need another picture, a cursor a
+/// copy, a DETACH both, and each can end another one's wait. This file has bindings and presentations. `Scanouts+Pictures`
+/// chooses between lending and copying, `Scanouts+Copies` has copies that take longer than a turn of the loop,
+/// `Scanouts+Stores` resources' bytes in memory of ours, `Scanouts+Cursor` the cursor, `Scanouts+PageReturns` the return of
+/// pages, and `Scanouts+Outputs` screens that come and go.
 final class Scanouts {
   /// By number. Their count never changes.
   let all: [GuestScanout]
@@ -41,24 +41,24 @@ final class Scanouts {
   let logger: Logger
   let advice: Advice
   let returns: PageReturns
-  /// Lives as long as this: it must not be dropped while it is told something.
+  /// Kept here, so that it is not freed during a call of it.
   unowned let owner: any ScanoutsOwner
   var patience: GPUDevice.Patience
 
   var work = LongWork()
-  /// Buffers by the id of their frame, as long as a sink may know it.
+  /// Buffers by the id of their frame, as long as a sink may know the frame.
   var buffersByFrame: [UInt64: Buffer] = [:]
-  /// Copies that are not to be shown any more, until nobody shows them.
+  /// Dropped copies, until nobody shows them.
   var goneShadows: [Shadow] = []
   /// Causes of copies that the log knows already.
   var announced: Set<ShadowCause.Name> = []
-  /// Pictures that were shown by copying, by cause.
+  /// The number of copied pictures, by cause.
   var shadows: [ShadowCause.Name: UInt64] = [:]
-  /// When the kernel's limits were last read for a buffer that they stand against.
+  /// When the kernel's limits were last read again for a buffer that exceeds them.
   var lastLimitCheck: Instant?
-  /// This driver names a resource when it moves a cursor: 0 means that it is hidden.
+  /// Whether this driver names a resource when it moves the cursor, so that 0 hides it.
   var movesByName = false
-  /// What became of the guest's flushes, counted once for each scanout.
+  /// The results of the guest's flushes, counted once for each scanout.
   private var frames = FrameCounters()
 
   private struct FrameCounters {
@@ -79,7 +79,7 @@ final class Scanouts {
     sink?.observer = self
   }
 
-  /// What cannot be shown itself may be shown as a copy.
+  /// Whether a picture that cannot be shown itself may be shown as a copy.
   var mayCopy: Bool { backing != .lent && sink != nil }
 
   subscript(number: Int) -> GuestScanout { all[number] }
@@ -94,7 +94,7 @@ final class Scanouts {
 
   // MARK: Bindings
 
-  /// An image that has no pages yet comes with a flush after it has some; a blob has its own from the start.
+  /// Binds a scanout. An image without pages is shown by a flush after it gets some; a blob has pages from the start.
   /// - Parameter command: its name, for people.
   func show(
     _ resource: Resource, _ view: View, on scanout: GuestScanout, for command: String
@@ -113,7 +113,7 @@ final class Scanouts {
   func bind(_ scanout: GuestScanout, _ resource: Resource, _ view: View, _ picture: Picture?) {
     if scanout.binding?.picture?.frame !== picture?.frame {
       abandonCopy(scanout)
-      // What was flushed while another picture was here, or none, has not been copied.
+      // Flushes that came while the scanout showed another picture, or none, were not copied.
       if case .shadow(let shadow) = picture { shadow.isStale = true }
     }
     scanout.binding = GuestScanout.Binding(resource: resource, view: view, picture: picture)
@@ -127,7 +127,7 @@ final class Scanouts {
     darken(scanout)
   }
 
-  /// Takes off the screen what is there; what SET_SCANOUT chose comes with its next flush.
+  /// Darkens the screen. The choice of SET_SCANOUT comes with its next flush.
   func darken(_ scanout: GuestScanout) {
     guard scanout.last != nil else { return }
     scanout.last = nil
@@ -136,10 +136,10 @@ final class Scanouts {
 
   // MARK: Presentations
 
-  /// Shows what a flush has changed, on each scanout that is bound to the resource.
+  /// Shows the changes of a flush, on each scanout that is bound to the resource.
   /// - Returns: the presentations that a fence waits for.
   func flush(_ resource: Resource, _ area: Rectangle) throws(Mistake) -> [Flip] {
-    // Of a blob each scanout may show another image.
+    // Each scanout may show another image of a blob.
     var first: FrameLayout?
     var fits = false
     for scanout in all {
@@ -174,13 +174,13 @@ final class Scanouts {
     return flips
   }
 
-  /// Shows the bound resource. The caller knows that there is one, and somebody to show it.
+  /// Shows the bound resource. The caller has checked that there is one, and somebody to show it.
   @discardableResult
   func present(_ scanout: GuestScanout, damage: Rectangle, ownInitiative: Bool = false) -> UInt64 {
     guard let binding = scanout.binding, let picture = binding.picture else {
       preconditionFailure("only what has a picture is presented")
     }
-    // The cursor is drawn where it is when the copy is complete.
+    // The cursor is drawn at its place when the copy is complete.
     if ownInitiative, let copy = scanout.copy { return copy.sequence }
     abandonCopy(scanout)
     scanout.sequence += 1
@@ -195,16 +195,16 @@ final class Scanouts {
       if let source = binding.resource.bytes {
         proceed(PictureCopy(sequence: sequence, source: source, update: shadow.begin(damage)), scanout)
       } else {
-        // The guest has taken it back: nothing changes.
+        // The guest has taken the pages back, so nothing changes.
         hand(sequence, shadow, Rectangle(x: 0, y: 0, width: 0, height: 0), scanout)
       }
     }
     return sequence
   }
 
-  /// Hands a copy to the sink, of which `changed` is new.
+  /// Hands a copy to the sink; `changed` is its new part.
   func hand(_ sequence: UInt64, _ shadow: Shadow, _ changed: Rectangle, _ scanout: GuestScanout) {
-    // The sink is told of something at least: a fence waits for it.
+    // The sink always gets a presentation, because a fence waits for it.
     let damage = changed.isEmpty ? Rectangle(x: 0, y: 0, width: 1, height: 1) : changed
     let bounds = shadow.frame.layout.bounds
     hand(Presentation(frame: shadow.frame, source: bounds, damage: damage, sequence: sequence), scanout)
@@ -215,9 +215,9 @@ final class Scanouts {
     sink?.present(presentation, on: scanout.id)
   }
 
-  // MARK: What it says
+  // MARK: Statistics
 
-  /// Adds what it has counted.
+  /// Adds the counts of this part.
   func report(into statistics: inout Statistics) {
     statistics.flushes += frames.flushes
     statistics.framesShown += frames.shown
@@ -228,7 +228,7 @@ final class Scanouts {
   }
 }
 
-// What the sink reports.
+// The sink's reports.
 extension Scanouts: ScanoutObserver {
   func presented(_ sequence: UInt64, frame: Frame, on id: ScanoutID) {
     let scanout = self[Int(id.rawValue)]
@@ -238,7 +238,7 @@ extension Scanouts: ScanoutObserver {
   }
 
   func replaced(_ sequence: UInt64, on id: ScanoutID) {
-    // A fence waits on, for what it was replaced by.
+    // The fence now waits for the presentation that replaced this one.
     if isFlush(sequence, self[Int(id.rawValue)]) { frames.coalesced += 1 }
   }
 
@@ -254,7 +254,7 @@ extension Scanouts: ScanoutObserver {
       scanout.probe = nil
       if Instant.now - probe.since < patience.fence { scanout.isSilent = false }
     }
-    // Of a scanout that was turned off it was the last: what waited behind it gave way to nothing.
+    // On a scanout that was turned off this was the last presentation, and nothing follows it.
     owner.reached(scanout.last == nil ? .max : sequence, on: scanout.id)
   }
 

@@ -4,8 +4,8 @@ internal import SystemPackage
 internal import Udmabuf
 internal import Virtio
 
-/// The dma-bufs that other devices of the guest may ask for, by the UUID that this device gave their resources (virtio
-/// 1.3, 5.7.6.8: RESOURCE_ASSIGN_UUID). They get them through the front end.
+/// The dma-bufs for other devices of the guest, by the UUID that this device gave their resources (virtio 1.3, 5.7.6.8:
+/// RESOURCE_ASSIGN_UUID). The other devices get them through the front end.
 final class SharedObjects {
   private var objects: [ObjectUUID: DMABuf] = [:]
   private let mistakes: MistakeLog
@@ -27,8 +27,8 @@ final class SharedObjects {
     return uuid
   }
 
-  /// Tells the front end of a resource that has a name and, by now, pages of its own that are lent. A copy of
-  /// them is not shared: what others write to it would reach nobody.
+  /// Tells the front end of a resource that has a name and lent pages. A copy of the pages is not shared, because writes to
+  /// it would not reach the guest.
   func share(_ resource: Resource) {
     guard let uuid = resource.uuid, let dmabuf = resource.buffer?.dmabuf, resource.store == nil,
       // A dma-buf cannot be made read-only.
@@ -40,14 +40,13 @@ final class SharedObjects {
     tell(.objectAdded(uuid))
   }
 
-  /// The pages are about to go back. Who has the dma-buf already keeps it: the kernel takes none back.
+  /// The pages are about to go back. Holders of the dma-buf keep it, because the kernel cannot take it back.
   func unshare(_ resource: Resource) {
     guard let uuid = resource.uuid, objects.removeValue(forKey: uuid) != nil else { return }
     tell(.objectRemoved(uuid))
   }
 
-  /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no room for one
-  /// more descriptor.
+  /// A new descriptor of the dma-buf that is shared under a name; nil if there is none, or no free descriptor.
   func descriptor(of uuid: ObjectUUID) -> FD? {
     guard let dmabuf = objects[uuid] else { return nil }
     do throws(Errno) {

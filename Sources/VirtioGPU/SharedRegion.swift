@@ -1,12 +1,12 @@
-/// Which parts of a region are taken. Where something goes is the guest's choice.
+/// The free parts of a region. The guest chooses the place of each mapping.
 struct SharedRegion: Equatable {
   let size: UInt64
-  /// In order; no two touch each other.
+  /// The free parts in order, none of which touches another.
   private(set) var free: [Range<UInt64>]
 
   init(size: UInt64) { (self.size, free) = (size, [0..<size]) }
 
-  /// - Returns: false if a part of it is taken or outside, or it is empty: then nothing has changed.
+  /// - Returns: false, without any change, if the range is empty, or a part of it is taken or outside.
   mutating func reserve(_ range: Range<UInt64>) -> Bool {
     guard !range.isEmpty, let index = place(of: range.lowerBound), range.upperBound <= free[index].upperBound
     else { return false }
@@ -18,7 +18,7 @@ struct SharedRegion: Equatable {
     return true
   }
 
-  /// Gives back what was reserved.
+  /// Gives back a reserved range.
   mutating func giveBack(_ range: Range<UInt64>) {
     let next = free.firstIndex { $0.lowerBound >= range.upperBound } ?? free.count
     precondition(
@@ -35,6 +35,6 @@ struct SharedRegion: Equatable {
     free.replaceSubrange(first..<end, with: [whole])
   }
 
-  /// The free part that holds this place.
+  /// The free part that contains this place.
   private func place(of offset: UInt64) -> Int? { free.firstIndex { $0.contains(offset) } }
 }

@@ -2,7 +2,7 @@ internal import Linux
 
 /// Memory of a copy that nobody needs any more, on its way back to the kernel.
 struct SpentMemory {
-  /// So much goes back in one go, in bytes.
+  /// The bytes that go back in one call.
   static let atOnce = 8 << 20
 
   let mapping: Mapping
@@ -10,8 +10,8 @@ struct SpentMemory {
 
   init(_ mapping: Mapping) { self.mapping = mapping }
 
-  /// Gives back a part of it.
-  /// - Returns: true if nothing of it is left.
+  /// Gives back a part of the memory.
+  /// - Returns: true if nothing is left.
   mutating func giveBack() -> Bool {
     let count = min(Self.atOnce, mapping.length - done)
     guard mapping.discard(count, at: done) else { return true }

@@ -2,8 +2,7 @@ internal import Buffers
 internal import Linux
 internal import Pictures
 
-/// What transfers bring into a store, and has not arrived there yet: all that came before, and then the part that was
-/// transferred.
+/// Bytes on their way into a store: first those of earlier transfers, then the part that was transferred now.
 struct StoreCopy {
   /// Rows that lie one behind the other on both sides, in bytes from the start of each.
   struct Rows {
@@ -15,11 +14,11 @@ struct StoreCopy {
   let source: ByteSource
   let store: PixelStore
   let stride: Int
-  /// The guest has its pages back when the command is answered.
+  /// Whether the guest gets its pages back with the command's answer.
   let isLast: Bool
   var before: Rows?
   var part: Rows
-  /// In bytes, so far.
+  /// The bytes copied so far.
   private(set) var copied: UInt64 = 0
 
   init(_ source: ByteSource, _ store: PixelStore, stride: Int, before: Rows?, part: Rows) {
@@ -27,7 +26,7 @@ struct StoreCopy {
     (self.before, self.part) = (before, part)
   }
 
-  /// All that there is room for, of pages that go back to the guest then.
+  /// A copy of all that there is room for, from pages that then go back to the guest.
   init(all source: ByteSource, _ store: PixelStore) {
     let (piece, size) = (4096, store.mapping.length)
     let whole = size / piece
@@ -37,7 +36,7 @@ struct StoreCopy {
       count: size % piece > 0 ? 1 : 0, length: size % piece, from: whole * piece, to: whole * piece)
   }
 
-  /// Copies a band at least, and then until `end`.
+  /// Copies at least one band, and goes on until `end`.
   /// - Returns: true if all is copied.
   mutating func proceed(until end: Instant) -> Bool {
     var sinceLook = 0

@@ -5,19 +5,19 @@ import Programs
 import SystemPackage
 import Varlink
 
-/// How a command reaches the agent that serves.
+/// The option by which a command reaches the agent.
 struct AgentOptions: ParsableArguments {
-  @Option(help: ArgumentHelp("Where the agent serves.", valueName: "socket"))
+  @Option(help: ArgumentHelp("The agent's socket (udmabridge-guest serve --socket).", valueName: "socket"))
   var socket = usualSocket
 
   func connect() throws -> VarlinkClient {
     do throws(VarlinkClientError) { return try VarlinkClient(FilePath(socket)) } catch {
       switch error {
       case .connecting(_, .noSuchFileOrDirectory):
-        throw Trouble("\(error): start udmabridge-guest serve, or say where it serves with --socket")
+        throw Trouble("\(error): start udmabridge-guest serve, or name its socket with --socket")
       case .connecting(_, .permissionDenied):
         throw Trouble(
-          "\(error): lending is for the agent's user and the group of udmabridge-guest serve --group")
+          "\(error): only root, the agent's user, and the group of udmabridge-guest serve --group may lend")
       default: throw error
       }
     }
@@ -26,10 +26,10 @@ struct AgentOptions: ParsableArguments {
 
 private let interface = "io.udmabridge.Lender."
 
-/// The full name of a method of the agent's.
+/// The full name of a method of the agent.
 func method(_ name: String) -> String { interface + name }
 
-/// An error, as people read it.
+/// An error's text for people.
 func explained(_ error: any Error) -> any Error {
   guard case VarlinkClientError.answered(let name, let parameters) = error, name.hasPrefix(interface) else {
     return error
@@ -43,7 +43,7 @@ extension BufferID: ExpressibleByArgument {
 
 extension BufferUse: ExpressibleByArgument {}
 
-/// JSON of what a command prints, in one line.
+/// A command's output as JSON, in one line.
 func line(_ value: some JSONWritable) -> String {
   var json = JSONWriter()
   value.write(to: &json)

@@ -9,7 +9,7 @@ import Varlink
 struct ListLent: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "list",
-    abstract: "List what this user lends; all that this guest lends for root.")
+    abstract: "List the buffers that this user lends; for root, all that this guest lends.")
 
   @OptionGroup var agent: AgentOptions
   @Flag(help: "Print JSON, in one line.") var json = false
@@ -34,7 +34,8 @@ struct ListLent: ParsableCommand {
 struct WatchLent: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "watch",
-    abstract: "Print what happens to what list shows, a line of JSON for each event, until the agent ends.")
+    abstract:
+      "Print what happens to the buffers of list, a line of JSON for each event, until the agent ends.")
 
   @OptionGroup var agent: AgentOptions
 
@@ -50,7 +51,7 @@ struct ReturnLent: ParsableCommand {
     commandName: "return",
     abstract: "Take a buffer back, and wait until the host has let go of it.",
     discussion:
-      "Afterwards the pages are this guest's alone, but for importers that were cut off, whose number is printed."
+      "Afterwards only this guest has the pages, apart from importers that were cut off. Their number is printed."
   )
 
   @OptionGroup var agent: AgentOptions
@@ -58,16 +59,16 @@ struct ReturnLent: ParsableCommand {
   @Argument(help: ArgumentHelp("The buffer.", valueName: "id"))
   var buffer: BufferID
 
-  @Option(help: ArgumentHelp("Begin after so long, in milliseconds.", valueName: "ms"))
+  @Option(help: ArgumentHelp("Begin after this time, in milliseconds.", valueName: "ms"))
   var delay = 0
 
-  @Option(help: ArgumentHelp("Wait so long for importers, in milliseconds.", valueName: "ms"))
+  @Option(help: ArgumentHelp("Wait this long for importers, in milliseconds.", valueName: "ms"))
   var patience = 1000
 
   func run() throws {
     let events = try agent.connect()
     try events.callMore(method("Watch"))
-    // From this one on none is missed.
+    // From this event on, no event is missed.
     _ = try events.next()
     _ = try agent.connect().call(
       method("Return"), ReturnCall(buffer: buffer, delay: delay, patience: patience))

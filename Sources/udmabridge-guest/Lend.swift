@@ -11,28 +11,29 @@ struct Lend: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Lend a buffer to the host.",
     discussion: """
-      Without a command its id is printed, and it is lent until SIGINT or SIGTERM comes. With one, this process becomes the \
-      command, which inherits the dma-buf and the connection to the agent; the buffer is lent until it ends.
+      Without a command, the buffer's id is printed, and the buffer is lent until SIGINT or SIGTERM. With a command, this \
+      process becomes the command, which inherits the dma-buf and the connection to the agent. The buffer is lent until the \
+      command ends.
 
         udmabridge-guest lend --file picture.raw --metadata '{"values": {"name": "picture"}}'
         udmabridge-guest lend --size 8M --use write -- my-renderer --dmabuf {}
 
-      The exit status is 1 if nothing is lent or the agent went away, 64 for a wrong command line, 126 or 127 if the command \
-      cannot be executed or is not there, and the command's own after that.
+      The exit status is 1 if nothing is lent or the agent went away, and 64 for a wrong command line. It is 126 if the command \
+      cannot be executed, and 127 if it does not exist. Otherwise it is the command's own.
       """)
 
   @OptionGroup var agent: AgentOptions
 
-  @Option(help: ArgumentHelp("How many bytes are lent: of a new buffer, or of --fd.", valueName: "size"))
+  @Option(help: ArgumentHelp("The number of bytes to lend, of a new buffer or of --fd.", valueName: "size"))
   var size: Quantity?
 
-  @Option(help: ArgumentHelp("Where they begin.", valueName: "offset"))
+  @Option(help: ArgumentHelp("The offset of these bytes in the buffer.", valueName: "offset"))
   var offset = Quantity(0)
 
-  @Option(help: ArgumentHelp("A file whose content a new buffer gets.", valueName: "path"))
+  @Option(help: ArgumentHelp("Lend a new buffer with the content of this file.", valueName: "path"))
   var file: String?
 
-  @Option(help: ArgumentHelp("A dma-buf that this process inherited.", valueName: "number"))
+  @Option(help: ArgumentHelp("Lend this inherited dma-buf.", valueName: "number"))
   var fd: Int32?
 
   @Option(
@@ -41,20 +42,20 @@ struct Lend: ParsableCommand {
   var heap: String?
 
   @Option(
-    help: ArgumentHelp("What is said of it, as JSON: image, values, or both.", valueName: "json"),
+    help: ArgumentHelp("The buffer's metadata, as JSON: image, values, or both.", valueName: "json"),
     transform: BufferMetadata.init(json:))
   var metadata: BufferMetadata?
 
   @Option(
     help: ArgumentHelp(
-      "An audience of the host that may import it. May be repeated. By default anyone whom the host admits.",
+      "An audience of the host that may import the buffer. May be repeated. By default every user whom the host admits.",
       valueName: "name"))
   var to: [String] = []
 
-  @Option(help: "What importers do with it.")
+  @Option(help: "What importers will do with the buffer; it is an agreement, not a protection.")
   var use = BufferUse.read
 
-  @Flag(help: "Copy the content once, if the card cannot take the dma-buf.")
+  @Flag(help: "If the card cannot take the dma-buf, lend a copy of its present content.")
   var copy = false
 
   @Option(
@@ -66,10 +67,10 @@ struct Lend: ParsableCommand {
 
   func validate() throws {
     if fd != nil, heap != nil || file != nil {
-      throw ValidationError("--fd names a buffer that is there: without --heap and --file")
+      throw ValidationError("--fd names an existing buffer: leave --heap and --file out")
     }
     if fd == nil, size == nil, file == nil { throw ValidationError("which buffer? --size, --file or --fd") }
-    if size?.value == 0 { throw ValidationError("--size is at least 1") }
+    if size?.value == 0 { throw ValidationError("--size 0 is too small: give 1 or more") }
   }
 
   func run() throws {
@@ -98,7 +99,7 @@ struct Lend: ParsableCommand {
   private func buffer(_ client: VarlinkClient) throws -> DMABuf {
     if let fd {
       do throws(Errno) { return try DMABuf(adopting: .inherited(fd)) } catch {
-        throw Trouble("descriptor \(fd) is not open here, or is no dma-buf: \(error)")
+        throw Trouble("descriptor \(fd) is not open in this process, or is not a dma-buf: \(error)")
       }
     }
     let content = try file.map { path in
@@ -129,7 +130,7 @@ struct Lend: ParsableCommand {
     return try DMABuf(adopting: fd)
   }
 
-  // MARK: What becomes of it
+  // MARK: The lent buffer
 
   private func hold(_ id: BufferID, _ client: VarlinkClient) throws {
     let loop = try EventLoop()

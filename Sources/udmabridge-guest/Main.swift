@@ -5,10 +5,10 @@ import Programs
 struct UdmabridgeGuest: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "udmabridge-guest",
-    abstract: "Lends buffers of this guest to its host, and takes what the host offers.",
+    abstract: "Lends buffers of this guest to its host, and takes memory that the host offers.",
     discussion: """
       Sizes are written as 4096, 0x1000 or 64M (powers of 1024).
-      The exit status is 0 if all went well, 1 if what was asked for cannot be done, and 64 for a wrong command line.
+      The exit status is 0 on success, 1 if the command failed, and 64 for a wrong command line.
       """,
     version: programVersion,
     subcommands: [

@@ -6,18 +6,18 @@ import SystemPackage
 
 struct Pages: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Pin memory, and print where it is: for a VM without any device of ours.",
+    abstract: "Pin memory, and print its physical addresses, for a VM without a device of udmabridge.",
     discussion: """
-      As root, in a guest whose kernel has udmabuf. The list is ADDRESS:LENGTH in each line, and then the line end. The memory is \
-      held until standard output is closed:
+      The command needs root, and a guest kernel with udmabuf. It prints ADDRESS:LENGTH in each line, and the line end after the \
+      last. It holds the memory until standard output is closed:
 
         ssh root@guest udmabridge-guest pages --size 8M | udmabridge create --guest PID - --hold
       """)
 
-  @Option(help: ArgumentHelp("How much: whole pages.", valueName: "size"))
+  @Option(help: ArgumentHelp("The size of the memory, in whole pages.", valueName: "size"))
   var size: Quantity?
 
-  @Option(help: ArgumentHelp("A file whose content it has.", valueName: "path"))
+  @Option(help: ArgumentHelp("Fill the memory with the content of this file.", valueName: "path"))
   var file: String?
 
   func validate() throws {
@@ -32,16 +32,18 @@ struct Pages: ParsableCommand {
       }
     }
     let wanted = max(size?.value ?? 0, content?.size ?? 0)
-    guard wanted > 0, wanted < 1 << 46 else { throw Trouble("\(wanted) bytes are none, or too many") }
+    guard wanted > 0, wanted < 1 << 46 else {
+      throw Trouble("\(wanted) bytes cannot be pinned: give from 1 byte to less than 64T")
+    }
     let size = wholePages(wanted)
     let memfd = try Memfd.create(name: "udmabridge-pages", size: size, seals: [.shrink, .grow, .seal])
     let device: UdmabufDevice
     do throws(Errno) { device = try UdmabufDevice() } catch {
       throw Trouble(
-        "\(UdmabufDevice.path) cannot be opened: \(error); the guest's kernel needs CONFIG_UDMABUF (modprobe udmabuf), and this command root"
+        "\(UdmabufDevice.path) cannot be opened: \(error); the guest's kernel needs CONFIG_UDMABUF (modprobe udmabuf), and this command needs root"
       )
     }
-    // The kernel moves no page of it from now on.
+    // From now on the kernel moves none of its pages.
     let pinned = try device.create(MemfdRange(memfd: memfd, offset: 0, length: size))
     if let content { try content.store(in: pinned, at: 0) }
     try print(memfd, Int(size))
@@ -62,13 +64,13 @@ struct Pages: ParsableCommand {
     try printLine(text)
   }
 
-  /// Until nobody reads standard output any more.
+  /// Waits until nobody reads standard output any more.
   private func hold() throws {
     let loop = try EventLoop()
     let signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     let signalled = try loop.add(signals.fd) { _ in loop.stop() }
     let output = try FD.copy(ofInherited: 1)
-    // A file is never closed by a reader.
+    // A regular file has no reader that could close it.
     let closed = try? loop.add(output, []) { _ in loop.stop() }
     try loop.run()
     loop.remove(signalled, signals.fd)

@@ -13,9 +13,10 @@ struct Receive: ParsableCommand {
     commandName: "receive",
     abstract: "Take memory that the host offers.",
     discussion: """
-      It is a dma-buf of this guest's, whose bytes are the host's own: both see at once what the other one writes. Without a command its \
-      number and size are printed, and it is held until SIGINT or SIGTERM comes. With one, this process becomes the command, which \
-      inherits the dma-buf. When the host takes the memory back, zeros are in its place; watch tells of that before.
+      The memory becomes a dma-buf of this guest. Its bytes are the host's own: each side sees at once what the other one writes. \
+      Without a command, its number and size are printed, and it is held until SIGINT or SIGTERM. With a command, this process \
+      becomes the command, which inherits the dma-buf. After the host has taken the memory back, the guest reads zeros; watch tells \
+      of that before.
 
         udmabridge-guest receive --metadata name=camera -- my-viewer --dmabuf {}
       """)
@@ -23,7 +24,7 @@ struct Receive: ParsableCommand {
   @OptionGroup var agent: AgentOptions
 
   @Option(
-    help: ArgumentHelp("The newest offer of which the host says this.", valueName: "name=value"))
+    help: ArgumentHelp("Take the newest offer whose metadata has this value.", valueName: "name=value"))
   var metadata: String?
 
   @Option(
@@ -33,7 +34,7 @@ struct Receive: ParsableCommand {
       valueName: "words"))
   var command: [String] = []
 
-  @Argument(help: ArgumentHelp("The offer's number, as offers and watch tell it.", valueName: "number"))
+  @Argument(help: ArgumentHelp("The offer's number, from offers or watch.", valueName: "number"))
   var offer: Int?
 
   func validate() throws {
@@ -58,7 +59,7 @@ struct Receive: ParsableCommand {
       try printLine("\(received.offer) \(received.size)")
       try loop.run()
       loop.remove(token, signals.fd)
-      // It is held until here.
+      // The dma-buf is held until here.
       _ = consume fd
       return
     }
@@ -89,7 +90,7 @@ struct ListGuestOffers: ParsableCommand {
 }
 
 /// Becomes a program, which inherits the dma-buf of this number.
-/// - Returns: why not.
+/// - Returns: only if that fails: why.
 func becoming(_ command: [String], with number: Int32) -> ExitCode {
   setEnvironment("UDMABRIDGE_FD", "\(number)")
   let error = execute(command.map { $0.replacing("{}", with: "\(number)") })

@@ -10,44 +10,46 @@ let usualSocket = "/run/udmabridge-guest/lender"
 
 struct Serve: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Serve programs that lend, for as long as this guest runs.",
+    abstract: "Serve the guest's programs that lend or receive, for as long as this guest runs.",
     discussion: """
-      Port and card may come later, and go and come again. Nothing is needed but to read and write their files: the port's \
-      belongs to this program's own user alone, since whoever opens it may lend every buffer of this guest.
+      Port and card may come later, and may go and come again. The agent needs only the right to read and write their files. Give \
+      the port's file to the agent's own user alone, because whoever opens it may lend every buffer of this guest.
       """)
 
   @Option(
     help: ArgumentHelp(
-      "Where programs that lend connect (varlink, io.udmabridge.Lender).", valueName: "socket"))
+      "The Unix socket for programs (varlink, io.udmabridge.Lender).", valueName: "socket"))
   var socket = usualSocket
 
   @Option(
     help: ArgumentHelp(
-      "The number of the group that this socket belongs to; its members may lend. Without one, only this program's user and root may.",
+      "The number of the socket's group, whose members may lend. Without it, only this program's user and root may.",
       valueName: "gid"))
   var group: UInt32?
 
   @Option(
     help: ArgumentHelp(
-      "The port's device file. By default the port that the host calls io.udmabridge.lend.0.",
+      "The device file of the port. By default that of the port io.udmabridge.lend.0.",
       valueName: "path"))
   var port: String?
 
   @Option(
     help: ArgumentHelp(
-      "The card's render node. By default all of the driver virtio_gpu.", valueName: "path"))
+      "The card's render node. By default all cards of the driver virtio_gpu are used.", valueName: "path"))
   var renderNode: String?
 
   @Option(
     help: ArgumentHelp(
-      "Connections of lenders at once; three eighths of them for any one user but root and this program's.",
+      "At most this many connections of programs at once. One user may have three eighths of them; root and this program's user may have all.",
       valueName: "count"))
   var maxConnections = 512
 
   private static let idleTime = TimeSpan.seconds(1)
 
   func validate() throws {
-    if !(1...4096).contains(maxConnections) { throw ValidationError("--max-connections is from 1 to 4096") }
+    if !(1...4096).contains(maxConnections) {
+      throw ValidationError("--max-connections \(maxConnections) is not from 1 to 4096")
+    }
   }
 
   func run() throws {
@@ -66,7 +68,7 @@ struct Serve: ParsableCommand {
     let daemon = try AgentDaemon(settings, listening, loop: loop) { printError("udmabridge-guest: \($0)") }
     var isEnding = false
     let token = try loop.add(signals.fd) { _ in isEnding = true }
-    // After a time in which nothing happened, this takes the place of no memory that it need not have.
+    // When the agent has been idle for a time, it gives unneeded memory back.
     var isIdle = false
     let idle = try Timer(loop) {
       isIdle = true

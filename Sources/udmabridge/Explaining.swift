@@ -5,7 +5,7 @@ import Sandbox
 import SystemPackage
 import Varlink
 
-/// An error of a library, with what this program's options can do about it.
+/// An error of a library, with the options of this program that help.
 func explained(_ error: any Error) -> String {
   switch error {
   case let error as QEMUError: "\(error)\(error.remedy)"
@@ -13,7 +13,7 @@ func explained(_ error: any Error) -> String {
   case let error as LibvirtError: error.explained
   case is SandboxError: "\(error); --sandbox off runs without it"
   case PresentingError.reserveIsUsedUp:
-    "\(error): in the sandbox no connection can be made; start it again, or with --sandbox off"
+    "\(error): the sandbox allows no new connection; start the program again, or with --sandbox off"
   default: "\(error)"
   }
 }
@@ -22,7 +22,7 @@ extension QEMUError {
   fileprivate var remedy: String {
     switch self {
     case .tooManyMonitors: "; name the right one with --qmp SOCKET"
-    case .noProcess: "; name it with --guest PID beside --qmp"
+    case .noProcess: "; add --guest PID to --qmp"
     case .otherProcess: "; name QEMU itself with --guest PID"
     case .unproven: "; give its QMP socket with --qmp SOCKET"
     default: ""
@@ -36,7 +36,7 @@ extension VarlinkClientError {
     case .connecting(let path, .noSuchFileOrDirectory): ": start vhost-user-udmabuf with --control \(path)"
     case .closed: "; vhost-user-udmabuf says with --control-allow who may use it"
     case .answered("org.varlink.service.InterfaceNotFound", _):
-      "; the guest's buffers are there where vhost-user-udmabuf was started with --port"
+      "; for lent buffers start vhost-user-udmabuf with --port"
     default: ""
     }
   }

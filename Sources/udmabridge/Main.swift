@@ -2,7 +2,7 @@ import ArgumentParser
 import Glibc
 import Programs
 
-/// Of this process, which looks at others.
+/// The number of this process, which looks at others.
 let ownProcess = getpid()
 
 @main
@@ -12,7 +12,7 @@ struct Udmabridge: ParsableCommand {
     abstract: "Lends the memory of KVM guests, and of memfds, to the host's graphics stack.",
     discussion: """
       Sizes and addresses are written as 4096, 0x1000 or 64M (powers of 1024).
-      The exit status is 0 if all went well, 1 if what was asked for cannot be done, and 64 for a wrong command line.
+      The exit status is 0 on success, 1 if the command failed, and 64 for a wrong command line.
       """,
     version: programVersion,
     subcommands: [
@@ -22,13 +22,13 @@ struct Udmabridge: ParsableCommand {
       BuffersCommand.self, LibvirtCommand.self, OnDefineDomain.self, LibvirtHook.self,
     ])
 
-  /// Those that hand a descriptor to a program.
+  /// The commands that hand a descriptor to a program.
   private static let takingCommand = [["create"], ["memfd"], ["buffers", "import"], ["buffers", "offer"]]
 
   /// Takes `-- COMMAND` for the option `--command COMMAND`: after a list of ranges, whose end it marks, the parser
   /// allows no second list.
   ///
-  /// Under the name of a command that somebody else calls, it is that command.
+  /// If the program is started under the name of a hook's command, it is that command.
   static func main() {
     var words = Array(CommandLine.arguments.dropFirst())
     let name = CommandLine.arguments.first?.split(separator: "/").last

@@ -9,44 +9,45 @@ import Programs
 import SystemPackage
 import Varlink
 
-/// The options of the socket on which other processes get at the guest's frames.
+/// The options of the control socket, on which other processes get the guest's frames.
 struct ControlOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Offer the guest's frames to other processes on this Unix socket (varlink, io.udmabridge.Display), beside a card or without one.",
+      "Offer the guest's frames to other processes on this Unix socket (varlink, io.udmabridge.Display), with a card or without one.",
       valueName: "socket"))
   var control: String?
 
   @Option(
     help: ArgumentHelp(
-      "The group that the socket of --control belongs to; its members may use it.", valueName: "name"))
+      "The group of the --control socket; its members may use the socket.", valueName: "name"))
   var controlGroup: String?
 
   @Option(
     help: ArgumentHelp(
-      "The mode of that socket, octal. By default 600; 660 with --control-group, 666 with --control-allow.",
+      "The mode of the --control socket, octal. By default 600; 660 with --control-group, 666 with --control-allow.",
       valueName: "mode"), transform: octal)
   var controlMode: UInt32?
 
   @Option(
     help: ArgumentHelp(
-      "Who may use it beside this program's own user: UID or group:NAME. May be repeated.",
+      "A user or group that may use the --control socket, besides this program's own user: UID or group:NAME. May be repeated.",
       valueName: "who"))
   var controlAllow: [Allowed] = []
 
   @Option(
     help: ArgumentHelp(
-      "Connections to that socket at once, of all users together. By default 32.", valueName: "count"),
+      "At most this many connections to the --control socket at once, of all users together. By default 32.",
+      valueName: "count"),
     transform: places)
   var controlConnections: Int?
 
   @Option(
     help: ArgumentHelp(
-      "Calls of Watch and Stream on that socket at once. By default as many as connections.",
+      "At most this many calls of Watch and Stream on the --control socket at once. By default as many as connections.",
       valueName: "count"), transform: places)
   var controlWatchers: Int?
 
-  /// Fewer would leave none to some users.
+  /// With fewer, some users would get none.
   private static let counts = UserShares.fewest...1024
 
   private static func places(_ text: String) throws -> Int {
@@ -58,7 +59,7 @@ struct ControlOptions: ParsableArguments {
 
   private static func octal(_ text: String) throws -> UInt32 {
     guard let mode = UInt32(text, radix: 8), mode <= 0o777 else {
-      throw ValidationError("\(text) is no mode: give three octal digits, such as 660")
+      throw ValidationError("\(text) is not a mode: give three octal digits, such as 660")
     }
     return mode
   }
@@ -69,8 +70,8 @@ struct ControlOptions: ParsableArguments {
       || controlWatchers != nil
     {
       throw ValidationError(
-        "--control-group, --control-mode, --control-allow, --control-connections and --control-watchers are about "
-          + "the socket of --control")
+        "--control-group, --control-mode, --control-allow, --control-connections and --control-watchers need "
+          + "--control SOCKET")
     }
   }
 
@@ -81,7 +82,7 @@ struct ControlOptions: ParsableArguments {
   }
 }
 
-/// Who may use the control socket.
+/// The users that may use the control socket.
 enum Allowed: ExpressibleByArgument {
   case user(UInt32)
   case group(String)
@@ -99,16 +100,17 @@ enum Allowed: ExpressibleByArgument {
 
 /// The control socket of one helper.
 final class Control {
-  /// Descriptors that it may need: its connections, each with another one as the stream that it became or with those that
-  /// wait for a caller who does not read, its sources, and one that is being passed; and those of imports.
+  /// The descriptors that the socket may need. Each connection needs one more: for the stream that it became, or for
+  /// descriptors that wait for a caller who does not read. The rest is for the sources, one descriptor on its way, and
+  /// the imports.
   /// - Parameters:
-  ///   - lending: what may be imported; nil if nothing is.
-  ///   - offers: what callers may offer; nil if nothing.
+  ///   - lending: the limits of imports; nil if nothing can be imported.
+  ///   - offers: the limits of callers' offers; nil if callers cannot offer.
   static func descriptors(
     _ options: ControlOptions, lending: LendingLimits? = nil, offers: OfferLimits? = nil
   ) -> Int {
     if options.control == nil { return 0 }
-    // Whoever may pass some can keep them waiting.
+    // A caller may pass descriptors and then leave them waiting.
     let passed = offers == nil ? 0 : ReceivedDescriptors.capacity * options.connections
     let each = lending == nil ? 1 : BuffersInterface.descriptorsPerConnection
     return (1 + each) * options.connections + 8 + (lending.map(BuffersInterface.descriptors) ?? 0)
@@ -120,12 +122,12 @@ final class Control {
   private let server: VarlinkServer
   private let buffers: BuffersInterface?
 
-  /// Listens. Nothing of it is opened later.
+  /// Listens. Everything that the socket needs is opened here.
   /// - Parameters:
-  ///   - offers: memory that the guest may map, which is handed out.
-  ///   - lending: the buffers that the guest lends, and what it is offered, if it may lend any.
-  ///   - maker: makes offers of what callers pass.
-  ///   - statistics: the device's, a JSON object: all of them, or what any caller may know.
+  ///   - offers: memory that the guest may map; callers can get it too.
+  ///   - lending: the buffers that the guest lends and the offers to it, if it may lend.
+  ///   - maker: makes offers from descriptors that callers pass.
+  ///   - statistics: the device's statistics, a JSON object: all of them, or those that any caller may know.
   init(
     _ options: ControlOptions, _ sink: ControlSink, offers: [UInt64: Memfd], lending: GuestLending? = nil,
     maker: OfferMaker, loop: EventLoop, logger: Logger, statistics: @escaping (_ isTrusted: Bool) -> [UInt8]
@@ -139,7 +141,7 @@ final class Control {
       return number
     }
     let group = try options.controlGroup.map { try number($0, "--control-group") }
-    // Root could become any of them.
+    // Root could act as any user.
     var (users, groups) = (Set([effectiveUser(), 0]), Set(group.map { [$0] } ?? []))
     for allowed in options.controlAllow {
       switch allowed {
@@ -172,14 +174,14 @@ final class Control {
       removeFile(path)
       throw Trouble("the control socket \(path) cannot be served: \(error)")
     }
-    // Whoever is refused may try again and again, and must not use up the lines that are there for the guest.
+    // A refused caller may try again and again. Its lines must not use up those for the guest.
     var refusals = RareLine()
     server.whenRefused = { why in if let line = refusals.admit(why) { logger.notice("\(line)") } }
     logger.info("the guest's frames are offered on \(path)")
   }
 
-  /// Tells those who watch, and ends all connections.
-  /// - Parameter removing: the sandbox still lets files be removed; else the next start does it.
+  /// Tells the watchers, and ends all connections.
+  /// - Parameter removing: whether the sandbox still allows to remove files; otherwise the next start removes the socket.
   func end(removing: Bool) {
     sink.end()
     buffers?.end()

@@ -7,9 +7,9 @@ import Programs
 import SystemPackage
 import VirtioGPU
 
-/// What a guest's lending takes: the registry, its time, and the port on which the guest's agent speaks.
+/// The parts for a guest's lending: the registry, its timers, and the port of the guest's agent.
 final class GuestLending {
-  /// Descriptors that it may need: the port's listener and connection, its timers, and a connection that is refused.
+  /// The descriptors that it may need: the port's listener and connection, its timers, and a connection that is refused.
   static let descriptors = 8
 
   let registry: Registry
@@ -22,8 +22,8 @@ final class GuestLending {
   private(set) var offers: OfferTable?
   private var offerTimer: LendingTimer?
 
-  /// Listens. Nothing of it is opened later.
-  /// - Parameter path: of the port's socket.
+  /// Listens. Everything that the port needs is opened here.
+  /// - Parameter path: the path of the port's socket.
   init(_ path: FilePath, _ options: PortOptions, loop: EventLoop) throws {
     self.path = path
     limits = options.limits
@@ -31,14 +31,14 @@ final class GuestLending {
       limits: options.lending, audiences: try options.audiences(),
       awaitDevices: { pages, whenOver in pages.dmabuf.flatMap { DeviceWait($0, loop, whenOver: whenOver) } })
     timer = try LendingTimer(registry, loop: loop)
-    // libvirt looks at a port's file at about this time, and starts no domain where there is none.
+    // libvirt looks for the port's file at about this time. Without the file it does not start the domain.
     socket = try listenOn(path, mode: 0o600, neverMissing: true)
   }
 
   /// Serves the port from now on.
   /// - Parameters:
   ///   - devices: in the order of their numbers on the port.
-  ///   - memory: what the one that shares has at the start.
+  ///   - memory: the starting offers of the device that shares.
   func serve(_ devices: [GPUDevice], _ memory: HostMemory, loop: EventLoop, logger: Logger) throws {
     guard let socket = socket.take() else { preconditionFailure("there is one port") }
     if let number = devices.firstIndex(where: { !$0.sharedMemory.isEmpty }) {
@@ -54,27 +54,27 @@ final class GuestLending {
       device.whenEpochChanged = { [weak port] in port?.deviceWasReset(number) }
     }
     self.port = port
-    logger.info("the guest's agent is listened for on \(path)")
+    logger.info("listening for the guest's agent on \(path)")
   }
 
   var statistics: GuestLendingStatistics {
     GuestLendingStatistics(buffers: registry.statistics, port: port?.statistics ?? PortStatistics())
   }
 
-  /// - Parameter removing: the sandbox still lets files be removed; else the next start does it.
+  /// - Parameter removing: whether the sandbox still allows to remove files; otherwise the next start removes the socket.
   func end(removing: Bool) {
     port?.close()
     if removing { removeFile(path) }
   }
 }
 
-/// What was lent beside pictures.
+/// The statistics of lent buffers.
 struct GuestLendingStatistics: Encodable {
   let buffers: LendingStatistics
   let port: PortStatistics
 }
 
-/// One JSON object: what the devices have counted, and beside it `lending`, if the guest has a port for that.
+/// One JSON object: the devices' statistics, and `lending`, if the guest has a port.
 struct WholeStatistics: Encodable {
   let device: Statistics
   let lending: GuestLendingStatistics?
@@ -88,7 +88,7 @@ struct WholeStatistics: Encodable {
   }
 }
 
-/// A device as the port asks it.
+/// A device as the port sees it.
 private final class PortedDevice: PortDevice {
   private let device: GPUDevice
 
@@ -113,7 +113,7 @@ private final class PortedDevice: PortDevice {
   func firstBytes(_ count: Int, of resource: UInt32) -> [UInt8]? { device.firstBytes(count, of: resource) }
 }
 
-/// A device as those who offer see it.
+/// A device as the offers see it.
 private final class SharingDevice: OfferDevice {
   private let device: GPUDevice
   let regionSize: UInt64

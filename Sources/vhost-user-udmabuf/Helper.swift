@@ -17,7 +17,7 @@ import VirtioGPU
 
 extension QEMUDisplaySink: QEMUDisplay {}
 
-/// One VM's helper: joins the modules, and lives as long as QEMU's connection.
+/// The helper of one VM: it joins the modules, and lives as long as QEMU's connection.
 final class Helper {
   private let options: Options
   private let logger: Logger
@@ -35,11 +35,11 @@ final class Helper {
   private var phase: Sandbox.Phase?
   private var failure: (any Error)?
 
-  /// Opens all that is ever opened, so that nothing is missing once the guest runs.
+  /// Opens everything that the process ever opens, so that nothing is missing once the guest runs.
   init(_ options: Options, _ logger: Logger) throws {
     (self.options, self.logger) = (options, logger)
     loop = try EventLoop()
-    // The first things: of a domain of libvirt, QEMU starts at the same time, and does not wait for these.
+    // These come first: libvirt starts QEMU at the same time, and QEMU does not wait for these sockets.
     let listeners = try options.devices.map { device -> Endpoint.Listener? in
       guard device.isFirst, case .path(let path) = device.address else { return nil }
       return try Endpoint.Listener(path)
@@ -84,7 +84,7 @@ final class Helper {
       (display, sink) = (qemu, qemu)
     } else if options.strideAlignment != nil {
       logger.notice(
-        "--stride-alignment has no meaning: it is about QEMU's display, and nothing is shown there")
+        "--stride-alignment has no effect: it belongs to QEMU's display (--display qemu), which is not used")
     }
     var offered: ControlSink?
     if options.control.control != nil {
@@ -94,10 +94,10 @@ final class Helper {
     }
     if sink == nil {
       logger.notice(
-        "--display off, and neither --kms nor --control: the guest's pages are lent, and shown nowhere")
+        "the guest's frames are shown nowhere: --display off, and neither --kms nor --control is given")
     }
     if case .failure(let errno) = udmabuf {
-      logger.warning("nothing can be lent, so that all is copied: \(LendError.noDevice(errno))")
+      logger.warning("nothing can be lent, so everything is copied: \(LendError.noDevice(errno))")
     }
     let offers = try StartingOffers(options, udmabuf: udmabuf, cards: cards.map(\.card), logger)
     let hostMemory = try offers.hostMemory()
@@ -131,14 +131,14 @@ final class Helper {
       ) { isTrusted in
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
-        // A buffer is lent to some users; the others learn nothing of it.
+        // A buffer may be lent to some users only; the others must learn nothing of it.
         let statistics = Self.statistics(lender, devices, isTrusted ? lending : nil)
         return (try? encoder.encode(statistics)).map { [UInt8]($0) } ?? Array("{}".utf8)
       }
     }
   }
 
-  /// What the guest uses now, and what its devices have counted.
+  /// What the guest uses now, and its devices' counts.
   private static func statistics(
     _ lender: Lender, _ devices: [GPUDevice], _ lending: GuestLending?
   ) -> WholeStatistics {
@@ -148,14 +148,14 @@ final class Helper {
     return WholeStatistics(device: statistics, lending: lending?.statistics)
   }
 
-  /// What this process needs itself, and half of it to lend.
+  /// The least limit: half for this process itself, half for lending.
   private static let fewestDescriptors = 2 * Quotas.reservedDescriptors
 
   private static func descriptorLimit(_ others: Int) throws -> Int {
     let (limit, fewest) = (try raiseDescriptorLimit(), UInt64(fewestDescriptors + others))
     guard limit >= fewest else {
       throw Trouble(
-        "\(limit) open descriptors (RLIMIT_NOFILE) are too few, \(fewest) are the least: raise the hard limit "
+        "a limit of \(limit) open descriptors (RLIMIT_NOFILE) is too low, \(fewest) is the least: raise the hard limit "
           + "(ulimit -Hn, or LimitNOFILE= of a service)")
     }
     return Int(clamping: limit)
@@ -171,7 +171,7 @@ final class Helper {
       endpoint.onConnection = { [unowned self] in beServing() }
       endpoint.onEnd = { [unowned self, unowned endpoint] error in
         if options.keep { return serveNext(endpoint, after: error) }
-        // A device that was unplugged leaves nothing, and the other one alone.
+        // An unplugged device frees everything of its own; the other device goes on.
         if error == nil, endpoints.contains(where: { $0 !== endpoint && $0.isServing }) {
           return endpoint.close()
         }
@@ -185,7 +185,7 @@ final class Helper {
     try enterSandbox()
     try loop.run()
     if let failure {
-      printError("\(programName): the connection to QEMU was closed: \(failure)")
+      printError("\(programName): the helper closed the connection to QEMU: \(failure)")
       return 1
     }
     return 0
@@ -193,7 +193,7 @@ final class Helper {
 
   private func serveNext(_ endpoint: Endpoint, after error: (any Error)?) {
     if let error {
-      logger.error("the connection to QEMU was closed, and the next one is waited for: \(error)")
+      logger.error("the helper closed the connection to QEMU, and waits for the next one: \(error)")
     }
     do throws(Errno) { try endpoint.serveNext() } catch {
       failure = error
@@ -201,7 +201,7 @@ final class Helper {
     }
   }
 
-  /// QEMU is there for every device: the files of the sockets are not removed any more.
+  /// QEMU has connected for every device. From now on the sockets' files cannot be removed.
   private func beServing() {
     if phase != .waiting || endpoints.contains(where: \.isWaiting) { return }
     do throws(Trouble) { try enter(servingPhase) } catch {
@@ -210,16 +210,16 @@ final class Helper {
     }
   }
 
-  /// Nothing is opened from here on, and nothing that a peer sent has been read yet.
+  /// Enters the sandbox: nothing is opened from here on, and no byte of a peer has been read yet.
   private func enterSandbox() throws {
-    guard options.sandbox == .on else { return logger.warning("the sandbox is off") }
+    guard options.sandbox == .on else { return logger.warning("the sandbox is off (--sandbox off)") }
     do throws(SandboxError) {
       sandbox = try Sandbox(program: programName, remedy: "--sandbox off runs without it, for debugging")
     } catch { throw Self.noSandbox(error) }
     try enter(endpoints.contains(where: \.isWaiting) ? .waiting : servingPhase)
   }
 
-  /// With a control socket, a port or `--keep`, connections are taken until the end.
+  /// With a control socket, a port or `--keep`, the helper accepts connections until the end.
   private var servingPhase: Sandbox.Phase {
     control == nil && lending == nil && !options.keep ? .serving : .offering
   }
@@ -237,10 +237,10 @@ final class Helper {
   private func end() {
     for card in cards { card.close() }
     writeStatistics()
-    // The sandbox allows it as long as somebody is waited for.
+    // The sandbox allows this as long as a connection is awaited.
     let mayRemove = phase == nil || phase == .waiting
     for endpoint in endpoints { endpoint.stopListening(removing: mayRemove) }
-    // First what is lent: those who watch hear of its end.
+    // Lent buffers end first, so that their watchers hear of it.
     lending?.end(removing: mayRemove)
     control?.end(removing: mayRemove)
   }
@@ -265,16 +265,16 @@ final class Helper {
     }
   }
 
-  // MARK: What the guest is offered
+  // MARK: Outputs of the guest
 
-  /// The cards as one sink, whose scanouts prefer the sizes that were asked for; nil if there is none.
+  /// The cards as one sink, whose scanouts prefer the sizes of `--resolution`; nil without a card.
   private static func join(
     _ cards: [KMSSink], _ plan: KMSPlan, _ resolutions: [PixelSize]
   ) throws -> (any ScanoutSink)? {
     let routes = plan.routes(outputs: cards.map(\.outputs.count))
     guard routes.count <= GPUDevice.maxScanouts else {
       throw Trouble(
-        "\(routes.count) connectors are more than the \(GPUDevice.maxScanouts) scanouts of a guest; name fewer"
+        "\(routes.count) connectors are named, but a guest has at most \(GPUDevice.maxScanouts) scanouts; name fewer"
       )
     }
     for (scanout, route) in routes.enumerated() {
@@ -286,7 +286,7 @@ final class Helper {
     return cards.count > 1 ? SinkGroup(cards, routes: routes) : cards.first
   }
 
-  /// What other processes are offered where there is no card: they put the cursor on the picture themselves.
+  /// The outputs for other processes, if there is no card. These processes draw the cursor themselves.
   private static func offered(_ resolutions: [PixelSize]) -> [SinkOutput] {
     headless(resolutions).map { output in
       var output = output
@@ -295,7 +295,7 @@ final class Helper {
     }
   }
 
-  /// A card of which nothing can be found out gets what every card takes.
+  /// The stride alignment of QEMU's display. An unknown card gets the one that every card takes.
   private static func strideAlignment(
     _ option: StrideAlignmentOption?, _ logger: Logger
   ) -> StrideAlignment {
@@ -315,13 +315,13 @@ final class Helper {
         }
         logger.notice(
           """
-          nothing is known of the rows that \(driver), the driver of \(path), takes: those of a multiple of \
-          \(StrideAlignment.strictest) bytes are lent; --stride-alignment BYTES says it better
+          the stride alignment of \(driver), the driver of \(path), is unknown: only pictures whose rows are a multiple of \
+          \(StrideAlignment.strictest) bytes are lent; if the card takes others, say so with --stride-alignment BYTES
           """)
       } catch {
         logger.warning(
           """
-          --stride-alignment: \(path) cannot be asked for its driver (\(error)): rows of a multiple of \
+          --stride-alignment: \(path) does not tell its driver (\(error)): only pictures whose rows are a multiple of \
           \(StrideAlignment.strictest) bytes are lent; --stride-alignment BYTES needs no render node
           """)
       }
@@ -331,7 +331,7 @@ final class Helper {
 
   private static let alignmentOption = "--stride-alignment"
 
-  /// On QEMU's display: as many as were asked for, or as QEMU can have; it says which of them are to be used.
+  /// The outputs of QEMU's display: one for each `--resolution`, or as many as QEMU can have. QEMU says which are in use.
   private static func onQEMU(_ resolutions: [PixelSize]) -> [SinkOutput] {
     var outputs = headless(resolutions)
     if resolutions.isEmpty {
@@ -342,7 +342,7 @@ final class Helper {
     return outputs
   }
 
-  /// Without a card: outputs of any size, one for each that was asked for, and one at least.
+  /// The outputs without a card: of any size, one for each `--resolution`, at least one.
   private static func headless(_ resolutions: [PixelSize]) -> [SinkOutput] {
     let wanted = resolutions.isEmpty ? [[]] : resolutions.map { [($0.width, $0.height)] }
     return wanted.enumerated().map { index, first in

@@ -4,44 +4,51 @@ import Linux
 import Port
 import Programs
 
-/// The options of the port on which a guest's agent says which buffers it lends.
+/// The options of the port, over which the guest's agent lends buffers.
 struct PortOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Let the guest lend any buffer: listen on this Unix socket for QEMU, which connects a virtio-serial port of the guest to it. Needs --control, on which other processes import.",
+      "Let the guest lend any buffer: listen on this Unix socket, to which QEMU connects a virtio-serial port of the guest. Needs --control, on which other processes import.",
       valueName: "path"))
   var port: String?
 
   @Option(
     help: ArgumentHelp(
-      "Users of the host that the guest may lend to by this name: NAME=uid:N or NAME=group:NAME. May be repeated, also for one name.",
+      "An audience: users of the host to whom the guest may lend by this name, NAME=uid:N or NAME=group:NAME. May be repeated, also for one name.",
       valueName: "NAME=who"))
   var audience: [AudienceOption] = []
 
-  @Option(help: ArgumentHelp("Buffers that the guest may have lent at once.", valueName: "count"))
+  @Option(help: ArgumentHelp("At most this many buffers may be lent at once.", valueName: "count"))
   var maxLent = LendingLimits().buffers
 
-  @Option(help: ArgumentHelp("Metadata of one lent buffer.", valueName: "size"))
+  @Option(help: ArgumentHelp("The longest metadata of one lent buffer.", valueName: "size"))
   var maxMetadata = ByteCount(UInt64(LendingLimits().metadata))
 
-  @Option(help: ArgumentHelp("Imports of the guest's buffers at once.", valueName: "count"))
+  @Option(help: ArgumentHelp("At most this many imports of the guest's buffers at once.", valueName: "count"))
   var maxImports = LendingLimits().imports
 
-  @Option(help: ArgumentHelp("The longest line that is read from the port.", valueName: "size"))
+  @Option(help: ArgumentHelp("The longest line from the port.", valueName: "size"))
   var portLine = ByteCount(UInt64(PortLimits().line))
 
-  @Option(help: ArgumentHelp("Lines that are read from the port in a second.", valueName: "count"))
+  @Option(
+    help: ArgumentHelp("At most this many lines per second are read from the port.", valueName: "count"))
   var portRate = PortLimits().linesPerSecond
 
-  @Option(help: ArgumentHelp("Lines that may come from the port at once.", valueName: "count"))
+  @Option(
+    help: ArgumentHelp(
+      "This many lines from the port may come at once before --port-rate holds.", valueName: "count"))
   var portBurst = PortLimits().burst
 
   func validate() throws {
     if port == nil, !audience.isEmpty {
-      throw ValidationError("--audience is about the buffers that a guest lends over --port")
+      throw ValidationError("--audience needs --port, over which a guest lends")
     }
-    if !(1...100_000).contains(maxLent) { throw ValidationError("--max-lent is from 1 to 100000") }
-    if !(1...16_384).contains(maxImports) { throw ValidationError("--max-imports is from 1 to 16384") }
+    if !(1...100_000).contains(maxLent) {
+      throw ValidationError("--max-lent \(maxLent) is not from 1 to 100000")
+    }
+    if !(1...16_384).contains(maxImports) {
+      throw ValidationError("--max-imports \(maxImports) is not from 1 to 16384")
+    }
     if maxMetadata.bytes > UInt64(LendingPort.longestMetadata) {
       throw ValidationError("--max-metadata is at most \(LendingPort.longestMetadata)")
     }
@@ -52,7 +59,7 @@ struct PortOptions: ParsableArguments {
       throw ValidationError("--port-rate and --port-burst are from 1 to 1000000")
     }
     if Set(audience.map(\.name)).count > LendingPort.mostAudiences {
-      throw ValidationError("--audience defines \(LendingPort.mostAudiences) names at most")
+      throw ValidationError("--audience may define at most \(LendingPort.mostAudiences) names")
     }
   }
 
@@ -68,7 +75,7 @@ struct PortOptions: ParsableArguments {
     return limits
   }
 
-  /// The audiences by their names. Groups are looked up here.
+  /// The audiences by their names. This looks up the groups.
   func audiences() throws -> [String: Audience] {
     var audiences: [String: Audience] = [:]
     for option in audience {

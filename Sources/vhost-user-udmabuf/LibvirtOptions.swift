@@ -5,18 +5,18 @@ import Linux
 import Programs
 import SystemPackage
 
-/// What libvirt passes to a video's back end, beside `--fd`.
+/// The options that libvirt passes to a video's back end, in addition to `--fd`.
 struct LibvirtOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "What libvirt passes of a domain's <acceleration rendernode='...'/>. /run/udmabridge/NAME?OPTION=VALUE;... says which domain this is, and adds these options and those of /etc/udmabridge/NAME.conf to the command line; anything else has no meaning here.",
+      "libvirt passes a domain's <acceleration rendernode='...'/> by this option. /run/udmabridge/NAME?OPTION=VALUE;... names the domain, and adds these options and those of /etc/udmabridge/NAME.conf to the command line. Any other value has no effect.",
       valueName: "string"))
   var renderNode: String?
 
-  @Flag(help: "What libvirt passes for a domain with accel3d; there is no 3D here, and it has no meaning.")
+  @Flag(help: "libvirt passes this for a domain with accel3d. It has no effect, because there is no 3D.")
   var virgl = false
 
-  /// The domain; nil if none is said.
+  /// The domain; nil if the option names none.
   func reference() throws -> DomainReference? {
     guard let renderNode, DomainReference.isMeant(by: renderNode) else { return nil }
     do throws(DomainError) { return try DomainReference(renderNode) } catch {
@@ -27,7 +27,7 @@ struct LibvirtOptions: ParsableArguments {
 
 extension Options {
   /// These options and the domain's own.
-  /// - Returns: also what is to be said once there is a log.
+  /// - Returns: the options, and warnings for the log, which begins later.
   func withDomain() throws -> (options: Options, domain: String?, note: String?) {
     guard let reference = try libvirt.reference() else {
       let note = libvirt.renderNode.map {
@@ -44,7 +44,7 @@ extension Options {
     func remove(_ prefixes: String...) {
       words.removeAll { word in prefixes.contains { word.hasPrefix($0) } }
     }
-    // libvirt gives a descriptor. A card that is plugged in later lends all by itself.
+    // libvirt passes a descriptor. Without one, this helper serves a card that recovery plugs in, which lends by itself.
     if socketPath != nil { remove("--lend-socket-path=", "--share-socket-path=") }
     var note: String?
     if control.control == nil, !words.contains(where: { $0.hasPrefix("--control=") }) {
@@ -58,11 +58,11 @@ extension Options {
           (access == nil
             ? "there is no \(places.directory), which the hook makes"
             : "user \(geteuid()) may not write in \(places.directory), which the hook should have given to it")
-          + ": the frames are not offered to other processes, and the guest lends nothing else"
+          + ": the helper offers the frames to no other process, and the guest can lend no other buffers"
       }
     }
     do {
-      // Of an option that is there twice, the last one counts.
+      // If an option comes twice, the last one counts.
       return (try Options.parse(words + CommandLine.arguments.dropFirst()), reference.domain, note)
     } catch { throw Trouble("domain \(reference.domain): \(Options.message(for: error))") }
   }

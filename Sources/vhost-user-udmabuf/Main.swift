@@ -15,7 +15,7 @@ struct VhostUserUdmabuf: ParsableCommand {
       Start it with a socket, and QEMU with
         -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
         -chardev socket,id=vg,path=SOCKET -device vhost-user-gpu-pci,chardev=vg -display none
-      It ends when QEMU closes the connection, with status 1 if that was because of an error.
+      It ends when QEMU closes the connection. The exit status is 1 if there was an error.
       """,
     version: programVersion)
 
@@ -23,7 +23,7 @@ struct VhostUserUdmabuf: ParsableCommand {
 
   func run() throws {
     if options.printCapabilities {
-      // With both, libvirt takes it for any <acceleration>; what it then passes is said at LibvirtOptions.
+      // With both, libvirt chooses this back end for any <acceleration>. LibvirtOptions has what libvirt then passes.
       print(#"{"type": "gpu", "features": ["render-node", "virgl"]}"#)
       return
     }

@@ -1,6 +1,6 @@
 import Buffers
 
-/// The options that help against what the log says of a guest.
+/// The options that help against problems in the log.
 func optionAgainst(_ subject: AdviceSubject) -> String? {
   switch subject {
   case .quota(let quota):
@@ -11,8 +11,8 @@ func optionAgainst(_ subject: AdviceSubject) -> String? {
     case .bookkeepingBytes: "raise it with --max-bookkeeping"
     case .shadowBytes: "raise it with --max-shadow"
     }
-  case .copied(.noCursorPlane): "--cursor plane or --cursor off leaves it away"
-  case .copied(.chosen): "--backing auto lends what can be lent"
+  case .copied(.noCursorPlane): "--cursor plane or --cursor off avoids the copy, without a cursor"
+  case .copied(.chosen): "--backing auto lends where lending is possible"
   case .copied: nil
   }
 }

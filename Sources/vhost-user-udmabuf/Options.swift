@@ -8,39 +8,41 @@ import SystemPackage
 import VhostUserGPU
 public import VirtioGPU
 
-/// The program's options: those that QEMU's back-end program conventions name, and our own.
+/// The program's options: those of QEMU's back-end program conventions, and our own.
 struct Options: ParsableArguments {
   @Option(help: ArgumentHelp("Listen on this Unix socket for QEMU's connection.", valueName: "path"))
   var socketPath: String?
 
-  @Option(help: ArgumentHelp("Use this inherited descriptor, connected to QEMU.", valueName: "number"))
+  @Option(
+    help: ArgumentHelp("Use this inherited descriptor, which is connected to QEMU.", valueName: "number"))
   var fd: Int32?
 
   @Flag(
     help:
-      "Serve one connection after the other, for front ends that connect anew when the guest reboots (cloud-hypervisor), until SIGTERM."
+      "Serve one connection after the other until SIGTERM, for front ends that reconnect when the guest reboots (cloud-hypervisor)."
   )
   var keep = false
 
   @Option(
     help: ArgumentHelp(
-      "What the guest is offered where the front end lets it (QEMU's vhost-user-test-device-pci): display, for blobs of its own memory and buffers that it imports; share, for memory of the host.",
+      "What the device offers the guest through QEMU's vhost-user-test-device-pci. display: blobs of the guest's own memory, and buffers that the guest imports. share: memory of the host.",
       valueName: "which"))
   var profile = Profile.display
 
   @Option(
     help: ArgumentHelp(
-      "Serve a second device of the same guest there, for memory of the host; the first one is for display.",
+      "Serve a second device of the same guest on this Unix socket, for memory of the host. The first one is for display.",
       valueName: "path"))
   var shareSocketPath: String?
 
   @Option(
-    help: ArgumentHelp("The same, on this inherited descriptor, connected to QEMU.", valueName: "number"))
+    help: ArgumentHelp(
+      "The same, on this inherited descriptor, which is connected to QEMU.", valueName: "number"))
   var shareFd: Int32?
 
   @Option(
     help: ArgumentHelp(
-      "Serve another device of the same guest there, without a screen: of QEMU's generic kind (vhost-user-test-device-pci), it takes buffers of other drivers, which the guest lends over --port.",
+      "Serve another device of the same guest on this Unix socket, without a screen. It is QEMU's generic device (vhost-user-test-device-pci), and takes buffers of other drivers, which the guest lends over --port.",
       valueName: "path"))
   var lendSocketPath: String?
 
@@ -51,16 +53,16 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Memory of the host that the guest may map, as blob ID: memfd:SIZE, fd:N (an inherited memfd or dma-buf), or dumb:WxH@CARD (a buffer of the host's card). With ro the guest cannot write it; with uses=N it may have N blobs of it at once, not one. May be repeated.",
+      "Memory of the host that the guest may map as blob ID. WHAT is memfd:SIZE, fd:N (an inherited memfd or dma-buf), or dumb:WxH@CARD (a buffer of the host's card). With ro the guest cannot write to it. With uses=N the guest may have N blobs of it at once; the default is one. May be repeated.",
       valueName: "ID=WHAT[,ro][,uses=N]"))
   var offer: [OfferOption] = []
 
-  @Flag(help: "Print what this back end is and can do as JSON, and exit.")
+  @Flag(help: "Print the type and the capabilities of this back end as JSON, and exit.")
   var printCapabilities = false
 
   @Option(
     help: ArgumentHelp(
-      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. One scanout for each connector, in their order; may be repeated. Without it and --control, QEMU's own display shows them.",
+      "Show the guest's frames on this card: PATH[:CONNECTOR[,CONNECTOR]], auto, or fd:N[:CONNECTOR] for an inherited descriptor. Each connector is a scanout, in the order given. May be repeated. Without --kms and --control, QEMU's own display shows the frames.",
       valueName: "card"))
   var kms: [String] = []
 
@@ -72,7 +74,7 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "What the rows of a picture must be a multiple of, in bytes, for the card that draws QEMU's display; or its render node, whose driver decides. Other pictures are copied.",
+      "The stride alignment of the card that draws QEMU's display: a number of bytes, or the card's render node, whose driver decides. A picture whose stride is not a multiple of it is copied.",
       valueName: "bytes|/dev/dri/renderD..."))
   var strideAlignment: StrideAlignmentOption?
 
@@ -84,29 +86,32 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "The size that the guest is asked to prefer; the card must be able to show it. May be repeated: one for each scanout in order, the last one for the rest.",
+      "The size that the guest is to prefer. The card must be able to show it. May be repeated: one for each scanout in order, and the last one for the rest.",
       valueName: "WxH"))
   var resolution: [PixelSize] = []
 
   @Option(
     help: ArgumentHelp(
-      "auto: lend the guest's pages where that is possible, else copy them; lent: never copy; shadow: always copy.",
+      "auto: lend the guest's pages where that is possible, and copy them where not; lent: never copy; shadow: always copy.",
       valueName: "how"))
   var backing = BackingChoice.auto
 
   @Option(
     help: ArgumentHelp(
-      "auto: show the guest's cursor on a plane of its own, or drawn into a copy where the screen has none; plane: on a plane or not at all; off: nowhere.",
+      "auto: show the guest's cursor on the screen's cursor plane; if the screen has none, draw it into a copy. plane: never draw it. off: do not show it.",
       valueName: "where"))
   var cursor = CursorChoice.auto
 
   @Option(
-    help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"),
+    help: ArgumentHelp(
+      "The least severe messages to log: trace, debug, info, notice, warning, error or critical.",
+      valueName: "level"),
     transform: logLevel)
   var logLevel = Logger.Level.notice
 
   @Option(
-    help: ArgumentHelp("Write statistics there, as JSON, on SIGUSR1 and at exit.", valueName: "file"))
+    help: ArgumentHelp("Write statistics into this file, as JSON, on SIGUSR1 and at exit.", valueName: "file")
+  )
   var stats: String?
 
   @Option(
@@ -114,25 +119,31 @@ struct Options: ParsableArguments {
       "Allow only the system calls of a running helper: on, or off for debugging.", valueName: "on|off"))
   var sandbox = Switch.on
 
-  @Option(help: ArgumentHelp("Resources that the guest may have at once.", valueName: "count"))
+  @Option(
+    help: ArgumentHelp("At most this many resources may exist in the guest at once.", valueName: "count"))
   var maxResources = Quotas().resources
 
-  @Option(help: ArgumentHelp("Guest memory that may be lent at once.", valueName: "size"))
+  @Option(help: ArgumentHelp("At most this much guest memory may be lent at once.", valueName: "size"))
   var maxPinned = ByteCount(Quotas().pinnedBytes)
 
-  @Option(help: ArgumentHelp("Entries in one page list.", valueName: "count"))
+  @Option(help: ArgumentHelp("The most entries in one page list.", valueName: "count"))
   var maxEntries = Quotas().entries
 
-  @Option(help: ArgumentHelp("Memory for keeping account of the guest's buffers.", valueName: "size"))
+  @Option(
+    help: ArgumentHelp(
+      "At most this much of the helper's memory for keeping account of the guest's buffers.",
+      valueName: "size"))
   var maxBookkeeping = ByteCount(Quotas().bookkeepingBytes)
 
-  @Option(help: ArgumentHelp("Memory for copies of what cannot be lent.", valueName: "size"))
+  @Option(
+    help: ArgumentHelp(
+      "At most this much memory for copies of buffers that cannot be lent.", valueName: "size"))
   var maxShadow = ByteCount(Quotas().shadowBytes)
 
   private static func logLevel(_ name: String) throws -> Logger.Level {
     guard let level = Logger.Level(rawValue: name) else {
       let names = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
-      throw ValidationError("there is no log level \(name); there are \(names)")
+      throw ValidationError("there is no log level \(name); give one of \(names)")
     }
     return level
   }
@@ -144,7 +155,7 @@ struct Options: ParsableArguments {
     }
     if keep && (fd != nil || shareFd != nil) {
       throw ValidationError(
-        "--keep waits for one connection after the other, and an inherited descriptor is only one: give --socket-path PATH, and --share-socket-path PATH for a second device"
+        "--keep needs sockets, because an inherited descriptor is only one connection: give --socket-path PATH, and --share-socket-path PATH for a second device"
       )
     }
     if shareSocketPath != nil && shareFd != nil {
@@ -152,35 +163,38 @@ struct Options: ParsableArguments {
     }
     if display == .qemu && !kms.isEmpty {
       throw ValidationError(
-        "--display qemu and --kms exclude each other: the frames are paced either by QEMU's display or by the card; leave one out"
+        "--display qemu and --kms exclude each other, because only one of them can pace the frames: leave one out"
       )
     }
     if profile == .share && (shareSocketPath != nil || shareFd != nil) {
       throw ValidationError(
-        "with a second device for sharing the first one is for display: leave --profile share out")
+        "if a second device shares, the first one is for display: leave --profile share out")
     }
     if !offer.isEmpty && !devices.contains(where: { $0.profile == .share }) {
       throw ValidationError(
-        "--offer needs a device to be mapped in: --profile share, or --share-socket-path PATH")
+        "--offer needs a device that shares: give --profile share, or --share-socket-path PATH")
     }
     if Set(offer.map(\.id)).count < offer.count {
-      throw ValidationError("two --offer have one ID; the guest tells them apart by it")
+      throw ValidationError(
+        "two --offer have the same ID: give each its own, by which the guest tells them apart")
     }
     if hostMemory.bytes == 0 || hostMemory.bytes % systemPageSize != 0 || hostMemory.bytes > 1 << 40 {
-      throw ValidationError("--host-memory is a multiple of \(systemPageSize) bytes, from one to 1T")
+      throw ValidationError("--host-memory must be a multiple of \(systemPageSize) bytes, and at most 1T")
     }
     if resolution.count > GPUDevice.maxScanouts {
-      throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
+      throw ValidationError(
+        "--resolution is given \(resolution.count) times, but a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer"
+      )
     }
     if lendSocketPath != nil && port.port == nil {
-      throw ValidationError("--lend-socket-path is for what the guest lends over --port PATH")
+      throw ValidationError("--lend-socket-path needs --port PATH, over which the guest lends")
     }
     if port.port != nil && control.control == nil {
       throw ValidationError(
-        "--port is for buffers that other processes import, which --control SOCKET lets them")
+        "--port needs --control SOCKET, on which other processes import the buffers")
     }
     if maxResources < 1 || maxEntries < 1 || maxEntries > 1 << 24 {
-      throw ValidationError("--max-resources and --max-entries count from 1; 16777216 entries are the most")
+      throw ValidationError("--max-resources must be at least 1, and --max-entries from 1 to 16777216")
     }
   }
 
@@ -188,12 +202,12 @@ struct Options: ParsableArguments {
 
   struct Device {
     let profile: Profile
-    /// Of several devices, one has the screens.
+    /// One of the devices has the screens.
     let hasScreens: Bool
     let address: Endpoint.Address
     /// The option that names an inherited descriptor.
     var descriptorOption = ""
-    /// It is listened for before all else.
+    /// The helper listens for this device before it does anything else.
     var isFirst = false
   }
 

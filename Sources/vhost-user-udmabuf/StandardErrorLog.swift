@@ -5,8 +5,8 @@ import SystemPackage
 
 /// One line on standard error for each message: program, level, the domain if there is one, message.
 ///
-/// Most lines can be caused by the guest, or by whoever uses a socket: they are limited. What only somebody reads who
-/// asked for it (`debug`, `trace`) is not.
+/// The guest, or a user of a socket, can cause most lines, so their rate is limited. Only `debug` and `trace`, which
+/// somebody must ask for, are not limited.
 struct StandardErrorLog: LogHandler {
   private final class Limit: Sendable {
     let lines = Mutex(LineLimit())
@@ -14,7 +14,7 @@ struct StandardErrorLog: LogHandler {
 
   let program: String
   private let subject: String
-  /// Standard error is the system's log, which wants each line's severity first.
+  /// Whether standard error is the system's log, where each line begins with its severity.
   private let toSystemLog: Bool
   private let limit = Limit()
   var logLevel: Logger.Level
@@ -53,23 +53,22 @@ extension Logger.Level {
   }
 }
 
-/// Where lines go when standard error leads nowhere, as libvirt has it: the system's log.
+/// The system's log. Lines go there if standard error leads nowhere, as under libvirt.
 enum SystemLog {
-  /// journald's, which takes a stream of lines. Its datagram sockets are no use: in the sandbox too, a socket for
-  /// datagrams could send one, with descriptors, to any other socket of this host.
+  /// journald's socket for a stream of lines. Its datagram sockets are no choice: even in the sandbox, a datagram socket
+  /// could send descriptors to any other socket of this host.
   private static let path: FilePath = "/run/systemd/journal/stdout"
 
-  /// Makes standard error a connection to the system's log, in which each line is an entry; what a crash has to say
-  /// included.
-  /// - Returns: whether there is one.
+  /// Makes standard error a connection to the system's log. Each line becomes an entry, also a crash's.
+  /// - Returns: whether there is such a log.
   static func replaceStandardError() -> Bool {
-    // A name, no unit, facility daemon (3) with severity info (6) for lines that do not say, and that lines may say; the
-    // log need not go anywhere else.
+    // The fields: a name; no unit; facility daemon (3) and severity info (6) by default; lines may name a severity;
+    // nothing is forwarded.
     let header = "\(programName)\n\n\(3 << 3 | 6)\n1\n0\n0\n0\n"
     do throws(Errno) {
       let log = try UnixSocket.connect(path)
       unsafe try log.fd.write(Array(header.utf8).span.bytes)
-      // A log that takes nothing is not waited for.
+      // The helper does not wait for a log that accepts nothing.
       try log.fd.setNonblocking()
       return try log.fd.hand(as: 2) == 2
     } catch { return false }

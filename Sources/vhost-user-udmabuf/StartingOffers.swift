@@ -20,7 +20,7 @@ struct OfferOption: ExpressibleByArgument {
   let id: UInt64
   let source: Source
   var isWritable = true
-  /// So many blobs of it may exist at once.
+  /// At most this many blobs of it may exist at once.
   var uses = 1
 
   init?(argument: String) {
@@ -57,9 +57,9 @@ struct OfferOption: ExpressibleByArgument {
   }
 }
 
-/// Opens and makes what a guest is offered, before the sandbox is entered.
+/// Opens and makes the offers to a guest, before the sandbox is entered.
 final class StartingOffers {
-  /// A descriptor that was inherited: several offers may be of it.
+  /// An inherited descriptor, which several offers may use.
   private final class Inherited {
     let fd: FD
     init(_ fd: consuming FD) { self.fd = fd }
@@ -70,15 +70,15 @@ final class StartingOffers {
   private let cards: [KMSCard]
   private let logger: Logger
   private var inherited: [CInt: Inherited] = [:]
-  /// Cards that were opened for their buffers alone.
+  /// Cards that were opened only for their buffers.
   private var opened: [String: KMSCard] = [:]
 
-  /// What this process has made itself, which nobody else has yet.
+  /// Memory that this process made; no other process has it yet.
   private(set) var made: [UInt64: Memfd] = [:]
 
-  private static let chosen = ShadowCause(.chosen, "copies were asked for by --backing shadow")
+  private static let chosen = ShadowCause(.chosen, "--backing shadow asks for copies")
 
-  /// - Parameter cards: those that are open already.
+  /// - Parameter cards: the cards that are open already.
   init(
     _ options: Options, udmabuf: Result<UdmabufDevice, Errno>, cards: [KMSCard], _ logger: Logger
   ) throws(Errno) {
@@ -91,7 +91,7 @@ final class StartingOffers {
     let offers = try options.offer.map(make)
     if let large = offers.first(where: { $0.size > size }) {
       throw Trouble(
-        "--offer \(large.id) has \(large.size) bytes, but the region has \(size): give a larger --host-memory"
+        "--offer \(large.id) has \(large.size) bytes, but the region has only \(size): give a larger --host-memory"
       )
     }
     return HostMemory(size: size, offers: offers)
@@ -102,7 +102,7 @@ final class StartingOffers {
     case .memfd(let size):
       let pages = wholePages(min(size.bytes, 1 << 41))
       guard pages > 0, pages <= 1 << 40 else {
-        throw failure(option, "a memfd of \(size) has no, or too many, bytes")
+        throw failure(option, "a memfd of \(size) is empty or too large: give another size")
       }
       do {
         let memfd = try Memfd.create(
@@ -139,7 +139,7 @@ final class StartingOffers {
     } catch { throw failure(option, "descriptor \(number): \(error)") }
   }
 
-  /// A card is opened once: its own buffers are then known to it when they are shown.
+  /// Opens a card once, so that it recognises its own buffers when they are shown.
   private func card(_ target: KMSTarget) throws(KMSError) -> KMSCard {
     let name = "\(KMSTarget(target.card))"
     if let card = cards.first(where: { $0.name == name }) ?? opened[name] { return card }

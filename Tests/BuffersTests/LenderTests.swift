@@ -29,7 +29,9 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     Lender(device: .failure(.noSuchFileOrDirectory), account: GuestAccount(quotas))
   }
 
-  @Test(arguments: [1, 2, 1024]) func resources(_ limit: Int) throws {
+  @Test(
+    "as many resources exist at once as the quota allows, and one more is refused", arguments: [1, 2, 1024])
+  func resources(_ limit: Int) throws {
     let lender = lender(quotas(resources: limit))
     for _ in 0..<limit { try lender.account.admitResource() }
     let full = LendError.quota(.resources, needed: UInt64(limit) + 1, limit: UInt64(limit))
@@ -41,7 +43,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     #expect(throws: full) { try lender.account.admitResource() }
   }
 
-  @Test func resourcesCountAsBookkeeping() throws {
+  @Test("each resource counts as bookkeeping") func resourcesCountAsBookkeeping() throws {
     let lender = lender(quotas(bookkeeping: 2048))
     try lender.account.admitResource()
     try lender.account.admitResource()
@@ -53,13 +55,17 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     try lender.account.admitResource()
   }
 
-  @Test(arguments: [(0, 0), (1, 1), (16384, 16384)] as [(UInt64, Int)]) func entriesWithin(
-    _ count: UInt64, _ limit: Int
-  ) throws {
+  @Test(
+    "a page list within the quota of entries is admitted",
+    arguments: [(0, 0), (1, 1), (16384, 16384)] as [(UInt64, Int)]) func entriesWithin(
+      _ count: UInt64, _ limit: Int
+    ) throws
+  {
     try lender(quotas(entries: limit)).account.checkEntries(count)
   }
 
   @Test(
+    "a page list beyond the quota of entries is refused",
     arguments: [(1, 0), (2, 1), (16385, 16384), (UInt64(UInt32.max), 16384), (.max, 16384)] as [(UInt64, Int)]
   )
   func entriesBeyond(_ count: UInt64, _ limit: Int) {
@@ -117,7 +123,10 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     Case("one byte", [range(5 * page, page)], 1, .noDevice(.noSuchFileOrDirectory)),
   ]
 
-  @Test(arguments: refused) func refuses(_ item: Case) throws {
+  @Test(
+    "a list that cannot be lent is refused with its reason, and leaves no trace in the counts",
+    arguments: refused) func refuses(_ item: Case) throws
+  {
     let lender = lender(quotas(pinned: 8 * page, bookkeeping: 2 * Self.item))
     let memory = try GuestRAM(size: 64 * page).memory
     for _ in 0..<2 {
@@ -139,7 +148,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     return Buffer(ranges: ranges, of: try GuestMemory([region]), entries: entries, backing: .lent(dmabuf))
   }
 
-  @Test func shownBuffersAreCountedOnce() throws {
+  @Test("a buffer counts as lent once, however often it is shown") func shownBuffersAreCountedOnce() throws {
     let lender = lender()
     let (a, b) = (try buffer(pages: 3, items: 2, entries: 3), try buffer(pages: 5, items: 1, entries: 4))
     for _ in 0..<3 { lender.countShown(a) }
@@ -174,7 +183,8 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     (.quota(.bookkeepingBytes, needed: 5, limit: 4), nil, ["5", "4 bytes"]),
   ]
 
-  @Test(arguments: errors) func errorsSayWhatToDo(
+  @Test("an error of lending names its cause, its value, the limit and the remedy", arguments: errors)
+  func errorsSayWhatToDo(
     _ error: LendError, _ cause: ShadowCause.Name?, _ words: [String]
   ) {
     #expect(error.cause == cause)
@@ -195,7 +205,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     try lender.lend(ranges, of: ram.memory, length: length)
   }
 
-  @Test func trimsToTheImage() throws {
+  @Test("only the pages that the image needs are lent") func trimsToTheImage() throws {
     let lender = try lender()
     for (ranges, length, expected) in [
       ([range(0, 8 * page)], 3 * page, [(0, 3)]), ([range(0, 8 * page)], 2 * page + 1, [(0, 3)]),
@@ -215,7 +225,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     }
   }
 
-  @Test func quotasCountWhatLives() throws {
+  @Test("the quotas count the buffers that exist, and no earlier ones") func quotasCountWhatLives() throws {
     let item = UInt64(MemoryLayout<MemfdRange>.stride)
     let lender = try lender(quotas(pinned: 8 * page, bookkeeping: 3 * item))
     let a = try lend(lender, [range(0, 5 * page)], 5 * page)
@@ -235,6 +245,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   }
 
   @Test(
+    "a list that does not begin or end at pages is refused",
     arguments: [
       ([range(16, 2 * page)], page, LendError.unaligned(.offsetMisaligned(item: 0, offset: 16))),
       (
@@ -260,7 +271,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     lender.dismiss(try lend(lender, [range(0, page)], page))
   }
 
-  @Test func theDMABufClosesWithTheBuffer() throws {
+  @Test("the dma-buf closes with its buffer") func theDMABufClosesWithTheBuffer() throws {
     let lender = try lender()
     weak var dmabuf: DMABuf?
     do {
@@ -275,7 +286,8 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   // MARK: What the kernel has no room for
 
   /// The kernel allocates no list of so many pages.
-  @Test func noMemoryForTheList() throws {
+  @Test("a list that is too long for the kernel to allocate is copied, or refused if it must be lent")
+  func noMemoryForTheList() throws {
     let bytes: UInt64 = 2 << 40
     let ram = try GuestRAM(size: bytes)
     try TestHost.withUdmabufLimits(megabytes: 4 << 20) {
@@ -291,7 +303,8 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
   }
 
   /// The last descriptors are not lent with, and one that is free again is.
-  @Test func noDescriptorsToSpare() throws {
+  @Test("the reserved descriptors are not used for buffers, and a descriptor that is free again is")
+  func noDescriptorsToSpare() throws {
     let first = try self.lender()
     let place = try lend(first, [range(0, page)], page)
     var number = 0
@@ -304,7 +317,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     let buffer = try lender.take([range(0, page)], of: ram.memory, length: page, as: .auto)
     guard case .shadow(let cause) = buffer.backing else { throw TroubleInTest("it was lent") }
     #expect(cause.name == .descriptorLimit && cause.mayPass)
-    #expect(cause.message.contains("\(quotas.descriptors) descriptors open (RLIMIT_NOFILE)"))
+    #expect(cause.message.contains("this process may have \(quotas.descriptors) open (RLIMIT_NOFILE)"))
     #expect(!lender.lendAgain(buffer) && lender.statistics.liveDMABufs == 0)
     #expect(throws: LendError.descriptors(limit: quotas.descriptors)) {
       try lend(lender, [range(0, page)], page)

@@ -102,7 +102,8 @@ import Udmabuf
     ]
   }()
 
-  @Test(arguments: refused.indices) func refuses(_ index: Int) throws {
+  @Test("a picture that QEMU's display cannot show is refused with its reason", arguments: refused.indices)
+  func refuses(_ index: Int) throws {
     let (_, layout, source, refusal) = Self.refused[index]
     let rig = try QEMURig()
     let frame = try rig.lent(layout, prepares: false)
@@ -416,7 +417,7 @@ import Udmabuf
 
   // MARK: The cursor
 
-  @Test func tellsOfTheCursor() throws {
+  @Test("QEMU is told of the cursor: its image, its moves and its end") func tellsOfTheCursor() throws {
     let rig = try QEMURig.attended()
     let pixels = (0..<64 * 64 * 4).map { UInt8(truncatingIfNeeded: $0) }
     let image = CursorImage(pixels: pixels, hotX: 3, hotY: 4)

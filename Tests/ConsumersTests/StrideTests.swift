@@ -11,7 +11,9 @@ import Testing
     (1024, 4096),
   ]
 
-  @Test(arguments: widths, [1, 64, 256, 4096] as [UInt32])
+  @Test(
+    "a picture whose stride is a multiple of the alignment is lent, another one can be copied",
+    arguments: widths, [1, 64, 256, 4096] as [UInt32])
   func isLentOrCopied(_ width: (UInt32, UInt32), _ bytes: UInt32) throws {
     var alignment = try #require(StrideAlignment(bytes: bytes))
     alignment.origin = "the hint"
@@ -38,11 +40,15 @@ import Testing
     #expect(canvas.layout.stride < width.0 * 4 + max(256, bytes))
   }
 
-  @Test(arguments: [0, 3, 65, 8192, .max] as [UInt32]) func isNoAlignment(_ bytes: UInt32) {
+  @Test(
+    "a number that is no power of two, or more than a page, is no alignment",
+    arguments: [0, 3, 65, 8192, .max] as [UInt32]) func isNoAlignment(_ bytes: UInt32)
+  {
     #expect(StrideAlignment(bytes: bytes) == nil)
   }
 
   @Test(
+    "each known driver has its alignment, an unknown one has none",
     arguments: [
       ("amdgpu", 256), ("radeon", 256), ("nvidia-drm", 256), ("nouveau", 256), ("i915", 64), ("xe", 64),
       ("vgem", nil),

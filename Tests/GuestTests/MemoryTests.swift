@@ -16,13 +16,13 @@ private let page: UInt64 = 4096
       backing: MemfdRange(memfd: memfd, offset: offset, length: length))
   }
 
-  @Test func knowsItsEnd() throws {
+  @Test("a region knows its end") func knowsItsEnd() throws {
     let region = try region(at: 0x1000, offset: page, length: 3 * page)
     #expect(region.end == 0x4000)
     #expect(region.length == 3 * page)
   }
 
-  @Test func takesAnOffsetWithinAPage() throws {
+  @Test("a region may begin inside a page of its file") func takesAnOffsetWithinAPage() throws {
     let ram = try GuestRAM([.init(at: 0x1000, length: 100, offset: 17)])
     ram.write([1, 2, 3], at: 0x1000)
     var bytes: [UInt8] = []
@@ -31,11 +31,11 @@ private let page: UInt64 = 4096
     #expect(try ram.memory.resolve([GuestRange(address: GuestAddress(0x1001), length: 1)])[0].offset == 18)
   }
 
-  @Test func refusesAnEmptyOne() {
+  @Test("an empty region is refused") func refusesAnEmptyOne() {
     #expect(throws: GuestMemoryError.emptyRegion(GuestAddress(5))) { try region(at: 5, length: 0) }
   }
 
-  @Test func refusesOverflow() {
+  @Test("a region that exceeds 64 bits is refused") func refusesOverflow() {
     let far = UInt64.max - 10
     for (guest, user, offset) in [(far, 0, 0), (0, far, 0), (0, 0, far)] as [(UInt64, UInt64, UInt64)] {
       #expect(throws: GuestMemoryError.regionOverflow(GuestAddress(guest), length: page)) {
@@ -44,7 +44,7 @@ private let page: UInt64 = 4096
     }
   }
 
-  @Test func refusesWhatIsBehindTheEndOfTheFile() {
+  @Test("a region that ends behind its file is refused") func refusesWhatIsBehindTheEndOfTheFile() {
     #expect(throws: GuestMemoryError.regionPastFile(GuestAddress(0), end: 4 * page + 1, size: 4 * page)) {
       try region(at: 0, offset: page, length: 3 * page + 1)
     }
@@ -53,7 +53,7 @@ private let page: UInt64 = 4096
     }
   }
 
-  @Test func refusesAFileThatCannotBeMapped() throws {
+  @Test("a region of a file that cannot be mapped is refused") func refusesAFileThatCannotBeMapped() throws {
     let file = try Memfd.create(name: "region", size: page)
     let path = FilePath("/proc/self/fd/\(file.number)")
     let memfd = try Memfd(adopting: FD.open(path, writable: false))
@@ -64,7 +64,7 @@ private let page: UInt64 = 4096
     }
   }
 
-  @Test func refusesOverlap() throws {
+  @Test("regions that overlap are refused") func refusesOverlap() throws {
     let memory = try GuestMemory([region(at: 0x1000, length: page), region(at: 0x3000, length: page)])
     for (address, with) in [(0x0001, 0x1000), (0x1fff, 0x1000), (0x2001, 0x3000)] as [(UInt64, UInt64)] {
       let (low, high) = (min(address, with), max(address, with))
@@ -76,7 +76,9 @@ private let page: UInt64 = 4096
   }
 
   /// Of three files two are named, one of them by two of its regions.
-  @Test func givesOutTheFilesOfRanges() throws {
+  @Test("the files of some ranges are given out, each once, and no others") func givesOutTheFilesOfRanges()
+    throws
+  {
     var ram: GuestRAM? = try GuestRAM([
       .init(at: 0, length: page, offset: page), .init(at: page, length: page, offset: 3 * page),
       .init(at: 2 * page, length: page, file: 1), .init(at: 3 * page, length: page, file: 2, offset: 17),
@@ -97,7 +99,9 @@ private let page: UInt64 = 4096
     #expect(idle == nil, "nothing else of the table is kept")
   }
 
-  @Test func removesExactlyOneRegion() throws {
+  @Test("exactly one region is removed, and the old table stays as it was") func removesExactlyOneRegion()
+    throws
+  {
     let memory = try GuestMemory([
       region(at: 0x1000, user: 0x10, length: page), region(at: 0x3000, user: 0x20, length: page),
     ])
@@ -115,7 +119,7 @@ private let page: UInt64 = 4096
 }
 
 @Suite struct AccessTests {
-  @Test func copiesAcrossRegions() throws {
+  @Test("a copy may go across two regions") func copiesAcrossRegions() throws {
     let ram = try GuestRAM([
       .init(at: 0, length: page), .init(at: page, length: page, file: 1), .init(at: 2 * page, length: page),
     ])
@@ -128,7 +132,7 @@ private let page: UInt64 = 4096
     #expect(copy == [99] + bytes)
   }
 
-  @Test func refusesAHole() throws {
+  @Test("a copy from or into a hole is refused") func refusesAHole() throws {
     let ram = try GuestRAM([.init(at: 0, length: page), .init(at: 2 * page, length: page, offset: page)])
     var copy: [UInt8] = []
     #expect(throws: GuestMemoryError.hole(item: 0, GuestAddress(page))) {
@@ -148,7 +152,7 @@ private let page: UInt64 = 4096
 @Suite struct WindowTests {
   private let base = GuestRAM.userBase
 
-  @Test func liesWhereTheFrontEndHasIt() throws {
+  @Test("a window lies where the front end has the address") func liesWhereTheFrontEndHasIt() throws {
     let ram = try GuestRAM.likeQEMU()
     ram.write([7, 8, 9], at: 0x1_0000_1234)
     let window = try ram.memory.window(userAddress: base + 0x1_0000_1234, length: 3)
@@ -156,7 +160,9 @@ private let page: UInt64 = 4096
     #expect(window.mapping.bytes(at: window.start, count: 3) == [7, 8, 9])
   }
 
-  @Test func reachesTheLastByteAndNoFurther() throws {
+  @Test("a window reaches the last byte of its region, and no further") func reachesTheLastByteAndNoFurther()
+    throws
+  {
     let ram = try GuestRAM([.init(at: 0, length: page), .init(at: page, length: page, offset: page)])
     _ = try ram.memory.window(userAddress: base, length: Int(page))
     _ = try ram.memory.window(userAddress: base + 2 * page - 1, length: 1)
@@ -170,7 +176,7 @@ private let page: UInt64 = 4096
     }
   }
 
-  @Test func keepsItsMappingAlive() throws {
+  @Test("a window keeps its mapping alive") func keepsItsMappingAlive() throws {
     var ram: GuestRAM? = try GuestRAM(size: 1 << 20)
     ram!.write([42], at: 5)
     let window = try ram!.memory.window(userAddress: base + 5, length: 1)

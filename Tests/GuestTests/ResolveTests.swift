@@ -107,7 +107,8 @@ struct ResolveErrorCase: CustomTestStringConvertible {
       [.init(1, 3 * page, 1), .init(0, 0, 1), .init(0, 39 * page, 1), .init(0, 16 * page, 1)]),
   ]
 
-  @Test(arguments: cases) func resolves(_ item: ResolveCase) throws {
+  @Test("a page list becomes the fewest ranges, in order, with neighbours joined", arguments: cases)
+  func resolves(_ item: ResolveCase) throws {
     let ram = try Self.layout()
     let resolved = try ram.memory.resolve(item.ranges).map { Expected($0, in: ram) }
     #expect(resolved == item.expected)
@@ -135,14 +136,15 @@ struct ResolveErrorCase: CustomTestStringConvertible {
       [.init(0, 29 * page, 2 * page), .init(0, 30 * page + 1, page + 100)]),
   ]
 
-  @Test(arguments: completed) func completesTheLastPage(_ item: ResolveCase) throws {
+  @Test("the rest of the last page is added, if the same region has it", arguments: completed)
+  func completesTheLastPage(_ item: ResolveCase) throws {
     let ram = try Self.layout()
     let resolved = try ram.memory.resolve(item.ranges, upTo: 4 * page, completing: 3 * page + 100)
     #expect(resolved.map { Expected($0, in: ram) } == item.expected)
   }
 
   /// A region that ends inside a page has no rest of it to lend, whatever its file has there.
-  @Test func takesNothingFromBehindARegion() throws {
+  @Test("nothing behind the end of a region is added") func takesNothingFromBehindARegion() throws {
     let ram = try GuestRAM([
       .init(at: 0, length: page + 200), .init(at: 4 * page, length: page, offset: 4 * page),
     ])
@@ -169,19 +171,21 @@ struct ResolveErrorCase: CustomTestStringConvertible {
     .init("up to the end of the address space", [range(0, .max)], .hole(item: 0, GuestAddress(32 * page))),
   ]
 
-  @Test(arguments: errors) func refuses(_ item: ResolveErrorCase) throws {
+  @Test(
+    "a list with an empty entry, a hole or an overflow is refused by the entry's number", arguments: errors)
+  func refuses(_ item: ResolveErrorCase) throws {
     let ram = try Self.layout()
     #expect(throws: item.error) { try ram.memory.resolve(item.ranges) }
   }
 
-  @Test func anEmptyTableIsAHole() {
+  @Test("in an empty table every address is a hole") func anEmptyTableIsAHole() {
     #expect(throws: GuestMemoryError.hole(item: 0, GuestAddress(0))) {
       try GuestMemory().resolve([range(0, 1)])
     }
   }
 
   /// As many regions as a table may have, in one file but in the reverse order, so that none join.
-  @Test func findsItsWayAmongAllRegions() throws {
+  @Test("every address is found in a table that is full") func findsItsWayAmongAllRegions() throws {
     let count = UInt64(GuestMemory.maxRegions)
     let ram = try GuestRAM(
       (0..<count).map { .init(at: 2 * $0 * page, length: page, offset: (count - 1 - $0) * page) })
@@ -200,7 +204,7 @@ struct ResolveErrorCase: CustomTestStringConvertible {
     #expect(resolved.map { count - 1 - $0.offset / page } == scattered)
   }
 
-  @Test func oneRegionMoreIsTooMany() throws {
+  @Test("one region more than the limit is refused") func oneRegionMoreIsTooMany() throws {
     let count = UInt64(GuestMemory.maxRegions) + 1
     let ram = try GuestRAM((0..<count).map { .init(at: 2 * $0 * page, length: page, offset: $0 * page) })
     let regions = try ram.blocks.map { try ram.region($0) }

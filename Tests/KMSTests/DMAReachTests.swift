@@ -90,13 +90,15 @@ import Testing
       files: ["sys/devices/platform/soc/display/iommu_group/type": "DMA\n"], bits: 32, isTranslated: true),
   ]
 
-  @Test(arguments: places) func device(_ place: Place) throws {
+  @Test("the width of a device's addresses, and its IOMMU, are read from sysfs", arguments: places)
+  func device(_ place: Place) throws {
     let root = try host(place.device, place.files)
     let reach = DMAReach(card, root: root)
     #expect(reach.bits == place.bits && reach.isTranslated == place.isTranslated)
   }
 
-  @Test func memory() throws {
+  @Test("the end of the host's RAM, the release and swiotlb=force are read from procfs") func memory() throws
+  {
     let files = [
       "proc/zoneinfo": zones(above: 524_288), "proc/sys/kernel/osrelease": "7.3.4+deb13-amd64\n",
       "proc/cmdline": "ro quiet swiotlb=65536,force\n",
@@ -114,6 +116,7 @@ import Testing
   static let sixGiB: UInt64 = 0x1_c000_0000
 
   @Test(
+    "a device that cannot reach all RAM, without an IOMMU, would be given copies by a driver that maps imports",
     arguments: [
       // The driver's name, the kernel, bits, RAM's end, an IOMMU: copies or not.
       ("cirrus", "6.12.95+deb12-amd64", 32, sixGiB, false, true),
@@ -138,7 +141,8 @@ import Testing
     if let shortfall { #expect(shortfall.contains("\(bits) bits") && shortfall.contains(hex(end))) }
   }
 
-  @Test func forcedCopies() {
+  @Test("swiotlb=force gives copies to devices without an IOMMU whose driver maps imports")
+  func forcedCopies() {
     var reach = DMAReach(bits: 64, isTranslated: false, ramEnd: Self.sixGiB, isForced: true, release: "7.3.4")
     #expect(reach.shortfall(of: "amdgpu")?.contains("swiotlb=force") == true)
     #expect(reach.shortfall(of: "bochs-drm") == nil)

@@ -15,7 +15,7 @@ import Udmabuf
 @Suite(.testHost, .serialized) struct KMSDeviceTests {
   private func connectorName(_ card: KMSCard) -> String { card.driver == "bochs-drm" ? "Virtual-1" : "VGA-1" }
 
-  @Test func facts() throws {
+  @Test("the card's facts are read") func facts() throws {
     let card = try KMSCard(.init(.auto))
     #expect(card.name == "/dev/dri/card0")
     #expect(["bochs-drm", "cirrus", "cirrus-qemu"].contains(card.driver))
@@ -28,7 +28,7 @@ import Udmabuf
     #expect(card.isMaster)
   }
 
-  @Test func probe() throws {
+  @Test("a probe finds out what the card can do") func probe() throws {
     let probes = KMSProbe.all(try UdmabufDevice())
     try #require(!probes.isEmpty)
     for probe in probes {
@@ -41,7 +41,8 @@ import Udmabuf
   }
 
   /// A session that somebody runs is not disturbed: what needs no master is tried, the rest is said.
-  @Test func probeBesideAMaster() throws {
+  @Test("a probe beside a DRM master does not disturb it, and says what could not be tried")
+  func probeBesideAMaster() throws {
     let master = try KMSCard(Stage.path)
     try master.becomeMaster()
     let probe = KMSProbe("/dev/dri/card0", try UdmabufDevice())
@@ -54,7 +55,7 @@ import Udmabuf
     #expect(master.isMaster)
   }
 
-  @Test func outputsAreWhatCanBeShown() throws {
+  @Test("every mode that the sink offers for guest memory is shown") func outputsAreWhatCanBeShown() throws {
     let stage = try Stage()
     let output = try #require(stage.sink.outputs.first)
     #expect(stage.sink.outputs.count == 1 && output.name == connectorName(stage.sink.card))
@@ -74,7 +75,8 @@ import Udmabuf
   }
 
   /// The very pages of the udmabuf are what the card takes its pixels from.
-  @Test(arguments: [true, false]) func showsScatteredPages(atomic: Bool) throws {
+  @Test("the card shows the very pages of a udmabuf of scattered pages", arguments: [true, false])
+  func showsScatteredPages(atomic: Bool) throws {
     let stage = try Stage(atomic: atomic)
     #expect(stage.sink.card.isAtomic == atomic)
     let (one, two) = (try stage.picture(1), try stage.picture(2))
@@ -98,7 +100,9 @@ import Udmabuf
   }
 
   /// The driver copies what is said to be damaged and nothing else, again and again.
-  @Test func damageIsWhatIsTakenOver() throws {
+  @Test("the driver copies the damaged part of a frame, and nothing else") func damageIsWhatIsTakenOver()
+    throws
+  {
     let stage = try Stage()
     let picture = try stage.picture(1)
     try stage.show(picture)
@@ -118,7 +122,9 @@ import Udmabuf
     #expect(try Screenshot().wrongRows(3) == 0)
   }
 
-  @Test(arguments: [(0, 0, 0), (0, 0, 4096), (64, 0, 0), (0, 16, 0)] as [(UInt32, UInt32, UInt32)])
+  @Test(
+    "the card shows a part of a frame",
+    arguments: [(0, 0, 0), (0, 0, 4096), (64, 0, 0), (0, 16, 0)] as [(UInt32, UInt32, UInt32)])
   func showsAPartOfAFrame(x: UInt32, y: UInt32, offset: UInt32) throws {
     let stage = try Stage()
     var layout = try stage.layout
@@ -148,7 +154,7 @@ import Udmabuf
   }
 
   /// What comes faster than the screen replaces what waits.
-  @Test func coalesces() throws {
+  @Test("a frame that comes faster than the screen replaces the waiting one") func coalesces() throws {
     let stage = try Stage()
     let pictures = try (0..<3).map { _ in try stage.picture() }
     for index in 0..<30 { stage.present(pictures[index % 3]) }
@@ -160,7 +166,7 @@ import Udmabuf
   }
 
   /// One turn of the loop for each flip: nothing spins, nothing is polled.
-  @Test func wakesOncePerFlip() throws {
+  @Test("the loop turns once for each flip") func wakesOncePerFlip() throws {
     let stage = try Stage()
     let pictures = [try stage.picture(), try stage.picture()]
     try stage.show(pictures[0])
@@ -176,7 +182,7 @@ import Udmabuf
     print("59 flips in \(Instant.now - start), \(stage.turns - turns) turns")
   }
 
-  @Test(arguments: [true, false]) func turnsOff(atomic: Bool) throws {
+  @Test("a scanout that is turned off is dark", arguments: [true, false]) func turnsOff(atomic: Bool) throws {
     let stage = try Stage(atomic: atomic)
     let picture = try stage.picture(1)
     try stage.show(picture)
@@ -193,7 +199,8 @@ import Udmabuf
     #expect(stage.recorder.failed.isEmpty)
   }
 
-  @Test(arguments: [true, false]) func forgetsWhatIsShown(atomic: Bool) throws {
+  @Test("a shown frame that is forgotten leaves the screen dark", arguments: [true, false])
+  func forgetsWhatIsShown(atomic: Bool) throws {
     let stage = try Stage(atomic: atomic)
     let (one, two) = (try stage.picture(1), try stage.picture(2))
     try stage.show(one)
@@ -207,7 +214,8 @@ import Udmabuf
     #expect(try Witness().shownInode() == two.dmabuf.inode)
   }
 
-  @Test func forgetsWhatIsOnItsWay() throws {
+  @Test("a frame that is forgotten on its way or while it waits fails, and is not shown")
+  func forgetsWhatIsOnItsWay() throws {
     let stage = try Stage()
     let pictures = try (1...4).map { try stage.picture($0) }
     try stage.show(pictures[0])
@@ -228,7 +236,7 @@ import Udmabuf
   }
 
   /// Framebuffers and handles of frames that are forgotten do not stay behind.
-  @Test func leavesNothingBehind() throws {
+  @Test("forgotten frames leave no framebuffers and no handles behind") func leavesNothingBehind() throws {
     let stage = try Stage()
     let file = stage.sink.card.file
     func framebuffers() throws -> Int {
@@ -260,7 +268,7 @@ import Udmabuf
   /// them (`qemu/boot-host --kernel oldest-udmabuf --memory 6G`), the kernel gives the device a copy, and writes it back. On 7.3
   /// bochs has no more bits, and its driver maps nothing. Where the trial cannot be made at the start, what the kernel says
   /// counts.
-  @Test(arguments: [64, 0])
+  @Test("the kernel writes no old copy back over lent memory", arguments: [64, 0])
   func memoryOfOthersIsNotWrittenBack(megabytes: UInt64) throws {
     let stage = try TestHost.withUdmabufLimits(megabytes: megabytes) { try Stage() }
     let ends = try readText("/proc/iomem").split(separator: "\n").filter { $0.hasSuffix(": System RAM") }
@@ -296,7 +304,7 @@ import Udmabuf
     }
   }
 
-  @Test func refusals() throws {
+  @Test("a frame that the card cannot show is refused with its reason") func refusals() throws {
     let stage = try Stage()
     let layout = try stage.layout
     func refusal(
@@ -351,7 +359,7 @@ import Udmabuf
     #expect(stage.recorder.presented.isEmpty && frame.uses == 0)
   }
 
-  @Test func putsBackWhatWasShown() throws {
+  @Test("at the end the screen shows what it showed before") func putsBackWhatWasShown() throws {
     // Somebody who is master, shows a picture, and lets another be master for a while.
     let other = try Stage()
     let console = try other.picture(7)
@@ -378,7 +386,7 @@ import Udmabuf
     try other.sink.card.becomeMaster()
   }
 
-  @Test func endOfTheSinkPutsBackToo() throws {
+  @Test("a sink that is dropped puts the screen back too") func endOfTheSinkPutsBackToo() throws {
     let other = try Stage()
     let console = try other.picture(7)
     try other.show(console)
@@ -391,7 +399,9 @@ import Udmabuf
     try other.sink.card.becomeMaster()
   }
 
-  @Test func masterHeldByAnother() throws {
+  @Test("a card whose DRM master is another process is refused, by its name") func masterHeldByAnother()
+    throws
+  {
     let master = try KMSCard(Stage.path)
     try master.becomeMaster()
     let error = #expect(throws: KMSError.self) { _ = try Stage() }
@@ -404,7 +414,7 @@ import Udmabuf
     #expect(error?.description.contains("end it or switch to another virtual terminal") == true)
   }
 
-  @Test func masterLostWhileShowing() throws {
+  @Test("frames fail while another process is DRM master") func masterLostWhileShowing() throws {
     let stage = try Stage()
     let picture = try stage.picture(1)
     try stage.show(picture)
@@ -419,7 +429,7 @@ import Udmabuf
   }
 
   /// A descriptor that is master already, as a session manager hands it over.
-  @Test func inheritedDescriptor() throws {
+  @Test("a descriptor that is DRM master already is used") func inheritedDescriptor() throws {
     let number = try FD.open("/dev/dri/card0", writable: true).relinquish()
     let stage = try Stage(KMSCard(KMSTarget("fd:\(number)")))
     #expect(stage.sink.card.name == "fd:\(number)")
@@ -429,7 +439,7 @@ import Udmabuf
   }
 
   /// A lease: another process stays master of the card and has given one connector away.
-  @Test func lease() throws {
+  @Test("a lease of a connector is used") func lease() throws {
     let master = try KMSCard(Stage.path)
     try master.becomeMaster()
     let plane = try #require(master.planes.first { $0.kind == .primary })
@@ -445,7 +455,7 @@ import Udmabuf
   }
 
   /// Memory of the card's own, for pictures that are copied.
-  @Test func ownMemory() throws {
+  @Test("a picture in the card's own memory is shown") func ownMemory() throws {
     let stage = try Stage()
     let wanted = try stage.layout
     let canvas = try stage.sink.allocate(
@@ -460,7 +470,7 @@ import Udmabuf
     #expect(try Screenshot().wrongRows(5) == 0)
   }
 
-  @Test func connectorsByName() throws {
+  @Test("connectors are chosen by their names") func connectorsByName() throws {
     let card = try KMSCard(Stage.path)
     let name = connectorName(card)
     func pipes(_ names: [String]) throws -> [String] {

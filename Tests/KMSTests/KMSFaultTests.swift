@@ -12,7 +12,10 @@ import Udmabuf
 /// What a card or somebody else does to the sink, on the test host's card.
 @Suite(.testHost, .serialized) struct KMSFaultTests {
   /// The card has accepted the flip to the next frame, but still reads this one.
-  @Test(arguments: [true, false]) func forgetsWhatIsStillScannedOut(atomic: Bool) throws {
+  @Test(
+    "a frame that the card still reads until the next flip is forgotten only after it",
+    arguments: [true, false]) func forgetsWhatIsStillScannedOut(atomic: Bool) throws
+  {
     let stage = try Stage(atomic: atomic)
     let (one, two) = (try stage.picture(1), try stage.picture(2))
     try stage.show(one)
@@ -28,7 +31,8 @@ import Udmabuf
   }
 
   /// A frame that waits for the card to be ready has not taken the place of the one on the screen.
-  @Test func forgetsWhatWasNotStarted() throws {
+  @Test("a frame that waits for the card is forgotten without a change on the screen")
+  func forgetsWhatWasNotStarted() throws {
     let stage = try Stage()
     let (one, two) = (try stage.picture(1), try stage.picture(2))
     try stage.show(one)
@@ -43,7 +47,8 @@ import Udmabuf
   }
 
   /// Another master has the card for a while and shows what it likes, as after a switch of the terminal.
-  @Test(arguments: [true, false]) func masterTakenByAnother(presentsMeanwhile: Bool) throws {
+  @Test("after another master has had the card, frames are shown again", arguments: [true, false])
+  func masterTakenByAnother(presentsMeanwhile: Bool) throws {
     let stage = try Stage()
     let picture = try stage.picture(1)
     try stage.show(picture)
@@ -70,7 +75,7 @@ import Udmabuf
   }
 
   /// A screen that ought to be dark becomes dark as soon as the card lets us.
-  @Test func turnOffIsTriedAgain() throws {
+  @Test("a screen that could not be turned off is tried again") func turnOffIsTriedAgain() throws {
     let stage = try Stage()
     let picture = try stage.picture(1)
     try stage.show(picture)
@@ -97,7 +102,9 @@ import Udmabuf
   }
 
   /// The driver lets go of the card while it shows something.
-  @Test func cardUnplugged() throws {
+  @Test("an unplugged card ends every frame's use, and each presentation is reported") func cardUnplugged()
+    throws
+  {
     let device = resolvingLinks("/sys/class/drm/card0/device")
     let driver = resolvingLinks(device.appending("driver"))
     let name = try #require(device.lastComponent?.string)
@@ -130,7 +137,8 @@ import Udmabuf
   }
 
   /// A commit is what tells that the card is gone, where the kernel's announcements do not arrive.
-  @Test func cardUnpluggedUnheard() throws {
+  @Test("without the kernel's announcement, a commit finds out that the card is gone")
+  func cardUnpluggedUnheard() throws {
     let device = resolvingLinks("/sys/class/drm/card0/device")
     let driver = resolvingLinks(device.appending("driver"))
     let name = try #require(device.lastComponent?.string)
@@ -154,7 +162,9 @@ import Udmabuf
 
   // MARK: Screens that come and go
 
-  @Test func screenPluggedOutAndIn() throws {
+  @Test("a screen that is plugged out and in is reported, and shows again") func screenPluggedOutAndIn()
+    throws
+  {
     let name = try #require(try KMSCard(Stage.path).connectors.first?.name)
     let stage = try Stage()
     let before = stage.sink.outputs
@@ -178,7 +188,7 @@ import Udmabuf
   }
 
   /// A connector that was named is used as soon as it has a screen, in the size that was asked for.
-  @Test func screenThatComesLater() throws {
+  @Test("a named connector is used as soon as it has a screen") func screenThatComesLater() throws {
     let name = try #require(try KMSCard(Stage.path).connectors.first?.name)
     try Plug.set(name, false)
     defer { try? Plug.set(name, true) }

@@ -24,7 +24,7 @@ import Udmabuf
     return CursorImage(pixels: pixels, hotX: hotX, hotY: hotY)
   }
 
-  @Test func facts() throws {
+  @Test("the facts of a card with four heads are read") func facts() throws {
     let stage = try Stage()
     let card = stage.sink.card
     #expect(card.driver == "virtio_gpu" && card.isAtomic && card.cursorPlanes == 4)
@@ -40,7 +40,7 @@ import Udmabuf
   }
 
   /// What cannot be lent says so, and its copy is shown.
-  @Test func refusesGuestMemory() throws {
+  @Test("a frame that cannot be lent is refused, and its copy is shown") func refusesGuestMemory() throws {
     let stage = try Stage()
     let picture = try stage.picture(1, prepared: false)
     let error = #expect(throws: SinkError.self) { try stage.prepare(picture) }
@@ -50,7 +50,9 @@ import Udmabuf
   }
 
   /// Four scanouts, each in a mode of its own, two of which no screen has named.
-  @Test(arguments: [true, false]) func fourScreens(atomic: Bool) throws {
+  @Test("four scanouts are shown, each in a mode of its own", arguments: [true, false]) func fourScreens(
+    atomic: Bool
+  ) throws {
     let stage = try Stage(atomic: atomic)
     let sizes = Self.sizes.map { $0.width == 1000 && !atomic ? (640, 480) : $0 }
     var pictures: [Picture] = []
@@ -77,7 +79,7 @@ import Udmabuf
   }
 
   /// All of them at once, many times.
-  @Test func scanoutsDoNotWaitForEachOther() throws {
+  @Test("four scanouts do not wait for each other") func scanoutsDoNotWaitForEachOther() throws {
     let stage = try Stage()
     let pictures = try Self.sizes.enumerated().map { head, size in
       try (0..<2).map { try stage.copy(UInt32($0), size.width, size.height, on: UInt32(head)) }
@@ -91,7 +93,7 @@ import Udmabuf
     #expect(stage.recorder.presented.count + stage.recorder.replaced.count == 40)
   }
 
-  @Test func scanoutsInTheOrderOfTheConnectors() throws {
+  @Test("scanouts are in the order of the named connectors") func scanoutsInTheOrderOfTheConnectors() throws {
     let stage = try Stage(connectors: ["Virtual-3", "Virtual-1"])
     #expect(stage.sink.outputs.map(\.name) == ["Virtual-3", "Virtual-1"])
     try stage.show(stage.copy(1, 800, 600, on: 0), on: 0)
@@ -122,7 +124,7 @@ import Udmabuf
     #expect(rows == image.pixels, sourceLocation: location)
   }
 
-  @Test(arguments: [true, false]) func cursor(atomic: Bool) throws {
+  @Test("the cursor is shown on its plane", arguments: [true, false]) func cursor(atomic: Bool) throws {
     let stage = try Stage(atomic: atomic)
     let (one, two) = (Self.cursor(1), Self.cursor(2, hotX: 7, hotY: 200))
     // Before there is a picture: it comes with it.
@@ -170,7 +172,7 @@ import Udmabuf
   }
 
   /// Of many moves within one refresh the last one counts, and pictures go on meanwhile.
-  @Test func cursorMovesAreCoalesced() throws {
+  @Test("of many moves within a refresh the last one counts") func cursorMovesAreCoalesced() throws {
     let stage = try Stage()
     let image = Self.cursor(3)
     let pictures = try (0..<2).map { try stage.copy(UInt32($0), 1280, 800) }
@@ -201,7 +203,7 @@ import Udmabuf
   }
 
   /// A frame that is cut off takes the screen with it; the next one brings the cursor back.
-  @Test func cursorSurvivesACut() throws {
+  @Test("after a frame was cut off, the next one brings the cursor back") func cursorSurvivesACut() throws {
     let stage = try Stage()
     let image = Self.cursor(4)
     let (one, two) = (try stage.copy(1, 1280, 800), try stage.copy(2, 1280, 800))
@@ -217,7 +219,9 @@ import Udmabuf
 
   // MARK: Screens that come and go
 
-  @Test func oneScreenPluggedOutAndIn() throws {
+  @Test("one screen of four is plugged out and in, and the others go on") func oneScreenPluggedOutAndIn()
+    throws
+  {
     let stage = try Stage()
     let (one, two) = (try stage.copy(1, 1280, 800), try stage.copy(2, 800, 600, on: 1))
     try stage.show(one)
@@ -240,7 +244,7 @@ import Udmabuf
   // MARK: Several cards
 
   /// Two leases are two cards to whoever holds them: joined, they have their scanouts numbered through.
-  @Test func twoCardsAsOne() throws {
+  @Test("two cards are one sink, with consecutive scanouts") func twoCardsAsOne() throws {
     let master = try KMSCard(Stage.path)
     try master.becomeMaster()
     let pipes = try KMSPipe.choose([], of: master, limit: 4)

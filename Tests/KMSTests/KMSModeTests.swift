@@ -11,7 +11,9 @@ import Udmabuf
 /// Pictures of sizes that the screen has no mode for, on the test host's card.
 @Suite(.testHost, .serialized) struct KMSModeTests {
   /// The screen shows a size that it never named, straight from guest memory.
-  @Test(arguments: [(1000, 700), (648, 486)] as [(UInt32, UInt32)])
+  @Test(
+    "a size that no mode has is shown in a mode made for it",
+    arguments: [(1000, 700), (648, 486)] as [(UInt32, UInt32)])
   func modeIsMade(width: UInt32, height: UInt32) throws {
     let stage = try Stage()
     #expect(!stage.sink.outputs[0].modes.contains { $0.hdisplay == width && $0.vdisplay == height })
@@ -35,7 +37,8 @@ import Udmabuf
   }
 
   /// What is larger than any mode is cut off; the legacy calls have no test, and keep to the screen's modes.
-  @Test func canvases() throws {
+  @Test("a canvas has the picture's size if a mode can be made for it, otherwise the screen's")
+  func canvases() throws {
     func canvas(_ stage: Stage, _ width: UInt32, _ height: UInt32) throws -> Canvas {
       try stage.sink.allocate(width: width, height: height, format: .argb8888, on: ScanoutID(0))
     }
@@ -73,7 +76,8 @@ import Udmabuf
     #expect(screen.wrongRows(3, Rectangle(x: 50, y: 50, width: 700, height: 500), from: (50, 50)) == 0)
   }
 
-  @Test func preferredSize() throws {
+  @Test("a size that the user wants is offered first, and refused if the screen cannot show it")
+  func preferredSize() throws {
     let stage = try Stage()
     let (mine, theirs) = (try stage.layout, stage.sink.outputs[0].modes)
     try stage.sink.prefer(width: 800, height: 600, on: ScanoutID(0))

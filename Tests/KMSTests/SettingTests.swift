@@ -17,7 +17,8 @@ import Testing
     }
   }
 
-  @Test func whatIsTried() {
+  @Test("the settings for a picture are tried in order: its own mode, a made one, the middle of a larger one")
+  func whatIsTried() {
     #expect(tried(1024, 768).first == "1024x768+0+0")
     #expect(tried(1000, 700) == ["1000x700+0+0", "1024x768+12+34", "1920x1080+460+190"])
     // The smallest mode that holds it is the preferred one.
@@ -32,13 +33,14 @@ import Testing
     #expect(tried(1000, 700, canTest: false) == [])
   }
 
-  @Test func nothingIsFasterThanTheScreen() {
+  @Test("no made mode is faster than the screen's own") func nothingIsFasterThanTheScreen() {
     let modes = [Self.mode(640, 2000), Self.mode(2000, 480)]
     let settings = Setting.candidates(for: PixelSize(width: 2000, height: 2000), in: modes, canTest: true)
     #expect(settings.isEmpty)
   }
 
-  @Test func canvases() {
+  @Test("the canvases for a picture are tried in order: the smallest that hold it come first") func canvases()
+  {
     func sizes(_ width: UInt32, _ height: UInt32) -> [String] {
       Setting.canvases(for: PixelSize(width: width, height: height), in: modes.map(\.mode)).map(\.description)
     }
@@ -48,6 +50,7 @@ import Testing
   }
 
   @Test(
+    "a picture stands in the middle of its canvas, or is cut off",
     arguments: [
       (700, 500, Rectangle(x: 50, y: 50, width: 700, height: 500)),
       (801, 599, Rectangle(x: 0, y: 0, width: 800, height: 599)),
@@ -60,7 +63,7 @@ import Testing
   }
 
   /// What the kernel is handed is what was calculated.
-  @Test func generatedMode() throws {
+  @Test("the kernel gets the timing that was calculated") func generatedMode() throws {
     let timing = try #require(DisplayMode.reducedBlanking(width: 1366, height: 768))
     let mode = KMSMode(generated: timing)
     #expect(mode.mode == timing && mode.isUsable && !mode.isPreferred)
@@ -79,21 +82,23 @@ import Testing
     let routes: [String]
   }
 
-  @Test(arguments: [
-    Case(testDescription: "none", targets: [], cards: [], outputs: [], routes: []),
-    Case(
-      testDescription: "all of one", targets: ["auto"], cards: ["auto"], outputs: [3],
-      routes: ["0.0", "0.1", "0.2"]),
-    Case(
-      testDescription: "one card, twice", targets: ["/a/card0:DP-1", "/a/card0:DP-3,DP-2"],
-      cards: ["/a/card0:DP-1,DP-3,DP-2"], outputs: [3], routes: ["0.0", "0.1", "0.2"]),
-    Case(
-      testDescription: "two cards", targets: ["/a/card0:DP-1", "/a/card1", "/a/card0:DP-2"],
-      cards: ["/a/card0:DP-1,DP-2", "/a/card1"], outputs: [2, 2], routes: ["0.0", "1.0", "1.1", "0.1"]),
-    Case(
-      testDescription: "leases", targets: ["fd:7", "fd:8"], cards: ["fd:7", "fd:8"], outputs: [1, 1],
-      routes: ["0.0", "1.0"]),
-  ])
+  @Test(
+    "several targets become one plan, with each card once",
+    arguments: [
+      Case(testDescription: "none", targets: [], cards: [], outputs: [], routes: []),
+      Case(
+        testDescription: "all of one", targets: ["auto"], cards: ["auto"], outputs: [3],
+        routes: ["0.0", "0.1", "0.2"]),
+      Case(
+        testDescription: "one card, twice", targets: ["/a/card0:DP-1", "/a/card0:DP-3,DP-2"],
+        cards: ["/a/card0:DP-1,DP-3,DP-2"], outputs: [3], routes: ["0.0", "0.1", "0.2"]),
+      Case(
+        testDescription: "two cards", targets: ["/a/card0:DP-1", "/a/card1", "/a/card0:DP-2"],
+        cards: ["/a/card0:DP-1,DP-2", "/a/card1"], outputs: [2, 2], routes: ["0.0", "1.0", "1.1", "0.1"]),
+      Case(
+        testDescription: "leases", targets: ["fd:7", "fd:8"], cards: ["fd:7", "fd:8"], outputs: [1, 1],
+        routes: ["0.0", "1.0"]),
+    ])
   func joins(_ one: Case) throws {
     let plan = try KMSPlan(one.targets.map { try KMSTarget($0) })
     #expect(plan.cards.map(\.description) == one.cards)
@@ -101,7 +106,9 @@ import Testing
   }
 
   /// One card by two paths, and named without connectors.
-  @Test(arguments: [["/dev/null", "/dev/null"], ["/dev/null:DP-1", "/dev/../dev/null"], ["auto", "auto"]])
+  @Test(
+    "a card that is named twice without connectors is refused",
+    arguments: [["/dev/null", "/dev/null"], ["/dev/null:DP-1", "/dev/../dev/null"], ["auto", "auto"]])
   func refuses(_ targets: [String]) {
     #expect(throws: KMSError.cardTwice(targets[1])) { try KMSPlan(targets.map { try KMSTarget($0) }) }
   }

@@ -5,7 +5,7 @@ import Testing
 @Suite struct DeviceEventTests {
   private func bytes(_ words: [String]) -> [UInt8] { words.flatMap { Array($0.utf8) + [0] } }
 
-  @Test func reads() throws {
+  @Test("an announcement of the kernel is read") func reads() throws {
     let event = try #require(
       DeviceEvent(
         bytes([
@@ -17,21 +17,23 @@ import Testing
     #expect(event.number == DeviceNumber(major: 226, minor: 0))
   }
 
-  @Test(arguments: [[], ["libudev"], ["change@/x", "NO EQUALS"]] as [[String]])
+  @Test(
+    "anything else is not read as an announcement",
+    arguments: [[], ["libudev"], ["change@/x", "NO EQUALS"]] as [[String]])
   func refuses(_ words: [String]) { #expect(DeviceEvent(bytes(words)) == nil) }
 
-  @Test func withoutADeviceFile() throws {
+  @Test("a device without a file has no numbers") func withoutADeviceFile() throws {
     #expect(try #require(DeviceEvent(bytes(["add@/x", "MAJOR=1"]))).number == nil)
     #expect(try #require(DeviceEvent(bytes(["add@/x", "MAJOR=1", "MINOR=x"]))).number == nil)
   }
 
   /// Nobody has to be root to listen, and nothing is there at first.
-  @Test func socket() throws {
+  @Test("any user may listen, and nothing is there at first") func socket() throws {
     var socket = try DeviceEventSocket()
     #expect(socket.drain { _ in })
   }
 
-  @Test func numberOfADevice() throws {
+  @Test("a device's number is taken apart, and put together again") func numberOfADevice() throws {
     #expect(try FD.open("/dev/null", writable: false).status().number == DeviceNumber(major: 1, minor: 3))
   }
 }

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 @Suite struct EventLoopTests {
-  @Test func callsWhatIsReady() throws {
+  @Test("the handler of a ready descriptor runs, and no other") func callsWhatIsReady() throws {
     let loop = try EventLoop()
     let a = try EventFD()
     let b = try EventFD()
@@ -24,7 +24,8 @@ import Testing
 
   /// An event that was fetched in one batch with another, whose handler removes the source and adds one in
   /// its slot, does not reach the new source.
-  @Test func generationKeepsStaleEventsAway() throws {
+  @Test("an event that was fetched for a removed source does not reach the next source in its slot")
+  func generationKeepsStaleEventsAway() throws {
     let loop = try EventLoop()
     let events = [Signal(), Signal()]
     let quiet = Signal()
@@ -50,7 +51,7 @@ import Testing
     let event = try! EventFD()
   }
 
-  @Test func modifyAndWritable() throws {
+  @Test("the readiness to watch for can be changed") func modifyAndWritable() throws {
     let loop = try EventLoop()
     let event = try EventFD()
     var calls = 0
@@ -63,7 +64,8 @@ import Testing
     loop.remove(token, event.fd)
   }
 
-  @Test func newsThatIsReportedOnceIsNotRead() throws {
+  @Test("each change is reported once, even if nothing is read") func newsThatIsReportedOnceIsNotRead() throws
+  {
     let loop = try EventLoop()
     let event = try EventFD()
     var calls = 0
@@ -77,7 +79,8 @@ import Testing
     loop.remove(token, event.fd)
   }
 
-  @Test func deferredHandlersRunAtTheEndOfTheTurnAndOnce() throws {
+  @Test("deferred handlers run once, at the end of the turn")
+  func deferredHandlersRunAtTheEndOfTheTurnAndOnce() throws {
     let loop = try EventLoop()
     let event = try EventFD()
     var order: [String] = []
@@ -104,7 +107,7 @@ import Testing
     loop.remove(token, event.fd)
   }
 
-  @Test func aDeferredHandlerThatIsGoneDoesNotRun() throws {
+  @Test("a deferred handler that is gone does not run") func aDeferredHandlerThatIsGoneDoesNotRun() throws {
     let loop = try EventLoop()
     var deferred: Deferred? = Deferred(loop) { Issue.record("it was gone") }
     deferred?.schedule()
@@ -112,7 +115,7 @@ import Testing
     try loop.turn()
   }
 
-  @Test func refusesADescriptorTwice() throws {
+  @Test("a descriptor is watched only once") func refusesADescriptorTwice() throws {
     let loop = try EventLoop()
     let event = try EventFD()
     let token = try loop.add(event.fd) { _ in }
@@ -120,7 +123,7 @@ import Testing
     loop.remove(token, event.fd)
   }
 
-  @Test func timerFiresOnce() throws {
+  @Test("a timer fires once") func timerFiresOnce() throws {
     let loop = try EventLoop()
     var fired = 0
     let timer = try Timer(loop) {
@@ -150,7 +153,7 @@ import Testing
     try loop.turn(waiting: .zero)
   }
 
-  @Test func timerThatEndsLeavesTheLoop() throws {
+  @Test("a timer that is gone does not fire") func timerThatEndsLeavesTheLoop() throws {
     let loop = try EventLoop()
     var timer: Timer? = try Timer(loop) { Issue.record("it was gone") }
     timer?.arm(after: .milliseconds(1))

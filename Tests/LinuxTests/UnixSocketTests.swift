@@ -14,7 +14,7 @@ import Testing
     return Array(bytes.dropFirst())
   }
 
-  @Test func passesADescriptor() throws {
+  @Test("a descriptor is passed") func passesADescriptor() throws {
     let memfd = try Memfd.create(name: "passed", size: 4096)
     try UnixSocket.pair { a, b in
       let sent = try memfd.withDescriptor { fd throws(Errno) in
@@ -32,7 +32,8 @@ import Testing
     }
   }
 
-  @Test(arguments: [8, 9, 20]) func takesEightAtMost(_ count: Int) throws {
+  @Test("at most eight descriptors are taken, and the loss of more is noticed", arguments: [8, 9, 20])
+  func takesEightAtMost(_ count: Int) throws {
     let event = try EventFD()
     let raw = event.fd.withRaw { $0 }
     try UnixSocket.pair { a, b in
@@ -44,7 +45,7 @@ import Testing
     }
   }
 
-  @Test func joinsDescriptorsOfTwoMessages() throws {
+  @Test("the descriptors of two messages are joined in order") func joinsDescriptorsOfTwoMessages() throws {
     let event = try EventFD()
     let raw = event.fd.withRaw { $0 }
     try UnixSocket.pair { a, b in
@@ -60,7 +61,7 @@ import Testing
     }
   }
 
-  @Test func nothingYetAndTheEnd() throws {
+  @Test("nothing yet and the end of the stream are told apart") func nothingYetAndTheEnd() throws {
     try UnixSocket.pair { a, b in
       var descriptors = ReceivedDescriptors()
       #expect(throws: Errno.wouldBlock) { _ = try receive(b, &descriptors) }
@@ -75,7 +76,7 @@ import Testing
 
   private func close(_: consuming UnixSocket) {}
 
-  @Test func listensAndConnects() throws {
+  @Test("a client connects to a listener") func listensAndConnects() throws {
     let directory = try makeTemporaryDirectory()
     defer { removeDirectory(directory) }
     let path = directory.appending("socket")

@@ -63,17 +63,17 @@ import Varlink
     .init("64 kinds", device: #""shadows":\#(group(64))"#, nil),
     .init("a name of 64 bytes", device: #""shadows":{"\#(String(repeating: "x", count: 64))":1}"#, nil),
 
-    .init("no JSON", .answers(Array("hello\0".utf8)), "no varlink reply"),
-    .init("no text", .answers([0xff, 0xfe, 0]), "no varlink reply"),
-    .init("nothing at all", .answers([0]), "no varlink reply"),
-    .init("a list", .answers(Array("[]\0".utf8)), "no varlink reply"),
-    .init("no parameters", .answers(Array("{}\0".utf8)), "no varlink reply"),
+    .init("no JSON", .answers(Array("hello\0".utf8)), "not a varlink reply"),
+    .init("no text", .answers([0xff, 0xfe, 0]), "not a varlink reply"),
+    .init("nothing at all", .answers([0]), "not a varlink reply"),
+    .init("a list", .answers(Array("[]\0".utf8)), "not a varlink reply"),
+    .init("no parameters", .answers(Array("{}\0".utf8)), "not a varlink reply"),
     .init(
       "more levels than a reader has room for",
       .answers(
         FakeHelper.reply(
           String(repeating: #"{"a":"#, count: 5000) + "1" + String(repeating: "}", count: 5000))),
-      "no varlink reply"),
+      "not a varlink reply"),
     .init(
       "an error", .answers(Array(#"{"error":"org.varlink.service.MethodNotFound"}\#0"#.utf8)),
       "answered org.varlink.service.MethodNotFound"),
@@ -82,12 +82,12 @@ import Varlink
       "a device that is a number", .answers(FakeHelper.reply(#"{"device":1,"control":{}}"#)), "says of device"
     ),
     .init("no control", .answers(FakeHelper.reply(#"{"device":{}}"#)), "says of control"),
-    .init("a number below zero", device: #""flushes":-1"#, "no varlink reply"),
-    .init("a part of a number", device: #""flushes":1.5"#, "no varlink reply"),
-    .init("a number that is too large", device: #""flushes":18446744073709551616"#, "no varlink reply"),
-    .init("a text", device: #""flushes":"1""#, "no varlink reply"),
-    .init("a truth", device: #""flushes":true"#, "no varlink reply"),
-    .init("nothing for a number", device: #""flushes":null"#, "no varlink reply"),
+    .init("a number below zero", device: #""flushes":-1"#, "not a varlink reply"),
+    .init("a part of a number", device: #""flushes":1.5"#, "not a varlink reply"),
+    .init("a number that is too large", device: #""flushes":18446744073709551616"#, "not a varlink reply"),
+    .init("a text", device: #""flushes":"1""#, "not a varlink reply"),
+    .init("a truth", device: #""flushes":true"#, "not a varlink reply"),
+    .init("nothing for a number", device: #""flushes":null"#, "not a varlink reply"),
     .init("several for one", device: #""flushes":{"a":1}"#, "says of device.flushes"),
     .init("one for several", device: #""shadows":1"#, "says of device.shadows"),
     .init("several for each of several", device: #""shadows":{"a":{"b":1}}"#, "says of device.shadows"),
@@ -146,7 +146,7 @@ import Varlink
       if case .failure(let error) = reading.answer { "\(error)" } else { "" }
     }
     #expect(reasons[0] == "there is no control socket \(directory)/missing")
-    #expect(reasons[1].contains("\(directory)/file") && reasons[2].contains("nobody serves"))
+    #expect(reasons[1].contains("\(directory)/file") && reasons[2].contains("no program serves"))
     #expect(reasons[3].contains("cannot be used"))
     #expect(try ask([]).isEmpty)
   }

@@ -127,11 +127,12 @@ import Varlink
       ("::1:9817", "«::1»"), ("[::ffff:127.0.0.1]:1", "«[::ffff:127.0.0.1]»"),
       ("example.org:80", "«example.org»"),
       ("http://127.0.0.1:9817", "«http://127.0.0.1»"), ("tcp:127.0.0.1:1", "«tcp:127.0.0.1»"),
-      ("9817", "9817 is no address"), ("127.0.0.1", "127.0.0.1 is no address"), ("", " is no address"),
-      ("127.0.0.1:", " is no port"), ("127.0.0.1:65536", "65536 is no port"),
-      ("127.0.0.1:-1", "-1 is no port"),
-      ("127.0.0.1:+1", "+1 is no port"), ("127.0.0.1:http", "http is no port"),
-      ("127.0.0.1:1 ", "1  is no port"),
+      ("9817", "9817 is not an address"), ("127.0.0.1", "127.0.0.1 is not an address"),
+      ("", " is not an address"),
+      ("127.0.0.1:", " is not a port"), ("127.0.0.1:65536", "65536 is not a port"),
+      ("127.0.0.1:-1", "-1 is not a port"),
+      ("127.0.0.1:+1", "+1 is not a port"), ("127.0.0.1:http", "http is not a port"),
+      ("127.0.0.1:1 ", "1  is not a port"),
       ("unix:", "which socket"),
     ])
   func refused(_ text: String, _ why: String) {

@@ -212,7 +212,8 @@ import Testing
       (["metrics", "--control", "/run/vg.control"], "give NAME=PATH"),
       (["metrics", "--control", "a=/b", "--control", "a=/c"], "--control names a twice"),
       (["top", "--control", "a=/b", "--control", "a=/c"], "--control names a twice"),
-      (["top", "--interval", "0"], "from 0.1 to 86400, not 0"), (["top", "--count", "0"], "counts from 1"),
+      (["top", "--interval", "0"], "from 0.1 to 86400, not 0"),
+      (["top", "--count", "0"], "--count 0 is too small"),
       (["top", "--sort", "colour"], "colour"),
     ])
   func refused(_ arguments: [String], _ why: String) throws {

@@ -31,13 +31,13 @@ import Testing
     // Lies.
     Fault(
       testDescription: "an event that is no JSON", rules: #"{"event": "nonsense"}"#, status: 1,
-      phrase: "no varlink reply"),
+      phrase: "not a varlink reply"),
     Fault(
       testDescription: "an event without what it is about", rules: #"{"event": "{\"parameters\": {}}"}"#,
-      status: 1, phrase: "no varlink reply"),
+      status: 1, phrase: "not a varlink reply"),
     Fault(
       testDescription: "an answer that is no JSON", rules: #"{"answer": "nonsense"}"#, status: 1,
-      phrase: "no varlink reply", isInFrame: true),
+      phrase: "not a varlink reply", isInFrame: true),
     Fault(
       testDescription: "an error that is not one of a frame's",
       rules: #"{"answer": "{\"error\": \"org.example.Odd\", \"parameters\": {\"limit\": 8}}"}"#, status: 1,

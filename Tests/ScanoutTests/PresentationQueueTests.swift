@@ -31,7 +31,7 @@ import Udmabuf
 
   private var uses: [Int] { [a.uses, b.uses, c.uses] }
 
-  @Test func oneIsShownOneOnItsWayOneWaits() {
+  @Test("one frame is shown, one is on its way, and one waits") func oneIsShownOneOnItsWayOneWaits() {
     #expect(present(a) && queue.isBusy && uses == [1, 0, 0])
     #expect(!queue.completed() && queue.shown?.frame === a)
     #expect(present(b) && uses == [1, 1, 0])
@@ -42,7 +42,7 @@ import Udmabuf
     #expect(!queue.completed() && uses == [1, 0, 0] && !queue.isBusy)
   }
 
-  @Test func damageAddsUpWhileItWaits() {
+  @Test("damage adds up while a frame waits") func damageAddsUpWhileItWaits() {
     let (left, right) = (
       Rectangle(x: 0, y: 0, width: 8, height: 8), Rectangle(x: 40, y: 4, width: 8, height: 8)
     )
@@ -58,7 +58,7 @@ import Udmabuf
     #expect(current?.damage == b.layout.bounds, "another frame is all new")
   }
 
-  @Test func refusedStepLeavesWhatWasShown() {
+  @Test("a refused step leaves the frame that was shown") func refusedStepLeavesWhatWasShown() {
     _ = present(a)
     _ = queue.completed()
     _ = present(b, sequence: 5)
@@ -68,14 +68,14 @@ import Udmabuf
     #expect(!queue.failed() && uses == [1, 0, 0])
   }
 
-  @Test func turnOffEmptiesTheScreen() {
+  @Test("a turn-off empties the screen") func turnOffEmptiesTheScreen() {
     _ = present(a)
     #expect(!queue.submit(.turnOff))
     #expect(queue.completed() && uses == [1, 0, 0])
     #expect(!queue.completed() && queue.shown == nil && uses == [0, 0, 0])
   }
 
-  @Test func removesAWaitingFrame() {
+  @Test("a waiting frame can be removed") func removesAWaitingFrame() {
     _ = present(a)
     _ = present(b, sequence: 2)
     let removal = queue.remove(b)
@@ -83,7 +83,8 @@ import Udmabuf
     #expect(current?.frame === a && uses == [1, 0, 0])
   }
 
-  @Test func removingTheOneOnItsWayLeavesTheScreenDark() {
+  @Test("removing the frame on its way leaves the screen dark")
+  func removingTheOneOnItsWayLeavesTheScreenDark() {
     _ = present(a)
     _ = queue.completed()
     _ = present(b, sequence: 2)
@@ -95,7 +96,8 @@ import Udmabuf
   }
 
   /// The display was never told of it: what it shows stays.
-  @Test func removingOneThatWasNotStartedLeavesWhatIsShown() {
+  @Test("removing a frame that was not started leaves the frame that is shown")
+  func removingOneThatWasNotStartedLeavesWhatIsShown() {
     _ = present(a)
     _ = queue.completed()
     _ = present(b, sequence: 2)
@@ -108,7 +110,7 @@ import Udmabuf
     #expect(both.inFlight?.sequence == 3 && both.wasShown && queue.shown == nil && uses == [0, 0, 0])
   }
 
-  @Test func removesAShownFrame() {
+  @Test("a shown frame can be removed") func removesAShownFrame() {
     _ = present(a)
     _ = queue.completed()
     _ = present(b)
@@ -118,7 +120,8 @@ import Udmabuf
     #expect(!none.wasShown && none.inFlight == nil && none.waiting == nil)
   }
 
-  @Test func removesAFrameThatIsEverywhere() {
+  @Test("a frame that is shown, on its way and waiting is removed from all places")
+  func removesAFrameThatIsEverywhere() {
     _ = present(a)
     _ = queue.completed()
     _ = present(a)
@@ -130,7 +133,7 @@ import Udmabuf
   }
 
   /// Each presentation that is not shown is told once.
-  @Test func tellsWhatWasReplaced() {
+  @Test("each presentation that is not shown is reported once") func tellsWhatWasReplaced() {
     var replaced: [UInt64] = []
     queue.whenReplaced = { replaced.append($0) }
     for sequence in 1...4 { _ = present(a, sequence: UInt64(sequence)) }
@@ -146,7 +149,7 @@ import Udmabuf
   }
 
   /// Whoever gets a frame back may ask the queue for more, in the middle of what it is doing.
-  @Test func canBeCalledBack() {
+  @Test("a frame's last use may submit another frame in the middle of a step") func canBeCalledBack() {
     _ = present(a)
     _ = queue.completed()
     var again = false

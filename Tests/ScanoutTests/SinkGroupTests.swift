@@ -74,7 +74,7 @@ import Udmabuf
       layout: FrameLayout(width: 64, height: 48, format: .xrgb8888, stride: 256))
   }
 
-  @Test func numbersThrough() throws {
+  @Test("the scanouts of several sinks have consecutive numbers") func numbersThrough() throws {
     #expect(group.outputs.map(\.name) == ["A", "B", "C"])
     let frame = try frame(1)
     try group.prepare(frame, source: frame.layout.bounds, on: ScanoutID(2))
@@ -92,7 +92,9 @@ import Udmabuf
   }
 
   /// A frame is forgotten by those who took it in, and by nobody else.
-  @Test func forgetsWhereItIsKnown() throws {
+  @Test("a frame is forgotten by the sinks that know it, and by no others") func forgetsWhereItIsKnown()
+    throws
+  {
     let (one, two, unlucky) = (try frame(1), try frame(2), try frame(13))
     for scanout in UInt32(0)..<3 {
       try group.prepare(one, source: one.layout.bounds, on: ScanoutID(scanout))
@@ -111,7 +113,7 @@ import Udmabuf
     #expect(left.calls == ["forget 1"] && right.calls == ["forget 2", "forget 1"])
   }
 
-  @Test func tellsWithItsOwnNumbers() throws {
+  @Test("reports have the group's numbers of scanouts") func tellsWithItsOwnNumbers() throws {
     let frame = try frame(1)
     left.observer?.presented(7, frame: frame, on: ScanoutID(1))
     right.observer?.replaced(8, on: ScanoutID(0))
@@ -120,7 +122,8 @@ import Udmabuf
     #expect(listener.heard == ["presented 7 on 2", "replaced 8 on 1", "failed 9 on 0", "changed"])
   }
 
-  @Test func scanoutsThatAreNotThere() throws {
+  @Test("a frame for a missing scanout is refused, and other calls for it do nothing")
+  func scanoutsThatAreNotThere() throws {
     let frame = try frame(1)
     let error = #expect(throws: SinkError.self) {
       try group.prepare(frame, source: frame.layout.bounds, on: ScanoutID(3))

@@ -230,7 +230,7 @@ import Testing
   @Test("a dma-buf is no memory to make another of, and has no parts")
   func twice() throws {
     for (rest, words) in [
-      ("--hold", "is a dma-buf already"), ("0:4K --hold", "of which no part can be taken"),
+      ("--hold", "is a dma-buf already"), ("0:4K --hold", "which is taken as a whole"),
     ] {
       let line =
         "udmabridge memfd --size 64K -- udmabridge create --fd {} --as-fd 9 -- udmabridge create --fd 9 \(rest)"

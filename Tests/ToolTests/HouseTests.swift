@@ -151,6 +151,23 @@ import Varlink
     }
   }
 
+  @Test("every test has a sentence that says what it proves")
+  func sentences() throws {
+    let tests = repository.appending("Tests")
+    var count = 0
+    for target in directoryEntries(tests) where target.hasSuffix("Tests") {
+      for name in directoryEntries(tests.appending(target)) where name.hasSuffix(".swift") {
+        let text = try readText(tests.appending(target).appending(name))
+        for test in text.matches(of: /(?m)^ *@Test\b(\(\s*")?/) {
+          count += 1
+          let line = text[..<test.range.lowerBound].count { $0 == "\n" } + 1
+          if test.1 == nil { Issue.record("\(target)/\(name), line \(line)") }
+        }
+      }
+    }
+    #expect(count > 1000)
+  }
+
   @Test("literals are found as the compiler finds them")
   func literals() {
     let source = #"""

@@ -21,7 +21,7 @@ import Testing
       Sealed(options: "", seals: ["seal", "shrink", "grow"]),
       Sealed(options: "--seal shrink", seals: ["shrink"]),
       Sealed(options: "--seal none", seals: [], reason: "F_SEAL_SHRINK is missing: its owner can add it"),
-      Sealed(options: "--seal seal,grow", seals: ["seal", "grow"], reason: "F_SEAL_SEAL forbids to add it"),
+      Sealed(options: "--seal seal,grow", seals: ["seal", "grow"], reason: "F_SEAL_SEAL forbids adding it"),
       Sealed(
         options: "--seal shrink,write", seals: ["shrink", "write"], reason: "takes no memfd with F_SEAL_WRITE"
       ),
@@ -118,9 +118,10 @@ import Testing
       Failure(
         "udmabridge memfd --size 4M --huge 4M --hold", 1, "no huge pages of that size",
         "/sys/kernel/mm/hugepages"),
-      Failure("udmabridge memfd --size 4K", 64, "-- COMMAND, --send SOCKET or --hold"),
-      Failure("udmabridge memfd --size 4K --hold --send x", 64, "in one way"),
-      Failure("udmabridge memfd --size 4K --as-fd 2 -- true", 64, "counts from 3"),
+      Failure("udmabridge memfd --size 4K", 64, "one of -- COMMAND, --send SOCKET and --hold"),
+      Failure(
+        "udmabridge memfd --size 4K --hold --send x", 64, "one of -- COMMAND, --send SOCKET and --hold"),
+      Failure("udmabridge memfd --size 4K --as-fd 2 -- true", 64, "--as-fd 2 is too small"),
       Failure(
         "udmabridge memfd --size 4K --send /no/such/socket", 1, "/no/such/socket", "there is no such socket"),
       Failure("udmabridge memfd --size 4K --seal shrink,zork --hold", 64, "shrink,zork"),
@@ -151,7 +152,7 @@ import Testing
       Failure("1:4K", 1, "0x1:0x1000", "does not begin at a multiple of the page size 4096"),
       Failure("0:4K 60K:8K", 1, "0xf000:0x2000 (2 of 2)", "past the end 0x10000"),
       Failure("0xfffffffffffff000:4K", 1, "past the end"), Failure("0:0", 1, "is empty"),
-      Failure("@/dev/null", 1, "names no range at all"),
+      Failure("@/dev/null", 1, "/dev/null names no range"),
       Failure("@/no/list", 1, "the list /no/list cannot be read"),
     ])
   func ranges(_ failure: Failure) throws {

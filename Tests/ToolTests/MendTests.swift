@@ -379,7 +379,8 @@ import Testing
     try TestHost.withUdmabufLimits(items: 1024) {
       let refused = try Tool.shell("echo n | udmabridge doctor --mend --user nobody")
       #expect(
-        refused.status == 0 && refused.output.hasSuffix("do this? y or n\nnothing was done\n"), "\(refused)")
+        refused.status == 0 && refused.output.hasSuffix("make these changes? y or n\nnothing was changed\n"),
+        "\(refused)")
       #expect(fileText(limit) == "1024\n" && fileText(entry) == nil)
 
       let (status, output) = try Tool.shell("echo y | udmabridge doctor --mend --user nobody")
@@ -389,7 +390,7 @@ import Testing
       #expect(try Tool.shell("systemd-tmpfiles --create \(entry)").status == 0)
       #expect(fileText(limit) == "16384\n")
       #expect(
-        try Tool.shell("udmabridge doctor --mend --yes --user nobody").output == "nothing is to be mended\n")
+        try Tool.shell("udmabridge doctor --mend --yes --user nobody").output == "nothing needs mending\n")
 
       let undone = try Tool.shell("udmabridge doctor --unmend --yes")
       #expect(undone.status == 0 && !undone.output.contains("left: "), "\(undone.output)")

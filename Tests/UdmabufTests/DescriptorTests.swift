@@ -7,7 +7,7 @@ import Testing
 @testable import Udmabuf
 
 @Suite struct MemfdTests {
-  @Test func sizeAndSeals() throws {
+  @Test("a memfd has the size and the seals that were asked for") func sizeAndSeals() throws {
     let memfd = try Memfd.create(name: "size", size: 3 * systemPageSize, seals: [.shrink, .grow])
     #expect(memfd.status.size == 3 * systemPageSize)
     #expect(try memfd.currentSize() == 3 * systemPageSize)
@@ -19,7 +19,7 @@ import Testing
     #expect(Seals().description == "none")
   }
 
-  @Test func refusals() throws {
+  @Test("a memfd of an impossible size is refused, and another file has no seals") func refusals() throws {
     #expect(throws: Errno.fileTooLarge) { try Memfd.create(name: "huge", size: .max) }
     #expect(throws: Errno.invalidArgument) {
       try Memfd.create(name: "odd", size: 4096, pages: .huge(3 << 20))
@@ -28,7 +28,7 @@ import Testing
     #expect(throws: Errno.invalidArgument) { try file.seals() }
   }
 
-  @Test func rangesAreEqualWithinOneMemfdOnly() throws {
+  @Test("ranges are equal only within one memfd") func rangesAreEqualWithinOneMemfdOnly() throws {
     let (a, b) = (try Memfd.create(name: "a", size: 8192), try Memfd.create(name: "b", size: 8192))
     let range = MemfdRange(memfd: a, offset: 4096, length: 4096)
     #expect(range == MemfdRange(memfd: a, offset: 4096, length: 4096))
@@ -39,7 +39,7 @@ import Testing
 
 @Suite struct FDTests {
   /// The other end of a socket sees that the last descriptor is gone.
-  @Test func closesWithItsOwner() throws {
+  @Test("a descriptor closes with its owner") func closesWithItsOwner() throws {
     try UnixSocket.pair { a, b in
       var bytes: [UInt8] = []
       var descriptors = ReceivedDescriptors()
@@ -58,23 +58,23 @@ import Testing
   private func end(_: consuming FD) {}
   private func end(_: consuming UnixSocket) {}
 
-  @Test func inheritedMustBeOpen() {
+  @Test("an inherited descriptor must be open") func inheritedMustBeOpen() {
     #expect(throws: Errno.badFileDescriptor) { _ = try FD.inherited(1 << 20).status() }
   }
 
-  @Test func relinquishKeepsItOpen() throws {
+  @Test("a descriptor that is given up stays open") func relinquishKeepsItOpen() throws {
     let raw = try EventFD().fd.duplicate().relinquish()
     let again = FD(adopting: raw)
     #expect(try again.status().isSocket == false)
   }
 
-  @Test func duplicateIsTheSameFile() throws {
+  @Test("a duplicate is the same file") func duplicateIsTheSameFile() throws {
     let memfd = try Memfd.create(name: "dup", size: 4096)
     let copy = try memfd.withDescriptor { fd throws(Errno) in try fd.duplicate() }
     #expect(try copy.status() == memfd.status)
   }
 
-  @Test func readsAndWritesWhole() throws {
+  @Test("whole texts are written and read") func readsAndWritesWhole() throws {
     let memfd = try Memfd.create(name: "text", size: 0)
     let text = Array("0123456789".utf8)
     try memfd.withDescriptor { fd in
@@ -86,7 +86,7 @@ import Testing
     }
   }
 
-  @Test func readIntoKeepsItsBuffer() throws {
+  @Test("reading into a buffer keeps the size that it has grown to") func readIntoKeepsItsBuffer() throws {
     let event = try EventFD()
     var buffer: [UInt8] = []
     #expect(throws: Errno.wouldBlock) { try event.fd.read(into: &buffer, upTo: 64) }
@@ -104,7 +104,7 @@ import Testing
     )
   }
 
-  @Test func seesTheFile() throws {
+  @Test("a mapping and its file see each other's bytes") func seesTheFile() throws {
     let (memfd, mapping) = try mapping(offset: 100)
     mapping.store(UInt32(0x1122_3344), at: 4)
     #expect(try memfd.withDescriptor { try $0.read(upTo: 4, at: 104) } == [0x44, 0x33, 0x22, 0x11])
@@ -112,7 +112,7 @@ import Testing
     #expect(mapping.load(UInt16.self, at: 5) == 0x2233)
   }
 
-  @Test func bytesAtBothEnds() throws {
+  @Test("bytes at both ends of a mapping are reached") func bytesAtBothEnds() throws {
     let (_, mapping) = try mapping()
     mapping.store(unsafe ([1, 2, 3] as [UInt8]).span.bytes, at: 8189)
     #expect(mapping.bytes(at: 8188, count: 4) == [0, 1, 2, 3])
@@ -122,14 +122,14 @@ import Testing
     #expect(all == [9, 2, 3])
   }
 
-  @Test func ringIndices() throws {
+  @Test("ring indices are loaded and stored") func ringIndices() throws {
     let (_, mapping) = try mapping()
     mapping.storeRelease(0xfffe, at: 2)
     #expect(mapping.loadAcquire(at: 2) == 0xfffe)
     #expect(mapping.load(UInt16.self, at: 2) == 0xfffe)
   }
 
-  @Test(arguments: [(-1, 1), (8192, 1), (8190, 4), (0, 8193)])
+  @Test("access outside the mapping traps", arguments: [(-1, 1), (8192, 1), (8190, 4), (0, 8193)])
   func outsideTraps(_ offset: Int, _ count: Int) async {
     await #expect(processExitsWith: .failure) { [offset, count] in
       let memfd = try Memfd.create(name: "map", size: 16384)
@@ -150,7 +150,7 @@ import Testing
     _ = mapping.length
   }
 
-  @Test func refusesNoLength() throws {
+  @Test("a mapping of no bytes is refused") func refusesNoLength() throws {
     let memfd = try Memfd.create(name: "map", size: 4096)
     #expect(throws: Errno.invalidArgument) {
       try memfd.withDescriptor { _ = try Mapping($0, offset: 0, length: 0, writable: false) }

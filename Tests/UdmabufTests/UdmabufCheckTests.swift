@@ -26,7 +26,7 @@ let sealCases: [(Seals, accepted: Bool)] = [
     } catch { return error }
   }
 
-  @Test func acceptsWhatTheKernelAccepts() throws {
+  @Test("lists that the kernel accepts are accepted") func acceptsWhatTheKernelAccepts() throws {
     let memfd = try memfd()
     let ranges = [
       MemfdRange(memfd: memfd, offset: 7 * page, length: page),
@@ -36,15 +36,15 @@ let sealCases: [(Seals, accepted: Bool)] = [
     #expect(try UdmabufDevice.check(ranges, limits) == 5 * page)
   }
 
-  @Test func emptyList() { #expect(error([]) == .emptyList) }
+  @Test("an empty list is refused") func emptyList() { #expect(error([]) == .emptyList) }
 
-  @Test func tooManyItems() throws {
+  @Test("a list with more items than list_limit is refused") func tooManyItems() throws {
     let range = MemfdRange(memfd: try memfd(), offset: 0, length: page)
     #expect(error(Array(repeating: range, count: 5)) == .tooManyItems(count: 5, limit: 4))
     #expect(error(Array(repeating: range, count: 4)) == nil)
   }
 
-  @Test func tooManyBytes() throws {
+  @Test("a list with more bytes than size_limit_mb is refused") func tooManyBytes() throws {
     let memfd = try memfd(pages: 512)
     let whole = MemfdRange(memfd: memfd, offset: 0, length: 1 << 20)
     let more = MemfdRange(memfd: memfd, offset: 0, length: page)
@@ -59,31 +59,34 @@ let sealCases: [(Seals, accepted: Bool)] = [
   }
   private static let page = systemPageSize
 
-  @Test(arguments: [
-    Case(testDescription: "no length", offset: 0, length: 0, error: .emptyItem(item: 1)),
-    Case(
-      testDescription: "odd offset", offset: 512, length: page, error: .offsetMisaligned(item: 1, offset: 512)
-    ),
-    Case(
-      testDescription: "odd length", offset: 0, length: page + 4,
-      error: .lengthMisaligned(item: 1, length: page + 4)),
-    Case(
-      testDescription: "past the end", offset: 8 * page, length: page,
-      error: .pastEnd(item: 1, end: 9 * page, size: 8 * page)),
-    Case(
-      testDescription: "over the end", offset: 7 * page, length: 2 * page,
-      error: .pastEnd(item: 1, end: 9 * page, size: 8 * page)),
-    Case(
-      testDescription: "end overflows", offset: 0 &- page, length: 2 * page, error: .overflow(item: 1)),
-    Case(testDescription: "sum overflows", offset: 0, length: 0 &- page, error: .overflow(item: 1)),
-  ])
+  @Test(
+    "the error names the item that is wrong",
+    arguments: [
+      Case(testDescription: "no length", offset: 0, length: 0, error: .emptyItem(item: 1)),
+      Case(
+        testDescription: "odd offset", offset: 512, length: page,
+        error: .offsetMisaligned(item: 1, offset: 512)
+      ),
+      Case(
+        testDescription: "odd length", offset: 0, length: page + 4,
+        error: .lengthMisaligned(item: 1, length: page + 4)),
+      Case(
+        testDescription: "past the end", offset: 8 * page, length: page,
+        error: .pastEnd(item: 1, end: 9 * page, size: 8 * page)),
+      Case(
+        testDescription: "over the end", offset: 7 * page, length: 2 * page,
+        error: .pastEnd(item: 1, end: 9 * page, size: 8 * page)),
+      Case(
+        testDescription: "end overflows", offset: 0 &- page, length: 2 * page, error: .overflow(item: 1)),
+      Case(testDescription: "sum overflows", offset: 0, length: 0 &- page, error: .overflow(item: 1)),
+    ])
   func secondItem(_ one: Case) throws {
     let memfd = try memfd()
     let good = MemfdRange(memfd: memfd, offset: 0, length: page)
     #expect(error([good, MemfdRange(memfd: memfd, offset: one.offset, length: one.length)]) == one.error)
   }
 
-  @Test(arguments: sealCases)
+  @Test("a memfd without the right seals is refused", arguments: sealCases)
   func seals(_ seals: Seals, accepted: Bool) throws {
     let range = MemfdRange(memfd: try memfd(pages: 1, seals), offset: 0, length: page)
     switch error([range]) {
@@ -94,20 +97,20 @@ let sealCases: [(Seals, accepted: Bool)] = [
     }
   }
 
-  @Test func fileThatIsNoMemfd() throws {
+  @Test("a file that is not a memfd is refused") func fileThatIsNoMemfd() throws {
     let file = try Memfd(adopting: FD.open("/proc/self/exe", writable: false))
     #expect(error([MemfdRange(memfd: file, offset: 0, length: page)]) == .notMemfd(item: 0))
   }
 
   /// The size is asked when it matters, not when the memfd was adopted.
-  @Test func memfdThatGrew() throws {
+  @Test("the size of a memfd is read at the check, not before") func memfdThatGrew() throws {
     let memfd = try memfd(pages: 1)
     try memfd.withDescriptor { try resize($0, 2 * page) }
     #expect(memfd.status.size == page)
     #expect(error([MemfdRange(memfd: memfd, offset: page, length: page)]) == nil)
   }
 
-  @Test func everyErrorSaysWhatToDo() {
+  @Test("every error names the item, the value, the limit and the remedy") func everyErrorSaysWhatToDo() {
     let remedies: [(UdmabufError, String)] = [
       (.tooManyItems(count: 2025, limit: 1024), "echo 2048 > /sys/module/udmabuf/parameters/list_limit"),
       (
@@ -121,7 +124,7 @@ let sealCases: [(Seals, accepted: Bool)] = [
     for (error, remedy) in remedies { #expect(error.description.contains(remedy)) }
   }
 
-  @Test func noDevice() {
+  @Test("without the device the error of opening it is thrown") func noDevice() {
     #expect(throws: Errno.noSuchFileOrDirectory) { try UdmabufDevice("/dev/no-such-udmabuf") }
   }
 }

@@ -18,7 +18,8 @@ import Testing
     try memfd.withDescriptor { try Mapping($0, offset: 0, length: Int(memfd.status.size), writable: true) }
   }
 
-  @Test func oneRangeInBothDirections() throws {
+  @Test("a dma-buf of one range and its memfd see each other's writes") func oneRangeInBothDirections() throws
+  {
     let memfd = try memfd(pages: 6)
     let memory = try map(memfd)
     let dmabuf = try UdmabufDevice().create(MemfdRange(memfd: memfd, offset: 2 * page, length: 3 * page))
@@ -32,7 +33,8 @@ import Testing
     try dmabuf.endCPUAccess([.read, .write])
   }
 
-  @Test(arguments: [1, 2, 768, 1024]) func scatteredPages(_ count: Int) throws {
+  @Test("a dma-buf has scattered pages in the order of the list", arguments: [1, 2, 768, 1024])
+  func scatteredPages(_ count: Int) throws {
     let memfd = try memfd(pages: UInt64(count))
     let memory = try map(memfd)
     let dmabuf = try UdmabufDevice().create(scatteredRanges(of: memfd, pages: count))
@@ -48,7 +50,7 @@ import Testing
     }
   }
 
-  @Test func rangesOfTwoMemfds() throws {
+  @Test("a dma-buf can have ranges of two memfds") func rangesOfTwoMemfds() throws {
     let (a, b) = (try memfd(pages: 2), try memfd(pages: 3, seals: [.shrink, .grow, .seal]))
     let dmabuf = try UdmabufDevice().create([
       MemfdRange(memfd: a, offset: page, length: page), MemfdRange(memfd: b, offset: 0, length: 2 * page),
@@ -59,7 +61,7 @@ import Testing
     #expect(view.load(UInt32.self, at: 0) == 1 && view.load(UInt32.self, at: 2 * Int(page)) == 2)
   }
 
-  @Test func listLimit() throws {
+  @Test("an open device follows the kernel's list_limit when it changes") func listLimit() throws {
     let memfd = try memfd(pages: 2025)
     let ranges = scatteredRanges(of: memfd, pages: 2025)
     // Opened before the limit changes, as a process that runs on does.
@@ -77,7 +79,7 @@ import Testing
     }
   }
 
-  @Test func sizeLimit() throws {
+  @Test("the kernel's size_limit_mb is the check's") func sizeLimit() throws {
     let memfd = try memfd(pages: 65 << 20 / page)
     let device = try UdmabufDevice()
     let (most, more) = (UInt64(64 << 20), UInt64(65 << 20))
@@ -99,7 +101,7 @@ import Testing
   }
 
   /// What the check refuses is what the kernel refuses, and nothing else.
-  @Test(arguments: sealCases)
+  @Test("the check and the kernel refuse the same seals", arguments: sealCases)
   func sealsAsTheKernelSeesThem(_ seals: Seals, accepted: Bool) throws {
     let device = try UdmabufDevice()
     let range = MemfdRange(memfd: try memfd(pages: 1, seals: seals), offset: 0, length: page)
@@ -107,7 +109,8 @@ import Testing
     #expect(((try? createUnchecked(range)) != nil) == accepted)
   }
 
-  @Test func kernelRefusesWhatTheCheckRefuses() throws {
+  @Test("the kernel refuses the lists that the check refuses") func kernelRefusesWhatTheCheckRefuses() throws
+  {
     let device = try UdmabufDevice()
     let memfd = try memfd(pages: 2)
     for (offset, length) in [(UInt64(0), UInt64(0)), (1, page), (0, page + 1), (page, 2 * page)] {
@@ -124,7 +127,7 @@ import Testing
     }
   }
 
-  @Test func nameInodeAndExporter() throws {
+  @Test("a dma-buf has a name, an inode and an exporter") func nameInodeAndExporter() throws {
     let device = try UdmabufDevice()
     let range = MemfdRange(memfd: try memfd(pages: 1), offset: 0, length: page)
     let (a, b) = (try device.create(range), try device.create([range]))
@@ -140,7 +143,7 @@ import Testing
     #expect(try copy.name() == String(repeating: "n", count: 31))
   }
 
-  @Test func outlivesTheMemfd() throws {
+  @Test("a dma-buf outlives its memfd") func outlivesTheMemfd() throws {
     let dmabuf: DMABuf
     do {
       let memfd = try memfd(pages: 1)
@@ -150,14 +153,14 @@ import Testing
     #expect(try dmabuf.map().load(UInt32.self, at: 0) == 7)
   }
 
-  @Test func cpuAccessComesInPairs() throws {
+  @Test("access by the CPU comes in pairs") func cpuAccessComesInPairs() throws {
     let dmabuf = try UdmabufDevice().create(MemfdRange(memfd: try memfd(pages: 1), offset: 0, length: page))
     #expect(throws: Errno.invalidArgument) { try dmabuf.endCPUAccess(.read) }
     try dmabuf.beginCPUAccess(.read)
     try dmabuf.endCPUAccess(.read)
   }
 
-  @Test func syncFiles() throws {
+  @Test("sync_files are exported and imported") func syncFiles() throws {
     let device = try UdmabufDevice()
     let range = MemfdRange(memfd: try memfd(pages: 1), offset: 0, length: page)
     let (a, b) = (try device.create(range), try device.create(range))
@@ -174,7 +177,9 @@ import Testing
     #expect(throws: Errno.invalidArgument) { try b.importSyncFile(event.fd, .write) }
   }
 
-  @Test(arguments: [UInt64(2 << 20), 4096]) func hugePages(_ length: UInt64) throws {
+  @Test("a dma-buf of huge pages is made", arguments: [UInt64(2 << 20), 4096]) func hugePages(
+    _ length: UInt64
+  ) throws {
     let pages: FilePath = "/proc/sys/vm/nr_hugepages"
     let before = try readText(pages)
     try TestHost.write("4", to: pages)
@@ -194,7 +199,7 @@ import Testing
   // MARK: What the kernel refuses all the same
 
   /// The list of its pages alone is more than the kernel allocates at once (2 GiB).
-  @Test func noMemory() throws {
+  @Test("a list that is too long for the kernel to allocate is refused") func noMemory() throws {
     try TestHost.withUdmabufLimits(megabytes: 4 << 20) {
       let pages = UInt64(2 << 40) / page
       let memfd = try memfd(pages: pages)
@@ -210,7 +215,8 @@ import Testing
   }
 
   /// The dma-buf is made, and then there is no number for it: the kernel must let go of it again.
-  @Test func noDescriptor() async throws {
+  @Test("without a free descriptor no dma-buf is made, and the kernel lets go of the memory")
+  func noDescriptor() async throws {
     await #expect(processExitsWith: .success) {
       let memfd = try Memfd.create(name: "udmabuf", size: 4 * systemPageSize, seals: .shrink)
       let range = MemfdRange(memfd: memfd, offset: 0, length: 4 * systemPageSize)

@@ -19,7 +19,7 @@ import Testing
     }
   }
 
-  @Test func replies() throws {
+  @Test("each kind of reply reaches the client") func replies() throws {
     try client([
       #"{"parameters":{"fileDescriptor":4},"continues":true}"#, #"{"parameters":{"fileDescriptor":5}}"#,
     ]) { client in
@@ -46,7 +46,7 @@ import Testing
       ),
       (#"{"error":"a.No"}"#, "the service answered a.No"),
       (#"{"error":"a.No","parameters":[]}"#, "the service answered a.No"),
-      ("nonsense", "no varlink reply"), ("[]", "no varlink reply"),
+      ("nonsense", "not a varlink reply"), ("[]", "not a varlink reply"),
     ])
   func errors(_ answer: String, _ sentence: String) throws {
     try client([answer]) { client in
@@ -57,7 +57,7 @@ import Testing
     }
   }
 
-  @Test func endOfTheService() throws {
+  @Test("the client hears of the service's end") func endOfTheService() throws {
     try client([]) { client in
       do {
         _ = try client.call("a.B")
@@ -66,7 +66,7 @@ import Testing
     }
   }
 
-  @Test func nobodyThere() throws {
+  @Test("a client without a service gets an error") func nobodyThere() throws {
     do {
       _ = try VarlinkClient("/nowhere/control")
       Issue.record("it connects")

@@ -55,7 +55,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     SentCase(.dmabufScanout(4, nil), numbers(4, 0, 0, 0, 0, 0, 0, 0, 0, 0)),
   ]
 
-  @Test(arguments: sent) func sends(_ item: SentCase) throws {
+  @Test("each message is sent in the form of the protocol", arguments: sent) func sends(_ item: SentCase)
+    throws
+  {
     let link = try DisplayLink()
     #expect(try #require(link.connection).send(item.message))
     #expect(try link.frontEnd.all() == [.init(item.message.request.rawValue, item.payload)])
@@ -68,7 +70,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
       numbers(6, 1, 2, 640, 480, 1024, 768, 4096, 0, 0x3432_5258, 0x0506_0708, 0x0102_0304)),
   ]
 
-  @Test(arguments: withDescriptor) func sendsADescriptor(_ item: SentCase) throws {
+  @Test("a descriptor goes with its message", arguments: withDescriptor) func sendsADescriptor(
+    _ item: SentCase
+  ) throws {
     let link = try DisplayLink()
     let memfd = try Memfd.create(name: "pixels", size: systemPageSize)
     let inode = try memfd.withDescriptor { fd throws(Errno) in
@@ -80,13 +84,13 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   }
 
   /// The protocol's numbers are those of QEMU's list, in its order.
-  @Test func numbersTheRequests() {
+  @Test("the requests have QEMU's numbers") func numbersTheRequests() {
     #expect(QEMUDisplayRequest.allCases.map(\.rawValue) == Array(1...12))
     let sizes = QEMUDisplayRequest.allCases.map(\.replySize)
     #expect(sizes == [8, nil, 408, nil, nil, nil, nil, nil, nil, 0, 1056, nil])
   }
 
-  @Test func sendsRowsOfPixels() throws {
+  @Test("rows of pixels are sent") func sendsRowsOfPixels() throws {
     let link = try DisplayLink()
     let memfd = try Memfd.create(name: "pixels", size: systemPageSize)
     let mapping = try memfd.withDescriptor { fd throws(Errno) in
@@ -101,7 +105,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(try link.frontEnd.all() == [.init(8, expected)])
   }
 
-  @Test func asksAndHears() throws {
+  @Test("a question is answered with its reply") func asksAndHears() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     var heard: [QEMUDisplayReply?] = []
@@ -131,7 +135,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   }
 
   /// A reply may come in pieces.
-  @Test func putsRepliesTogether() throws {
+  @Test("a reply that comes in pieces is put together") func putsRepliesTogether() throws {
     let link = try DisplayLink()
     var heard: [QEMUDisplayReply?] = []
     for _ in 0..<2 { #expect(try #require(link.connection).ask(.getProtocolFeatures) { heard.append($0) }) }
@@ -144,7 +148,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   }
 
   /// QEMU leaves some without a reply: what was asked later says so.
-  @Test func hearsThatThereIsNoReply() throws {
+  @Test("a question that QEMU leaves without a reply ends with the next reply") func hearsThatThereIsNoReply()
+    throws
+  {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     var heard: [String] = []
@@ -183,7 +189,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     ),
   ]
 
-  @Test(arguments: wrong.indices) func endsWithAReason(_ index: Int) throws {
+  @Test("a wrong reply ends the connection with a reason", arguments: wrong.indices) func endsWithAReason(
+    _ index: Int
+  ) throws {
     let (_, bytes, error) = Self.wrong[index]
     let link = try DisplayLink()
     let connection = try #require(link.connection)
@@ -203,7 +211,9 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(!connection.ask(.getProtocolFeatures) { _ in })
   }
 
-  @Test(arguments: [0, 1, 12, 13]) func endsWithItsPeer(_ count: Int) throws {
+  @Test("the connection ends with its peer", arguments: [0, 1, 12, 13]) func endsWithItsPeer(_ count: Int)
+    throws
+  {
     let link = try DisplayLink()
     #expect(try #require(link.connection).ask(.getProtocolFeatures) { _ in })
     _ = try link.frontEnd.all()
@@ -214,7 +224,8 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   }
 
   /// QEMU stops without having read all.
-  @Test func endsWithAPeerThatLeftSomethingUnread() throws {
+  @Test("the connection ends in order with a peer that left bytes unread")
+  func endsWithAPeerThatLeftSomethingUnread() throws {
     let link = try DisplayLink()
     #expect(try #require(link.connection).send(.scanout(0, width: 1, height: 1)))
     link.frontEnd.hangUp()
@@ -225,7 +236,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(link.ends == [nil])
   }
 
-  @Test func closesWithItsOwner() throws {
+  @Test("the socket closes with its owner") func closesWithItsOwner() throws {
     let link = try DisplayLink()
     link.connection = nil
     try waitUntil("its end") { try link.frontEnd.isOver }
@@ -234,7 +245,8 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
   }
 
   /// What QEMU does not read is bounded, and no message is left in the middle.
-  @Test func finishesWhatHasBegun() throws {
+  @Test("a message that has begun is finished, and what waits is bounded") func finishesWhatHasBegun() throws
+  {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     let place = QEMUDisplayCursorPlace(scanout: 0, x: 1, y: 2)
@@ -259,7 +271,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(try link.frontEnd.all() == [.init(7, numbers(1, 2, 3))])
   }
 
-  @Test func asksNoMoreThanIsRemembered() throws {
+  @Test("no more questions are asked than can be remembered") func asksNoMoreThanIsRemembered() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     for _ in 0..<QEMUDisplayConnection.maxOutstanding {
@@ -274,7 +286,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(connection.ask(.getProtocolFeatures) { _ in })
   }
 
-  @Test func takesNoDescriptors() throws {
+  @Test("descriptors that come with a reply are closed") func takesNoDescriptors() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     for _ in 0..<2 { #expect(connection.ask(.getProtocolFeatures) { _ in }) }
@@ -291,7 +303,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(connection.isOpen)
   }
 
-  @Test func refusesWhatCannotBeWatched() throws {
+  @Test("a descriptor that cannot be watched is refused") func refusesWhatCannotBeWatched() throws {
     let loop = try EventLoop()
     let file = try Memfd.create(name: "no socket", size: 1)
     #expect(throws: Errno.notPermitted) {

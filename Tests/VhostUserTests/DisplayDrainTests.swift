@@ -25,7 +25,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     DisplayCase("more descriptors than fit", numbers(9, 0, 0), descriptors: 12),
   ]
 
-  @Test(arguments: cases) func takesAll(_ item: DisplayCase) throws {
+  @Test("everything that QEMU sends is taken", arguments: cases) func takesAll(_ item: DisplayCase) throws {
     let loop = try EventLoop()
     let event = try EventFD()
     let number = event.fd.withRaw { $0 }
@@ -44,7 +44,9 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
   }
 
   /// The other end of a socket that was sent along sees that nobody has it any more.
-  @Test(arguments: [1, 8, 12]) func closesWhatItIsSent(_ count: Int) throws {
+  @Test("descriptors that QEMU sends are closed", arguments: [1, 8, 12]) func closesWhatItIsSent(_ count: Int)
+    throws
+  {
     let loop = try EventLoop()
     try UnixSocket.pair { mine, theirs in
       let drain = try QEMUDisplayDrain(mine, loop: loop)
@@ -66,7 +68,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
 
   private func discard(_ socket: consuming UnixSocket) {}
 
-  @Test func endsWithItsPeer() throws {
+  @Test("the drain ends with its peer") func endsWithItsPeer() throws {
     let loop = try EventLoop()
     var drain: QEMUDisplayDrain?
     try UnixSocket.pair { mine, _ in drain = try QEMUDisplayDrain(mine, loop: loop) }
@@ -76,7 +78,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
   }
 
   /// A replaced one is let go of at once.
-  @Test func closesWithItsOwner() throws {
+  @Test("the socket closes with its owner") func closesWithItsOwner() throws {
     let loop = try EventLoop()
     try UnixSocket.pair { mine, theirs in
       try theirs.fd.setNonblocking()
@@ -92,7 +94,7 @@ struct DisplayCase: CustomTestStringConvertible, Sendable {
     }
   }
 
-  @Test func refusesWhatCannotBeWatched() throws {
+  @Test("a descriptor that cannot be watched is refused") func refusesWhatCannotBeWatched() throws {
     let loop = try EventLoop()
     let file = try Memfd.create(name: "no socket", size: 1)
     #expect(throws: Errno.notPermitted) {

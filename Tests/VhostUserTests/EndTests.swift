@@ -5,7 +5,9 @@ import VhostUser
 import Virtio
 
 @Suite struct EndTests {
-  @Test func endsInOrder() throws {
+  @Test("a front end that hangs up between messages ends the session without an error") func endsInOrder()
+    throws
+  {
     let setup = try Setup.running()
     setup.link.hangUp()
     try setup.link.settle()
@@ -16,7 +18,7 @@ import Virtio
     #expect(try setup.link.loop.turn(waiting: .zero) == 0)
   }
 
-  @Test func endsInOrderAfterItsLastMessage() throws {
+  @Test("the last message before a hangup is still executed") func endsInOrderAfterItsLastMessage() throws {
     let setup = try Setup()
     try setup.frontEnd.send(FrontEnd.setDisplaySocket, descriptors: [setup.frontEnd.socket.fd.withRaw { $0 }])
     setup.link.hangUp()
@@ -25,7 +27,7 @@ import Virtio
     #expect(setup.device.takeEvents() == [.display])
   }
 
-  @Test func stopsWhenItIsDropped() throws {
+  @Test("a session that is dropped stops its rings") func stopsWhenItIsDropped() throws {
     let setup = try Setup.running()
     let kicks = setup.device.kicks
     setup.link.dropSession()
@@ -37,7 +39,8 @@ import Virtio
   }
 
   /// What keeps an answer from being read must not keep this side from working.
-  @Test func doesNotWaitForAFrontEndThatDoesNotRead() throws {
+  @Test("a front end that does not read ends the session, and keeps nobody waiting")
+  func doesNotWaitForAFrontEndThatDoesNotRead() throws {
     let setup = try Setup()
     var asked = 0
     while setup.link.end == nil, asked < 100_000 {

@@ -9,7 +9,8 @@ import VhostUser
   private static let eventIndex: UInt64 = 1 << 29
   private static let indirect: UInt64 = 1 << 28
 
-  @Test(arguments: FrontEnd.MemoryStyle.allCases, [false, true])
+  @Test(
+    "a handshake as QEMU does it starts the device", arguments: FrontEnd.MemoryStyle.allCases, [false, true])
   func goesAsQEMUDoesIt(style: FrontEnd.MemoryStyle, replyAck: Bool) throws {
     let setup = try Setup()
     try setup.frontEnd.realize(memory: style, replyAck: replyAck)
@@ -35,7 +36,7 @@ import VhostUser
     #expect(!setup.frontEnd.hasInput, "nothing was said that was not asked for")
   }
 
-  @Test func offersWhatItCanDo() throws {
+  @Test("the session offers the features of the device and its own") func offersWhatItCanDo() throws {
     let setup = try Setup()
     let offered = try setup.frontEnd.askWord(FrontEnd.getProtocolFeatures)
     // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, SHARED_OBJECT
@@ -44,7 +45,7 @@ import VhostUser
     #expect(try setup.frontEnd.askWord(FrontEnd.getMaxMemorySlots) == 509)
   }
 
-  @Test func goesOnWithoutTheEventIndex() throws {
+  @Test("a driver without the event index is served") func goesOnWithoutTheEventIndex() throws {
     let setup = try Setup.running(eventIndex: false)
     for _ in 0..<100 { #expect(try setup.echo() == [3, 2, 1]) }
     setup.queues[0].suppressesCalls = true
@@ -52,7 +53,9 @@ import VhostUser
     #expect(setup.queues[0].receive()?.bytes == [3, 2, 1])
   }
 
-  @Test(arguments: [1 << 40, 1 << 24, 1 << 27, 0] as [UInt64])
+  @Test(
+    "feature bits that QEMU sets without an offer are accepted",
+    arguments: [1 << 40, 1 << 24, 1 << 27, 0] as [UInt64])
   func copesWithBitsThatQEMUDoesNotMask(extra: UInt64) throws {
     let setup = try Setup()
     setup.frontEnd.extraFeatures = extra
@@ -62,7 +65,7 @@ import VhostUser
   }
 
   /// A front end that knows nothing of protocol features, and so never enables a ring.
-  @Test func servesAnOldFrontEnd() throws {
+  @Test("a front end without protocol features is served") func servesAnOldFrontEnd() throws {
     let setup = try Setup()
     let frontEnd = setup.frontEnd
     _ = try frontEnd.askWord(FrontEnd.getFeatures)
@@ -83,7 +86,9 @@ import VhostUser
     #expect(called)
   }
 
-  @Test(arguments: [1, 2, 5, 11, 13]) func takesMessagesInPieces(size: Int) throws {
+  @Test("messages in pieces are put together", arguments: [1, 2, 5, 11, 13]) func takesMessagesInPieces(
+    size: Int
+  ) throws {
     let setup = try Setup(ram: GuestRAM.likeQEMU())
     setup.frontEnd.pieceSize = size
     try setup.frontEnd.realize(memory: .table)
@@ -95,7 +100,7 @@ import VhostUser
     #expect(try setup.frontEnd.stop() == [1, 0])
   }
 
-  @Test func takesManyMessagesAtOnce() throws {
+  @Test("many messages at once are executed in order") func takesManyMessagesAtOnce() throws {
     let setup = try Setup()
     var bytes: [UInt8] = []
     for _ in 0..<100 { bytes += FrontEnd.getFeatures.bytes + UInt32(1).bytes + UInt32(0).bytes }
@@ -105,7 +110,7 @@ import VhostUser
     #expect(!setup.frontEnd.hasInput)
   }
 
-  @Test func acknowledgesOnlyWhatIsToBe() throws {
+  @Test("only the messages that ask for it are acknowledged") func acknowledgesOnlyWhatIsToBe() throws {
     let setup = try Setup()
     // The flag says nothing as long as REPLY_ACK was not negotiated.
     try setup.frontEnd.send(FrontEnd.setOwner, flags: 9)
@@ -124,7 +129,7 @@ import VhostUser
     #expect(!setup.frontEnd.hasInput)
   }
 
-  @Test func readsAndWritesTheConfiguration() throws {
+  @Test("the configuration space is read and written") func readsAndWritesTheConfiguration() throws {
     let setup = try Setup()
     try setup.frontEnd.realize(memory: .slots)
     #expect(try setup.frontEnd.config(offset: 4, size: 4) == [5, 6, 7, 8])
@@ -135,7 +140,7 @@ import VhostUser
     #expect(setup.device.takeEvents() == [.configWritten(offset: 4, [9, 9])])
   }
 
-  @Test func handsTheDisplaySocketOver() throws {
+  @Test("the device gets the display socket") func handsTheDisplaySocketOver() throws {
     let setup = try Setup()
     try UnixSocket.pair { mine, theirs in
       let hello: [UInt8] = [104, 105]
@@ -147,7 +152,7 @@ import VhostUser
     #expect(setup.device.displayBytes == [104, 105])
   }
 
-  @Test func asksTheFrontEnd() throws {
+  @Test("the session can ask the front end") func asksTheFrontEnd() throws {
     let setup = try Setup()
     #expect(setup.link.session?.backendChannel == nil)
     try UnixSocket.pair { mine, theirs in

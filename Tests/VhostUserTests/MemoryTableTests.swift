@@ -8,7 +8,8 @@ import VhostUser
 import Virtio
 
 @Suite struct MemoryTableTests {
-  @Test(arguments: FrontEnd.MemoryStyle.allCases) func sharesTheFileOfItsRegions(
+  @Test("regions of one file share one memfd", arguments: FrontEnd.MemoryStyle.allCases)
+  func sharesTheFileOfItsRegions(
     _ style: FrontEnd.MemoryStyle
   ) throws {
     let setup = try Setup.running(style, ram: GuestRAM.likeQEMU(low: 4 << 20, high: 4 << 20))
@@ -24,7 +25,7 @@ import Virtio
     #expect(resolved[0].length == 8192)
   }
 
-  @Test func keepsRegionsThatComeAgain() throws {
+  @Test("a region that comes again keeps its mapping") func keepsRegionsThatComeAgain() throws {
     let setup = try Setup.running(.table, ram: GuestRAM.likeQEMU())
     let before = setup.memory.regions
     _ = try setup.frontEnd.stop()
@@ -34,7 +35,7 @@ import Virtio
     #expect(zip(before, after).allSatisfy { $0 === $1 })
   }
 
-  @Test func keepsFilesApart() throws {
+  @Test("regions of different files have different memfds") func keepsFilesApart() throws {
     let ram = try GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 20, length: 1 << 20, file: 1)])
     let setup = try Setup.running(.slots, ram: ram)
     let resolved = try setup.memory.resolve([
@@ -44,7 +45,7 @@ import Virtio
     #expect(resolved[0].memfd !== resolved[1].memfd)
   }
 
-  @Test func changesWhileRingsRun() throws {
+  @Test("the table changes while rings run") func changesWhileRingsRun() throws {
     let setup = try Setup.running(
       .table, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     #expect(try setup.echo() == [3, 2, 1])
@@ -57,7 +58,7 @@ import Virtio
   }
 
   /// A guest that maps something over its memory can bring that about.
-  @Test func restsWhileATableIsWithoutARunningRing() throws {
+  @Test("a ring whose place is not in the table rests") func restsWhileATableIsWithoutARunningRing() throws {
     let setup = try Setup.running(
       .table, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     try setup.frontEnd.sendTable(setup.ram, [setup.ram.blocks[1]])
@@ -75,7 +76,7 @@ import Virtio
   }
 
   /// With slots a region is changed by taking it away and adding it again: the ring in it waits meanwhile.
-  @Test func bridgesTheGapWhileARegionIsReplaced() throws {
+  @Test("a ring waits while its region is replaced") func bridgesTheGapWhileARegionIsReplaced() throws {
     let setup = try Setup.running(.slots)
     #expect(try setup.echo() == [3, 2, 1])
     setup.device.holds = true
@@ -99,14 +100,16 @@ import Virtio
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test func stopsARingWhoseRegionIsGone() throws {
+  @Test("a ring whose region is gone can be stopped") func stopsARingWhoseRegionIsGone() throws {
     let setup = try Setup.running(.slots)
     #expect(try setup.echo() == [3, 2, 1])
     try setup.frontEnd.remove(setup.ram.blocks[0])
     #expect(try setup.frontEnd.stop() == [1, 0])
   }
 
-  @Test func takesAsManySlotsAsItOffers() throws {
+  @Test("as many slots are taken as are offered, and one more is refused") func takesAsManySlotsAsItOffers()
+    throws
+  {
     let ram = try GuestRAM((0..<510).map { .init(at: $0 << 20, length: 4096, offset: $0 * 4096) })
     let setup = try Setup()
     try setup.frontEnd.realize(memory: .slots)
@@ -139,7 +142,9 @@ import Virtio
     ("a descriptor that cannot be written", true, 4096), ("a file that is too short", false, 8192),
   ]
 
-  @Test(arguments: FrontEnd.MemoryStyle.allCases, bad.indices)
+  @Test(
+    "a region that cannot be added is answered with an error", arguments: FrontEnd.MemoryStyle.allCases,
+    bad.indices)
   func tellsThatItCannotHaveMemory(_ style: FrontEnd.MemoryStyle, _ index: Int) throws {
     let (setup, other) = try plugged(style, readOnly: Self.bad[index].readOnly, acknowledged: true)
     let before = setup.memory.regions
@@ -165,14 +170,17 @@ import Virtio
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test func tellsThatThereIsNothingToRemove() throws {
+  @Test("the removal of an unknown region is answered with an error") func tellsThatThereIsNothingToRemove()
+    throws
+  {
     let setup = try Setup.running(.slots)
     #expect(throws: Self.refused) { try setup.frontEnd.remove(.init(at: 1 << 32, length: 4096)) }
     #expect(try setup.echo() == [3, 2, 1])
   }
 
   /// A front end that does not ask hears of it by the end of the connection.
-  @Test(arguments: bad.indices) func endsWhereNobodyAsked(_ index: Int) throws {
+  @Test("a region that cannot be added ends a session without acknowledgements", arguments: bad.indices)
+  func endsWhereNobodyAsked(_ index: Int) throws {
     let (setup, other) = try plugged(.slots, readOnly: Self.bad[index].readOnly, acknowledged: false)
     let block = GuestRAM.Block(at: 1 << 32, length: Self.bad[index].length)
     try setup.frontEnd.send(
@@ -187,7 +195,9 @@ import Virtio
   // MARK: Memory that goes
 
   /// Runs, is stopped, or has been started anew in the meantime: nothing of the memory that went is kept.
-  @Test(arguments: [false, true]) func letsGoOfWhatIsUnplugged(whileItIsStopped: Bool) throws {
+  @Test("unplugged memory is let go of", arguments: [false, true]) func letsGoOfWhatIsUnplugged(
+    whileItIsStopped: Bool
+  ) throws {
     let setup = try Setup.running(
       .slots, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     #expect(try setup.echo() == [3, 2, 1])
@@ -201,7 +211,7 @@ import Virtio
   }
 
   /// QEMU cuts the guest's memory anew whenever something is laid over a part of it.
-  @Test func mapsAFileOnceHoweverItIsCut() throws {
+  @Test("a file is mapped once, however the table cuts it") func mapsAFileOnceHoweverItIsCut() throws {
     let setup = try Setup.running(.table)
     let ram = setup.ram
     let place = GuestAddress(0x3000)
@@ -222,7 +232,7 @@ import Virtio
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test func mapsAFileAnewThatHasGrown() throws {
+  @Test("a file that has grown is mapped anew") func mapsAFileAnewThatHasGrown() throws {
     let setup = try Setup.running(.slots, ram: GuestRAM([.init(at: 0, length: 1 << 20)], seals: []))
     let file = setup.ram.files[0]
     let grown = file.withDescriptor { $0.withRaw { ftruncate($0, 2 << 20) } }

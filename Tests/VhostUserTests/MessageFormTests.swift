@@ -5,18 +5,22 @@ import Testing
 import VhostUser
 
 @Suite struct MessageFormTests {
-  @Test func coversEveryRequest() {
+  @Test("the tables of these tests have every request") func coversEveryRequest() {
     #expect(Form.all.map(\.request) == Request.allCases)
   }
 
   /// Otherwise the tables below prove nothing.
-  @Test(arguments: Form.all) func isTakenAsItShouldBe(_ form: Form) throws {
+  @Test("a message in the right form is taken", arguments: Form.all) func isTakenAsItShouldBe(_ form: Form)
+    throws
+  {
     let victim = try Victim()
     #expect(try victim.end(after: form.request, form.payload, descriptors: form.descriptors) == nil)
     #expect(victim.setup.link.end == nil)
   }
 
-  @Test(arguments: Form.all) func refusesOtherSizes(_ form: Form) throws {
+  @Test("a payload of another size is refused", arguments: Form.all) func refusesOtherSizes(_ form: Form)
+    throws
+  {
     let size = form.payload.count
     for wrong in Array(0..<size) + [size + 1, size + 4, size + 8, 4096] {
       if form.otherSize == wrong { continue }
@@ -33,7 +37,8 @@ import VhostUser
     }
   }
 
-  @Test(arguments: Form.all) func refusesOtherNumbersOfDescriptors(_ form: Form) throws {
+  @Test("another number of descriptors is refused", arguments: Form.all)
+  func refusesOtherNumbersOfDescriptors(_ form: Form) throws {
     for wrong in 0...8 where wrong != form.descriptors {
       if form.toleratesDescriptor && wrong == 1 { continue }
       let victim = try Victim()
@@ -46,7 +51,8 @@ import VhostUser
   }
 
   /// Descriptors that a message may bring, and that have no use.
-  @Test(arguments: Form.all.filter(\.toleratesDescriptor)) func closesAnIdleDescriptor(_ form: Form) throws {
+  @Test("a descriptor without a use is closed", arguments: Form.all.filter(\.toleratesDescriptor))
+  func closesAnIdleDescriptor(_ form: Form) throws {
     let victim = try Victim()
     try UnixSocket.pair { mine, theirs in
       try victim.setup.frontEnd.send(
@@ -63,14 +69,17 @@ import VhostUser
 
   private func discard(_ socket: consuming UnixSocket) {}
 
-  @Test func closesADescriptorThatRemoveMemoryRegionBrings() throws {
+  @Test("a descriptor that comes with REM_MEM_REG is closed")
+  func closesADescriptorThatRemoveMemoryRegionBrings() throws {
     let victim = try Victim()
     let form = Form.all.first { $0.request == .removeMemoryRegion }!
     #expect(try victim.end(after: form.request, form.payload, descriptors: 1) == nil)
     #expect(victim.setup.memory.regions.count == 1)
   }
 
-  @Test(arguments: Form.all) func noticesACutAnywhere(_ form: Form) throws {
+  @Test("a connection that ends inside a message is an error", arguments: Form.all) func noticesACutAnywhere(
+    _ form: Form
+  ) throws {
     let message = form.request.rawValue.bytes + numbers(1, UInt32(form.payload.count)) + form.payload
     for length in 1..<message.count {
       let victim = try Victim()
@@ -85,7 +94,8 @@ import VhostUser
     }
   }
 
-  @Test(arguments: Form.all) func takesDescriptorsWithAnyByte(_ form: Form) throws {
+  @Test("descriptors may come with any byte of a message", arguments: Form.all)
+  func takesDescriptorsWithAnyByte(_ form: Form) throws {
     guard form.descriptors > 0 else { return }
     let message = form.request.rawValue.bytes + numbers(1, UInt32(form.payload.count)) + form.payload
     for place in 0..<message.count {
@@ -98,7 +108,8 @@ import VhostUser
     }
   }
 
-  @Test(arguments: [4097, 65536, UInt32.max]) func refusesLongPayloads(_ size: UInt32) throws {
+  @Test("a payload beyond the limit is refused", arguments: [4097, 65536, UInt32.max])
+  func refusesLongPayloads(_ size: UInt32) throws {
     for request in Request.allCases {
       let victim = try Victim()
       try victim.setup.frontEnd.sendBytes(request.rawValue.bytes + numbers(1, size))
@@ -107,14 +118,15 @@ import VhostUser
     }
   }
 
-  @Test(arguments: [0, 2, 3, 0xffff_fffe] as [UInt32]) func refusesOtherVersions(_ flags: UInt32) throws {
+  @Test("another version of the protocol is refused", arguments: [0, 2, 3, 0xffff_fffe] as [UInt32])
+  func refusesOtherVersions(_ flags: UInt32) throws {
     let victim = try Victim()
     try victim.setup.frontEnd.send(FrontEnd.getFeatures, flags: flags)
     try victim.setup.link.settle()
     #expect(victim.setup.error == .version(flags: flags))
   }
 
-  @Test func refusesAReply() throws {
+  @Test("a reply in place of a request is refused") func refusesAReply() throws {
     let victim = try Victim()
     try victim.setup.frontEnd.send(FrontEnd.getFeatures, flags: 5)
     try victim.setup.link.settle()
@@ -122,6 +134,7 @@ import VhostUser
   }
 
   @Test(
+    "an unknown request is refused",
     arguments: [
       0, 19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 35, 39, 40, 42, 43, 45, 1000, .max,
     ] as [UInt32])
@@ -132,7 +145,7 @@ import VhostUser
     #expect(victim.setup.error == .unknownRequest(code))
   }
 
-  @Test func refusesWhatWasNotNegotiated() throws {
+  @Test("a request whose feature was not negotiated is refused") func refusesWhatWasNotNegotiated() throws {
     let needs: [(Request, String)] = [
       (.getQueueCount, "MQ"), (.setBackendRequestSocket, "BACKEND_REQ"), (.getConfig, "CONFIG"),
       (.setConfig, "CONFIG"), (.resetDevice, "RESET_DEVICE"), (.getMaxMemorySlots, "CONFIGURE_MEM_SLOTS"),

@@ -6,7 +6,7 @@ import VhostUser
 import Virtio
 
 @Suite struct RingStateTests {
-  @Test func looksAtWhatIsThereAtTheStart() throws {
+  @Test("chains that are there at the start are taken") func looksAtWhatIsThereAtTheStart() throws {
     let setup = try Setup()
     try setup.frontEnd.realize(memory: .table)
     setup.queues[0].send([1, 2], answer: 2)
@@ -19,7 +19,7 @@ import Virtio
     #expect(called)
   }
 
-  @Test func waitsUntilARingIsEnabled() throws {
+  @Test("a ring waits until it is enabled") func waitsUntilARingIsEnabled() throws {
     let setup = try Setup()
     let frontEnd = setup.frontEnd
     try frontEnd.realize(memory: .table)
@@ -38,7 +38,7 @@ import Virtio
     #expect(setup.device.kicks[1] == 0)
   }
 
-  @Test func restsWhileARingIsDisabled() throws {
+  @Test("a disabled ring rests") func restsWhileARingIsDisabled() throws {
     let setup = try Setup.running()
     try setup.frontEnd.enable(0, false)
     #expect(try setup.echo() == nil)
@@ -51,7 +51,8 @@ import Virtio
     #expect(setup.device.takeEvents() == [], "it is the same run")
   }
 
-  @Test(arguments: FrontEnd.MemoryStyle.allCases) func stopsAndResumes(_ style: FrontEnd.MemoryStyle) throws {
+  @Test("a ring stops, and resumes where it stopped", arguments: FrontEnd.MemoryStyle.allCases)
+  func stopsAndResumes(_ style: FrontEnd.MemoryStyle) throws {
     let setup = try Setup.running(style)
     for _ in 0..<3 { #expect(try setup.echo() == [3, 2, 1]) }
     #expect(try setup.frontEnd.stop() == [3, 0])
@@ -72,7 +73,7 @@ import Virtio
     #expect(try setup.frontEnd.stop() == [4, 0])
   }
 
-  @Test func startsAnewForANewDriver() throws {
+  @Test("a ring starts anew for a new driver") func startsAnewForANewDriver() throws {
     let setup = try Setup.running(.slots)
     for _ in 0..<3 { #expect(try setup.echo() == [3, 2, 1]) }
     #expect(try setup.frontEnd.stop() == [3, 0])
@@ -83,7 +84,7 @@ import Virtio
   }
 
   /// An index that has come around to 0 looks like a new driver's, but is not.
-  @Test func resumesAtIndexZero() throws {
+  @Test("a ring whose index has come around to 0 resumes") func resumesAtIndexZero() throws {
     let setup = try Setup.running(start: 65530)
     for _ in 0..<6 { #expect(try setup.echo() == [3, 2, 1]) }
     #expect(try setup.frontEnd.stop() == [0, 65530])
@@ -99,7 +100,7 @@ import Virtio
     #expect(setup.device.takeEvents().contains(.started(0, fresh: true, at: 0)))
   }
 
-  @Test func answersForARingThatNeverRan() throws {
+  @Test("a ring that never ran stops at the index that was set") func answersForARingThatNeverRan() throws {
     let setup = try Setup()
     try setup.frontEnd.realize(memory: .table)
     try setup.frontEnd.send(FrontEnd.setVringBase, UInt32(1).bytes + UInt32(77).bytes)
@@ -107,7 +108,7 @@ import Virtio
     #expect(setup.device.takeEvents() == [])
   }
 
-  @Test func waitsForWhatTheDeviceHasTaken() throws {
+  @Test("a stop waits for the chains that the device has taken") func waitsForWhatTheDeviceHasTaken() throws {
     let setup = try Setup.running()
     setup.device.holds = true
     setup.queues[0].send([1, 2], answer: 2)
@@ -138,7 +139,9 @@ import Virtio
     #expect(setup.queues[1].receive()?.bytes == [6, 5])
   }
 
-  @Test func endsWhenTheFrontEndLeavesDuringAStop() throws {
+  @Test("a front end that leaves during a stop ends the session") func endsWhenTheFrontEndLeavesDuringAStop()
+    throws
+  {
     let setup = try Setup.running()
     setup.device.holds = true
     setup.queues[0].send([1, 2], answer: 2)
@@ -154,7 +157,7 @@ import Virtio
     #expect(setup.link.endCount == 1)
   }
 
-  @Test func stopsEverythingForAReset() throws {
+  @Test("a reset stops all rings") func stopsEverythingForAReset() throws {
     let setup = try Setup.running(.slots)
     setup.device.holds = true
     setup.queues[0].send([1, 2], answer: 2)
@@ -180,7 +183,7 @@ import Virtio
       disabledAndSetUpFromTheStart, reset
   }
 
-  @Test(arguments: Order.allCases, [false, true])
+  @Test("the next driver is served after a reset", arguments: Order.allCases, [false, true])
   func servesTheNextDriver(_ order: Order, whileSomethingIsUnanswered: Bool) throws {
     let setup = try Setup.running()
     let frontEnd = setup.frontEnd
@@ -223,7 +226,9 @@ import Virtio
   }
 
   /// As when firmware has had the device before.
-  @Test func takesOtherFeaturesForDisabledRings() throws {
+  @Test("disabled rings can be set up anew, with other features") func takesOtherFeaturesForDisabledRings()
+    throws
+  {
     let setup = try Setup.running()
     #expect(try setup.echo() == [3, 2, 1])
     for index in 0..<2 { try setup.frontEnd.enable(index, false) }
@@ -236,7 +241,9 @@ import Virtio
   }
 
   /// QEMU's dirty log, which it starts and ends while the rings run.
-  @Test(arguments: [false, true]) func worksOnWhileTheFrontEndLogs(_ acknowledged: Bool) throws {
+  @Test("the rings run on while QEMU logs writes", arguments: [false, true]) func worksOnWhileTheFrontEndLogs(
+    _ acknowledged: Bool
+  ) throws {
     let setup = try Setup()
     let frontEnd = setup.frontEnd
     try frontEnd.realize(memory: .table, replyAck: acknowledged)
@@ -268,13 +275,13 @@ import Virtio
     #expect(setup.link.end == nil)
   }
 
-  @Test func ignoresResetOwner() throws {
+  @Test("RESET_OWNER is ignored") func ignoresResetOwner() throws {
     let setup = try Setup.running()
     try setup.frontEnd.tell(FrontEnd.resetOwner)
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test func takesOtherLinesWhileItRuns() throws {
+  @Test("a running ring may get other call and error descriptors") func takesOtherLinesWhileItRuns() throws {
     let setup = try Setup.running()
     let (kick, call) = (try FrontEnd.Line(), try FrontEnd.Line())
     try setup.frontEnd.sendLine(FrontEnd.setVringKick, 0, kick)
@@ -294,7 +301,7 @@ import Virtio
     #expect(setup.queues[0].receive()?.bytes == [2, 1])
   }
 
-  @Test func reportsABrokenRing() throws {
+  @Test("a broken ring is reported to the front end") func reportsABrokenRing() throws {
     let setup = try Setup.running()
     setup.queues[0].makeAvailable(64)
     setup.frontEnd.kick(0)

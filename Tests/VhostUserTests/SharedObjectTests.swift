@@ -20,7 +20,7 @@ import Virtio
       memory: .slots, backendRequests: hasChannel ? channel.number : nil, sharedObjects: sharedObjects)
   }
 
-  @Test func isFoundByItsName() throws {
+  @Test("an object is found by its UUID") func isFoundByItsName() throws {
     try realize()
     let (first, second) = (ObjectUUID.random(), ObjectUUID.random())
     setup.device.shared = [
@@ -35,7 +35,7 @@ import Virtio
   }
 
   /// Names that nobody has: each differs from one that is there in one byte. QEMU sends no name at all.
-  @Test func isNotFoundByAnother() throws {
+  @Test("an object is not found by another UUID, or by none") func isNotFoundByAnother() throws {
     try realize()
     let uuid = ObjectUUID.random()
     setup.device.shared[uuid] = try Memfd.create(name: "shared", size: 4096)
@@ -52,7 +52,7 @@ import Virtio
   }
 
   /// Its answer is the only one, with and without a descriptor.
-  @Test func isNotAcknowledgedTwice() throws {
+  @Test("the answer is the only acknowledgement") func isNotAcknowledgedTwice() throws {
     try realize()
     let uuid = ObjectUUID.random()
     setup.device.shared[uuid] = try Memfd.create(name: "shared", size: 4096)
@@ -64,7 +64,7 @@ import Virtio
     }
   }
 
-  @Test func isAnnounced() throws {
+  @Test("a new object is announced") func isAnnounced() throws {
     try realize()
     let session = try #require(setup.link.session)
     let uuid = ObjectUUID((1...16).map { $0 })
@@ -74,7 +74,9 @@ import Virtio
       try channel.next() == [.init(Self.add, (1...16).map { $0 }), .init(Self.remove, (1...16).map { $0 })])
   }
 
-  @Test(arguments: [(false, true), (true, false), (false, false)])
+  @Test(
+    "a front end without the feature or without a channel gets no announcement",
+    arguments: [(false, true), (true, false), (false, false)])
   func isNotAnnouncedToWhoDoesNotAsk(sharedObjects: Bool, hasChannel: Bool) throws {
     try realize(sharedObjects: sharedObjects, channel: hasChannel)
     let session = try #require(setup.link.session)
@@ -84,7 +86,8 @@ import Virtio
   }
 
   /// A front end that does not read is not waited for; what it reads later are whole messages.
-  @Test func doesNotWaitForASlowFrontEnd() throws {
+  @Test("a front end that does not read is not waited for, and gets only whole messages")
+  func doesNotWaitForASlowFrontEnd() throws {
     try realize()
     let session = try #require(setup.link.session)
     let uuid = ObjectUUID.random()

@@ -116,7 +116,9 @@ struct WildCase: CustomTestStringConvertible, Sendable {
       WildCase("not the device's", .setFeatures, UInt64(1 << 32 | 1 << 5).bytes, says: "virtio feature 5"),
     ]
 
-  @Test(arguments: cases) func endsTheSession(_ item: WildCase) throws {
+  @Test("a wrong number ends the session with an error that names it", arguments: cases) func endsTheSession(
+    _ item: WildCase
+  ) throws {
     let victim = try Victim()
     let error = try victim.end(after: item.request, item.payload, descriptors: item.descriptors)
     let text = try #require(error).description
@@ -158,7 +160,8 @@ struct WildCase: CustomTestStringConvertible, Sendable {
       BadRing(testDescription: "a legacy driver", features: 1 << 32, error: { _ in .legacyDriver }),
     ]
 
-  @Test(arguments: badRings) func outlivesWhatTheDriverSaysOfItsRing(_ bad: BadRing) throws {
+  @Test("a driver's wrong setup of its ring does not end the session", arguments: badRings)
+  func outlivesWhatTheDriverSaysOfItsRing(_ bad: BadRing) throws {
     let setup = try Setup(ram: GuestRAM(size: Self.ramSize))
     let (frontEnd, queue) = (setup.frontEnd, setup.queues[0])
     try frontEnd.realize(memory: .table)
@@ -183,7 +186,8 @@ struct WildCase: CustomTestStringConvertible, Sendable {
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test(arguments: [Request.setVringSize, .setVringBase]) func refusesToChangeARunningRing(_ request: Request)
+  @Test("the setup of a running ring cannot be changed", arguments: [Request.setVringSize, .setVringBase])
+  func refusesToChangeARunningRing(_ request: Request)
     throws
   {
     let setup = try Setup.running()
@@ -192,7 +196,7 @@ struct WildCase: CustomTestStringConvertible, Sendable {
     #expect(setup.error == .ringRunning(request, queue: 1))
   }
 
-  @Test func refusesOtherFeaturesWhileARingRuns() throws {
+  @Test("features cannot be changed while a ring runs") func refusesOtherFeaturesWhileARingRuns() throws {
     let setup = try Setup.running()
     let same = setup.frontEnd.offeredFeatures | setup.frontEnd.extraFeatures
     try setup.frontEnd.send(FrontEnd.setFeatures, same.bytes)
@@ -202,7 +206,7 @@ struct WildCase: CustomTestStringConvertible, Sendable {
     #expect(setup.error == .ringRunning(.setFeatures, queue: 0))
   }
 
-  @Test func refusesDescriptorsOfTheWrongKind() throws {
+  @Test("a descriptor of the wrong kind is refused") func refusesDescriptorsOfTheWrongKind() throws {
     let event = try FrontEnd.Line()
     let number = event.event.fd.withRaw { $0 }
     for request in [Request.setDisplaySocket, .setBackendRequestSocket] {
@@ -226,7 +230,7 @@ struct WildCase: CustomTestStringConvertible, Sendable {
     #expect(setup.error == .descriptor(.setVringKick, .notPermitted))
   }
 
-  @Test func noticesABrokenKickDescriptor() throws {
+  @Test("a broken kick descriptor is noticed") func noticesABrokenKickDescriptor() throws {
     let setup = try Setup.running()
     try UnixSocket.pair { mine, theirs in
       try setup.frontEnd.send(FrontEnd.setVringKick, UInt64(1).bytes, descriptors: [theirs.fd.withRaw { $0 }])
@@ -241,7 +245,8 @@ struct WildCase: CustomTestStringConvertible, Sendable {
   private func discard(_ socket: consuming UnixSocket) {}
 
   /// Any message at all, well-formed or not, is answered, taken, or ends the session in words.
-  @Test(arguments: 0..<40) func survivesNoise(seed: UInt64) throws {
+  @Test("any message is answered, taken, or ends the session with a reason", arguments: 0..<40)
+  func survivesNoise(seed: UInt64) throws {
     var random = Xorshift(seed: seed)
     var victim = try Victim()
     for _ in 0..<100 {

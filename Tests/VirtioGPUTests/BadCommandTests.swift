@@ -96,7 +96,9 @@ private let outside: [(String, Rectangle)] = [
         "invalidResource"),
     ]
 
-  @Test(arguments: resources) func resourceIDs(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("a wrong resource number gets the spec's error", arguments: resources) func resourceIDs(
+    _ command: BadCommand
+  ) throws { try command.check(Self.rig()) }
 
   static let scanouts: [BadCommand] =
     ([2, 15, 16, 0x8000_0000, 0xffff_ffff] as [UInt32]).flatMap { scanout -> [BadCommand] in
@@ -113,7 +115,9 @@ private let outside: [(String, Rectangle)] = [
       BadCommand("EDID of \($0)", Request.edid($0), ResponseType.invalidScanout, "invalidScanout")
     }
 
-  @Test(arguments: scanouts) func scanoutNumbers(_ command: BadCommand) throws {
+  @Test("a wrong scanout number gets the spec's error", arguments: scanouts) func scanoutNumbers(
+    _ command: BadCommand
+  ) throws {
     try command.check(Self.rig())
   }
 
@@ -122,7 +126,9 @@ private let outside: [(String, Rectangle)] = [
     BadCommand("format \($0)", Request.create(9, format: $0), ResponseType.invalidParameter, "format")
   }
 
-  @Test(arguments: formats) func formatNumbers(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("an unknown format gets the spec's error", arguments: formats) func formatNumbers(
+    _ command: BadCommand
+  ) throws { try command.check(Self.rig()) }
 
   /// 0x40000000 x 4 bytes and 0x10000 x 0x10000 pixels are 0 in 32 bits.
   static let sizes: [BadCommand] = {
@@ -135,7 +141,9 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test(arguments: sizes) func imageSizes(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("an impossible size gets the spec's error", arguments: sizes) func imageSizes(_ command: BadCommand)
+    throws
+  { try command.check(Self.rig()) }
 
   static let rectangles = outside.flatMap { name, area -> [BadCommand] in
     [
@@ -150,7 +158,8 @@ private let outside: [(String, Rectangle)] = [
       "set scanout to \($0)", Request.setScanout(0, 1, $0), ResponseType.invalidParameter, "rectangle")
   }
 
-  @Test(arguments: rectangles + empty) func rectangle(_ command: BadCommand) throws {
+  @Test("a rectangle outside its resource gets the spec's error", arguments: rectangles + empty)
+  func rectangle(_ command: BadCommand) throws {
     try command.check(Self.rig())
   }
 
@@ -162,7 +171,9 @@ private let outside: [(String, Rectangle)] = [
     BadCommand("detach", Request.detach(1), ResponseType.unspecified, "noBacking"),
   ]
 
-  @Test(arguments: withoutBacking) func noBacking(_ command: BadCommand) throws {
+  @Test("a command that needs a backing gets an error without one", arguments: withoutBacking) func noBacking(
+    _ command: BadCommand
+  ) throws {
     try command.check(Self.rig())
   }
 
@@ -205,7 +216,9 @@ private let outside: [(String, Rectangle)] = [
     ]
   }()
 
-  @Test(arguments: lists) func pageList(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("a wrong page list gets the spec's error", arguments: lists) func pageList(_ command: BadCommand)
+    throws
+  { try command.check(Self.rig()) }
 
   static let tooMany: [BadCommand] = {
     let counts: [UInt32] = [16385, 1_000_000, 0x1000_0000, 0x1000_0001, 0xffff_ffff]
@@ -215,14 +228,16 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test(arguments: tooMany) func tooManyEntries(_ command: BadCommand) throws {
+  @Test("a list with too many entries gets an error", arguments: tooMany) func tooManyEntries(
+    _ command: BadCommand
+  ) throws {
     let rig = try Self.rig()
     try command.check(rig)
     #expect(rig.log.warnings[0].contains("; raise entries"))
   }
 
   /// A million entries whose memory is not there: who looked at them would call the command malformed.
-  @Test func tooManyEntriesAreNotRead() throws {
+  @Test("a list with too many entries is not read") func tooManyEntriesAreNotRead() throws {
     let rig = try Self.rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(64))
     rig.ram.write(Request.attach(1, [], count: 1_000_000), at: command)
@@ -252,7 +267,9 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test(arguments: unknown) func unknownCommand(_ command: BadCommand) throws {
+  @Test("an unknown command gets an error", arguments: unknown) func unknownCommand(_ command: BadCommand)
+    throws
+  {
     try command.check(Self.rig())
   }
 
@@ -273,7 +290,9 @@ private let outside: [(String, Rectangle)] = [
     ]
   }()
 
-  @Test(arguments: misplaced) func wrongQueue(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("a command on the wrong queue gets an error", arguments: misplaced) func wrongQueue(
+    _ command: BadCommand
+  ) throws { try command.check(Self.rig()) }
 
   // MARK: Truncation
 
@@ -291,8 +310,9 @@ private let outside: [(String, Rectangle)] = [
     ("UPDATE_CURSOR", Request.updateCursor(0, 1), true), ("MOVE_CURSOR", Request.moveCursor(0), true),
   ]
 
-  @Test(arguments: wholeCommands) func truncated(_ name: String, _ whole: [UInt8], _ isForCursor: Bool) throws
-  {
+  @Test("a command that is cut off gets an error", arguments: wholeCommands) func truncated(
+    _ name: String, _ whole: [UInt8], _ isForCursor: Bool
+  ) throws {
     let rig = try Self.rig()
     for length in whole.indices {
       var command = BadCommand(
@@ -303,14 +323,14 @@ private let outside: [(String, Rectangle)] = [
   }
 
   /// A header that is whole comes back in the answer, so that a fence is not lost.
-  @Test func truncatedCommandKeepsItsFence() throws {
+  @Test("a command that is cut off keeps its fence") func truncatedCommandKeepsItsFence() throws {
     let rig = try Self.rig()
     let answer = try rig.ask(Array(Request.unref(1, fence: 9).prefix(25)))
     #expect(answer.type == ResponseType.invalidParameter && answer.flags == 1 && answer.fence == 9)
   }
 
   /// What follows a command is not looked at.
-  @Test func moreThanTheCommand() throws {
+  @Test("bytes behind a command are ignored") func moreThanTheCommand() throws {
     let rig = try Self.rig()
     try rig.ok(Request.create(9) + [UInt8](repeating: 0xff, count: 3000), Request.unref(9) + [1])
     #expect(rig.errors.isEmpty)
@@ -319,7 +339,9 @@ private let outside: [(String, Rectangle)] = [
   // MARK: The log
 
   /// One line a second for each kind, however often it happens; the next line tells how many were left out.
-  @Test func logIsNotFlooded() throws {
+  @Test("each kind of mistake is logged once a second, with the number left out") func logIsNotFlooded()
+    throws
+  {
     let rig = try Self.rig()
     rig.device.mistakes.interval = .seconds(1)
     let start = Instant.now
@@ -351,6 +373,7 @@ private let outside: [(String, Rectangle)] = [
 
   /// Each line says what was wrong: the value, and what it should have been.
   @Test(
+    "each line of the log names the value, and what it should have been",
     arguments: [
       (Request.unref(99), ["resource 99"]), (Request.create(9, format: 66), ["66", "67"]),
       (Request.create(9, 65536, 2), ["65536x2", "65535"]), (Request.setScanout(5, 1), ["scanout 5", "2"]),
@@ -371,6 +394,7 @@ private let outside: [(String, Rectangle)] = [
   // MARK: Without the device
 
   @Test(
+    "without udmabuf a list that must be lent is refused, and the log has the remedy",
     arguments: [
       (.noSuchFileOrDirectory, ["/dev/udmabuf", "CONFIG_UDMABUF"]),
       (.permissionDenied, ["/dev/udmabuf", "group", "kvm"]), (.notPermitted, ["/dev/udmabuf", "cgroup"]),
@@ -439,9 +463,11 @@ private let outside: [(String, Rectangle)] = [
     return all
   }()
 
-  @Test(arguments: lent) func aboutLentMemory(_ command: BadCommand) throws { try command.check(Self.rig()) }
+  @Test("mistakes about lent memory get their errors", arguments: lent) func aboutLentMemory(
+    _ command: BadCommand
+  ) throws { try command.check(Self.rig()) }
 
-  @Test func allOthersWithBuffersAlive() throws {
+  @Test("all other mistakes get their errors while buffers live") func allOthersWithBuffersAlive() throws {
     let rig = try Self.rig()
     let tables = [
       BadCommandTests.resources, BadCommandTests.scanouts,

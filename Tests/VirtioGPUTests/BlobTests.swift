@@ -47,6 +47,7 @@ import Testing
 
   /// Strides and offsets as drivers choose them, and as nobody does.
   @Test(
+    "a blob is shown as its layout says",
     arguments: [
       (64, 48, nil, 0), (64, 48, 256, 4096), (61, 33, 256, 0), (61, 33, 300, 100), (16, 16, 64, 4095),
       (1, 1, 4, 16380), (65, 11, 512, 3),
@@ -75,7 +76,9 @@ import Testing
   }
 
   /// Two heads side by side in one blob, as two parts of one image and as two images.
-  @Test(arguments: [true, false]) func twoHeads(asParts: Bool) throws {
+  @Test("two heads show two parts of one blob, or two images in it", arguments: [true, false]) func twoHeads(
+    asParts: Bool
+  ) throws {
     let rig = try rig()
     let size = 8 * page
     let start = rig.ram.allocate(Int(size))
@@ -97,7 +100,9 @@ import Testing
   }
 
   /// Two heads show images of different sizes in one blob: a flush that is inside one of them is good for both.
-  @Test func headsOfDifferentSizes() throws {
+  @Test("a flush that is inside one of two heads' images is valid for both") func headsOfDifferentSizes()
+    throws
+  {
     let rig = try rig()
     try rig.ok(
       Request.createBlob(1, size: 8 * page, [(rig.ram.allocate(8 << 12), 8 << 12)]),
@@ -113,7 +118,7 @@ import Testing
 
   /// Without a page list a blob has no memory until it is given some; and it may be taken and given again, as
   /// Linux does with a buffer that it imported.
-  @Test func memoryMayComeAndGo() throws {
+  @Test("a blob's memory may come later, and go and come again") func memoryMayComeAndGo() throws {
     let rig = try rig()
     let size = 3 * page
     let pages = rig.pages(3)
@@ -133,7 +138,7 @@ import Testing
   }
 
   /// There is nothing to transfer.
-  @Test func transfersAreNothing() throws {
+  @Test("a transfer to a blob does nothing") func transfersAreNothing() throws {
     let rig = try rig()
     try rig.ok(
       Request.createBlob(1, size: 3 * page, rig.pages(3)), Request.transfer(1, Rectangle(0, 0, 900, 900)),
@@ -141,7 +146,7 @@ import Testing
     #expect(rig.statistics.bytesCopied == 0)
   }
 
-  @Test func aCursorMayBeABlob() throws {
+  @Test("a cursor may be a blob") func aCursorMayBeABlob() throws {
     let rig = try rig()
     let pages = rig.pages(4)
     try rig.ok(Request.createBlob(1, size: 4 * page, pages))
@@ -150,7 +155,7 @@ import Testing
   }
 
   /// However many layouts a guest tries, what is kept of them is bounded.
-  @Test func layoutsAreNotKeptForEver() throws {
+  @Test("the number of kept layouts is bounded") func layoutsAreNotKeptForEver() throws {
     let rig = try rig()
     try rig.ok(Request.createBlob(1, size: 16 * page, [(rig.ram.allocate(16 << 12), 16 << 12)]))
     for offset: UInt32 in 0..<300 {
@@ -235,10 +240,12 @@ import Testing
     return all
   }()
 
-  @Test(arguments: bad) func isRefused(_ command: BadCommand) throws { try command.check(badRig()) }
+  @Test("a wrong command about a blob is refused", arguments: bad) func isRefused(_ command: BadCommand)
+    throws
+  { try command.check(badRig()) }
 
   /// A flush must be inside each image that it concerns.
-  @Test func aFlushOutside() throws {
+  @Test("a flush must be inside each image that it concerns") func aFlushOutside() throws {
     let rig = try badRig()
     try rig.ok(Request.setScanoutBlob(0, 2), Request.flush(2))
     rig.screen.flipAll()
@@ -248,14 +255,17 @@ import Testing
   }
 
   /// What a driver did not choose it does not have: EDID, names, blobs.
-  @Test(arguments: [0x10a, 0x10b, 0x10c, 0x10d] as [UInt32]) func notChosen(_ type: UInt32) throws {
+  @Test(
+    "a feature that the driver did not choose is refused",
+    arguments: [0x10a, 0x10b, 0x10c, 0x10d] as [UInt32]) func notChosen(_ type: UInt32) throws
+  {
     let rig = try Rig(features: 0)
     let body = [UInt8](repeating: 0, count: 104)
     try BadCommand("\(hex(type))", Request.header(type) + body, ResponseType.unspecified, "unknownCommand")
       .check(rig)
   }
 
-  @Test func quotasCount() throws {
+  @Test("blobs count against the quotas") func quotasCount() throws {
     var quotas = Quotas()
     quotas.resources = 1
     let rig = try rig(quotas: quotas)
@@ -266,7 +276,7 @@ import Testing
   }
 
   /// What cannot be lent and may not be copied leaves no trace.
-  @Test func lentOrNothing() throws {
+  @Test("a blob that must be lent, but cannot be, leaves no trace") func lentOrNothing() throws {
     let rig = try rig(.lent)
     try BadCommand(
       "no udmabuf", Request.createBlob(1, size: page, rig.pages(1)), ResponseType.outOfMemory, "noDevice"
@@ -278,7 +288,7 @@ import Testing
 @Suite(.testHost, .serialized) struct BlobLendTests {
   private let page = UInt64(systemPageSize)
 
-  @Test func isLent() throws {
+  @Test("a blob is lent") func isLent() throws {
     let rig = try Rig(.real)
     let pages = rig.pages(12)
     try rig.ok(Request.createBlob(1, size: 12 * page, pages))

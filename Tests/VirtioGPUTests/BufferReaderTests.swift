@@ -64,7 +64,9 @@ import Testing
     }
   }
 
-  @Test(arguments: Way.allCases, kinds) func areWaitedFor(_ way: Way, _ kind: Kind) throws {
+  @Test("devices that read a buffer are waited for", arguments: Way.allCases, kinds) func areWaitedFor(
+    _ way: Way, _ kind: Kind
+  ) throws {
     let stage = try Stage(kind)
     let rig = stage.rig
     stage.share()
@@ -87,7 +89,8 @@ import Testing
   }
 
   /// What a consumer tells its device while it holds a buffer goes on when it has let go of it.
-  @Test(arguments: kinds) func beginWhileItIsHeld(_ kind: Kind) throws {
+  @Test("reads that begin while a consumer holds the buffer are waited for", arguments: kinds)
+  func beginWhileItIsHeld(_ kind: Kind) throws {
     let stage = try Stage(kind)
     let rig = stage.rig
     stage.share()
@@ -106,7 +109,9 @@ import Testing
     #expect(rig.answer()?.type == ResponseType.ok && stage.all.releasedLate == 0)
   }
 
-  @Test(arguments: Way.allCases, kinds) func areNotWaitedForForEver(_ way: Way, _ kind: Kind) throws {
+  @Test("devices are not waited for for ever", arguments: Way.allCases, kinds) func areNotWaitedForForEver(
+    _ way: Way, _ kind: Kind
+  ) throws {
     let stage = try Stage(kind, GPUDevice.Patience())
     let rig = stage.rig
     stage.share()
@@ -125,7 +130,9 @@ import Testing
     try rig.expectBalance()
   }
 
-  @Test(arguments: kinds) func whoHasReadIsNotWaitedFor(_ kind: Kind) throws {
+  @Test("a device that has finished is not waited for", arguments: kinds) func whoHasReadIsNotWaitedFor(
+    _ kind: Kind
+  ) throws {
     let stage = try Stage(kind)
     stage.share()
     try stage.read()
@@ -137,7 +144,7 @@ import Testing
   }
 
   /// Nobody is asked whether somebody reads what nobody was given.
-  @Test func whatWasGivenToNobodyIsFree() throws {
+  @Test("a buffer that was given to nobody is free at once") func whatWasGivenToNobodyIsFree() throws {
     let stage = try Stage(.eventFD)
     try stage.read()
     stage.rig.post(Request.unref(1))
@@ -146,7 +153,8 @@ import Testing
     #expect(stage.rig.answer()?.type == ResponseType.ok && stage.all.waitedForFence == 0)
   }
 
-  @Test func whoAskedByNameWasGivenIt() throws {
+  @Test("a buffer that was asked for by its UUID counts as given away") func whoAskedByNameWasGivenIt() throws
+  {
     let stage = try Stage(.eventFD)
     #expect(try stage.rig.ask(Request.assignUUID(1)).type == ResponseType.resourceUUID)
     let uuid = try #require(stage.rig.device.resources[ResourceID(1)]?.uuid)
@@ -158,7 +166,9 @@ import Testing
   // MARK: Stop and reset
 
   /// A driver frees what it never asked back when it resets the device, which is a stop here.
-  @Test(arguments: [false, true], kinds) func aStopWaits(_ isAskedBack: Bool, _ kind: Kind) throws {
+  @Test("a stop waits for devices that read", arguments: [false, true], kinds) func aStopWaits(
+    _ isAskedBack: Bool, _ kind: Kind
+  ) throws {
     let stage = try Stage(kind)
     let rig = stage.rig
     stage.share()
@@ -178,7 +188,7 @@ import Testing
     #expect(rig.answer()?.type == (isAskedBack ? ResponseType.ok : nil))
   }
 
-  @Test(arguments: kinds) func aStopIsBounded(_ kind: Kind) throws {
+  @Test("a stop does not wait for ever", arguments: kinds) func aStopIsBounded(_ kind: Kind) throws {
     let stage = try Stage(kind, GPUDevice.Patience())
     stage.share()
     try stage.read()
@@ -189,7 +199,7 @@ import Testing
     try stage.finish()
   }
 
-  @Test(arguments: kinds) func aResetDoesNotWait(_ kind: Kind) throws {
+  @Test("a reset does not wait", arguments: kinds) func aResetDoesNotWait(_ kind: Kind) throws {
     let stage = try Stage(kind)
     stage.share()
     try stage.read()

@@ -93,6 +93,7 @@ import Testing
 
   /// All that a guest can ask for is in the right colours on a card that has few formats of its own.
   @Test(
+    "every format of the guest has the right colours on a card with few formats",
     arguments: ShadowTests.colours.map { ($0, BackingChoice.auto) }
       + [(ShadowTests.colours[1], .shadow), (ShadowTests.colours[6], .shadow)])
   func formats(_ format: ShadowTests.Colours, _ backing: BackingChoice) throws {
@@ -117,7 +118,8 @@ import Testing
   }
 
   /// The card shows frames from their first pixel on only: another part is copied.
-  @Test func aPartOfAResource() throws {
+  @Test("a part of a resource is copied on a card that shows frames only from their first pixel")
+  func aPartOfAResource() throws {
     let rig = try rig()
     let mode = try #require(rig.card?.outputs.first?.modes.first)
     let (width, height) = (UInt32(mode.hdisplay), UInt32(mode.vdisplay))
@@ -155,7 +157,8 @@ import Testing
   }
 
   /// Taken back while it is shown: the pages go at once after the flip, and the picture stays.
-  @Test func detachWhileShown() throws {
+  @Test("pages that are taken back while they are shown go after the flip, and the picture stays")
+  func detachWhileShown() throws {
     let rig = try rig()
     let (width, height) = try show(rig, ShadowTests.colours[1])
     #expect(rig.statistics.buffersLent == 1)

@@ -91,7 +91,10 @@ struct BadChain: CustomTestStringConvertible {
     },
   ]
 
-  @Test(arguments: broken, [0, 1]) func malformed(_ chain: BadChain, _ index: Int) throws {
+  @Test(
+    "a malformed chain is completed, with an error if it has room, and changes nothing", arguments: broken,
+    [0, 1]) func malformed(_ chain: BadChain, _ index: Int) throws
+  {
     let rig = try Rig()
     let queue = index == 0 ? rig.control : rig.cursor
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(64))
@@ -125,7 +128,10 @@ struct BadChain: CustomTestStringConvertible {
   ]
 
   /// Less than a header: nothing is written. A header: an error.
-  @Test(arguments: answers) func roomForTheAnswer(_ name: String, _ request: [UInt8], _ full: Int) throws {
+  @Test(
+    "an answer without enough room becomes an error, or nothing if there is less room than a header",
+    arguments: answers) func roomForTheAnswer(_ name: String, _ request: [UInt8], _ full: Int) throws
+  {
     for room in [0, 1, 12, 23, 24, 25, full / 2, full - 1] where room < full {
       let rig = try Rig()
       let own: [String: UInt64] = request == Request.unref(99) ? ["invalidResource": 1] : [:]
@@ -140,7 +146,8 @@ struct BadChain: CustomTestStringConvertible {
     #expect(rig.errors["noRoom"] == nil)
   }
 
-  @Test func cursorRoom() throws {
+  @Test("too little room for a cursor command's answer is counted, and no room at all is not")
+  func cursorRoom() throws {
     let rig = try Rig()
     for room in [1, 23] {
       #expect(try rig.askCursor(Request.moveCursor(0), room: room).written == 0)
@@ -152,7 +159,7 @@ struct BadChain: CustomTestStringConvertible {
   }
 
   /// A flush without any room for an answer is done, and nobody is told anything.
-  @Test func aFlushWithoutRoom() throws {
+  @Test("a flush without room for an answer is done") func aFlushWithoutRoom() throws {
     let rig = try Rig(backing: .auto)
     try rig.lend(1)
     try rig.ok(Request.setScanout(0, 1))
@@ -168,7 +175,7 @@ struct BadChain: CustomTestStringConvertible {
     try rig.expectBalance()
   }
 
-  @Test func roomInAHole() throws {
+  @Test("an answer is written up to the end of the guest's memory") func roomInAHole() throws {
     let rig = try Rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(64))
     rig.ram.write(Request.displayInfo(), at: command)
@@ -191,7 +198,9 @@ struct BadChain: CustomTestStringConvertible {
 
   // MARK: A ring that cannot go on
 
-  @Test(arguments: [0, 1], [true, false]) func brokenRing(_ index: Int, _ byHead: Bool) throws {
+  @Test("a broken ring is not read any more", arguments: [0, 1], [true, false]) func brokenRing(
+    _ index: Int, _ byHead: Bool
+  ) throws {
     let rig = try Rig()
     let queue = index == 0 ? rig.control : rig.cursor
     try rig.ok(Request.create(1))

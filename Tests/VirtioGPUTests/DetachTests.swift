@@ -82,7 +82,8 @@ import Testing
     [.setScanout, .flush, .detach, .draw, .flush],
   ]
 
-  @Test(arguments: orders, kinds) func staysInTheResource(_ order: [Step], _ isLent: Bool) throws {
+  @Test("the picture stays in a resource without its pages", arguments: orders, kinds)
+  func staysInTheResource(_ order: [Step], _ isLent: Bool) throws {
     let rig = try rig(isLent)
     let pages = try create(rig, colour: 0x11_2233)
     for step in order { try perform(step, rig, pages) }
@@ -99,7 +100,9 @@ import Testing
   }
 
   /// Other pages take the place of those that went, and with them what is in them.
-  @Test(arguments: [false, true], kinds) func otherPages(_ isChosenAgain: Bool, _ isLent: Bool) throws {
+  @Test("new pages replace the content of the old ones", arguments: [false, true], kinds) func otherPages(
+    _ isChosenAgain: Bool, _ isLent: Bool
+  ) throws {
     let rig = try rig(isLent)
     let pages = try create(rig, colour: 0x11_2233)
     for step in [.transfer, .setScanout, .detach, .draw] as [Step] { try perform(step, rig, pages) }
@@ -119,7 +122,8 @@ import Testing
   }
 
   /// New pages are lent whatever stood against the old ones, wherever a copy of these is shown.
-  @Test(.testHost, arguments: [0, 1] as [UInt32]) func otherPagesCanBeLent(_ other: UInt32) throws {
+  @Test("new pages can be lent, even if the old ones could not", .testHost, arguments: [0, 1] as [UInt32])
+  func otherPagesCanBeLent(_ other: UInt32) throws {
     let rig = try rig(true)
     rig.screen.lentRefusal = SinkError(.importing, "not these")
     try create(rig, colour: 0x11_2233)
@@ -139,7 +143,9 @@ import Testing
   }
 
   /// What came from odd places of the guest's memory is in no page of it as it is to be shown.
-  @Test(arguments: kinds) func whatOddTransfersBrought(_ isLent: Bool) throws {
+  @Test("content from odd transfers stays after a detach", arguments: kinds) func whatOddTransfersBrought(
+    _ isLent: Bool
+  ) throws {
     let rig = try rig(isLent)
     let pages = try create(rig, colour: 0x11_2233)
     try rig.ok(Request.transfer(1, Rectangle(0, 0, 64, 1), offset: 4096))
@@ -150,7 +156,9 @@ import Testing
   }
 
   /// The screen has no plane for the cursor, whose image and whose background are of pages that are gone.
-  @Test(arguments: kinds) func aCursorAboveIt(_ isLent: Bool) throws {
+  @Test("a cursor is drawn above a picture whose pages are gone", arguments: kinds) func aCursorAboveIt(
+    _ isLent: Bool
+  ) throws {
     let rig = try rig(isLent)
     let pages = try create(rig, colour: 0x11_2233)
     for step in [.transfer, .setScanout, .flush, .detach, .draw] as [Step] { try perform(step, rig, pages) }
@@ -176,7 +184,8 @@ import Testing
   }
 
   /// Another view of the resource was chosen, which cannot be lent, and not flushed when the pages went.
-  @Test(.testHost) func anotherViewWasChosen() throws {
+  @Test("another view that was chosen, but not flushed, is shown after a detach", .testHost)
+  func anotherViewWasChosen() throws {
     let rig = try rig(true)
     let pages = try create(rig, colour: 0x11_2233)
     for step in [.transfer, .setScanout, .flush] as [Step] { try perform(step, rig, pages) }
@@ -192,7 +201,10 @@ import Testing
   }
 
   /// There is no room to keep it in: what is shown stays, and what is not is black.
-  @Test(arguments: kinds) func noRoom(_ isLent: Bool) throws {
+  @Test(
+    "a detach without room for the content keeps the shown picture, and stays within the quota",
+    arguments: kinds) func noRoom(_ isLent: Bool) throws
+  {
     var quotas = Quotas()
     // One copy of the picture.
     quotas.shadowBytes = 64 * 48 * 4
@@ -210,7 +222,9 @@ import Testing
   }
 
   /// A resource that nothing was transferred to, and that is shown nowhere, has nothing in it.
-  @Test(arguments: kinds) func nothingToKeep(_ isLent: Bool) throws {
+  @Test("a resource without content keeps nothing, and shows nothing", arguments: kinds) func nothingToKeep(
+    _ isLent: Bool
+  ) throws {
     let rig = try rig(isLent)
     _ = try create(rig, colour: 0x11_2233)
     try rig.ok(Request.detach(1))
@@ -221,7 +235,7 @@ import Testing
   }
 
   /// A scanout may choose a resource before that has its pages: it is shown with the first flush after it has them.
-  @Test(arguments: [false, true], kinds)
+  @Test("a scanout may choose a resource before that has pages", arguments: [false, true], kinds)
   func aScanoutBeforeItsBacking(_ goesAgain: Bool, _ isLent: Bool) throws {
     let rig = try rig(isLent)
     let others = try create(rig, 2, colour: 0x44_5566)

@@ -20,7 +20,9 @@ import Testing
     return EDID.make(SinkOutput(name: "QEMU", modes: sizes.map(mode)), serial: 1)
   }
 
-  @Test(arguments: sizes) func isValidAndPreferred(_ width: UInt32, _ height: UInt32) throws {
+  @Test("the block is valid, and its first mode is preferred", arguments: sizes) func isValidAndPreferred(
+    _ width: UInt32, _ height: UInt32
+  ) throws {
     let (output, isContent) = try EDIDDecode.run("--check --preferred-timings", edid(width, height))
     #expect(isContent && output.contains("EDID conformity: PASS"), "\(output)")
     #expect(!output.contains("Failures:"), "\(output)")
@@ -67,7 +69,7 @@ import Testing
     try timings(EDID.make(SinkOutput(name: "x", modes: modes), serial: 1))
   }
 
-  @Test func timingsArriveUnchanged() throws {
+  @Test("timings arrive unchanged") func timingsArriveUnchanged() throws {
     let wildest = DisplayMode(
       clock: 167_772_160, horizontal: (16384, 16384 + 32768, 16384 + 32768 + 1, 65535),
       vertical: (16384, 16385, 16386, 65535), hsyncPositive: false, vsyncPositive: true)
@@ -82,7 +84,7 @@ import Testing
   }
 
   /// Modes that have a place in neither are left out, and nothing traps.
-  @Test func timingsThatDoNotFit() {
+  @Test("modes that fit nowhere are left out") func timingsThatDoNotFit() {
     func with(_ change: (inout DisplayMode) -> Void) -> DisplayMode {
       var mode = mode(5120, 2880)
       change(&mode)
@@ -101,7 +103,8 @@ import Testing
   }
 
   /// The first timing of the base block is no native one where the DisplayID block has that.
-  @Test func whichIsNative() {
+  @Test("the base block's first timing is not native if the DisplayID block has the native one")
+  func whichIsNative() {
     #expect(edid(5120, 2880)[24] & 2 == 0)
     #expect(edid(1920, 1200)[24] & 2 != 0)
   }
@@ -205,7 +208,9 @@ private enum DisplayInfo {
         blocks: 3),
     ]
 
-  @Test(arguments: displays) func edid(_ display: EDIDTests.Display) throws {
+  @Test("another program reads the EDID with this block", arguments: displays) func edid(
+    _ display: EDIDTests.Display
+  ) throws {
     let edid = EDID.make(display.output, serial: 7)
     let hex = edid.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
     let said = try DisplayInfo.run(["edid", hex]).split(separator: "\n", omittingEmptySubsequences: false)
@@ -224,8 +229,8 @@ private enum DisplayInfo {
     #expect(said.dropFirst().dropLast().map(String.init) == expected)
   }
 
-  @Test(arguments: ReducedBlankingTests.sizes) func reducedBlanking(_ width: UInt32, _ height: UInt32) throws
-  {
+  @Test("timings with reduced blanking are those of libdisplay-info", arguments: ReducedBlankingTests.sizes)
+  func reducedBlanking(_ width: UInt32, _ height: UInt32) throws {
     #expect(
       try DisplayInfo.run(["cvt", "\(width)", "\(height)"]) == DisplayInfo.line(mode(width, height)) + "\n")
   }

@@ -79,7 +79,7 @@ private let many: [(UInt32, UInt32)] =
     Display("", [mode(1920, 1080)], blocks: 1),
   ]
 
-  @Test(arguments: displays) func conforms(_ display: Display) throws {
+  @Test("the EDID conforms to the standard", arguments: displays) func conforms(_ display: Display) throws {
     let edid = EDID.make(display.output, serial: 7)
     #expect(edid.count == 128 * display.blocks)
     let (output, isContent) = try EDIDDecode.run("--check", edid)
@@ -87,7 +87,8 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// The sum of each block is 0, and the first block says how many follow.
-  @Test(arguments: displays) func checksums(_ display: Display) {
+  @Test("the sum of each block is 0, and the first block counts the others", arguments: displays)
+  func checksums(_ display: Display) {
     let edid = EDID.make(display.output, serial: 7)
     for start in stride(from: 0, to: edid.count, by: 128) {
       #expect(edid[start..<start + 128].reduce(0, &+) == 0)
@@ -109,7 +110,7 @@ private let many: [(UInt32, UInt32)] =
       hsyncPositive: d[17] & 2 != 0, vsyncPositive: d[17] & 4 != 0, interlaced: d[17] & 0x80 != 0)
   }
 
-  @Test(arguments: displays) func timings(_ display: Display) {
+  @Test("the modes are in the timings", arguments: displays) func timings(_ display: Display) {
     let edid = EDID.make(display.output, serial: 7)
     let fitting = display.output.modes.filter { $0.hdisplay <= 4095 && $0.clock < 655_360 }
     let hasMore = edid.count > 128 && edid[128] == 2
@@ -120,7 +121,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// Any timing that fits the fields arrives unchanged, also with all bits in use.
-  @Test func timingOfAnyKind() {
+  @Test("a timing that fits its fields arrives unchanged") func timingOfAnyKind() {
     let odd = [
       DisplayMode(
         clock: 655_350, horizontal: (4095, 4095 + 1023, 4095 + 1023 + 1023, 8190),
@@ -137,7 +138,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// Modes that the fields cannot hold are not among them.
-  @Test func timingThatDoesNotFit() {
+  @Test("a mode that fits no field is left out") func timingThatDoesNotFit() {
     func with(_ change: (inout DisplayMode) -> Void) -> DisplayMode {
       var mode = mode(1920, 1080)
       change(&mode)
@@ -165,7 +166,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// A display without modes says nothing wrong about its timings.
-  @Test func withoutTimings() throws {
+  @Test("a display without modes has a valid EDID") func withoutTimings() throws {
     let edid = EDID.make(SinkOutput(name: "none", modes: []), serial: 1)
     #expect(edid.count == 128 && edid.reduce(0, &+) == 0)
     #expect(edid[54] == 0 && edid[55] == 0, "no detailed timing has a clock of 0")
@@ -173,7 +174,7 @@ private let many: [(UInt32, UInt32)] =
     #expect(!output.contains("DTD 1"), "\(output)")
   }
 
-  @Test func whatTheDecoderSays() throws {
+  @Test("edid-decode reads the display's facts and its preferred mode") func whatTheDecoderSays() throws {
     let output = SinkOutput(
       name: "Virtual-1", modes: common.map(mode), widthMillimetres: 508, heightMillimetres: 286)
     let (text, _) = try EDIDDecode.run(
@@ -186,7 +187,7 @@ private let many: [(UInt32, UInt32)] =
     #expect(preferred.contains("1920x1080"))
   }
 
-  @Test func displaysDiffer() {
+  @Test("the displays of one guest differ") func displaysDiffer() {
     let output = SinkOutput(name: "x", modes: [mode(1024, 768)])
     let serials: [UInt32] = [1, 2, 256, 0xffff_ffff]
     #expect(Set(serials.map { EDID.make(output, serial: $0) }).count == 4)
@@ -198,6 +199,7 @@ private let many: [(UInt32, UInt32)] =
   /// VESA's Coordinated Video Timings standard, reduced blanking, as in its DMT tables: clock in kHz,
   /// horizontal total, vertical total, lines of vertical sync.
   @Test(
+    "the timings are those of VESA's tables",
     arguments: [
       (1280, 768, 68_250, 1440, 790, 7), (1280, 800, 71_000, 1440, 823, 6),
       (1400, 1050, 101_000, 1560, 1080, 4),
@@ -223,7 +225,7 @@ private let many: [(UInt32, UInt32)] =
       (4096, 2160), (5120, 2880), (1720, 720), (768, 1366), (7680, 4320),
     ]
 
-  @Test(arguments: sizes)
+  @Test("timings with reduced blanking are those of edid-decode", arguments: sizes)
   func asAnotherProgram(_ width: UInt32, _ height: UInt32) throws {
     let made = try #require(DisplayMode.reducedBlanking(width: width, height: height))
     let (text, _) = try EDIDDecode.run("--cvt w=\(width),h=\(height),fps=60,rb=1", [])
@@ -245,6 +247,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   @Test(
+    "a size outside the limits has no timing",
     arguments: [
       (0, 768), (1024, 0), (63, 768), (1024, 63), (16385, 768), (1024, 16385), (.max, .max),
       (65536 + 1024, 768),
@@ -254,7 +257,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// The whole range: the sums fit, and the rate is never above 60 Hz nor far below it.
-  @Test func everySize() throws {
+  @Test("every size within the limits has a timing at about 60 Hz") func everySize() throws {
     for width in stride(from: UInt32(64), through: 16384, by: 680) {
       for height in stride(from: UInt32(64), through: 16384, by: 510) {
         let mode = try #require(DisplayMode.reducedBlanking(width: width, height: height))

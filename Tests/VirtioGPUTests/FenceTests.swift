@@ -28,7 +28,7 @@ import Udmabuf
     return fences
   }
 
-  @Test func answeredAtTheFlip() throws {
+  @Test("a fence is answered at the flip") func answeredAtTheFlip() throws {
     let rig = try rig()
     _ = rig.answer()  // The driver waits to be called.
     let head = rig.post(Request.flush(1, fence: 41))
@@ -42,7 +42,7 @@ import Udmabuf
     #expect(rig.statistics.framesShown == 1)
   }
 
-  @Test func answeredWithoutAFlipAfterAWhile() throws {
+  @Test("a fence without a flip is answered after a while") func answeredWithoutAFlipAfterAWhile() throws {
     let rig = try rig(GPUDevice.Patience())
     let head = rig.post(Request.flush(1, fence: 41))
     var answer: Answer?
@@ -56,7 +56,7 @@ import Udmabuf
     #expect(rig.statistics.framesShown == 1)
   }
 
-  @Test func withoutAFenceAtOnce() throws {
+  @Test("a flush without a fence is answered at once") func withoutAFenceAtOnce() throws {
     let rig = try rig()
     for _ in 0..<5 { try rig.ok(Request.flush(1)) }
     // One on its way, one waits, three gave way.
@@ -65,7 +65,9 @@ import Udmabuf
     #expect(rig.statistics.framesShown == 2 && rig.statistics.flushes == 5)
   }
 
-  @Test func whatGivesWayWaitsForItsSuccessor() throws {
+  @Test("the fence of a replaced frame waits for its successor") func whatGivesWayWaitsForItsSuccessor()
+    throws
+  {
     let rig = try rig()
     for fence in 1...4 as ClosedRange<UInt64> { rig.post(Request.flush(1, fence: fence)) }
     #expect(fences(rig) == [])
@@ -78,7 +80,7 @@ import Udmabuf
     #expect(all.framesShown == 2 && all.framesCoalesced == 2 && all.framesFailed == 0)
   }
 
-  @Test func orderAmongScanouts() throws {
+  @Test("fences of different scanouts are answered in order") func orderAmongScanouts() throws {
     let rig = try rig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.flush(2, fence: 2))
@@ -89,7 +91,8 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func othersKeepTheOrderToo() throws {
+  @Test("fences of all commands are answered in order, and commands without a fence overtake them")
+  func othersKeepTheOrderToo() throws {
     let rig = try rig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.create(3, fence: 2))
@@ -109,7 +112,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func oneFlushOnTwoScreensWaitsForBoth() throws {
+  @Test("one flush on two screens waits for both") func oneFlushOnTwoScreensWaitsForBoth() throws {
     let rig = try rig()
     try rig.ok(Request.setScanoutBlob(1, 1))
     rig.post(Request.flush(1, fence: 1))
@@ -121,7 +124,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func nothingToWaitFor() throws {
+  @Test("the fence of a flush that no scanout shows is answered at once") func nothingToWaitFor() throws {
     let rig = try rig()
     try rig.lend(3)
     #expect(try rig.ask(Request.flush(3, fence: 1)).fence == 1)
@@ -130,7 +133,7 @@ import Udmabuf
     #expect(rig.statistics.flushes == 0)
   }
 
-  @Test func aFrameThatTheScreenRefuses() throws {
+  @Test("the fence of a refused frame is answered") func aFrameThatTheScreenRefuses() throws {
     let rig = try rig()
     rig.post(Request.flush(1, fence: 1))
     rig.screen.refuse()
@@ -147,7 +150,9 @@ import Udmabuf
   }
 
   /// The frame that waited its turn will not be shown any more: its fence must not wait for ever.
-  @Test func turnedOffBeforeTheFlip() throws {
+  @Test("a fence is answered if its scanout is turned off before the flip") func turnedOffBeforeTheFlip()
+    throws
+  {
     let rig = try rig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.flush(1, fence: 2))
@@ -162,7 +167,8 @@ import Udmabuf
   }
 
   /// What waits its turn behind another fence waits without the loop going round and round.
-  @Test(.testHost) func waitingIsIdle() throws {
+  @Test("a fence that waits for its turn does not keep the loop busy", .testHost) func waitingIsIdle() throws
+  {
     let rig = try rig(GPUDevice.Patience(), .real)
     try rig.ok(Request.flush(1))
     rig.screen.flip()
@@ -185,7 +191,8 @@ import Udmabuf
 
   /// OpenBSD, NetBSD, FreeBSD and Haiku set a fence on each command and spin until it is answered. Their pictures are
   /// no blobs, and what comes before keeps its turn.
-  @Test func aFlushOfWhatIsNoBlob() throws {
+  @Test("the fence of a flush without a blob waits for earlier fences, but for no flip")
+  func aFlushOfWhatIsNoBlob() throws {
     let rig = try rig()
     try rig.lend(3)
     try rig.ok(Request.setScanout(1, 3))
@@ -201,7 +208,7 @@ import Udmabuf
   }
 
   /// Intel's driver for Windows gives flushes of blobs the number of a fence, and not the flag.
-  @Test func aNumberWithoutTheFlag() throws {
+  @Test("a fence's number without the flag paces a blob's flush") func aNumberWithoutTheFlag() throws {
     let rig = try rig()
     let flush = { (id: UInt32) in
       var request = Request.flush(id, fence: 9)
@@ -227,7 +234,7 @@ import Udmabuf
 
   /// A display that says nothing, such as a window that is hidden, makes one flush wait, and no
   /// other after it.
-  @Test func aSilentDisplayIsNotWaitedForTwice() throws {
+  @Test("a display that does not answer is waited for once") func aSilentDisplayIsNotWaitedForTwice() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.flush(1, fence: 1))
     try rig.turn { fences(rig) == [1] }
@@ -243,7 +250,7 @@ import Udmabuf
   }
 
   /// It is waited for again when it has shown a frame in time.
-  @Test func aDisplayThatIsBack() throws {
+  @Test("a display that shows frames in time is waited for again") func aDisplayThatIsBack() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.flush(1, fence: 1))
     try rig.turn { fences(rig) == [1] }

@@ -53,7 +53,8 @@ import Testing
     Guest("NuttX' virtio-gpu", "apache/nuttx drivers/virtio/virtio-gpu.c", nuttx),
   ]
 
-  @Test(arguments: guests, DetachTests.kinds) func isShown(_ guest: Guest, _ isLent: Bool) throws {
+  @Test("each guest's order of commands shows its picture", arguments: guests, DetachTests.kinds)
+  func isShown(_ guest: Guest, _ isLent: Bool) throws {
     let replay = try Replay(guest, isLent)
     try guest.play(replay)
     let rig = replay.rig

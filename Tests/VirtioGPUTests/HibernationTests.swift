@@ -59,9 +59,12 @@ import Testing
   /// - Parameters:
   ///   - flipsBefore: the screen is dark before the rings stop; else the old frame is still on it when the driver is back.
   ///   - turnsOff: it turns its scanouts off before; else it is as after a hibernation that was broken off by a reset.
-  @Test(arguments: [true, false], [true, false]) func theOldNumbersAgain(
-    flipsBefore: Bool, turnsOff: Bool
-  ) throws {
+  @Test(
+    "a guest that wakes from hibernation makes its resources again by the old numbers, and is shown",
+    arguments: [true, false], [true, false]) func theOldNumbersAgain(
+      flipsBefore: Bool, turnsOff: Bool
+    ) throws
+  {
     let machine = try Machine(.table, udmabuf: .failure(.noSuchFileOrDirectory), backing: .auto)
     draw(machine, 0x11, at: image)
     draw(machine, 0x22, at: blob)

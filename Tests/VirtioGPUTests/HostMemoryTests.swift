@@ -11,7 +11,7 @@ import VhostUser
 
 /// What is taken of a region, compared with a bit for each page.
 @Suite struct SharedRegionTests {
-  @Test func isAsABitForEachPage() {
+  @Test("the free parts of a region are those of a bit for each page") func isAsABitForEachPage() {
     let count = 64
     var region = SharedRegion(size: UInt64(count))
     var taken = [Bool](repeating: false, count: count)
@@ -47,7 +47,7 @@ import VhostUser
     #expect(region == SharedRegion(size: UInt64(count)))
   }
 
-  @Test func numbersThatWrapAreOutside() {
+  @Test("numbers that wrap are outside the region") func numbersThatWrapAreOutside() {
     var region = SharedRegion(size: 4096)
     for range: Range<UInt64> in [.max - 1 ..< .max, 4095..<4097, 4096..<8192, 0..<0] {
       let isReserved = region.reserve(range)
@@ -136,7 +136,7 @@ import VhostUser
   private var free: [Range<UInt64>] { machine.device.hostRegion?.region.free ?? [] }
   private var whole: [Range<UInt64>] { [0..<16 * page] }
 
-  @Test func theFrontEndIsToldOfTheRegion() throws {
+  @Test("the front end is told of the region") func theFrontEndIsToldOfTheRegion() throws {
     #expect(
       machine.frontEnd.offeredFeatures & 0xffffff == 0b11_1111,
       "VIRTIO_GPU_F_VIRGL and _CONTEXT_INIT beside those of the other profile")
@@ -148,13 +148,13 @@ import VhostUser
     }
   }
 
-  @Test func aDeviceWithoutARegionHasNoneToTell() throws {
+  @Test("a device without a region has none to tell") func aDeviceWithoutARegionHasNoneToTell() throws {
     let other = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try other.frontEnd.askWord(FrontEnd.getProtocolFeatures) & 1 << 22 == 0)
     #expect(throws: FrontEndError.closed) { try other.frontEnd.ask(FrontEnd.getSharedMemoryConfig) }
   }
 
-  @Test func isMappedAndUnmapped() throws {
+  @Test("a blob of the host's memory is mapped and unmapped") func isMappedAndUnmapped() throws {
     try ok(create(1), create(2, 6))
     try machine.post(Request.mapBlob(1, at: 4 * page, fence: 77))
     var asked = try request()
@@ -190,7 +190,7 @@ import VhostUser
     #expect(machine.device.statistics.protocolErrors.isEmpty)
   }
 
-  @Test func twoHundredMappings() throws {
+  @Test("two hundred mappings come and go") func twoHundredMappings() throws {
     try ok(create(1))
     for round: UInt64 in 0..<200 {
       try map(1, at: round % 15 * page)
@@ -200,7 +200,10 @@ import VhostUser
   }
 
   /// The front end says no: the guest is told, and the place is free again.
-  @Test(arguments: [1, .max, 0xffff_ffff] as [UInt64]) func theFrontEndRefuses(_ word: UInt64) throws {
+  @Test(
+    "if the front end refuses a mapping, the guest is told, and the place is free",
+    arguments: [1, .max, 0xffff_ffff] as [UInt64]) func theFrontEndRefuses(_ word: UInt64) throws
+  {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
     _ = try request()
@@ -215,7 +218,7 @@ import VhostUser
   }
 
   /// The resource goes while its mapping is made, is there, or is taken away.
-  @Test func theResourceGoesBefore() throws {
+  @Test("a resource may go at each step of its mapping") func theResourceGoesBefore() throws {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
     _ = try request()
@@ -284,7 +287,9 @@ import VhostUser
   }
 
   /// A new driver finds nothing of the old one's; so does one after a reset.
-  @Test(arguments: [true, false]) func aNewDriver(reset: Bool) throws {
+  @Test("a new driver finds no mappings of the old one", arguments: [true, false]) func aNewDriver(
+    reset: Bool
+  ) throws {
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
     if reset {
@@ -302,7 +307,7 @@ import VhostUser
   }
 
   /// A hundred things that the front end does one after the other take it longer than one.
-  @Test func theFrontEndIsSlow() {
+  @Test("a request has its time from the front end's last answer on") func theFrontEndIsSlow() {
     let start = Instant.now
     let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: .nanoseconds(50))
     let header = ControlHeader(type: 0, flags: 0, fenceID: 0, contextID: 0, ringIndex: 0)
@@ -321,7 +326,8 @@ import VhostUser
   enum Break: CaseIterable { case closed, anotherCode, anotherSize, aRequest, cutOff }
 
   /// The front end's channel breaks, in one of the ways in which it can: the guest is told, and goes on.
-  @Test(arguments: Break.allCases) func theChannelBreaks(_ way: Break) throws {
+  @Test("if the front end's channel breaks, the guest is told, and goes on", arguments: Break.allCases)
+  func theChannelBreaks(_ way: Break) throws {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
     _ = try request()
@@ -342,7 +348,10 @@ import VhostUser
   }
 
   /// It breaks just when it is asked to take something away.
-  @Test(arguments: [true, false]) func theChannelIsGone(unref: Bool) throws {
+  @Test(
+    "if the channel breaks at an unmapping, the guest is told, and the place is free",
+    arguments: [true, false]) func theChannelIsGone(unref: Bool) throws
+  {
     try ok(create(1))
     try map(1, at: 0)
     machine.channel.hangUp()
@@ -364,7 +373,7 @@ import VhostUser
   }
 
   /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
-  @Test func theSocketIsFull() throws {
+  @Test("in a full socket requests wait, and keep their order") func theSocketIsFull() throws {
     try ok(create(1), create(2))
     try map(1, at: 0)
     let sent = try fillChannel()
@@ -388,7 +397,7 @@ import VhostUser
   }
 
   /// QEMU has room for a certain number of regions of memory.
-  @Test func mappingsAreBounded() throws {
+  @Test("the number of mappings is bounded") func mappingsAreBounded() throws {
     let file = try Memfd.create(name: "offer", size: page)
     let limit = HostRegion.maxMappings
     let memory = HostMemory(size: 300 * page, offers: [try Self.offer(5, file, limit: 300)])
@@ -594,7 +603,7 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
-  @Test func withoutAChannel() throws {
+  @Test("without a channel nothing can be mapped") func withoutAChannel() throws {
     let other = try Self.machine(files, hasChannel: false)
     #expect(try other.ask(create(1)).type == ResponseType.ok)
     #expect(try other.ask(Request.mapBlob(1, at: 0)).type == ResponseType.unspecified)
@@ -602,7 +611,7 @@ import VhostUser
   }
 
   /// It is shown as any other blob.
-  @Test func isShown() throws {
+  @Test("memory of the host is shown as any other blob") func isShown() throws {
     try ok(create(1))
     let file = try files[0].withDescriptor { fd throws(Errno) in
       try Mapping(fd, offset: 0, length: Int(2 * page), writable: true)
@@ -681,7 +690,9 @@ import VhostUser
     return all
   }()
 
-  @Test(arguments: refused) func isRefused(_ command: Refused) throws {
+  @Test("a wrong command about the host's memory is refused", arguments: refused) func isRefused(
+    _ command: Refused
+  ) throws {
     try ok(
       create(1), create(2), create(3, 6, flags: 2), Request.createBlob(4, size: page), Request.create(5),
       Request.createContext(9))
@@ -699,7 +710,7 @@ import VhostUser
     try map(2, at: 0)
   }
 
-  @Test func contextsAreBounded() throws {
+  @Test("the number of 3D contexts is bounded") func contextsAreBounded() throws {
     let limit = UInt32(Quotas().resources)
     for id in 1...limit { try ok(Request.createContext(id)) }
     #expect(try machine.ask(Request.createContext(limit + 1)).type == ResponseType.outOfMemory)

@@ -9,7 +9,7 @@ import Testing
 
 /// How answers lie in memory (virtio 1.3, 5.7.6.7 and 5.7.6.8).
 @Suite struct LayoutTests {
-  @Test func displayInfo() throws {
+  @Test("GET_DISPLAY_INFO has the layout of the spec") func displayInfo() throws {
     let answer = try Rig().ask(Request.displayInfo(), room: 408)
     #expect(answer.type == ResponseType.displayInfo && answer.written == 408)
     // struct virtio_gpu_display_one: rectangle, enabled, flags. Scanouts stand side by side.
@@ -18,14 +18,14 @@ import Testing
     #expect(Array(answer.bytes[24...]) == expected)
   }
 
-  @Test func anOutputWithoutModesIsNotEnabled() throws {
+  @Test("an output without modes is not enabled") func anOutputWithoutModesIsNotEnabled() throws {
     let outputs = [SinkOutput(name: "A", modes: []), Rig.outputs[1]]
     let answer = try Rig(outputs: outputs).ask(Request.displayInfo())
     #expect(Array(answer.bytes[24..<48]) == [UInt8](repeating: 0, count: 24))
     #expect(Array(answer.bytes[48..<72]) == Request.words([0, 0, 640, 480, 1, 0]))
   }
 
-  @Test func sixteenScanouts() throws {
+  @Test("sixteen scanouts fit") func sixteenScanouts() throws {
     let outputs = (0..<16).map { SinkOutput(name: "\($0)", modes: Rig.outputs[1].modes) }
     let rig = try Rig(outputs: outputs)
     let answer = try rig.ask(Request.displayInfo())
@@ -38,7 +38,9 @@ import Testing
   }
 
   /// struct virtio_gpu_resp_edid: header, size, padding, 1024 bytes.
-  @Test(arguments: [0, 1] as [UInt32]) func edid(_ scanout: UInt32) throws {
+  @Test("GET_EDID has the layout of the spec", arguments: [0, 1] as [UInt32]) func edid(_ scanout: UInt32)
+    throws
+  {
     let answer = try Rig().ask(Request.edid(scanout), room: 1056)
     #expect(answer.type == ResponseType.edid && answer.written == 1056)
     let size: UInt32 = answer.bytes.value(at: 24)
@@ -50,7 +52,8 @@ import Testing
   }
 
   /// A front end may have more scanouts than the sink has outputs.
-  @Test(arguments: [2, 15] as [UInt32]) func aScanoutWithoutOutputHasNoEDID(_ scanout: UInt32) throws {
+  @Test("a scanout without an output has an empty EDID", arguments: [2, 15] as [UInt32])
+  func aScanoutWithoutOutputHasNoEDID(_ scanout: UInt32) throws {
     let rig = try Rig()
     let answer = try rig.ask(Request.edid(scanout))
     #expect(answer.type == ResponseType.edid && answer.bytes.value(at: 24) as UInt32 == 0)
@@ -60,6 +63,7 @@ import Testing
   /// 5.7.6.7: the fence flag, its id and the context come back, and with a fence the number of its ring and the flag
   /// of that; other flags do not.
   @Test(
+    "the answer repeats the header's fence, context and ring",
     arguments: [
       ("no fence", nil, 0, 0, 0, 0), ("a fence", 0x1122_3344_5566_7788, 0, 0, 1, 0x1122_3344_5566_7788),
       ("fence 0", 0, 0, 0, 1, 0), ("the largest fence", .max, 7, 0, 1, .max), ("a context", nil, 9, 0, 0, 0),
@@ -82,7 +86,8 @@ import Testing
   }
 
   /// What a chain's descriptors are cut into must not matter.
-  @Test(arguments: [1, 2, 3, 7, 24, 31, 40]) func commandInPieces(_ pieces: Int) throws {
+  @Test("a command may be cut into any descriptors", arguments: [1, 2, 3, 7, 24, 31, 40])
+  func commandInPieces(_ pieces: Int) throws {
     let rig = try Rig()
     #expect(try rig.ask(Request.create(5, format: 1, 300, 200), pieces: pieces).type == ResponseType.ok)
     let resource = try #require(rig.device.resources[ResourceID(5)])
@@ -90,14 +95,15 @@ import Testing
       resource.image == FrameLayout(width: 300, height: 200, format: .argb8888, stride: 1200))
   }
 
-  @Test(arguments: [1, 2, 5, 24, 25, 407, 408, 1056]) func answerInPieces(_ pieces: Int) throws {
+  @Test("an answer may be cut into any descriptors", arguments: [1, 2, 5, 24, 25, 407, 408, 1056])
+  func answerInPieces(_ pieces: Int) throws {
     let rig = try Rig()
     let whole = try rig.ask(Request.edid(0), room: 1056)
     let pieced = try rig.ask(Request.edid(0), room: 1056, answerPieces: pieces)
     #expect(pieced.written == 1056 && pieced.bytes == whole.bytes)
   }
 
-  @Test func directChains() throws {
+  @Test("direct chains are taken") func directChains() throws {
     let rig = try Rig()
     let head = rig.control.send(Request.create(3), pieces: 20, answer: 24, answerPieces: 20, indirect: false)
     rig.device.kicked(0)
@@ -106,7 +112,7 @@ import Testing
     #expect(rig.device.resources.values.map(\.id.rawValue) == [3])
   }
 
-  @Test func nothingIsWrittenBehindTheAnswer() throws {
+  @Test("nothing is written behind the answer") func nothingIsWrittenBehindTheAnswer() throws {
     let rig = try Rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(512))
     rig.ram.write(Request.displayInfo(), at: command)
@@ -120,7 +126,7 @@ import Testing
   }
 
   /// struct virtio_gpu_config, 16 bytes; QEMU 11.1 reads 20.
-  @Test func configurationSpace() throws {
+  @Test("the configuration space has the layout of the spec") func configurationSpace() throws {
     let device = try Rig().device
     let whole: [UInt8] = Request.words([0, 0, 2, 0])
     #expect(device.config(offset: 0, size: 16) == whole)
@@ -132,6 +138,7 @@ import Testing
   }
 
   @Test(
+    "all formats and sizes of the spec are taken",
     arguments: [
       (1, 1, 1), (2, 1, 1), (1, 65535, 65535), (2, 65535, 1), (2, 1, 65535), (2, 1920, 1080),
     ] as [(UInt32, UInt32, UInt32)])
@@ -146,7 +153,7 @@ import Testing
     #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
   }
 
-  @Test func cursorCommandsAreAccepted() throws {
+  @Test("cursor commands are accepted") func cursorCommandsAreAccepted() throws {
     let rig = try Rig(backing: .auto)
     try rig.ok(Request.create(1, 64, 64), Request.attach(1, rig.pages(4)))
     for request in [

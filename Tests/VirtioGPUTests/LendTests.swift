@@ -14,7 +14,7 @@ import Virtio
 @Suite(.testHost, .serialized) struct LendTests {
   private let page = systemPageSize
 
-  @Test func fromCreationToTheScreen() throws {
+  @Test("a resource is lent from its creation to the screen") func fromCreationToTheScreen() throws {
     let rig = try Rig(.real)
     let pages = try rig.lend(1)
     #expect(rig.statistics.liveDMABufs == 1 && rig.statistics.pinnedBytes == 3 * page)
@@ -49,7 +49,7 @@ import Virtio
   }
 
   /// TRANSFER_TO_HOST_2D takes no snapshot: what is drawn later shows too, and nothing is copied.
-  @Test func transferCopiesNothing() throws {
+  @Test("a transfer copies nothing, and later drawing is seen") func transferCopiesNothing() throws {
     let rig = try Rig(.real)
     let pages = try rig.lend(1)
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
@@ -63,6 +63,7 @@ import Virtio
   }
 
   @Test(
+    "a transfer inside the image is accepted",
     arguments: [
       (Rectangle(0, 0, 64, 48), 0), (Rectangle(0, 0, 1, 1), 12284), (Rectangle(63, 47, 1, 1), 12284),
       (Rectangle(10, 10, 20, 20), 2600), (Rectangle(0, 0, 0, 0), 0), (Rectangle(64, 48, 0, 0), .max),
@@ -74,7 +75,8 @@ import Virtio
     #expect(rig.errors.isEmpty)
   }
 
-  @Test(arguments: [1, 2, 3, 16, 79, 80]) func pageListInPieces(_ pieces: Int) throws {
+  @Test("a page list may be cut into any descriptors", arguments: [1, 2, 3, 16, 79, 80])
+  func pageListInPieces(_ pieces: Int) throws {
     let rig = try Rig(.real)
     let pages = rig.pages(3)
     try rig.ok(Request.create(1))
@@ -118,7 +120,7 @@ import Virtio
     List("a length that is no pages is enough for the rest", [(0x10_0000, 0x3008)], [(0x100, 3)]),
   ]
 
-  @Test(arguments: lists) func pageLists(_ list: List) throws {
+  @Test("page lists of every kind are lent", arguments: lists) func pageLists(_ list: List) throws {
     let rig = try Rig(.real)
     try rig.ok(Request.create(1), Request.attach(1, list.entries), Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flip()
@@ -143,6 +145,7 @@ import Virtio
 
   /// An image that does not fill its last page takes all of it.
   @Test(
+    "an image takes whole pages",
     arguments: [(1, 1, 1), (1024, 1, 1), (1025, 1, 2), (50, 41, 3), (64, 48, 3)] as [(UInt32, UInt32, UInt64)]
   )
   func wholePages(_ width: UInt32, _ height: UInt32, _ pages: UInt64) throws {
@@ -153,7 +156,7 @@ import Virtio
 
   // MARK: Scanouts
 
-  @Test func partsOfAnImage() throws {
+  @Test("a scanout shows a part of an image") func partsOfAnImage() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     let (left, right) = (Rectangle(0, 0, 32, 48), Rectangle(32, 0, 32, 48))
@@ -176,7 +179,7 @@ import Virtio
     try rig.expectBalance()
   }
 
-  @Test func twoScanoutsWithTheirOwnResources() throws {
+  @Test("two scanouts show their own resources") func twoScanoutsWithTheirOwnResources() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     try rig.lend(2)
@@ -192,7 +195,7 @@ import Virtio
     try rig.expectBalance()
   }
 
-  @Test func aFlushWithoutAScanoutShowsNothing() throws {
+  @Test("a flush without a scanout shows nothing") func aFlushWithoutAScanoutShowsNothing() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     try rig.lend(2)
@@ -202,7 +205,7 @@ import Virtio
     #expect(rig.screen.events.isEmpty && rig.statistics.flushes == 0 && rig.errors.isEmpty)
   }
 
-  @Test func aSinkIsAskedOnceForEachPlace() throws {
+  @Test("the sink is asked once for each place") func aSinkIsAskedOnceForEachPlace() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     for _ in 0..<10 { try rig.ok(Request.setScanout(0, 1), Request.flush(1)) }
@@ -223,7 +226,9 @@ import Virtio
     #expect(rig.screen.prepareCount == count + 1)
   }
 
-  @Test(arguments: [SinkError.Refusal.format, .stride, .mode, .importing, .other])
+  @Test(
+    "a refusal of the sink is an error to the guest and a line in the log, and the old picture stays",
+    arguments: [SinkError.Refusal.format, .stride, .mode, .importing, .other])
   func aSinkRefuses(_ refusal: SinkError.Refusal) throws {
     let rig = try Rig(.real)
     try rig.lend(1)
@@ -247,7 +252,7 @@ import Virtio
   }
 
   /// A frame that the sink took once, and does not take now, is not left with it.
-  @Test func whatIsRefusedLaterIsForgotten() throws {
+  @Test("a frame that the sink refuses later is forgotten") func whatIsRefusedLaterIsForgotten() throws {
     let rig = try Rig(.real, backing: .auto)
     try rig.lend(1)
     try rig.lend(2)
@@ -270,7 +275,7 @@ import Virtio
 
   // MARK: Quotas and limits
 
-  @Test func pinnedQuota() throws {
+  @Test("the quota of pinned bytes is kept") func pinnedQuota() throws {
     var quotas = Quotas()
     quotas.pinnedBytes = 7 * page
     let rig = try Rig(.real, quotas: quotas)
@@ -287,7 +292,7 @@ import Virtio
     #expect(rig.statistics.pinnedBytes == 7 * page)
   }
 
-  @Test func bookkeepingQuota() throws {
+  @Test("the quota of bookkeeping is kept") func bookkeepingQuota() throws {
     var quotas = Quotas()
     let item = UInt64(MemoryLayout<MemfdRange>.stride)
     quotas.bookkeepingBytes = 1024 + 2 * item
@@ -303,7 +308,7 @@ import Virtio
   }
 
   /// The kernel's `list_limit`: the line names the limit, what is needed, and what to do.
-  @Test func listLimit() throws {
+  @Test("list_limit is reported with its value, the need and the remedy") func listLimit() throws {
     let rig = try Rig(.real, ram: GuestRAM.likeQEMU(low: 8 << 20, high: 32 << 20))
     // Rows of one page each.
     try rig.ok(Request.create(1, 1024, 1025), Request.create(2, 1024, 1024))
@@ -325,7 +330,7 @@ import Virtio
   }
 
   /// The kernel's `size_limit_mb`.
-  @Test func sizeLimit() throws {
+  @Test("size_limit_mb is reported with its value, the need and the remedy") func sizeLimit() throws {
     let rig = try Rig(.real, ram: GuestRAM.likeQEMU(low: 8 << 20, high: 80 << 20))
     try rig.ok(Request.create(1, 4096, 4097))
     let entry = (address: UInt64(0x1_0000_0000), length: UInt32(66 << 20))
@@ -343,7 +348,7 @@ import Virtio
     try TestHost.withUdmabufLimits(megabytes: 65) { try rig.ok(Request.attach(1, [entry])) }
   }
 
-  @Test func memoryThatIsNotSealed() throws {
+  @Test("memory without the seal is not lent") func memoryThatIsNotSealed() throws {
     let rig = try Rig(.real, ram: GuestRAM([.init(at: 0, length: 16 << 20)], seals: []))
     try rig.ok(Request.create(1))
     let state = rig.state
@@ -355,7 +360,7 @@ import Virtio
   // MARK: Memory that comes and goes
 
   /// What is lent stays lent when its memory is unplugged; a list that names it later is refused.
-  @Test func anotherMemoryTable() throws {
+  @Test("a lent buffer outlives its memory in the table") func anotherMemoryTable() throws {
     let blocks = [
       GuestRAM.Block(at: 0, length: 8 << 20), GuestRAM.Block(at: 1 << 30, length: 4 << 20, file: 1),
     ]

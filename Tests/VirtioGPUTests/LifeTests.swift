@@ -8,7 +8,9 @@ import Testing
 
 /// The queues' life, as far as no memory is lent.
 @Suite struct LifeTests {
-  @Test(arguments: [true, false]) func manyCommandsInOneKick(_ eventIndex: Bool) throws {
+  @Test("many commands in one kick are answered", arguments: [true, false]) func manyCommandsInOneKick(
+    _ eventIndex: Bool
+  ) throws {
     let rig = try Rig(queueSize: 1024, eventIndex: eventIndex)
     let heads = (1...600).map { rig.control.send(Request.create($0), answer: 24) }
     rig.device.kicked(0)
@@ -23,7 +25,7 @@ import Testing
     #expect(rig.control.wantsKick(), "the driver is asked to kick for what comes next")
   }
 
-  @Test func oneCallForABatch() throws {
+  @Test("a batch of answers needs one call") func oneCallForABatch() throws {
     let rig = try Rig()
     #expect(rig.answer() == nil)  // The driver waits to be called.
     for id in 1...10 { rig.control.send(Request.create(UInt32(id)), answer: 24) }
@@ -33,7 +35,7 @@ import Testing
     #expect(rig.notified == [1, 0])
   }
 
-  @Test func stopTakesNothingMore() throws {
+  @Test("a stopped queue takes no more commands") func stopTakesNothingMore() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     var finished = 0
@@ -58,7 +60,7 @@ import Testing
   }
 
   /// A queue that was left off, for the sake of others, may be disabled before its turn comes again.
-  @Test func aQueueThatMayNotWork() throws {
+  @Test("a queue that is disabled between two turns is not read") func aQueueThatMayNotWork() throws {
     let rig = try Rig(queueSize: 1024)
     for id in 1...600 { rig.control.send(Request.create(UInt32(id), 1, 1), answer: 24) }
     rig.device.kicked(0)
@@ -74,7 +76,7 @@ import Testing
     #expect(rig.device.resources.count == 600)
   }
 
-  @Test func aFreshControlQueueDropsAll() throws {
+  @Test("a fresh control queue drops everything of the old driver") func aFreshControlQueueDropsAll() throws {
     let rig = try Rig(
       quotas: {
         var quotas = Quotas()
@@ -89,7 +91,7 @@ import Testing
     }
   }
 
-  @Test func aFreshCursorQueueDropsNothing() throws {
+  @Test("a fresh cursor queue drops no resources") func aFreshCursorQueueDropsNothing() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     rig.device.stop(1) {}
@@ -97,7 +99,7 @@ import Testing
     #expect(rig.device.resources.count == 1)
   }
 
-  @Test func resetDropsAll() throws {
+  @Test("a reset drops everything") func resetDropsAll() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     rig.device.reset()
@@ -110,7 +112,7 @@ import Testing
     #expect(rig.answer()?.type == ResponseType.ok)
   }
 
-  @Test func kicksOfAQueueThatDoesNotRun() throws {
+  @Test("kicks of a queue that does not run do nothing") func kicksOfAQueueThatDoesNotRun() throws {
     let rig = try Rig()
     rig.device.reset()
     rig.device.kicked(0)
@@ -118,7 +120,7 @@ import Testing
     #expect(rig.errors.isEmpty)
   }
 
-  @Test func withoutASink() throws {
+  @Test("a device without a sink answers commands") func withoutASink() throws {
     let rig = try Rig(sink: false)
     try rig.ok(Request.create(1), Request.flush(1), Request.setScanout(0, 0), Request.unref(1))
     #expect(rig.statistics == Statistics())
@@ -126,7 +128,7 @@ import Testing
 
   // MARK: Quotas that need no dma-buf
 
-  @Test func resourceQuota() throws {
+  @Test("the quota of resources is kept") func resourceQuota() throws {
     var quotas = Quotas()
     quotas.resources = 3
     let rig = try Rig(quotas: quotas)
@@ -139,7 +141,7 @@ import Testing
     try rig.ok(Request.unref(2), Request.create(4))
   }
 
-  @Test func entryQuota() throws {
+  @Test("a list with more entries than the quota is refused") func entryQuota() throws {
     var quotas = Quotas()
     quotas.entries = 2
     let rig = try Rig(quotas: quotas)
@@ -151,7 +153,7 @@ import Testing
     #expect(rig.errors == ["quota": 1, "shortBacking": 1])
   }
 
-  @Test func pinnedQuota() throws {
+  @Test("the quota of pinned bytes is kept") func pinnedQuota() throws {
     var quotas = Quotas()
     quotas.pinnedBytes = 3 * systemPageSize - 1
     let rig = try Rig(quotas: quotas)
@@ -160,7 +162,7 @@ import Testing
     #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise pinnedBytes"))
   }
 
-  @Test func bookkeepingQuota() throws {
+  @Test("the quota of bookkeeping is kept") func bookkeepingQuota() throws {
     var quotas = Quotas()
     quotas.bookkeepingBytes = 3000
     let rig = try Rig(quotas: quotas)

@@ -22,7 +22,7 @@ import Testing
     (0..<5).map { answer.bytes.value(at: 24 + 24 * scanout + 4 * $0) }
   }
 
-  @Test func theGuestIsTold() throws {
+  @Test("the guest is told of a changed screen") func theGuestIsTold() throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
     #expect(try machine.channel.next() == [])
@@ -61,13 +61,15 @@ import Testing
     #expect(machine.device.statistics.protocolErrors.isEmpty && machine.link.end == nil)
   }
 
-  @Test func nothingIsSaidOfNoChange() throws {
+  @Test("no change is not reported") func nothingIsSaidOfNoChange() throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     machine.device.scanouts.outputsChanged()
     #expect(try machine.channel.next() == [] && machine.device.configSpace.eventsRead == 0)
   }
 
-  @Test func withoutAChannelTheEventIsThere() throws {
+  @Test("without a channel the event is in the configuration space") func withoutAChannelTheEventIsThere()
+    throws
+  {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory), hasChannel: false)
     machine.screen.outputs[1] = Self.unplugged
     machine.device.scanouts.outputsChanged()
@@ -78,6 +80,7 @@ import Testing
 
   /// The count is the driver's from its start on.
   @Test(
+    "the number of scanouts never changes",
     arguments: [
       [], [output("A", (800, 600))], Rig.outputs + [output("C", (800, 600))], [unplugged, unplugged],
     ])
@@ -97,6 +100,7 @@ import Testing
 
   /// What is written where, and what is left of events_read, all bits of which are set before.
   @Test(
+    "only events_clear can be written, and clears its bits in events_read",
     arguments: [
       (0, Request.words([0, 1, 0, 0]), 0xffff_fffe), (4, Request.words([1]), 0xffff_fffe),
       (4, [1], 0xffff_fffe), (4, [0, 0, 0, 0x80], 0x7fff_ffff), (7, [0x80], 0x7fff_ffff),
@@ -112,7 +116,7 @@ import Testing
     #expect(space.read(offset: 0, size: 16) == Request.words([left, 0, 2, 0]))
   }
 
-  @Test func aResetClearsEvents() throws {
+  @Test("a reset clears the events") func aResetClearsEvents() throws {
     let rig = try Rig()
     rig.screen.outputs[1] = Self.unplugged
     rig.device.scanouts.outputsChanged()
@@ -122,7 +126,7 @@ import Testing
   }
 
   /// A guest that hears nothing of a change, or has not reacted yet, is still seen.
-  @Test func whatIsShownComesBack() throws {
+  @Test("the picture comes back with its screen") func whatIsShownComesBack() throws {
     let rig = try Rig(backing: .auto)
     let whole = Rectangle(0, 0, 64, 48)
     try rig.ok(
@@ -160,7 +164,7 @@ import Testing
   }
 
   /// With nothing on it, a screen that comes shows nothing.
-  @Test func nothingIsShownUnasked() throws {
+  @Test("an empty scanout shows nothing on a new screen") func nothingIsShownUnasked() throws {
     let rig = try Rig(backing: .auto)
     try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)), Request.setScanout(1, 1))
     rig.screen.outputs[1].name = "another"
@@ -174,7 +178,7 @@ import Testing
   // MARK: A screen that somebody else knows
 
   /// The guest's question waits for whoever shows the frames, and the loop for nobody.
-  @Test func theScreenIsAsked() throws {
+  @Test("the guest's question waits for the sink, and the loop for nobody") func theScreenIsAsked() throws {
     let rig = try Rig()
     rig.screen.inquirers = []
     let (info, edid) = (rig.post(Request.displayInfo()), rig.post(Request.edid(1)))
@@ -201,7 +205,8 @@ import Testing
   }
 
   /// One that it has none for, or no answer to, gets what we make of the outputs.
-  @Test(arguments: [false, true]) func theScreenMayNotAnswer(isAnswered: Bool) throws {
+  @Test("without an answer of the sink the guest gets the device's own", arguments: [false, true])
+  func theScreenMayNotAnswer(isAnswered: Bool) throws {
     let rig = try Rig(patience: isAnswered ? .endless : GPUDevice.Patience())
     let own = try rig.ask(Request.edid(1)).bytes
     let ownInfo = try rig.ask(Request.displayInfo()).bytes
@@ -235,7 +240,7 @@ import Testing
     #expect(rig.answer()?.bytes == ownInfo)
   }
 
-  @Test func aResetForgetsWhatWasAsked() throws {
+  @Test("a reset forgets the questions") func aResetForgetsWhatWasAsked() throws {
     let rig = try Rig()
     rig.screen.inquirers = []
     rig.post(Request.displayInfo())
@@ -246,7 +251,7 @@ import Testing
   }
 
   /// Frames that nobody looks at are not shown, and cost nothing.
-  @Test func nobodyLooks() throws {
+  @Test("frames that nobody sees are not shown") func nobodyLooks() throws {
     let rig = try Rig(backing: .auto)
     rig.screen.isAttended = false
     try rig.ok(
@@ -260,7 +265,10 @@ import Testing
 
   /// Whoever looked goes away while a buffer is shown and another one is chosen: the first can be given up, and the second
   /// is seen as soon as somebody looks again.
-  @Test(arguments: [true, false]) func nobodyLooksAnyMore(isFlushed: Bool) throws {
+  @Test(
+    "a shown buffer can be given up after its viewer has gone, and the next viewer sees the new one",
+    arguments: [true, false]) func nobodyLooksAnyMore(isFlushed: Bool) throws
+  {
     let rig = try Rig(backing: .auto)
     try rig.ok(
       Request.create(1), Request.attach(1, rig.pages(3)), Request.create(2), Request.attach(2, rig.pages(3)),
@@ -281,7 +289,9 @@ import Testing
   }
 
   /// No screen, or another master of the card: that is no mistake of the guest's, which would not choose the buffer again.
-  @Test(arguments: [SinkError.Refusal.noOutput, .disconnected, .busy], [true, false])
+  @Test(
+    "a screen that is away is not the guest's mistake",
+    arguments: [SinkError.Refusal.noOutput, .disconnected, .busy], [true, false])
   func theScreenIsAway(_ refusal: SinkError.Refusal, comesBack: Bool) throws {
     let rig = try Rig(backing: .auto)
     try rig.ok(
@@ -308,7 +318,9 @@ import Testing
   }
 
   /// Of more scanouts than the guest is told of, the front end may know better.
-  @Test func theCountThatIsTold() throws {
+  @Test("the configuration space can have fewer scanouts than there are outputs") func theCountThatIsTold()
+    throws
+  {
     let loop = try EventLoop()
     let device = try GPUDevice(
       lender: Lender(device: .failure(.noSuchFileOrDirectory)), sink: nil,

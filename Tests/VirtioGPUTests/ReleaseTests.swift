@@ -41,7 +41,9 @@ import Udmabuf
 
   private func lent(_ rig: Rig) -> UInt64 { rig.statistics.liveDMABufs }
 
-  @Test(arguments: Way.allCases) func whatIsNotShownGoesAtOnce(_ way: Way) throws {
+  @Test("pages that are not shown go back at once", arguments: Way.allCases) func whatIsNotShownGoesAtOnce(
+    _ way: Way
+  ) throws {
     let rig = try rig()
     weak let dmabuf = rig.device.resources[ResourceID(2)]?.buffer?.dmabuf
     #expect(dmabuf != nil)
@@ -51,7 +53,8 @@ import Udmabuf
     #expect(rig.device.resources.count == (way == .unref ? 1 : 2))
   }
 
-  @Test(arguments: Way.allCases) func whatIsShownGoesWhenTheScreenIsDark(_ way: Way) throws {
+  @Test("shown pages go back when the screen is dark", arguments: Way.allCases)
+  func whatIsShownGoesWhenTheScreenIsDark(_ way: Way) throws {
     let rig = try rig()
     weak let frame = rig.screen.shown()
     let head = rig.post(way.request(1))
@@ -71,7 +74,8 @@ import Udmabuf
     }
   }
 
-  @Test func unrefRightAfterDetachWaitsForTheSamePages() throws {
+  @Test("an UNREF right after a DETACH waits for the same pages")
+  func unrefRightAfterDetachWaitsForTheSamePages() throws {
     let rig = try rig()
     let first = rig.post(Request.detach(1))
     let second = rig.post(Request.unref(1))
@@ -86,7 +90,8 @@ import Udmabuf
     #expect(lent(rig) == 1 && rig.device.resources.count == 1)
   }
 
-  @Test(arguments: Way.allCases) func whatIsShownGoesWhenItsSuccessorIsShown(_ way: Way) throws {
+  @Test("shown pages go back when their successor is shown", arguments: Way.allCases)
+  func whatIsShownGoesWhenItsSuccessorIsShown(_ way: Way) throws {
     let rig = try rig()
     let first = try #require(rig.screen.shown())
     try rig.ok(Request.setScanout(0, 2), Request.flush(2))
@@ -103,7 +108,8 @@ import Udmabuf
   }
 
   /// A guest that chose another image, and has not flushed it yet, loses the old one: the new one is shown.
-  @Test(arguments: Way.allCases) func whatIsShownGivesWayToWhatIsChosen(_ way: Way) throws {
+  @Test("shown pages that go give way to the chosen picture", arguments: Way.allCases)
+  func whatIsShownGivesWayToWhatIsChosen(_ way: Way) throws {
     let rig = try rig()
     try rig.ok(Request.setScanout(0, 2))
     let count = rig.screen.events.count
@@ -127,7 +133,7 @@ import Udmabuf
     #expect(rig.statistics.framesShown == 2)
   }
 
-  @Test func whatIsChosenGivesWayToItsFlush() throws {
+  @Test("the chosen picture gives way to its flush") func whatIsChosenGivesWayToItsFlush() throws {
     let rig = try rig()
     try rig.ok(Request.flush(1), Request.setScanout(0, 2))
     rig.post(Request.unref(1))
@@ -139,7 +145,8 @@ import Udmabuf
     #expect(rig.answer()?.type == ResponseType.ok && lent(rig) == 1)
   }
 
-  @Test(arguments: Way.allCases) func sharedByTwoScreens(_ way: Way) throws {
+  @Test("pages on two screens go back when both have let go", arguments: Way.allCases)
+  func sharedByTwoScreens(_ way: Way) throws {
     let rig = try rig()
     try rig.ok(Request.setScanout(1, 1), Request.flush(1))
     rig.screen.flipAll()
@@ -156,7 +163,7 @@ import Udmabuf
   }
 
   /// It waits for its turn behind another one when it is taken away.
-  @Test func whatWasNeverShown() throws {
+  @Test("pages that waited for their turn go back") func whatWasNeverShown() throws {
     let rig = try rig()
     try rig.ok(Request.flush(1), Request.setScanout(0, 2), Request.flush(2))
     rig.post(Request.unref(2))
@@ -166,7 +173,9 @@ import Udmabuf
     #expect(rig.statistics.framesCoalesced == 1 && rig.statistics.buffersLent == 1)
   }
 
-  @Test func theSameNumberAgainWhileItWaits() throws {
+  @Test("a resource's number may be used again while its pages wait") func theSameNumberAgainWhileItWaits()
+    throws
+  {
     let rig = try rig()
     let head = rig.post(Request.unref(1))
     try rig.lend(1)
@@ -182,7 +191,8 @@ import Udmabuf
 
   // MARK: A sink that does not let go
 
-  @Test(arguments: Way.allCases) func cutOff(_ way: Way) throws {
+  @Test("a sink that holds pages too long is cut off", arguments: Way.allCases) func cutOff(_ way: Way) throws
+  {
     let rig = try rig(GPUDevice.Patience())
     let id = try #require(rig.screen.shown()).id
     let head = rig.post(way.request(1))
@@ -199,7 +209,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func cutOffWhileItIsOnItsWay() throws {
+  @Test("a frame on its way is cut off too") func cutOffWhileItIsOnItsWay() throws {
     let rig = try rig(GPUDevice.Patience())
     try rig.ok(Request.setScanout(0, 2), Request.flush(2))
     rig.post(Request.flush(2, fence: 5))
@@ -218,7 +228,7 @@ import Udmabuf
 
   // MARK: Stop, start and reset
 
-  @Test func stopCompletesWhatWasTaken() throws {
+  @Test("a stop completes the commands that were taken") func stopCompletesWhatWasTaken() throws {
     let rig = try blobRig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.displayInfo(fence: 2))
@@ -232,7 +242,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func stopWaitsForPages() throws {
+  @Test("a stop waits for pages") func stopWaitsForPages() throws {
     let rig = try rig()
     let head = rig.post(Request.unref(1))
     var finished = 0
@@ -252,7 +262,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func stopIsBounded() throws {
+  @Test("a stop does not wait for ever") func stopIsBounded() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.unref(1))
     var finished = false
@@ -261,7 +271,7 @@ import Udmabuf
     #expect(rig.answer()?.type == ResponseType.ok && rig.statistics.releasedLate == 1)
   }
 
-  @Test func aResumeKeepsAll() throws {
+  @Test("a resume keeps everything") func aResumeKeepsAll() throws {
     let rig = try rig()
     let shown = try #require(rig.screen.shown())
     let state = rig.state
@@ -276,7 +286,7 @@ import Udmabuf
     #expect(rig.screen.shown() === rig.device.resources[ResourceID(2)]?.frames.first)
   }
 
-  @Test func aNewDriverFindsNothing() throws {
+  @Test("a new driver finds nothing of the old one") func aNewDriverFindsNothing() throws {
     let rig = try rig()
     rig.device.stop(0) {}
     let control = DriverQueue(rig.ram)
@@ -293,7 +303,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func resetAnswersNothing() throws {
+  @Test("a reset answers no waiting command") func resetAnswersNothing() throws {
     let rig = try blobRig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.unref(2, fence: 2))
@@ -306,7 +316,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test func resetWithASinkThatHangs() throws {
+  @Test("after a reset a sink that hangs is cut off") func resetWithASinkThatHangs() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.device.reset()
     try rig.turn { lent(rig) == 0 }
@@ -315,7 +325,8 @@ import Udmabuf
 
   /// Everything a guest can do in some hundred steps, by a fixed sequence of numbers: in the end nothing is
   /// left over, and every flush has come to something.
-  @Test(arguments: 0..<6) func anyOrder(_ seed: UInt64) throws {
+  @Test("any order of commands leaves nothing over, and accounts for every flush", arguments: 0..<6)
+  func anyOrder(_ seed: UInt64) throws {
     let rig = try Rig(.real, patience: GPUDevice.Patience())
     var random = Xorshift(seed: seed)
     func number(_ bound: UInt32) -> UInt32 { UInt32(random.next() >> 22) % bound }

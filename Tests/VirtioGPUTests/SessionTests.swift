@@ -84,7 +84,8 @@ final class Machine {
 }
 
 @Suite struct SessionTests {
-  @Test(arguments: FrontEnd.MemoryStyle.allCases) func aDriverComesAndGoes(_ memory: FrontEnd.MemoryStyle)
+  @Test("a driver comes and goes over a whole session", arguments: FrontEnd.MemoryStyle.allCases)
+  func aDriverComesAndGoes(_ memory: FrontEnd.MemoryStyle)
     throws
   {
     let machine = try Machine(memory, udmabuf: .failure(.noSuchFileOrDirectory))
@@ -114,7 +115,7 @@ final class Machine {
     #expect(machine.link.end == nil)
   }
 
-  @Test func resetDevice() throws {
+  @Test("RESET_DEVICE resets the device") func resetDevice() throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
     try machine.frontEnd.tell(FrontEnd.resetDevice)
@@ -123,7 +124,7 @@ final class Machine {
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
   }
 
-  @Test func theFrontEndHangsUp() throws {
+  @Test("a front end that hangs up leaves nothing") func theFrontEndHangsUp() throws {
     let machine = try Machine(.table, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
     machine.link.hangUp()
@@ -133,7 +134,9 @@ final class Machine {
 }
 
 @Suite(.testHost, .serialized) struct SessionLendTests {
-  @Test(arguments: FrontEnd.MemoryStyle.allCases) func aDesktop(_ memory: FrontEnd.MemoryStyle) throws {
+  @Test(
+    "a desktop's commands show its picture over a whole session", arguments: FrontEnd.MemoryStyle.allCases)
+  func aDesktop(_ memory: FrontEnd.MemoryStyle) throws {
     let machine = try Machine(memory, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
     for id in 1...2 as ClosedRange<UInt32> {
       let entries = (0..<3).map {
@@ -176,7 +179,7 @@ final class Machine {
   }
 
   /// A ring that is disabled is not looked at, whatever else happens.
-  @Test func aDisabledRing() throws {
+  @Test("a disabled ring is not read") func aDisabledRing() throws {
     let machine = try Machine(.slots, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
     for request in [
       Request.create(1), Request.attach(1, [(0x10_0000, 0x3000)]), Request.setScanout(0, 1), Request.flush(1),
@@ -196,7 +199,7 @@ final class Machine {
   }
 
   /// Memory is unplugged and plugged while a buffer of it is shown.
-  @Test func memorySlots() throws {
+  @Test("memory is unplugged and plugged while a buffer of it is shown") func memorySlots() throws {
     let ram = try GuestRAM([
       .init(at: 0, length: 8 << 20), .init(at: 1 << 30, length: 4 << 20, file: 1),
     ])

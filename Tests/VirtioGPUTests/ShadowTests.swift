@@ -57,7 +57,7 @@ private struct Image {
   private let whole = Rectangle(0, 0, 64, 48)
 
   /// A copy takes descriptors too, and leaves as many free as a lent buffer does.
-  @Test func descriptorsAreKept() throws {
+  @Test("copies leave the reserved descriptors free") func descriptorsAreKept() throws {
     var quotas = Quotas()
     quotas.descriptors = Quotas.reservedDescriptors + 1
     let rig = try rig(quotas: quotas)
@@ -67,7 +67,8 @@ private struct Image {
   }
 
   /// Those of copies that nothing shows are given up first. Not beside other tests, which take descriptors meanwhile.
-  @Test(.testHost) func descriptorsComeBack() throws {
+  @Test("the descriptors of copies that nothing shows are given up first", .testHost)
+  func descriptorsComeBack() throws {
     // Nothing that a rig keeps open is above.
     let spare = try rig()
     let next = try Memfd.create(name: "next", size: 1).withDescriptor { $0.withRaw { Int($0) } }
@@ -116,7 +117,7 @@ private struct Image {
     #expect(wrong.isEmpty, "\(wrong.prefix(3))", sourceLocation: location)
   }
 
-  @Test func showsTheSamePixels() throws {
+  @Test("a copy has the same pixels") func showsTheSamePixels() throws {
     let rig = try rig()
     let image = try shown(rig)
     let frame = try #require(rig.screen.shown())
@@ -142,7 +143,7 @@ private struct Image {
   }
 
   /// What was transferred but not flushed comes with the next flush, wherever that is.
-  @Test func transfersCount() throws {
+  @Test("a copy takes over earlier transfers at the next flush") func transfersCount() throws {
     let rig = try rig()
     let image = try shown(rig)
     image.draw(3, in: rig.ram)
@@ -155,7 +156,7 @@ private struct Image {
     }
   }
 
-  @Test func aFlipTakesOverAll() throws {
+  @Test("a flip takes over the whole picture") func aFlipTakesOverAll() throws {
     let rig = try rig()
     let image = try shown(rig)
     try rig.ok(Request.create(2), Request.attach(2, rig.pages(3)), Request.setScanout(0, 2), Request.flush(2))
@@ -192,7 +193,9 @@ private struct Image {
   ]
 
   /// A card that has XRGB8888 only shows each colour where the guest meant it.
-  @Test(arguments: colours) func formats(_ colours: Colours) throws {
+  @Test("a card with one format shows each colour right", arguments: colours) func formats(_ colours: Colours)
+    throws
+  {
     let rig = try rig()
     rig.screen.canvasFormat = .xrgb8888
     let image = try shown(rig, format: colours.format)
@@ -206,7 +209,7 @@ private struct Image {
   }
 
   /// Every pair of formats, by colour.
-  @Test func shuffles() {
+  @Test("every pair of formats is converted") func shuffles() {
     let formats: [(FourCC, String)] = [
       (.argb8888, "BGRA"), (.xrgb8888, "BGRX"), (.bgra8888, "ARGB"), (.bgrx8888, "XRGB"), (.abgr8888, "RGBA"),
       (.rgbx8888, "XBGR"), (.rgba8888, "ABGR"), (.xbgr8888, "RGBX"),
@@ -257,7 +260,9 @@ private struct Image {
       errno: .noSuchFileOrDirectory, entries: [5, 1, 2, 4091, 7, 3, 2, 1, 6000, 2176], skip: 3),
   ]
 
-  @Test(arguments: causes, [UInt32(2), 4]) func anyPageList(_ item: Cause, _ format: UInt32) throws {
+  @Test("any page list can be copied from", arguments: causes, [UInt32(2), 4]) func anyPageList(
+    _ item: Cause, _ format: UInt32
+  ) throws {
     let rig = try Rig(.missing(item.errno), backing: .auto)
     rig.screen.canvasFormat = .xrgb8888
     let entries = item.entries.map { (rig.ram.allocate(Int($0) + 16) + item.skip, $0) }
@@ -283,6 +288,7 @@ private struct Image {
 
   /// A transfer from elsewhere than the rectangle's own place in the image.
   @Test(
+    "a transfer from another place than the rectangle's changes the picture only inside the rectangle",
     arguments: [
       (Rectangle(10, 10, 20, 20), 0), (Rectangle(0, 0, 64, 1), 4096), (Rectangle(0, 0, 8, 8), 2049),
       (Rectangle(63, 47, 1, 1), 8), (Rectangle(0, 0, 64, 47), 256),
@@ -322,7 +328,9 @@ private struct Image {
   }
 
   /// A mode that is larger or smaller than the picture: in the middle, or cut off.
-  @Test(arguments: [(100, 60), (64, 48), (32, 60), (100, 20), (16, 16)] as [(UInt32, UInt32)])
+  @Test(
+    "a picture stands in the middle of a larger canvas, and is cut off in a smaller one",
+    arguments: [(100, 60), (64, 48), (32, 60), (100, 20), (16, 16)] as [(UInt32, UInt32)])
   func canvasOfAMode(_ width: UInt32, _ height: UInt32) throws {
     let rig = try rig()
     rig.screen.canvasSize = (width, height)
@@ -347,7 +355,7 @@ private struct Image {
     #expect(rig.statistics.shadowBytes == 0)
   }
 
-  @Test func twoScanoutsShowPartsOfOne() throws {
+  @Test("two scanouts show copies of parts of one resource") func twoScanoutsShowPartsOfOne() throws {
     let rig = try rig()
     let image = Image(64, 48, rig.pages(3))
     image.draw(1, in: rig.ram)
@@ -375,7 +383,8 @@ private struct Image {
   }
 
   /// What goes back to the guest is not waited for, and what is seen stays until another picture comes.
-  @Test func detachKeepsThePicture() throws {
+  @Test("a copied picture stays after a detach, whatever the guest draws") func detachKeepsThePicture() throws
+  {
     let rig = try rig()
     let image = try shown(rig)
     try rig.ok(Request.detach(1))
@@ -400,7 +409,7 @@ private struct Image {
     #expect(rig.statistics.shadowBytes == 0 && rig.statistics.liveResources == 0)
   }
 
-  @Test func copiesThatNobodySeesMakeRoom() throws {
+  @Test("copies that nobody sees make room for others") func copiesThatNobodySeesMakeRoom() throws {
     var quotas = Quotas()
     quotas.shadowBytes = 2 * 64 * 48 * 4
     let rig = try rig(quotas: quotas)
@@ -420,20 +429,22 @@ private struct Image {
     #expect(rig.screen.shown(0) != nil && rig.screen.shown(1) != nil)
   }
 
-  @Test func chosen() throws {
+  @Test("copies that the user chose are counted by that cause") func chosen() throws {
     let rig = try rig(.shadow)
     _ = try shown(rig)
     #expect(rig.statistics.shadows == ["chosen": 1])
   }
 
-  @Test func lentOrNothing() throws {
+  @Test("a resource that must be lent is not copied") func lentOrNothing() throws {
     let rig = try rig(.lent)
     try rig.ok(Request.create(1))
     #expect(try rig.ask(Request.attach(1, rig.pages(3))).type == ResponseType.outOfMemory)
     #expect(rig.errors == ["noDevice": 1] && rig.screen.allocateCount == 0)
   }
 
-  @Test func theSinkHasNoMemory() throws {
+  @Test("without memory for a copy SET_SCANOUT fails, and a later one succeeds") func theSinkHasNoMemory()
+    throws
+  {
     let rig = try rig()
     rig.screen.allocationRefusal = SinkError(.other, "no buffer of 64x48 pixels")
     try rig.ok(Request.create(1), Request.attach(1, rig.pages(3)))
@@ -443,7 +454,7 @@ private struct Image {
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
   }
 
-  @Test func aDriverThatIsGoneLeavesNothing() throws {
+  @Test("a driver that is gone leaves no copies") func aDriverThatIsGoneLeavesNothing() throws {
     let rig = try rig()
     _ = try shown(rig)
     try rig.ok(Request.transfer(1, Rectangle(0, 0, 1, 1), offset: 8))
@@ -499,7 +510,9 @@ private struct Image {
   }
 
   /// Linux makes the buffers of cursors with a format that has no alpha, and means it all the same.
-  @Test(arguments: [UInt32(1), 2]) func theCursorIsDrawnIntoTheCopy(_ format: UInt32) throws {
+  @Test("the cursor is drawn into the copy", arguments: [UInt32(1), 2]) func theCursorIsDrawnIntoTheCopy(
+    _ format: UInt32
+  ) throws {
     let rig = try rig()
     let image = try shown(rig)
     let pixels = try cursor(rig, 2, format: format)
@@ -523,7 +536,9 @@ private struct Image {
     try rig.expectBalance()
   }
 
-  @Test(arguments: [CursorChoice.plane, .off]) func theCursorMayBeLeftOut(_ choice: CursorChoice) throws {
+  @Test(
+    "with --cursor plane or off no cursor is drawn into a picture", arguments: [CursorChoice.plane, .off])
+  func theCursorMayBeLeftOut(_ choice: CursorChoice) throws {
     let rig = try Rig(backing: .auto, cursor: choice)
     _ = try shown(rig)
     let pixels = try cursor(rig, 2)
@@ -532,7 +547,9 @@ private struct Image {
     try expectCursor(rig, pixels, nil)
   }
 
-  @Test(arguments: [CursorChoice.auto, .plane, .off]) func aPlaneForTheCursor(_ choice: CursorChoice) throws {
+  @Test(
+    "with a cursor plane no cursor is drawn into a picture", arguments: [CursorChoice.auto, .plane, .off])
+  func aPlaneForTheCursor(_ choice: CursorChoice) throws {
     var outputs = Rig.outputs
     outputs[0].hasCursor = true
     let rig = try Rig(outputs: outputs, backing: .auto, cursor: choice)
@@ -555,7 +572,7 @@ private struct Image {
     #expect(rig.screen.cursors.isEmpty)
   }
 
-  @Test func aCursorOfAnotherSize() throws {
+  @Test("a cursor of another size is refused") func aCursorOfAnotherSize() throws {
     let rig = try rig()
     _ = try shown(rig)
     #expect(try rig.askCursor(Request.updateCursor(0, 1)).type == ResponseType.invalidParameter)

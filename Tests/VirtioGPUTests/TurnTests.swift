@@ -61,7 +61,7 @@ import Testing
     requests.map { rig.control.send($0, answer: 2048) }
   }
 
-  @Test func whatTakesLongGoesOnInLaterTurns() throws {
+  @Test("a long copy goes on in later turns") func whatTakesLongGoesOnInLaterTurns() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     // Something else that always has something to do.
@@ -87,7 +87,7 @@ import Testing
   }
 
   /// What fits into a turn is done with the command, as ever.
-  @Test func whatIsShortIsDoneAtOnce() throws {
+  @Test("a short copy is done at once") func whatIsShortIsDoneAtOnce() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
@@ -99,7 +99,7 @@ import Testing
   }
 
   /// Commands behind it on its queue wait; those on the other one do not.
-  @Test func theOrderOfAQueueStays() throws {
+  @Test("the commands of a queue keep their order during a long copy") func theOrderOfAQueueStays() throws {
     let rig = try rig()
     let start = try picture(rig, 1, 7)
     let heads = send(rig, Request.flush(1, Self.area), Request.create(2), Request.unref(1))
@@ -122,7 +122,7 @@ import Testing
     try rig.expectBalance()
   }
 
-  @Test func aFenceWaitsForCopyAndFlip() throws {
+  @Test("a fence waits for the copy and the flip") func aFenceWaitsForCopyAndFlip() throws {
     let rig = try rig()
     let entries = pages(rig, 7)
     try rig.ok(
@@ -137,7 +137,7 @@ import Testing
   }
 
   /// One flush of what two screens show has two copies to make.
-  @Test func twoScreens() throws {
+  @Test("one flush makes the copies of two screens") func twoScreens() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     try rig.ok(Request.setScanout(1, 1, Self.area))
@@ -154,7 +154,7 @@ import Testing
   // MARK: What comes in between
 
   /// The cursor is where it was moved to last when the picture comes.
-  @Test func theCursorMovesMeanwhile() throws {
+  @Test("the cursor is at its last place when the copy is complete") func theCursorMovesMeanwhile() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     let image = rig.ram.allocate(64 * 64 * 4)
@@ -177,7 +177,7 @@ import Testing
   }
 
   /// A cursor alone can make a copy necessary, and it waits for nothing.
-  @Test func aCursorBringsALongCopy() throws {
+  @Test("a cursor can need a long copy") func aCursorBringsALongCopy() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
@@ -199,7 +199,8 @@ import Testing
   }
 
   /// A copy was needed for the cursor alone, which is hidden before it is complete: the pages themselves take its place.
-  @Test(.testHost) func theCursorIsHiddenMeanwhile() throws {
+  @Test("a cursor that is hidden during its copy brings the pages themselves back", .testHost)
+  func theCursorIsHiddenMeanwhile() throws {
     var outputs = Rig.outputs
     outputs[0].hasCursor = false
     let rig = try Rig(.real, outputs: outputs, backing: .auto)
@@ -222,7 +223,7 @@ import Testing
   }
 
   /// The screen changes, and what was copied for the old one is of no use.
-  @Test func anotherScreenComesMeanwhile() throws {
+  @Test("a copy for a screen that changed is made anew") func anotherScreenComesMeanwhile() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
@@ -242,7 +243,7 @@ import Testing
   // MARK: What ends it
 
   /// GET_VRING_BASE waits for nothing: the flush is answered, and the next one copies what is missing.
-  @Test func stopEndsIt() throws {
+  @Test("a stop ends a long copy, and shows what was copied") func stopEndsIt() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     send(rig, Request.flush(1, Self.area), Request.create(2))
@@ -268,7 +269,9 @@ import Testing
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
   }
 
-  @Test(arguments: [true, false]) func resetAndANewDriverEndIt(_ isReset: Bool) throws {
+  @Test("a reset or a new driver ends a long copy", arguments: [true, false]) func resetAndANewDriverEndIt(
+    _ isReset: Bool
+  ) throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
@@ -294,7 +297,7 @@ import Testing
   private var oddArea: Rectangle { Rectangle(0, 0, Self.side, Self.side - 1) }
   private var oddTransfer: [UInt8] { Request.transfer(1, oddArea, offset: UInt64(Self.side) * 4) }
 
-  @Test func aTransferIntoAStore() throws {
+  @Test("a long transfer into a store goes on in later turns") func aTransferIntoAStore() throws {
     let rig = try rig()
     let start = try picture(rig, 1, 7)
     send(rig, oddTransfer, Request.flush(1, Self.area))
@@ -313,7 +316,9 @@ import Testing
   }
 
   /// A transfer that was answered by a stop arrives all the same, before any other command.
-  @Test func aTransferOverAStop() throws {
+  @Test("a transfer that a stop has answered arrives before any other command") func aTransferOverAStop()
+    throws
+  {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(oddTransfer)
@@ -328,7 +333,7 @@ import Testing
   }
 
   /// A detach copies all of a resource before its pages go back, whatever comes in between.
-  @Test func aStopWaitsForADetach() throws {
+  @Test("a stop waits for the copy of a detach") func aStopWaitsForADetach() throws {
     let rig = try rig()
     let start = try picture(rig, 1, 7)
     try rig.ok(Request.transfer(1, Self.area))
@@ -356,7 +361,7 @@ import Testing
     #expect(try colours(rig.screen.shown()).allSatisfy { $0 == 7 })
   }
 
-  @Test func resetEndsATransfer() throws {
+  @Test("a reset ends a long transfer") func resetEndsATransfer() throws {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(oddTransfer)
@@ -369,7 +374,7 @@ import Testing
   // MARK: Memory that goes back
 
   /// The memory of a huge copy takes the kernel a while, too: what asks for more waits until it is back.
-  @Test func aHugeCopyGoesInParts() throws {
+  @Test("the memory of a huge copy goes back in parts") func aHugeCopyGoesInParts() throws {
     let rig = try rig()
     let (width, height) = (UInt32(4096), UInt32(1536))  // 24 MiB
     let entries = (0..<384).map { _ in (address: UInt64(0x10_0000), length: UInt32(64 << 10)) }
@@ -391,7 +396,7 @@ import Testing
   }
 
   /// So do many small ones that go together.
-  @Test func manyCopiesGoInParts() throws {
+  @Test("the memory of many copies goes back in parts") func manyCopiesGoInParts() throws {
     let rig = try rig()
     // 4 MiB each: the first two go at once.
     for id: UInt32 in 1...5 {
@@ -412,7 +417,7 @@ import Testing
   }
 
   /// What stands in it is not seen again, wherever somebody still has it mapped.
-  @Test func memoryThatGoesBackIsEmpty() throws {
+  @Test("memory that goes back is empty") func memoryThatGoesBackIsEmpty() throws {
     let canvas = try MemfdShadow.canvas(width: 4096, height: 1536, format: .xrgb8888)
     let mapping = canvas.memory.mapping
     for offset in [0, 9 << 20, mapping.length - 4] { mapping.store(UInt32(5), at: offset) }
@@ -426,7 +431,7 @@ import Testing
   // MARK: Lent pages
 
   /// DETACH of what is shown copies it first: the pages go back when all of it is copied and shown.
-  @Test(.testHost) func detachWaitsForItsCopy() throws {
+  @Test("a detach of a shown picture waits for its copy", .testHost) func detachWaitsForItsCopy() throws {
     let rig = try Rig(.real, backing: .auto)
     rig.device.patience.turn = .nanoseconds(0)
     let start = rig.ram.allocate(Self.parts * Self.band)

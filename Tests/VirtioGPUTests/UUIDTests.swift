@@ -20,7 +20,7 @@ import Virtio
     return Array(answer.bytes[24..<40])
   }
 
-  @Test func isMadeOnce() throws {
+  @Test("a resource's UUID is made once") func isMadeOnce() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1), Request.create(2))
     let (first, second) = (try uuid(1, rig), try uuid(2, rig))
@@ -33,14 +33,16 @@ import Virtio
     #expect(rig.errors.isEmpty)
   }
 
-  @Test func keepsAFence() throws {
+  @Test("the answer keeps its fence") func keepsAFence() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     let answer = try rig.ask(Request.assignUUID(1, fence: 77))
     #expect(answer.type == ResponseType.resourceUUID && answer.flags == 1 && answer.fence == 77)
   }
 
-  @Test(arguments: [0, 23, 24, 39]) func needsRoomForItsAnswer(_ room: Int) throws {
+  @Test("the command needs room for its answer", arguments: [0, 23, 24, 39]) func needsRoomForItsAnswer(
+    _ room: Int
+  ) throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     let answer = try rig.ask(Request.assignUUID(1), room: room)
@@ -50,7 +52,9 @@ import Virtio
   }
 
   /// Nothing is lent, only copied, so nothing is shared.
-  @Test(arguments: [false, true]) func isNotSharedIfCopied(namedFirst: Bool) throws {
+  @Test("a copied resource is not shared", arguments: [false, true]) func isNotSharedIfCopied(
+    namedFirst: Bool
+  ) throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory), backing: .auto)
     let attach = Request.attach(1, [(0x1000, 0x3000)])
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
@@ -85,7 +89,9 @@ import Virtio
     return Array(answer.bytes[24..<40])
   }
 
-  @Test(arguments: [false, true]) func isTheGuestsPages(namedFirst: Bool) throws {
+  @Test("the shared dma-buf has the guest's pages", arguments: [false, true]) func isTheGuestsPages(
+    namedFirst: Bool
+  ) throws {
     let machine = try machine()
     try ok(Request.create(1), on: machine)
     var name = namedFirst ? try assign(1, machine) : []
@@ -109,7 +115,9 @@ import Virtio
 
   enum End: CaseIterable { case unref, detach, reset, newDriver }
 
-  @Test(arguments: End.allCases) func isSharedNoMore(_ end: End) throws {
+  @Test("a resource is not shared after its end", arguments: End.allCases) func isSharedNoMore(_ end: End)
+    throws
+  {
     let machine = try machine()
     try ok(Request.create(1), Request.attach(1, Self.entries), Request.create(2), on: machine)
     let (name, other) = (try assign(1, machine), try assign(2, machine))
@@ -138,7 +146,9 @@ import Virtio
   }
 
   /// What is seen of the resource is elsewhere than in its pages from then on.
-  @Test func isSharedNoMoreAfterAnOddTransfer() throws {
+  @Test("a resource is not shared after a transfer into a store") func isSharedNoMoreAfterAnOddTransfer()
+    throws
+  {
     let machine = try machine(.auto)
     try ok(Request.create(1), Request.attach(1, Self.entries), on: machine)
     let name = try assign(1, machine)
@@ -153,7 +163,7 @@ import Virtio
   }
 
   /// A front end that does not read its socket costs the announcements, and nothing else.
-  @Test func aFrontEndThatDoesNotRead() throws {
+  @Test("a front end that does not read loses only announcements") func aFrontEndThatDoesNotRead() throws {
     let machine = try machine()
     try ok(Request.create(1), on: machine)
     let name = try assign(1, machine)

@@ -4,7 +4,8 @@ import Testing
 import Virtio
 
 @Suite struct ReaderTests {
-  @Test(arguments: [1, 2, 3, 7, 64]) func readsOverAnyNumberOfDescriptors(pieces: Int) throws {
+  @Test("a chain is read over any number of descriptors", arguments: [1, 2, 3, 7, 64])
+  func readsOverAnyNumberOfDescriptors(pieces: Int) throws {
     let pair = try Pair(size: 64)
     pair.driver.send(pattern(1000), pieces: pieces, answer: 0, indirect: false)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -22,7 +23,7 @@ import Virtio
     #expect(bytes == pattern(1000))
   }
 
-  @Test func readsOverTwoRegions() throws {
+  @Test("a chain is read over two regions") func readsOverTwoRegions() throws {
     let ram = try GuestRAM([.init(at: 0, length: 0x1000), .init(at: 0x1000, length: 0x1000, file: 1)])
     ram.write([1, 2], at: 0xffe)
     ram.write([3, 4], at: 0x1000)
@@ -32,7 +33,7 @@ import Virtio
     #expect(bytes == [1, 2, 3, 4])
   }
 
-  @Test func readsNothingPastTheEnd() throws {
+  @Test("nothing is read past the end of a chain") func readsNothingPastTheEnd() throws {
     let ram = try GuestRAM(size: 0x2000)
     var reader = ChainReader([range(0, 3), range(0, 4)], ram.memory)
     var bytes: [UInt8] = []
@@ -48,7 +49,7 @@ import Virtio
     #expect(throws: VirtQueueError.readPastEnd(count: 1, left: 0)) { try reader.read(1, into: &bytes) }
   }
 
-  @Test func refusesMemoryThatIsNotThere() throws {
+  @Test("memory that the guest does not have is refused") func refusesMemoryThatIsNotThere() throws {
     let ram = try GuestRAM(size: 0x1000)
     var bytes: [UInt8] = []
     var outside = ChainReader([range(0, 4), range(0x1000, 4)], ram.memory)
@@ -62,7 +63,8 @@ import Virtio
     #expect(bytes.count == 4)
   }
 
-  @Test func survivesAListThatAddsUpToMoreThanANumberHolds() throws {
+  @Test("a list whose lengths add up to more than 64 bits can be read")
+  func survivesAListThatAddsUpToMoreThanANumberHolds() throws {
     let ram = try GuestRAM(size: 0x1000)
     var reader = ChainReader([range(0, .max), range(0, .max)], ram.memory)
     #expect(reader.remaining == .max)
@@ -73,7 +75,8 @@ import Virtio
 }
 
 @Suite struct WriterTests {
-  @Test(arguments: [1, 2, 5, 60]) func writesOverAnyNumberOfDescriptors(pieces: Int) throws {
+  @Test("a chain is written over any number of descriptors", arguments: [1, 2, 5, 60])
+  func writesOverAnyNumberOfDescriptors(pieces: Int) throws {
     let pair = try Pair(size: 64)
     pair.driver.send([1], answer: 600, answerPieces: pieces)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -90,7 +93,7 @@ import Virtio
     #expect(answer.bytes == bytes)
   }
 
-  @Test func writesNothingPastTheEnd() throws {
+  @Test("nothing is written past the end of a chain") func writesNothingPastTheEnd() throws {
     let ram = try GuestRAM(size: 0x1000)
     var writer = ChainWriter([range(0x10, 3), range(0x20, 4)], ram.memory)
     let bytes = pattern(8)
@@ -101,7 +104,7 @@ import Virtio
     #expect(ram.read(0x40, at: 0) == [UInt8](repeating: 0, count: 0x40))
   }
 
-  @Test func countsWhatArrivedBeforeAHole() throws {
+  @Test("the bytes written before a hole are counted") func countsWhatArrivedBeforeAHole() throws {
     let ram = try GuestRAM(size: 0x1000)
     var writer = ChainWriter([range(0, 4), range(0x1000, 4)], ram.memory)
     let bytes = pattern(8)

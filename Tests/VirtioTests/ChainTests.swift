@@ -32,7 +32,9 @@ struct ChainCase: CustomTestStringConvertible {
     ]
   }
 
-  @Test(arguments: cases) func arrivesAsTheDriverWroteIt(_ item: ChainCase) throws {
+  @Test("a chain arrives as the driver wrote it", arguments: cases) func arrivesAsTheDriverWroteIt(
+    _ item: ChainCase
+  ) throws {
     let pair = try Pair()
     let head = pair.driver.add(readable: item.readable, writable: item.writable, indirect: item.indirect)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -45,7 +47,7 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.readable.isEmpty && pair.chain.writable.isEmpty)
   }
 
-  @Test func takesAPageListOfAnyLength() throws {
+  @Test("a page list of thousands of entries arrives") func takesAPageListOfAnyLength() throws {
     let pair = try Pair(size: 4)
     let pages = (0..<8100).map { range(UInt64($0) * 0x3000, 0x1000) }
     pair.driver.add(readable: pages, writable: [range(0x1000, 24)], indirect: true)
@@ -53,7 +55,7 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.readable == pages)
   }
 
-  @Test func takesTheLargestTable() throws {
+  @Test("the largest table is taken") func takesTheLargestTable() throws {
     let pair = try Pair(size: 4)
     let ranges = (0..<32768).map { range(UInt64($0) * 16, 1) }
     pair.driver.add(readable: ranges, writable: [], indirect: true)
@@ -64,7 +66,7 @@ struct ChainCase: CustomTestStringConvertible {
 
   /// virtio 1.3, 2.7.5.3.2: direct descriptors may come before the one that refers to a table, and WRITE on
   /// that one says nothing.
-  @Test func takesDirectDescriptorsBeforeATable() throws {
+  @Test("direct descriptors may come before a table") func takesDirectDescriptorsBeforeATable() throws {
     let pair = try Pair()
     let table = pair.ram.allocate(32)
     DriverQueue.writeDescriptor(
@@ -80,7 +82,7 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.writable == [range(0x3000, 3)])
   }
 
-  @Test func readsATableThatLiesAcrossTwoRegions() throws {
+  @Test("a table may lie across two regions") func readsATableThatLiesAcrossTwoRegions() throws {
     let ram = try GuestRAM([
       .init(at: 0, length: 0x1000), .init(at: 0x1000, length: 1 << 20, file: 1),
     ])
@@ -95,7 +97,9 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.readable == [range(0x5000, 9)])
   }
 
-  @Test(arguments: [false, true]) func leavesOutWhatIsEmpty(indirect: Bool) throws {
+  @Test("empty descriptors are left out", arguments: [false, true]) func leavesOutWhatIsEmpty(indirect: Bool)
+    throws
+  {
     let pair = try Pair()
     pair.driver.add(
       readable: [range(0x1000, 0), range(0x1000, 1), range(0x2000, 0)],
@@ -105,7 +109,7 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.writable == [range(0x3000, 3)])
   }
 
-  @Test func keepsTheArraysOfAChain() throws {
+  @Test("the arrays of a chain are used again") func keepsTheArraysOfAChain() throws {
     let pair = try Pair()
     func places() -> [UInt] {
       unsafe [
@@ -257,8 +261,8 @@ struct BadChainCase: CustomTestStringConvertible, Sendable {
   ]
 
   /// The wrong chain is taken and named, can be given back, and the queue goes on.
-  @Test(arguments: cases, [false, true]) func concernsOneChain(_ item: BadChainCase, eventIndex: Bool) throws
-  {
+  @Test("a wrong chain is named, and the queue goes on", arguments: cases, [false, true])
+  func concernsOneChain(_ item: BadChainCase, eventIndex: Bool) throws {
     let pair = try Pair(eventIndex: eventIndex)
     item.write(pair.driver)
     pair.driver.makeAvailable(item.head)
@@ -279,7 +283,9 @@ struct BadChainCase: CustomTestStringConvertible, Sendable {
   }
 
   /// A driver that did not choose indirect tables has none.
-  @Test func refusesATableThatWasNotNegotiated() throws {
+  @Test("an indirect table that was not negotiated is refused") func refusesATableThatWasNotNegotiated()
+    throws
+  {
     let pair = try Pair(indirect: false)
     let head = pair.driver.add(readable: [range(0x1000, 8)], writable: [], indirect: true)
     #expect(throws: VirtQueueError.indirectNotNegotiated(head: head)) {
@@ -292,7 +298,9 @@ struct BadChainCase: CustomTestStringConvertible, Sendable {
     #expect(pair.chain.readable == [range(0x1000, 8)])
   }
 
-  @Test(arguments: cases) func saysWhatIsWrong(_ item: BadChainCase) {
+  @Test("the error says what is wrong, with the value and the limit", arguments: cases) func saysWhatIsWrong(
+    _ item: BadChainCase
+  ) {
     let text = "\(item.error)"
     #expect(text.contains("descriptor \(item.head)"))
     #expect(!text.contains("VirtQueueError"))

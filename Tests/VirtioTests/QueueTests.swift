@@ -4,7 +4,10 @@ import Testing
 import Virtio
 
 @Suite struct SetUpTests {
-  @Test(arguments: [0, 3, 6, 100, 32769, 65535] as [UInt16]) func refusesASize(_ size: UInt16) throws {
+  @Test(
+    "a size that is not a power of two up to 32768 is refused",
+    arguments: [0, 3, 6, 100, 32769, 65535] as [UInt16]) func refusesASize(_ size: UInt16) throws
+  {
     let pair = try Pair()
     #expect(throws: VirtQueueError.size(size)) {
       try VirtQueue(
@@ -12,7 +15,9 @@ import Virtio
     }
   }
 
-  @Test(arguments: [1, 2, 64, 32768] as [UInt16]) func takesASize(_ size: UInt16) throws {
+  @Test("every power of two up to 32768 is a size", arguments: [1, 2, 64, 32768] as [UInt16]) func takesASize(
+    _ size: UInt16
+  ) throws {
     let pair = try Pair(size: size)
     for count in UInt16(1)...3 {
       pair.driver.send([UInt8(count)], answer: 1)
@@ -25,7 +30,9 @@ import Virtio
   }
 
   /// The event fields at the end of the rings are needed only with the event index.
-  @Test(arguments: [false, true]) func demandsTheWholeRings(eventIndex: Bool) throws {
+  @Test("the rings must be wholly in their windows", arguments: [false, true]) func demandsTheWholeRings(
+    eventIndex: Bool
+  ) throws {
     let pair = try Pair(size: 8)
     let tail = eventIndex ? 2 : 0
     let needed = [128, 20 + tail, 68 + tail]
@@ -49,7 +56,7 @@ import Virtio
     }
   }
 
-  @Test func demandsAlignment() throws {
+  @Test("each part of the ring must be aligned") func demandsAlignment() throws {
     let pair = try Pair(size: 8)
     func make(_ skips: [UInt64]) throws -> VirtQueue {
       func window(_ index: Int, _ address: UInt64) throws -> GuestWindow {
@@ -66,7 +73,7 @@ import Virtio
   }
 
   /// A file offset that is not page-aligned moves the address of a ring, too.
-  @Test func sumsTheOffsetOfTheFile() throws {
+  @Test("a file's offset counts for the alignment of a ring") func sumsTheOffsetOfTheFile() throws {
     let ram = try GuestRAM([.init(at: 0, length: 1 << 16, offset: 1)])
     let window = try ram.memory.window(userAddress: GuestRAM.userBase, length: 1024)
     #expect(throws: VirtQueueError.ringMisaligned(.descriptors, alignment: 16)) {
@@ -89,25 +96,28 @@ import Virtio
     #expect(!pair.queue.resumeKicks())
   }
 
-  @Test(arguments: [0, 1, 65535] as [UInt16]) func refusesAnIndexTooFarAhead(start: UInt16) throws {
+  @Test("an index too far ahead breaks the ring", arguments: [0, 1, 65535] as [UInt16])
+  func refusesAnIndexTooFarAhead(start: UInt16) throws {
     let pair = try Pair(size: 8, start: start)
     pair.driver.setAvailableIndex(start &+ 9)
     try expectBroken(pair, .indexAhead(by: 9, size: 8))
   }
 
-  @Test func refusesAnIndexThatGoesBack() throws {
+  @Test("an index that goes back breaks the ring") func refusesAnIndexThatGoesBack() throws {
     let pair = try Pair(size: 8, start: 100)
     pair.driver.setAvailableIndex(99)
     try expectBroken(pair, .indexAhead(by: 65535, size: 8))
   }
 
-  @Test(arguments: [8, 9, 65535] as [UInt16]) func refusesAHead(_ head: UInt16) throws {
+  @Test("a head outside the queue breaks the ring", arguments: [8, 9, 65535] as [UInt16]) func refusesAHead(
+    _ head: UInt16
+  ) throws {
     let pair = try Pair(size: 8)
     pair.driver.makeAvailable(head)
     try expectBroken(pair, .headOutOfRange(head, size: 8))
   }
 
-  @Test func takesAFullQueue() throws {
+  @Test("a full queue is taken") func takesAFullQueue() throws {
     let pair = try Pair(size: 8)
     for byte in UInt8(0)..<8 { pair.driver.send([byte], answer: 1) }
     for byte in UInt8(0)..<8 {
@@ -118,7 +128,7 @@ import Virtio
   }
 
   /// Completions in another order, with the length that each was given.
-  @Test func completesInAnyOrder() throws {
+  @Test("chains are completed in any order, with their lengths") func completesInAnyOrder() throws {
     let pair = try Pair(size: 8)
     for byte in UInt8(0)..<4 { pair.driver.send([byte], answer: 16) }
     var heads: [UInt16] = []
@@ -132,7 +142,7 @@ import Virtio
   }
 
   /// An answer needs no more than the head and a copy of the writable ranges.
-  @Test func completesLongAfter() throws {
+  @Test("a chain can be completed long after it was taken") func completesLongAfter() throws {
     let pair = try Pair(size: 8)
     pair.driver.send([1], answer: 8, answerPieces: 3)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -152,7 +162,8 @@ import Virtio
 
   /// More chains than an index can count, through the smallest useful queue, from both sides and in both
   /// ways to notify: none is lost, none comes twice, and nobody waits for a call that does not come.
-  @Test(arguments: [false, true]) func goesAroundTheIndices(eventIndex: Bool) throws {
+  @Test("no chain and no call is lost when the indices go around", arguments: [false, true])
+  func goesAroundTheIndices(eventIndex: Bool) throws {
     let pair = try Pair(size: 4, eventIndex: eventIndex, start: 65000)
     let count = 2000
     var (sent, taken, received) = (0, 0, 0)
@@ -181,7 +192,9 @@ import Virtio
     #expect(pair.queue.position == UInt16(truncatingIfNeeded: 65000 + count))
   }
 
-  @Test func movesToOtherMappingsOfTheSameMemory() throws {
+  @Test("a queue moves to other mappings of the same memory") func movesToOtherMappingsOfTheSameMemory()
+    throws
+  {
     let pair = try Pair(size: 8)
     pair.driver.send([1], answer: 1)
     #expect(try pair.queue.next(into: &pair.chain))
@@ -253,7 +266,9 @@ struct EventCase: CustomTestStringConvertible {
     }
   }
 
-  @Test(arguments: events) func obeysTheUsedEvent(_ item: EventCase) throws {
+  @Test("the driver is called as its used event says", arguments: events) func obeysTheUsedEvent(
+    _ item: EventCase
+  ) throws {
     let pair = try Pair(size: 8, start: item.start)
     pair.driver.usedEvent = UInt16(truncatingIfNeeded: Int(item.start) + item.event)
     try complete(item.completions, pair)
@@ -261,7 +276,7 @@ struct EventCase: CustomTestStringConvertible {
     #expect(!pair.queue.shouldNotify(), "nothing was completed since")
   }
 
-  @Test func countsFromTheLastTimeItWasAsked() throws {
+  @Test("completions count from the last question") func countsFromTheLastTimeItWasAsked() throws {
     let pair = try Pair(size: 8)
     pair.driver.usedEvent = 2
     try complete(2, pair)
@@ -272,7 +287,7 @@ struct EventCase: CustomTestStringConvertible {
     #expect(!pair.queue.shouldNotify(), "the event lies behind")
   }
 
-  @Test func obeysNoInterrupt() throws {
+  @Test("a driver that wants no calls gets none") func obeysNoInterrupt() throws {
     let pair = try Pair(eventIndex: false)
     pair.driver.suppressesCalls = true
     try complete(1, pair)
@@ -284,7 +299,8 @@ struct EventCase: CustomTestStringConvertible {
     #expect(!pair.queue.shouldNotify())
   }
 
-  @Test(arguments: [false, true]) func isKickedForEachChainWhenItSleeps(eventIndex: Bool) throws {
+  @Test("a sleeping device asks for a kick for each chain", arguments: [false, true])
+  func isKickedForEachChainWhenItSleeps(eventIndex: Bool) throws {
     let pair = try Pair(eventIndex: eventIndex, start: 65534)
     for _ in 0..<5 {
       pair.driver.send([1], answer: 1)
@@ -296,7 +312,9 @@ struct EventCase: CustomTestStringConvertible {
     }
   }
 
-  @Test(arguments: [false, true]) func isNotKickedWhileItIsAtWork(eventIndex: Bool) throws {
+  @Test("a device at work asks for no kicks", arguments: [false, true]) func isNotKickedWhileItIsAtWork(
+    eventIndex: Bool
+  ) throws {
     let pair = try Pair(eventIndex: eventIndex, start: 65534)
     pair.driver.send([1], answer: 1)
     #expect(pair.driver.wantsKick())
@@ -318,7 +336,7 @@ struct EventCase: CustomTestStringConvertible {
   }
 
   /// A device that stopped while it was at work has left its wish not to be kicked in the ring.
-  @Test func wantsKicksAfterARestart() throws {
+  @Test("a device asks for kicks after a restart") func wantsKicksAfterARestart() throws {
     let pair = try Pair(eventIndex: false)
     pair.queue.suspendKicks()
     pair.driver.send([1], answer: 1)

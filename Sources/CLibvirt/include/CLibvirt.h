@@ -1,5 +1,5 @@
-// The calls of libvirt that are made here. Its libraries are opened when they are first needed, so that programs start
-// where there is no libvirt; the declarations are our own, so that they are built there too.
+// The calls of libvirt that are made here. Its libraries are opened at their first use, so that programs start without
+// libvirt. The declarations are our own, so that programs can be built without libvirt.
 #ifndef CLIBVIRT_H
 #define CLIBVIRT_H
 
@@ -13,7 +13,7 @@ static const unsigned int CLV_MONITOR_HMP = 1;
 
 // Opens the libraries: null, or why that failed.
 const char *clv_load(void);
-// What went wrong last in this thread.
+// The last error of this thread.
 const char *clv_error(void);
 
 clv_connection *clv_open(const char *uri);
@@ -23,10 +23,10 @@ void clv_free_domain(clv_domain *domain);
 // 1, 0, or -1 for an error.
 int clv_is_active(clv_domain *domain);
 int clv_is_persistent(clv_domain *domain);
-// To be freed with free().
+// The caller frees it with free().
 char *clv_xml(clv_domain *domain, unsigned int flags);
 clv_domain *clv_define(clv_connection *connection, const char *xml, unsigned int flags);
-// `answer` is to be freed with free(). It taints the domain.
+// The caller frees `answer` with free(). The call taints the domain.
 int clv_monitor(clv_domain *domain, const char *command, char **answer, unsigned int flags);
 
 #endif

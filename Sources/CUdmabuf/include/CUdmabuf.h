@@ -1,5 +1,5 @@
-// What the library needs of the kernel and Swift cannot reach through Glibc: variadic calls, macros, and structures with
-// a flexible tail. One call each, no logic; results and errno are the call's own.
+// Kernel interfaces that Swift cannot reach through Glibc: variadic calls, macros, and structures with a flexible tail.
+// One call each, no logic; results and errno are the call's own.
 #ifndef CUDMABUF_H
 #define CUDMABUF_H
 
@@ -54,7 +54,7 @@ int cu_memfd_create(const char *name, uint32_t flags);
 int cu_get_seals(int fd);
 int cu_add_seals(int fd, uint32_t seals);
 int cu_dup(int fd);
-// `fd` takes the place of what has this number.
+// `fd` replaces the descriptor of this number.
 int cu_dup_over(int fd, int number);
 int cu_truncate(int fd, int64_t length);
 int cu_set_nonblocking(int fd);

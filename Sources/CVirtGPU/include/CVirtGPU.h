@@ -1,4 +1,4 @@
-// What the guest's agent needs of the kernel's virtio-gpu driver, of DRM and of dma-heaps. One call each, no logic;
+// The calls of the virtio-gpu driver, of DRM and of dma-heaps that the guest's agent needs. One call each, no logic;
 // results and errno are the call's own.
 #ifndef CVIRTGPU_H
 #define CVIRTGPU_H
@@ -17,10 +17,10 @@ int vg_get_param(int fd, uint64_t param, int *value);
 int vg_create_2d(int fd, uint32_t width, uint32_t height, uint32_t size, uint32_t *handle, uint32_t *resource);
 // A blob of guest memory that can be mapped and shared.
 int vg_create_blob(int fd, uint64_t size, uint32_t *handle, uint32_t *resource);
-// Memory of the host that it offers by the number `blob`, to be mapped and shared.
+// Memory that the host offers as blob number `blob`, to be mapped and shared.
 int vg_create_host_blob(int fd, uint64_t blob, uint64_t size, uint32_t *handle, uint32_t *resource);
 int vg_resource_info(int fd, uint32_t handle, uint32_t *resource, uint32_t *size);
-// Where the buffer is in the device file, for mmap.
+// The offset of the buffer in the device file, for mmap.
 int vg_map(int fd, uint32_t handle, uint64_t *offset);
 int vg_import(int fd, int dmabuf, uint32_t *handle);
 // The result is a dma-buf, close-on-exec, for reading and writing.

@@ -11,7 +11,7 @@ struct BuffersCommand: ParsableCommand {
     commandName: "buffers",
     abstract: "List, import, watch and fill the buffers that a guest lends, and offer memory to it.",
     discussion: """
-      They are on the control socket of a vhost-user-udmabuf that has a port to the guest's agent.
+      The helper of the guest (vhost-user-udmabuf) must have --control, and --port for the guest's agent.
 
         udmabridge buffers list --control /run/vg.control
         udmabridge buffers import --domain web 0011...eeff -- my-player --dmabuf {}
@@ -58,8 +58,8 @@ struct ListBuffers: ParsableCommand {
 
 struct QueryBuffer: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "query", abstract: "Print all that there is to know about a buffer.",
-    discussion: "Who else has imported it is shown to root and the helper's user.")
+    commandName: "query", abstract: "Print everything that is known about a buffer.",
+    discussion: "Only root and the helper's user see which processes have imported it.")
 
   @OptionGroup var socket: HelperChoice
   @Flag(help: "Print JSON, in one line.")
@@ -97,9 +97,10 @@ struct QueryBuffer: ParsableCommand {
 struct WatchBuffers: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "watch",
-    abstract: "Print what happens to the buffers that you may import, and the end.",
+    abstract: "Print what happens to the buffers that you may import, until the helper ends.",
     discussion:
-      "One line for each event. The exit status is 0 at the end, 1 if the connection is lost before it.")
+      "Each event is one line. The exit status is 0 when the helper ends, and 1 if the connection breaks before."
+  )
 
   @OptionGroup var socket: HelperChoice
   @Flag(help: "Print JSON, an object in each line.")
@@ -108,13 +109,13 @@ struct WatchBuffers: ParsableCommand {
   var events: Int?
 
   func validate() throws {
-    if let events, events < 1 { throw ValidationError("--events counts from 1") }
+    if let events, events < 1 { throw ValidationError("--events \(events) is too small: give 1 or more") }
   }
 
   func run() throws {
     var left = events
     try socket.buffers().watch { event in
-      // Whoever reads the lines wants them now.
+      // The reader of the lines wants each at once.
       if json { try printJSON(event) } else { try printLine(event.line) }
       left = left.map { $0 - 1 }
       return left != 0
@@ -144,7 +145,7 @@ extension ImporterFacts {
 }
 
 extension BufferMetadata {
-  /// What somebody else has written, as names and values.
+  /// The metadata, which the lender wrote, as names and values.
   fileprivate var lines: [(String, String)] {
     var lines: [(String, String)] = []
     if let image {

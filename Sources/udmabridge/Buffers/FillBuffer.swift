@@ -10,24 +10,24 @@ struct FillBuffer: ParsableCommand {
     commandName: "fill",
     abstract: "Write a file into a buffer that a guest lends to be filled.",
     discussion: """
-      The guest hears how many bytes there are. If anything goes wrong it hears that the buffer was not filled; what was \
-      written by then is there.
+      The guest is told how many bytes were written. If something goes wrong, it is told that the buffer was not filled. \
+      The bytes that were written before stay in the buffer.
 
         camera-frame | udmabridge buffers fill --domain web 0011...eeff
       """)
 
   @OptionGroup var socket: HelperChoice
 
-  @Option(help: ArgumentHelp("When it was made, in nanoseconds of a clock of your own.", valueName: "number"))
+  @Option(help: ArgumentHelp("The time of the content, in nanoseconds of any clock.", valueName: "number"))
   var timestamp: Int?
 
-  @Flag(help: "Print as JSON what was written.")
+  @Flag(help: "Print the result as JSON.")
   var json = false
 
   @Argument(help: "The buffer's id.")
   var id: BufferID
 
-  @Argument(help: "The file; standard input without it.")
+  @Argument(help: "The file to write into the buffer; by default standard input.")
   var file: String?
 
   private struct Facts: Encodable {
@@ -43,7 +43,7 @@ struct FillBuffer: ParsableCommand {
     var count = 0
     try lent.access(.write) { mapping in
       while true {
-        // One more, to know that there is more.
+        // One byte more than fits shows that the file is too long.
         let piece = try input.read(upTo: min(1 << 20, lent.length - count + 1))
         if piece.isEmpty { break }
         guard piece.count <= lent.length - count else {

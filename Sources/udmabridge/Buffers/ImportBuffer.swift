@@ -7,19 +7,19 @@ import Udmabuf
 struct ImportBuffer: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "import",
-    abstract: "Take a buffer that a guest lends, and hand its dma-buf on.",
+    abstract: "Import a buffer that a guest lends, and hand its dma-buf on.",
     discussion: """
-      With the dma-buf goes a second descriptor, the token: the guest does not get its pages back, within its patience, as \
-      long as anybody has a copy of it. COMMAND inherits both, and is told what is lent: UDMABRIDGE_FD, UDMABRIDGE_TOKEN, \
-      UDMABRIDGE_OFFSET and UDMABRIDGE_SIZE. Poll says POLLERR of the token when the buffer is taken back. With --send the \
-      token is the second descriptor.
+      A second descriptor goes with the dma-buf: the token. While any process holds a copy of the token, the guest waits \
+      for its pages, as long as its patience lasts. COMMAND inherits both descriptors. UDMABRIDGE_FD and UDMABRIDGE_TOKEN \
+      have their numbers, UDMABRIDGE_OFFSET and UDMABRIDGE_SIZE say which bytes are lent. Poll reports POLLERR for the \
+      token when the guest takes the buffer back. --send sends the token as the second descriptor.
 
         udmabridge buffers import --control /run/vg.control 0011...eeff -- my-player --dmabuf {}
       """)
 
   @OptionGroup var socket: HelperChoice
 
-  @Flag(help: "Say that you will write.")
+  @Flag(help: "Import the buffer for writing.")
   var forWriting = false
 
   @Argument(help: "The buffer's id.")

@@ -12,42 +12,45 @@ struct OfferMemory: ParsableCommand {
     commandName: "offer",
     abstract: "Offer memory of the host to the guest.",
     discussion: """
-      The guest's helper needs a device that shares: --profile share, or --share-socket-path beside another one. In the guest, \
-      udmabridge-guest receive takes it. Without a command the number of the offer is printed, and it is offered until SIGINT or SIGTERM \
-      comes, or somebody withdraws it. With one, this process becomes the command, which inherits the memory and the connection: it is \
-      offered until the command ends. Then, or when the connection breaks, the guest is cut off at once.
+      The guest's helper needs a device that shares: --profile share, or --share-socket-path for a second device. In the guest, \
+      udmabridge-guest receive takes the memory. Without a command, the number of the offer is printed. The offer lasts until SIGINT \
+      or SIGTERM, or until it is withdrawn. With a command, this process becomes the command, which inherits the memory and the \
+      connection. The offer then lasts until the command ends. At the end, or when the connection breaks, the guest is cut off at once.
 
         udmabridge buffers offer --domain web --size 8M --metadata '{"values": {"name": "camera"}}' -- my-camera --memfd {}
       """)
 
   @OptionGroup var socket: HelperChoice
 
-  @Option(help: ArgumentHelp("New memory of this size, in whole pages.", valueName: "size"))
+  @Option(help: ArgumentHelp("Offer new memory of this size, in whole pages.", valueName: "size"))
   var size: Quantity?
 
   @Option(
     help: ArgumentHelp(
-      "A memfd that cannot become shorter, or a dma-buf, that this process inherited.", valueName: "number"))
+      "Offer this inherited descriptor: a dma-buf, or a memfd that is sealed against shrinking.",
+      valueName: "number"))
   var fd: Int32?
 
-  @Option(help: ArgumentHelp("A memfd by a path, such as /proc/PID/fd/N.", valueName: "path"))
+  @Option(help: ArgumentHelp("Offer the memfd at this path, such as /proc/PID/fd/N.", valueName: "path"))
   var path: String?
 
   @Option(
-    help: ArgumentHelp("What is said of it, as JSON: image, values, or both.", valueName: "json"),
+    help: ArgumentHelp("The memory's metadata, as JSON: image, values, or both.", valueName: "json"),
     transform: BufferMetadata.init(json:))
   var metadata: BufferMetadata?
 
-  @Option(help: ArgumentHelp("How many blobs of it the guest may have at once.", valueName: "count"))
+  @Option(
+    help: ArgumentHelp(
+      "At most this many blobs of the memory may exist in the guest at once.", valueName: "count"))
   var uses = 1
 
   @Option(
     help: ArgumentHelp(
-      "A descriptor that this process inherited, and that is closed when QEMU has unmapped all: the token of an import, to lend another guest's buffer on.",
+      "An inherited descriptor that is closed when QEMU has unmapped the memory. To offer another guest's buffer, give the token of its import.",
       valueName: "number"))
   var token: Int32?
 
-  @Flag(help: "Print as JSON what is offered, in one line.")
+  @Flag(help: "Print the offer as JSON, in one line.")
   var json = false
 
   @Option(
@@ -64,13 +67,13 @@ struct OfferMemory: ParsableCommand {
     if let size, size.value == 0 || size.value % systemPageSize != 0 {
       throw ValidationError("--size \(size) is no multiple of the page size \(Quantity(systemPageSize))")
     }
-    if uses < 1 { throw ValidationError("--uses is at least 1") }
+    if uses < 1 { throw ValidationError("--uses \(uses) is too small: give 1 or more") }
   }
 
   func run() throws {
     let client = try socket.buffers()
     let memory = try openMemory()
-    // What is closed here is the helper's from then on.
+    // This process closes its copies; the helper keeps its own.
     let token = try self.token.map { number in
       do throws(Errno) { return HoldToken(try .inherited(number)) } catch {
         throw Trouble("--token \(number) is not open here: \(error)")
@@ -142,12 +145,13 @@ struct OfferMemory: ParsableCommand {
 struct WithdrawOffer: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "withdraw",
-    abstract: "Take back what is offered to the guest, and wait until it has nothing of it.",
-    discussion: "What the guest has not let go of in time is taken away: its programs find zeros there.")
+    abstract: "Take an offer back, and wait until the guest has let go of the memory.",
+    discussion:
+      "If the guest does not let go in time, the memory is taken away: its programs then read zeros.")
 
   @OptionGroup var socket: HelperChoice
 
-  @Option(help: ArgumentHelp("Wait so long for the guest, in milliseconds.", valueName: "ms"))
+  @Option(help: ArgumentHelp("Wait this long for the guest, in milliseconds.", valueName: "ms"))
   var patience = 1000
 
   @Argument(help: ArgumentHelp("The offer's number.", valueName: "number"))
@@ -163,7 +167,7 @@ struct WithdrawOffer: ParsableCommand {
 
 struct ListOffers: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "offers", abstract: "List what you offer to the guest; root sees all.")
+    commandName: "offers", abstract: "List your offers to the guest; root sees all offers.")
 
   @OptionGroup var socket: HelperChoice
   @Flag(help: "Print JSON, in one line.")

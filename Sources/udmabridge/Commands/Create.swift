@@ -8,16 +8,16 @@ struct Create: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Make a dma-buf out of ranges of a memfd, or of a running guest's memory.",
     discussion: """
-      The dma-buf is made of these very pages: what is written on one side is seen on the other. It is a capability to \
-      read and write them for as long as anybody holds it, so hand it to programs that you trust.
+      The dma-buf consists of the memory's own pages: both sides see each other's writes at once. Whoever holds the dma-buf can \
+      read and write these pages, so hand it only to programs that you trust.
 
         udmabridge create --fd 3 0:8M -- my-player --dmabuf {}
         udmabridge create --guest 4711 0x7f000000:8100K --send /run/viewer.sock
         udmabridge create --qmp /run/qemu.sock @pages.txt --hold
         ssh root@guest udmabridge-guest pages --size 8M | udmabridge create --guest 4711 - --hold
 
-      The exit status is 1 if there is no dma-buf, 64 for a wrong command line, 126 or 127 if the command cannot be \
-      executed or is not there, and the command's own after that.
+      The exit status is 1 if no dma-buf can be made, and 64 for a wrong command line. It is 126 if the command cannot be \
+      executed, and 127 if it does not exist. Otherwise it is the command's own.
       """)
 
   @OptionGroup var memory: MemoryOptions

@@ -3,7 +3,7 @@ import QEMU
 import SystemPackage
 import Udmabuf
 
-/// What the tool's other commands need: memfds, and looking into processes, the kernel's list and running guests.
+/// Checks what the tool's other commands need: memfds, other processes, the kernel's list and running guests.
 extension Doctor {
   func checkMemfds(_ report: inout Report) {
     do throws(Errno) {
@@ -31,7 +31,7 @@ extension Doctor {
     if scope == 3 {
       report.limited(
         "processes",
-        "nobody may look into another process (kernel.yama.ptrace_scope is 3): no --pid, --guest and --qmp",
+        "no process may look into another one (kernel.yama.ptrace_scope is 3): --pid, --guest and --qmp cannot work",
         remedy: "set kernel.yama.ptrace_scope to a lower value at the next boot")
     } else if capabilities >> UInt64(mayTrace) & 1 == 1 {
       report.ok("processes", "CAP_SYS_PTRACE: every process may be looked into")
@@ -52,13 +52,13 @@ extension Doctor {
     } else {
       report.limited(
         "debugfs",
-        "\(KernelBuffers.path) cannot be read: list knows of dma-bufs that processes hold, not of those that only "
-          + "the kernel does",
+        "\(KernelBuffers.path) cannot be read: list shows the dma-bufs that processes hold, but not those that only "
+          + "the kernel holds",
         remedy: "as root: udmabridge doctor --mend, or mount -t debugfs debugfs /sys/kernel/debug")
     }
   }
 
-  /// Any process can call itself QEMU, and answer as slowly as it likes.
+  /// Any process can call itself QEMU and answer slowly, so the time is limited.
   /// - Parameters:
   ///   - patience: how long all guests together may take.
   ///   - share: how long each of them may.
@@ -70,9 +70,9 @@ extension Doctor {
       if leftOut > 0 {
         report.limited(
           "guests",
-          "\(counted(leftOut, "process", "processes")) called qemu-system not looked into: others took the "
-            + "\(patience) that there are for all",
-          remedy: "udmabridge ram --guest PID looks into one alone")
+          "\(counted(leftOut, "process", "processes")) called qemu-system not looked into: the others used up the "
+            + "\(patience) for all",
+          remedy: "udmabridge ram --guest PID looks into a single one")
       }
     }
     for pid in processNumbers() {

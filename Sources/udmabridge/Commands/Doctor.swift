@@ -7,28 +7,28 @@ import Udmabuf
 /// Looks at this host: can it lend a guest's pages, and show them?
 struct Doctor: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Check whether this host can lend guests' memory, and say how to mend what cannot work.",
+    abstract: "Check whether this host can lend guests' memory, and say how to mend what is missing.",
     discussion: """
       The exit status is 1 if a check failed.
 
-      --mend does, as root, what a host's settings need: udmabuf's limit now and at each boot, /dev/udmabuf for the group kvm, \
-      the groups of a user and of libvirt's QEMU, cgroup_device_acl in libvirt's qemu.conf, and debugfs. What it does is \
-      shown first, and written down in /var/lib/udmabridge/mended.json, by which --unmend takes it back. The exit status \
-      is 1 if a part of it failed; the others are done then.
+      --mend changes the host's settings, as root: udmabuf's limit now and at each boot, /dev/udmabuf for the group kvm, \
+      the groups of a user and of libvirt's QEMU, cgroup_device_acl in libvirt's qemu.conf, and debugfs. It shows all \
+      changes first, and asks. It notes them in /var/lib/udmabridge/mended.json; --unmend reads that file and takes them \
+      back. The exit status is 1 if a change failed; the other changes are made all the same.
       """)
 
-  @Flag(help: "Do what mends this host, after showing it and asking.")
+  @Flag(help: "Mend this host, after showing the changes and asking.")
   var mend = false
 
   @Flag(help: "Take back all that --mend has done.")
   var unmend = false
 
-  @Flag(help: "Do not ask.")
+  @Flag(help: "Make the changes without asking.")
   var yes = false
 
   @Option(
     help: ArgumentHelp(
-      "Who is to use the devices, cards too; by default who calls sudo or doas, and no cards.",
+      "The user who is to use the devices and the cards. By default the user who called sudo or doas, for the devices alone.",
       valueName: "name"))
   var user: String?
 

@@ -9,7 +9,7 @@ struct Dump: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write memory to standard output or a file: raw, as hexadecimal digits, or as a PNG image.",
     discussion: """
-      The memory is read where it is; no dma-buf is made, and no /dev/udmabuf is needed. Ranges need not be whole pages.
+      It makes no dma-buf and needs no /dev/udmabuf. Ranges need not be whole pages.
 
         udmabridge dump --guest 4711 0x100000:64 --as hex
         udmabridge dump --qmp /run/qemu.sock @pages.txt --as png --size 1920x1080 --output screen.png
@@ -19,30 +19,31 @@ struct Dump: ParsableCommand {
 
   @OptionGroup var memory: MemoryOptions
 
-  @Option(name: .customLong("as"), help: "raw, hex, or png, which wants --size.")
+  @Option(name: .customLong("as"), help: "raw, hex, or png, which needs --size.")
   var form = Form.raw
 
-  @Option(help: ArgumentHelp("The file to write; standard output without it.", valueName: "file"))
+  @Option(help: ArgumentHelp("The file to write; by default standard output.", valueName: "file"))
   var output: String?
 
   @OptionGroup(title: "The image, for png") var geometry: GeometryOptions
 
-  @Flag(help: "Print as JSON what was written; with --output.")
+  @Flag(help: "Print the result as JSON; needs --output.")
   var json = false
 
   func validate() throws {
     if form == .png, geometry.size == nil, memory.lent.buffer == nil {
-      throw ValidationError("--as png wants --size WxH")
+      throw ValidationError("--as png needs --size WxH")
     }
     if json, output == nil {
-      throw ValidationError("--json is printed where the memory is not: name a file with --output")
+      throw ValidationError(
+        "--json would be mixed with the memory on standard output: name a file with --output")
     }
   }
 
   private struct Facts: Encodable {
     let file: String
     let form: String
-    /// Of the memory, in bytes.
+    /// The memory's size in bytes.
     let size: UInt64
   }
 
@@ -67,7 +68,7 @@ struct Dump: ParsableCommand {
     } catch { throw Trouble("\(output ?? "standard output") cannot be written: \(FD.whyNotCreated(error))") }
   }
 
-  /// Sixteen bytes in a line, after their place in what was chosen.
+  /// Sixteen bytes in a line, after their offset in the chosen memory.
   private func writeHex(_ selection: Selection, _ file: borrowing FD) throws {
     var place: UInt64 = 0
     let digits = Array("0123456789abcdef".utf8)

@@ -6,8 +6,8 @@ import SystemPackage
 struct Inspect: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract:
-      "Tell what is behind a descriptor: a memfd and whether it can be lent, or a dma-buf and who holds it.",
-    discussion: "The exit status is 1 if it cannot be looked at.")
+      "Say what is behind a descriptor: a memfd and whether it can be lent, or a dma-buf and which processes hold it.",
+    discussion: "The exit status is 1 if the descriptor cannot be opened.")
 
   @OptionGroup var file: FileOptions
   @OptionGroup var output: OutputOptions
@@ -23,7 +23,7 @@ struct Inspect: ParsableCommand {
     do { facts = try FileFacts(fd, target: target) } catch { throw Trouble("\(file.name): \(error)") }
     if facts.kind == .dmabuf {
       let live = LiveBuffers(only: facts.inode)
-      // This process has it open only to look.
+      // This process opened the dma-buf only to look at it.
       facts.users = live.buffers.first?.users.filter {
         $0.pid != ownProcess || file.pid == nil && file.path == nil
       }

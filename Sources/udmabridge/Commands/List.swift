@@ -9,39 +9,41 @@ struct List: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "List the dma-bufs of this host, with the processes that hold them.",
     discussion: """
-      A process holds a dma-buf by a descriptor or by a mapping. What only the kernel holds, such as a framebuffer, is \
-      listed where debugfs can be read, which takes root. Without root only your own processes are seen.
+      A process holds a dma-buf by a descriptor or by a mapping. A dma-buf that only the kernel holds, such as one in a \
+      framebuffer, is listed if debugfs can be read, which takes root. Without root only your own processes are seen.
       """)
 
   enum Key: String, CaseIterable, ExpressibleByArgument { case size, inode, exporter, name, pid }
 
-  @Option(help: "size (the largest first), inode, exporter, name, or pid of the first holder.")
+  @Option(help: "The order: size (the largest first), inode, exporter, name, or pid of the first holder.")
   var sort = Key.size
 
-  @Option(help: ArgumentHelp("Only those that this driver made, such as udmabuf.", valueName: "driver"))
+  @Option(
+    help: ArgumentHelp("List only dma-bufs that this driver made, such as udmabuf.", valueName: "driver"))
   var exporter: String?
 
-  @Option(help: ArgumentHelp("Only those that this process holds.", valueName: "pid"))
+  @Option(help: ArgumentHelp("List only dma-bufs that this process holds.", valueName: "pid"))
   var pid: Int32?
 
-  @Option(help: ArgumentHelp("Only those whose name contains this.", valueName: "text"))
+  @Option(help: ArgumentHelp("List only dma-bufs whose name contains this text.", valueName: "text"))
   var name: String?
 
-  @Option(help: ArgumentHelp("Only those of at least this size.", valueName: "size"))
+  @Option(help: ArgumentHelp("List only dma-bufs of at least this size.", valueName: "size"))
   var minSize: Quantity?
 
   @Option(
     help: ArgumentHelp(
-      "Say which ones a guest lends, by their ids, as the vhost-user-udmabuf with this --control socket knows.",
+      "Show the ids of buffers that a guest lends. This is the control socket of its vhost-user-udmabuf.",
       valueName: "socket"))
   var control: String?
 
-  @Option(help: ArgumentHelp("The same of a running domain of libvirt.", valueName: "name"))
+  @Option(help: ArgumentHelp("The same for a running domain of libvirt.", valueName: "name"))
   var domain: String?
 
   @Option(
     help: ArgumentHelp(
-      "List anew whenever something has changed, and look so often; until SIGINT.", valueName: "seconds"))
+      "Look again after this time, and list again if something has changed; until SIGINT.",
+      valueName: "seconds"))
   var watch: Double?
 
   @OptionGroup var output: OutputOptions
@@ -49,7 +51,7 @@ struct List: ParsableCommand {
   func validate() throws {
     if control != nil, domain != nil { throw ValidationError("--control SOCKET or --domain NAME, not both") }
     if let watch, !(0.01...86400).contains(watch) {
-      throw ValidationError("--watch is from 0.01 to 86400 seconds")
+      throw ValidationError("--watch takes 0.01 to 86400 seconds")
     }
   }
 
@@ -121,10 +123,10 @@ struct List: ParsableCommand {
     lines += "\(counted(live.buffers.count, "dma-buf")), \(bytes(LiveBuffer.size(of: live.buffers)))"
     if live.unreadableProcesses > 0 {
       lines +=
-        "; \(counted(live.unreadableProcesses, "process", "processes")) could not be looked into (run as root to see all)"
+        "; \(counted(live.unreadableProcesses, "process", "processes")) could not be looked into (run as root to see all of them)"
     }
     if !live.sawKernel {
-      lines += "; what only the kernel holds is not listed (\(KernelBuffers.path) cannot be read)"
+      lines += "; dma-bufs that only the kernel holds are not listed (\(KernelBuffers.path) cannot be read)"
     }
     return lines
   }

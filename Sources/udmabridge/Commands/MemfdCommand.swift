@@ -3,7 +3,7 @@ import Linux
 import Programs
 import SystemPackage
 
-/// A seal, as it is written on the command line.
+/// A seal, as the command line names it.
 enum SealName: String, CaseIterable, ExpressibleByArgument {
   case seal, shrink, grow, write
   case futureWrite = "future-write"
@@ -19,7 +19,7 @@ enum SealName: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
-/// The seals that are asked for: names between commas, or `none`.
+/// The seals to set: names between commas, or `none`.
 struct SealList: ExpressibleByArgument {
   let seals: Seals
 
@@ -51,23 +51,23 @@ struct MemfdCommand: ParsableCommand {
           -object memory-backend-file,id=shared,size=64M,share=on,mem-path=/proc/self/fd/{} \\
           -device ivshmem-plain,memdev=shared
 
-      Ranges of it become dma-bufs by udmabridge create.
+      udmabridge create makes dma-bufs of its ranges.
       """)
 
-  @Option(help: ArgumentHelp("How large it is: whole pages.", valueName: "size"))
+  @Option(help: ArgumentHelp("The memfd's size, in whole pages.", valueName: "size"))
   var size: Quantity
 
   @Option(
-    help: ArgumentHelp("Of huge pages of this size, such as 2M, which must be reserved.", valueName: "size"))
+    help: ArgumentHelp("Use huge pages of this size, such as 2M. They must be reserved.", valueName: "size"))
   var huge: Quantity?
 
   @Option(
     help: ArgumentHelp(
-      "seal, shrink, grow, write, future-write, several between commas, or none. udmabuf demands shrink, and takes no memfd with write or future-write.",
+      "The seals: seal, shrink, grow, write, future-write, with commas between them, or none. udmabuf needs shrink, and refuses a memfd with write or future-write.",
       valueName: "seals"))
   var seal = SealList([.shrink, .grow, .seal])
 
-  @Option(help: ArgumentHelp("What /proc calls it.", valueName: "name"))
+  @Option(help: ArgumentHelp("The memfd's name in /proc, at most 249 bytes.", valueName: "name"))
   var name = "udmabridge"
 
   @OptionGroup var output: OutputOptions
@@ -76,7 +76,7 @@ struct MemfdCommand: ParsableCommand {
   func validate() throws {
     let page = huge?.value ?? systemPageSize
     if let huge, huge.value.nonzeroBitCount != 1 {
-      throw ValidationError("--huge \(huge) is no power of two")
+      throw ValidationError("--huge \(huge) is not a power of two")
     }
     if size.value == 0 || page == 0 || size.value % page != 0 {
       throw ValidationError("--size \(size) is no multiple of the page size \(Quantity(page))")
@@ -99,9 +99,9 @@ struct MemfdCommand: ParsableCommand {
     switch error {
     case .invalidArgument where huge != nil, .noSuchFileOrDirectory where huge != nil,
       .operationNotSupportedByDevice where huge != nil:
-      return "\(what): the kernel has no huge pages of that size; /sys/kernel/mm/hugepages lists those it has"
+      return "\(what): the kernel has no huge pages of that size; /sys/kernel/mm/hugepages lists its sizes"
     case .noMemory where huge != nil:
-      return "\(what): not so many are free; as root: echo COUNT > /proc/sys/vm/nr_hugepages"
+      return "\(what): too few are free; as root: echo COUNT > /proc/sys/vm/nr_hugepages"
     case .fileTooLarge: return "\(what): that is more than a file can have"
     default: return "\(what): \(error)"
     }

@@ -9,8 +9,8 @@ struct RAM: ParsableCommand {
     commandName: "ram",
     abstract: "Show a running QEMU's memory: its memfds, its blocks, and where the guest sees them.",
     discussion: """
-      With --qmp the monitor is asked where each guest-physical address is, and the memory map of the process says \
-      which memfd is there. With --guest alone the monitor is looked for on the command line of the process.
+      With --qmp, the monitor says where each guest-physical address is, and the memory map of the process says which \
+      memfd is there. With --guest alone, the command line of the process says where the monitor is.
 
         udmabridge ram --qmp /run/qemu.sock --layout > layout.txt; udmabridge plan --layout layout.txt @pages.txt
       """)
@@ -36,7 +36,7 @@ struct RAM: ParsableCommand {
   }
 }
 
-/// What a running QEMU's memory is.
+/// The memory of a running QEMU.
 private struct RAMFacts: Encodable {
   struct Memory: Encodable {
     let name: String
@@ -50,7 +50,7 @@ private struct RAMFacts: Encodable {
     let address, length: UInt64
     /// Nil for a hole.
     var memory: String?
-    /// In the memory.
+    /// The offset in the memory.
     var offset: UInt64?
     var isReadOnly: Bool?
   }
@@ -63,7 +63,7 @@ private struct RAMFacts: Encodable {
   let version: String?
   let source: String
   let memories: [Memory]
-  /// By address, holes included; what lies behind the last is no memory.
+  /// The parts by address, holes included. There is no memory behind the last.
   let layout: [Part]
   let blocks: [Block]?
 
@@ -124,7 +124,7 @@ private struct RAMFacts: Encodable {
     return lines.joined(separator: "\n")
   }
 
-  /// A line for each part: a mark for each doubling of a page, so that 4 KiB and 4 GiB both can be seen.
+  /// A line for each part. One more mark stands for twice the length, so that 4 KiB and 4 GiB can both be seen.
   private var picture: [String] {
     let width = layout.map { String($0.address, radix: 16).count }.max() ?? 1
     return layout.map { part in

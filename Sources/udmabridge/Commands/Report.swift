@@ -1,8 +1,8 @@
-/// One thing that was looked at.
+/// The result of one check.
 struct Check: Encodable, Equatable {
   enum Status: String, Encodable {
     case ok
-    /// It works, but not for everything.
+    /// The thing works, but not for everything.
     case limited
     case failed
   }
@@ -11,11 +11,11 @@ struct Check: Encodable, Equatable {
   let status: Status
   /// What was found.
   let found: String
-  /// How to mend it; nil where nothing is to be mended.
+  /// How to mend it; nil if nothing is wrong.
   var remedy: String?
 }
 
-/// Everything that a doctor's visit found, for people and for programs.
+/// All results of `doctor` or `libvirt check`, for people and for programs.
 struct Report: Encodable {
   var checks: [Check] = []
 

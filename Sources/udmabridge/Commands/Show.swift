@@ -12,8 +12,8 @@ struct Show: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show memory as an image on a KMS card's screen, without a copy.",
     discussion: """
-      It must be DRM master, so no display server may hold the card: run it on a text console. What the screen showed \
-      before is back at the end, which is SIGINT, SIGTERM, or --seconds.
+      The command must be DRM master, so no display server may hold the card: run it on a text console. It ends at \
+      SIGINT, at SIGTERM, or after --seconds. The screen then shows again what it showed before.
 
         udmabridge show --guest 4711 @pages.txt --size 1920x1080 --stride 7680
       """)
@@ -32,7 +32,7 @@ struct Show: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Tell the card so often that the image may have changed, as some copy it; 0 is never.",
+      "Tell the card this many times per second that the image may have changed, because some cards copy it; 0 is never.",
       valueName: "hertz"))
   var refresh = 30
 
@@ -40,11 +40,11 @@ struct Show: ParsableCommand {
 
   func validate() throws {
     if geometry.size == nil, memory.lent.buffer == nil {
-      throw ValidationError("an image has a size: --size WxH")
+      throw ValidationError("the image's size is missing: --size WxH")
     }
-    if !(0...1000).contains(refresh) { throw ValidationError("--refresh is from 0 to 1000") }
+    if !(0...1000).contains(refresh) { throw ValidationError("--refresh \(refresh) is not from 0 to 1000") }
     if let seconds, !(0.001...4_000_000).contains(seconds) {
-      throw ValidationError("--seconds is from 0.001 to 4000000")
+      throw ValidationError("--seconds takes 0.001 to 4000000")
     }
   }
 
@@ -60,7 +60,9 @@ struct Show: ParsableCommand {
     let selection = try memory.open(writable: true, whole: true)
     var layout = try geometry.layout(of: selection)
     guard let offset = UInt32(exactly: UInt64(layout.offset) + selection.start) else {
-      throw Trouble("the image begins at 4 GiB or later in its dma-buf, which no card shows")
+      throw Trouble(
+        "the image begins at 4 GiB or later in its dma-buf, and no card can show that: choose a smaller --offset"
+      )
     }
     layout.offset = offset
     let dmabuf = try selection.dmabuf()
@@ -110,7 +112,7 @@ private final class Screen: ScanoutObserver {
     sink.observer = self
   }
 
-  /// - Parameter whenShown: runs once it is on the screen.
+  /// - Parameter whenShown: runs once the frame is on the screen.
   func show(_ whenShown: @escaping () throws -> Void) throws {
     self.whenShown = whenShown
     try sink.prepare(frame, source: frame.layout.bounds, on: Self.scanout)

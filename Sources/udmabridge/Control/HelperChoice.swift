@@ -10,22 +10,23 @@ import Varlink
 /// The control socket of a running `vhost-user-udmabuf`, and calls of its interface.
 struct HelperChoice: ParsableArguments {
   @Option(
-    help: ArgumentHelp("The socket that vhost-user-udmabuf was given with --control.", valueName: "socket"))
+    help: ArgumentHelp("The control socket of a helper (vhost-user-udmabuf --control).", valueName: "socket"))
   var control: String?
 
-  @Option(help: ArgumentHelp("A running domain of libvirt, whose socket it is instead.", valueName: "name"))
+  @Option(
+    help: ArgumentHelp("A running domain of libvirt, in place of its helper's socket.", valueName: "name"))
   var domain: String?
 
   func validate() throws {
     if (control == nil) == (domain == nil) {
-      throw ValidationError("whose? --control SOCKET or --domain NAME")
+      throw ValidationError("which guest? --control SOCKET or --domain NAME")
     }
   }
 
-  /// Where the socket is.
+  /// The path of the socket.
   func path() throws -> FilePath { try Self.path(control: control, domain: domain) }
 
-  /// The same, of one of the two.
+  /// The path of the socket that one of the two options names.
   static func path(control: String?, domain: String?) throws -> FilePath {
     guard let domain else { return FilePath(control ?? "") }
     let places = try DomainPlaces(domain)

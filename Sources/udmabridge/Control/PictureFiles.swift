@@ -12,9 +12,9 @@ final class PictureFiles: RecordingOutput {
     enum Event: String, Encodable { case picture, dark, end }
 
     let event: Event
-    /// In seconds, from the start of the recording on.
+    /// Seconds since the start of the recording.
     let time: Double
-    /// Of the picture, from 1 on; at the end of the last one.
+    /// The picture's number, from 1; in the last line, that of the last picture.
     let number: Int
     var width, height: UInt32?
     var file: String?
@@ -28,7 +28,7 @@ final class PictureFiles: RecordingOutput {
   private var number = 0
 
   /// - Parameters:
-  ///   - directory: made if it is not there; nil if no files are wanted.
+  ///   - directory: is made if it does not exist; nil means no files.
   ///   - onCount: is called after `count` pictures.
   init(in directory: FilePath?, count: Int?, onCount: @escaping () -> Void) throws {
     (self.directory, self.count, self.onCount) = (directory, count, onCount)

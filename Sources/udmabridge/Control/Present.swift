@@ -15,9 +15,9 @@ struct Present: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show what a guest shows on a KMS card's screens.",
     discussion: """
-      The frames come from the control socket of vhost-user-udmabuf; the guest's own pages are on the screen where the \
-      card takes them, else a copy. It must be DRM master, so no display server may hold the card. It ends with the \
-      helper, or with SIGINT or SIGTERM; what the screens showed before is back then.
+      The frames come from the control socket of vhost-user-udmabuf. The guest's own pages are on the screen if the card \
+      takes them; otherwise a copy is. The command must be DRM master, so no display server may hold the card. It ends \
+      with the helper, or at SIGINT or SIGTERM. The screens then show again what they showed before.
 
         udmabridge present --control /run/vg.control --kms /dev/dri/card0:HDMI-A-1,DP-1
       """)
@@ -33,17 +33,17 @@ struct Present: ParsableCommand {
   @Flag(help: "Show no cursor.")
   var noCursor = false
 
-  @Option(help: "Whether it locks itself in: only the system calls that showing needs are allowed.")
+  @Option(help: "Allow only the system calls that showing needs: on, or off for debugging.")
   var sandbox = Confinement.on
 
   @OptionGroup var output: OutputOptions
 
   enum Confinement: String, ExpressibleByArgument, CaseIterable { case on, off }
-  /// Connections in place of those that the helper closes, since none can be made in the sandbox.
+  /// Spare connections for those that the helper closes: the sandbox allows no new ones.
   private static let reserve = 4
 
   func validate() throws {
-    if kms.isEmpty { throw ValidationError("where to show it: --kms CARD, or --kms auto") }
+    if kms.isEmpty { throw ValidationError("which card? --kms CARD, or --kms auto") }
   }
 
   func run() throws {
@@ -52,10 +52,10 @@ struct Present: ParsableCommand {
     try output.print(presenter.counts, presenter.counts.text)
   }
 
-  /// Until it ends; the screens are as they were then.
+  /// Shows frames until the end, and then restores the screens.
   private func present() throws -> Presenter {
     let plan = try KMSPlan(kms.map { try KMSTarget($0) })
-    // Who is not there cannot be shown: before anything happens to the screens.
+    // Without a helper it fails here, before the screens change.
     let watching = try VarlinkClient(socket.path())
     let loop = try EventLoop()
     let signals = try SignalFD([SIGTERM, SIGINT])
@@ -77,7 +77,7 @@ struct Present: ParsableCommand {
     defer { presenter.stop() }
     let token = try loop.add(signals.fd) { _ in loop.stop() }
     defer { loop.remove(token, signals.fd) }
-    // All is open, and nothing that the helper sent has been read.
+    // Everything is open, and no byte from the helper has been read yet.
     if sandbox == .on {
       try Sandbox(program: "udmabridge", remedy: "--sandbox off runs without it, for debugging").enter(
         .serving)

@@ -6,18 +6,18 @@ import Scanout
 import SystemPackage
 import Udmabuf
 
-/// Keeps what a guest shows, as pictures or as a video.
+/// Records what a guest shows, as pictures or as a video.
 struct Record: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Record what a guest shows: PNG files, or a video on standard output.",
     discussion: """
-      The frames come from the control socket of vhost-user-udmabuf, and are copied when something has changed. \
-      It ends with the first of what is named, with the guest, or with SIGINT or SIGTERM.
+      The frames come from the control socket of vhost-user-udmabuf, and are copied when something has changed. The \
+      recording ends at the first condition that the options name, with the guest, or at SIGINT or SIGTERM.
 
         udmabridge record --control /run/vg.control --output pictures --until-still 5 --timeout 300
         udmabridge record --control /run/vg.control --format y4m --for 60 | ffmpeg -i - video.mp4
 
-      The exit status is 0 when that came which was waited for, 3 after --timeout, and 1 if the guest ended before.
+      The exit status is 0 when a condition was met, 3 after --timeout, and 1 if the guest ended before.
       """)
 
   enum Form: String, CaseIterable, ExpressibleByArgument {
@@ -28,7 +28,7 @@ struct Record: ParsableCommand {
 
   @OptionGroup var socket: HelperChoice
 
-  @Option(help: ArgumentHelp("Which of the guest's scanouts, from 0 on.", valueName: "number"))
+  @Option(help: ArgumentHelp("The guest's scanout, counted from 0.", valueName: "number"))
   var scanout = 0
 
   @Flag(help: "Leave the cursor out.")
@@ -36,25 +36,25 @@ struct Record: ParsableCommand {
 
   @Option(
     help:
-      "png: a picture for each change, and a line of JSON about it on standard output. y4m, raw: a video on standard output, of BT.709 4:4:4, or of bytes red, green, blue and 255."
+      "png: a picture for each change, and a line of JSON about it on standard output. y4m: a video on standard output, BT.709 4:4:4. raw: a video on standard output, whose pixels are the bytes red, green, blue and 255."
   )
   var format = Form.png
 
   @Option(
     help: ArgumentHelp(
-      "Where the PNG files go: 000001.png and so on. Without it there are only the lines.",
+      "The directory for the PNG files: 000001.png and so on. Without it there are only the lines.",
       valueName: "directory"))
   var output: String?
 
   @Option(
     help: ArgumentHelp(
-      "Pictures in a second: of a video as many, 30 without it; of PNG files at most so many.",
+      "Pictures per second. A video has exactly this many, by default 30; PNG files are at most this many.",
       valueName: "number"))
   var rate: Int?
 
   @Option(
     help: ArgumentHelp(
-      "Of the video; that of the first picture without it. A smaller picture is in the middle, of a larger one the middle is shown.",
+      "The video's size, by default that of the first picture. A smaller picture stands in the middle; of a larger one, the middle is shown.",
       valueName: "WxH"))
   var size: PixelSize?
 
@@ -72,15 +72,17 @@ struct Record: ParsableCommand {
 
   func validate() throws {
     if let rate, !Self.rates.contains(rate) {
-      throw ValidationError("--rate is from \(Self.rates.lowerBound) to \(Self.rates.upperBound)")
+      throw ValidationError("--rate takes \(Self.rates.lowerBound) to \(Self.rates.upperBound)")
     }
-    if let count, count < 1 { throw ValidationError("--count counts from 1") }
+    if let count, count < 1 { throw ValidationError("--count \(count) is too small: give 1 or more") }
     if format.video != nil, output != nil {
       throw ValidationError("--format \(format.rawValue) goes to standard output, --output is for PNG files")
     }
-    if format == .png, size != nil { throw ValidationError("--size is about a video (--format y4m or raw)") }
+    if format == .png, size != nil {
+      throw ValidationError("--size belongs to a video (--format y4m or raw)")
+    }
     if format == .raw, size == nil {
-      throw ValidationError("raw pictures do not say their size: say it with --size WxH")
+      throw ValidationError("--format raw needs --size WxH, because raw pictures do not carry their size")
     }
   }
 
@@ -97,7 +99,7 @@ struct Record: ParsableCommand {
       return try waiting.conclude(recorder)
     }
     let file: FD
-    // Before another file gets its number, if it is closed.
+    // Looked at first: if standard output is closed, another file would get its number.
     do throws(Errno) { file = try FD.copy(ofInherited: 1) } catch { throw Self.unwritable(error) }
     let run = try RecordingRun()
     let rate = rate ?? 30
@@ -108,7 +110,7 @@ struct Record: ParsableCommand {
   private func video(
     _ form: VideoOutput.Form, _ rate: Int, to file: consuming FD, _ run: RecordingRun
   ) throws -> VideoOutput {
-    // As many as there are periods in that time, begun ones too.
+    // A picture for each period of that time, a partial one included.
     let inTime = span.map { Int(($0.span.milliseconds * Int64(rate) + 999) / 1000) }
     var hasSaid = false
     do throws(Errno) {
@@ -119,7 +121,8 @@ struct Record: ParsableCommand {
         onOtherSize: { picture, size in
           if hasSaid { return }
           hasSaid = true
-          printError("udmabridge: the guest shows \(picture), and the video has \(size); --size chooses it")
+          printError(
+            "udmabridge: the guest shows \(picture), but the video is \(size); --size sets the video's size")
         })
     } catch { throw Self.unwritable(error) }
   }

@@ -3,7 +3,7 @@ import Linux
 import Recording
 import SystemPackage
 
-/// A recording in a loop of its own, until it ends, or SIGINT or SIGTERM ends it.
+/// A recording in a loop of its own, until its end or SIGINT or SIGTERM.
 final class RecordingRun {
   let loop: EventLoop
   private let signals: SignalFD
@@ -16,11 +16,11 @@ final class RecordingRun {
     signals = try SignalFD([SIGTERM, SIGINT])
   }
 
-  /// For what the output finds out.
+  /// The output calls these two.
   func end(_ reason: RecordingEnd) { recorder?.end(reason) }
   func fail(_ error: any Error) { recorder?.fail(error) }
 
-  /// - Throws: why it failed.
+  /// - Throws: why the recording failed.
   /// - Returns: the recorder, which says why it ended.
   func record(
     _ path: FilePath, scanout: Int, showsCursor: Bool, interval: TimeSpan = .zero, limits: RecordingLimits,

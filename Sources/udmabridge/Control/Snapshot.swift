@@ -9,15 +9,15 @@ struct Snapshot: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write what a guest shows to a PNG file.",
     discussion: """
-      The picture and the cursor come from the control socket of vhost-user-udmabuf. With --wait the exit status is 3 after \
-      --timeout, and 1 if the guest ended before; the file has the last picture then, if there was one.
+      The picture and the cursor come from the control socket of vhost-user-udmabuf. With --wait, the exit status is 3 after \
+      --timeout, and 1 if the guest ended before. The file then has the last picture, if there was one.
 
         udmabridge snapshot --control /run/vg.control --wait --until-still 5 --timeout 300 picture.png
       """)
 
   @OptionGroup var socket: HelperChoice
 
-  @Option(help: ArgumentHelp("Which of the guest's scanouts, from 0 on.", valueName: "number"))
+  @Option(help: ArgumentHelp("The guest's scanout, counted from 0.", valueName: "number"))
   var scanout = 0
 
   @Flag(help: "Leave the cursor out.")
@@ -25,11 +25,11 @@ struct Snapshot: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "In place of a scanout, a buffer that the guest lends, by its id (udmabridge buffers list).",
+      "A buffer that the guest lends, by its id (udmabridge buffers list), in place of a scanout.",
       valueName: "id"))
   var buffer: BufferID?
 
-  @OptionGroup(title: "The image in that buffer, where its lender does not say it") var geometry:
+  @OptionGroup(title: "The image in that buffer, if its lender does not describe it") var geometry:
     GeometryOptions
 
   @Flag(help: "Wait until the guest shows a picture.")
@@ -37,15 +37,15 @@ struct Snapshot: ParsableCommand {
 
   @OptionGroup(title: "What else to wait for, with --wait") var waiting: WaitOptions
 
-  @Argument(help: "The file, which is replaced.")
+  @Argument(help: "The file to write; an existing one is replaced.")
   var file: String
 
   func validate() throws {
-    if buffer == nil, geometry.size != nil { throw ValidationError("--size is about --buffer ID") }
+    if buffer == nil, geometry.size != nil { throw ValidationError("--size belongs to --buffer ID") }
     if !wait, !waiting.isEmpty { throw ValidationError("to wait for something, give --wait") }
-    if buffer != nil, wait { throw ValidationError("--wait is about a scanout, not about --buffer ID") }
+    if buffer != nil, wait { throw ValidationError("--wait belongs to a scanout, not to --buffer ID") }
     if buffer != nil, scanout != 0 || noCursor {
-      throw ValidationError("a buffer has neither scanout nor cursor: give --buffer without them")
+      throw ValidationError("a buffer has neither scanout nor cursor: leave --scanout and --no-cursor out")
     }
   }
 
@@ -71,7 +71,7 @@ struct Snapshot: ParsableCommand {
     try result?.get()
   }
 
-  /// Whatever ends it, the last picture is in the file.
+  /// Waits, and writes the last picture into the file, whatever ended the wait.
   private func waitForPicture(_ path: FilePath) throws {
     let limits = try waiting.limits()
     let run = try RecordingRun()

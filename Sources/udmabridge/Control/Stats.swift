@@ -4,7 +4,7 @@ import FoundationEssentials
 import Metrics
 import Varlink
 
-/// Prints what a helper has counted.
+/// Prints a helper's statistics.
 struct Stats: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Print the statistics of a running vhost-user-udmabuf.")
@@ -21,7 +21,7 @@ struct Stats: ParsableCommand {
       encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
       print(String(decoding: try encoder.encode(statistics), as: UTF8.self))
     } else {
-      // What the device has counted comes first.
+      // The device's own counts come first.
       let lines = ["device", "control"].flatMap { statistics[$0]?.all(below: $0) ?? [] }
       let width = lines.map(\.name.count).max() ?? 0
       for line in lines {

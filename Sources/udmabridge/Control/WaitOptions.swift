@@ -4,15 +4,17 @@ import Programs
 import Recording
 import Scanout
 
-/// What is waited for on a guest's screen.
+/// The conditions on a guest's screen to wait for.
 struct WaitOptions: ParsableArguments {
   @Option(
-    help: ArgumentHelp("Until nothing has changed for this time, cursor included.", valueName: "seconds"))
+    help: ArgumentHelp(
+      "End when the picture and the cursor have not changed for this time.", valueName: "seconds"))
   var untilStill: Seconds?
 
   @Option(
     help: ArgumentHelp(
-      "Until the guest shows this picture. Its fully transparent pixels are not compared.", valueName: "png"))
+      "End when the guest shows this picture. Its fully transparent pixels are not compared.",
+      valueName: "png"))
   var untilMatch: String?
 
   @Option(
@@ -27,7 +29,7 @@ struct WaitOptions: ParsableArguments {
   var tolerance: UInt32?
 
   @Option(
-    help: ArgumentHelp("End with status 3 if that has not come within this time.", valueName: "seconds"))
+    help: ArgumentHelp("End with status 3 if no condition was met within this time.", valueName: "seconds"))
   var timeout: Seconds?
 
   /// None of them is given.
@@ -37,11 +39,11 @@ struct WaitOptions: ParsableArguments {
 
   func validate() throws {
     if region != nil, untilStill == nil, untilMatch == nil {
-      throw ValidationError("--region is about --until-still and --until-match")
+      throw ValidationError("--region belongs to --until-still and --until-match")
     }
     if let tolerance {
-      if untilMatch == nil { throw ValidationError("--tolerance is about --until-match") }
-      if tolerance > 255 { throw ValidationError("--tolerance is from 0 to 255") }
+      if untilMatch == nil { throw ValidationError("--tolerance belongs to --until-match") }
+      if tolerance > 255 { throw ValidationError("--tolerance \(tolerance) is not from 0 to 255") }
     }
   }
 
@@ -60,7 +62,7 @@ struct WaitOptions: ParsableArguments {
     return limits
   }
 
-  /// Throws what the exit status is made of, unless that came which was waited for.
+  /// Throws the exit status, unless the condition was met.
   func conclude(_ recorder: Recorder) throws {
     let isWaiting = untilStill != nil || untilMatch != nil || recorder.count == 0
     switch recorder.reason {

@@ -4,12 +4,13 @@ import Glibc
 import Linux
 import Varlink
 
-/// Tells what a guest shows, as it happens.
+/// Prints what a guest shows, as it happens.
 struct Watch: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Print what a guest shows: outputs, frames, cursor, and the end.",
+    abstract: "Print what a guest shows: outputs, frames and the cursor, until the helper ends.",
     discussion:
-      "One line for each event. The exit status is 0 at the end, 1 if the connection is lost before it.")
+      "Each event is one line. The exit status is 0 when the helper ends, and 1 if the connection breaks before."
+  )
 
   @OptionGroup var socket: HelperChoice
 
@@ -20,7 +21,7 @@ struct Watch: ParsableCommand {
   var frames: Int?
 
   func validate() throws {
-    if let frames, frames < 1 { throw ValidationError("--frames counts from 1") }
+    if let frames, frames < 1 { throw ValidationError("--frames \(frames) is too small: give 1 or more") }
   }
 
   func run() throws {
@@ -33,7 +34,7 @@ struct Watch: ParsableCommand {
       } else {
         for line in event.lines { print(line) }
       }
-      // Whoever reads the lines wants them now.
+      // The reader of the lines wants each at once.
       guard fflush(nil) == 0 else { return false }
       if event.event == .frame, let count = left { left = count - 1 }
       return left != 0

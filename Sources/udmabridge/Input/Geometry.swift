@@ -14,23 +14,27 @@ struct GeometryOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Bytes from one row to the next; as many as a row has, without it.", valueName: "bytes"))
+      "Bytes from the start of one row to the next. By default rows follow without a gap.", valueName: "bytes"
+    ))
   var stride: Quantity?
 
-  @Option(help: ArgumentHelp("Where the first pixel stands, in bytes.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("The offset of the first pixel, in bytes.", valueName: "bytes"))
   var offset = Quantity(0)
 
   @Option(
     help: ArgumentHelp("How the pixels are arranged (DRM_FORMAT_MOD_*); 0 is linear.", valueName: "number"))
   var modifier = Quantity(0)
 
-  /// As the options say; without a size, as the lender of a buffer says.
+  /// The layout from the options; without a size, the one that the buffer's lender gave.
   func layout(of selection: Selection) throws -> FrameLayout {
     guard size == nil, let image = selection.image else { return try layout(memory: selection.size) }
     guard let width = UInt32(exactly: image.width), let height = UInt32(exactly: image.height),
       let fourcc = UInt32(exactly: image.fourcc), let stride = UInt32(exactly: image.stride),
       let offset = UInt32(exactly: image.offset)
-    else { throw Trouble("the image that the lender says to be there has numbers that no image has") }
+    else {
+      throw Trouble(
+        "the lender's description of the image has impossible numbers; describe it with --size WxH")
+    }
     let layout = FrameLayout(
       width: width, height: height, format: FourCC(rawValue: fourcc), stride: stride, offset: offset,
       modifier: UInt64(bitPattern: Int64(image.modifier)))
@@ -38,25 +42,25 @@ struct GeometryOptions: ParsableArguments {
       let end = layout.end, end <= selection.size
     else {
       throw Trouble(
-        "the lender says that an image of \(layout) is there, which does not lie in \(selection.size) bytes; say "
-          + "what is there with --size WxH")
+        "the image that the lender describes, \(layout), does not fit into \(selection.size) bytes; describe it "
+          + "with --size WxH")
     }
     return layout
   }
 
-  /// - Parameter bytes: of the memory, which must hold the image.
+  /// - Parameter bytes: the size of the memory, which must hold the image.
   func layout(memory bytes: UInt64) throws -> FrameLayout {
-    guard let size else { throw Trouble("an image has a size: --size WxH") }
+    guard let size else { throw Trouble("the image's size is missing: --size WxH") }
     guard let pixel = format.bytesPerPixel else {
-      throw Trouble("the format \(format) is not known; known are those of 32 bits, such as XR24, and RG16")
+      throw Trouble("the format \(format) is not supported; give one of 32 bits, such as XR24, or RG16")
     }
     let row = UInt64(size.width) * pixel
     let wanted = stride?.value ?? row
     guard wanted >= row else {
-      throw Trouble("--stride \(wanted) is less than a row of \(size.width) pixels has, \(row)")
+      throw Trouble("--stride \(wanted) is too small: a row of \(size.width) pixels has \(row) bytes")
     }
     guard let stride = UInt32(exactly: wanted), let offset = UInt32(exactly: offset.value) else {
-      throw Trouble("--stride and --offset are below 4G")
+      throw Trouble("--stride and --offset must be below 4G")
     }
     let layout = FrameLayout(
       width: size.width, height: size.height, format: format, stride: stride, offset: offset,

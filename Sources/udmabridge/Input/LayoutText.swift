@@ -6,8 +6,8 @@ import SystemPackage
 
 /// A memory layout as text, one part in a line: `ADDRESS:LENGTH MEMORY [OFFSET] [unsealed]`.
 ///
-/// MEMORY is a name of your own: parts with the same name are of one memfd. OFFSET is where the part is in it, 0
-/// without one. `unsealed` says that udmabuf would not take that memory. What follows # is a comment.
+/// MEMORY is any name: parts with the same name belong to one memfd. OFFSET is the part's place in that memfd, by
+/// default 0. `unsealed` says that udmabuf would refuse that memory. A comment follows #.
 enum LayoutText {
   static func write(_ layout: GuestLayout) -> String {
     var text = "# address:length memory offset\n"
@@ -21,7 +21,7 @@ enum LayoutText {
     return text
   }
 
-  /// What such a text says: memfds stand in for the memory, of which no page is ever touched.
+  /// Reads such a text. Memfds stand in for the memory; none of their pages is ever touched.
   static func read(_ path: String) throws -> GuestLayout {
     let text: String
     do throws(Errno) { text = try readText(FilePath(path)) } catch {
@@ -33,7 +33,7 @@ enum LayoutText {
       let words = line.prefix { $0 != "#" }.split(whereSeparator: { $0 == " " || $0 == "\t" })
       if words.isEmpty { continue }
       let trouble = Trouble(
-        "\(path), line \(number + 1): «\(line)» is no ADDRESS:LENGTH MEMORY [OFFSET] [unsealed], such as 0x100000000:1G mem 2G"
+        "\(path), line \(number + 1): «\(line)» is not ADDRESS:LENGTH MEMORY [OFFSET] [unsealed], such as 0x100000000:1G mem 2G"
       )
       let isSealed = words.last != "unsealed"
       let fields = isSealed ? words : words.dropLast()
@@ -63,7 +63,7 @@ enum LayoutText {
       let memfd = try Memfd.create(name: "udmabridge-plan", size: size, seals: isSealed ? .shrink : [])
       return GuestBacking(name: name, kind: .memfd(memfd, descriptor: -1))
     } catch {
-      throw Trouble("the memory \(name) of \(bytes(size)) is more than a file can stand for: \(error)")
+      throw Trouble("the memory \(name) of \(bytes(size)) is larger than a file can be: \(error)")
     }
   }
 }

@@ -10,16 +10,16 @@ extension BufferID: ExpressibleByArgument {
   public init?(argument: String) { self.init(argument) }
 }
 
-/// What a guest lends, in use as long as this exists.
+/// A buffer that a guest lends, imported for as long as this object exists.
 final class LentMemory {
   let facts: ImportReply
   let dmabuf: DMABuf
   let token: HoldToken
   private let client: BuffersClient
-  /// Memory of another kind wants no word before the CPU uses it.
+  /// Only a dma-buf needs a call before the CPU uses it.
   private let isDMABuf: Bool
 
-  /// Where it begins in the dma-buf, and how much it is, in bytes.
+  /// The lent bytes: their offset in the dma-buf, and their number.
   var offset: Int { facts.offset }
   var length: Int { facts.size }
 
@@ -35,12 +35,12 @@ final class LentMemory {
     let (end, isBeyond) = facts.offset.addingReportingOverflow(facts.size)
     guard facts.offset >= 0, facts.size > 0, !isBeyond, UInt64(end) <= dmabuf.size else {
       throw Trouble(
-        "buffer \(id) cannot be \(facts.size) bytes from \(facts.offset) on of a dma-buf of \(dmabuf.size) bytes"
+        "buffer \(id) has \(facts.size) bytes from offset \(facts.offset) on, but its dma-buf has only \(dmabuf.size)"
       )
     }
   }
 
-  /// Asks about this buffer, on the connection that it was imported on.
+  /// Asks about this buffer, on the connection of its import.
   func call(_ method: String, _ filling: FillingFacts? = nil) throws {
     _ = try client.call(method, BuffersRequest(id: facts.buffer.id, filling: filling))
   }

@@ -8,23 +8,23 @@ import QEMU
 import SystemPackage
 import Udmabuf
 
-/// Which memory: a file of this process or of another one, or a guest's.
+/// The memory that is meant: a file of this process or of another one, or a guest's memory.
 struct FileOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "A descriptor that this process inherited; with --pid, one of that process.", valueName: "number"))
+      "An inherited descriptor; with --pid, a descriptor of that process.", valueName: "number"))
   var fd: Int32?
 
-  @Option(help: ArgumentHelp("A path that leads to it, such as /proc/PID/fd/N.", valueName: "path"))
+  @Option(help: ArgumentHelp("A path to the memfd, such as /proc/PID/fd/N.", valueName: "path"))
   var path: String?
 
   @Option(
     help: ArgumentHelp(
-      "The process whose --fd is meant. It takes the same user and group, or CAP_SYS_PTRACE.",
+      "The process that has --fd. You must be its user and group, or have CAP_SYS_PTRACE.",
       valueName: "pid"))
   var pid: Int32?
 
-  /// How errors and output call it.
+  /// The file's name in errors and output.
   var name: String {
     if let path { return path }
     return pid.map { "descriptor \(fd ?? -1) of process \($0)" } ?? "descriptor \(fd ?? -1)"
@@ -34,10 +34,10 @@ struct FileOptions: ParsableArguments {
 
   func validate() throws {
     if path != nil, fd != nil || pid != nil {
-      throw ValidationError("--path stands alone, without --fd and --pid")
+      throw ValidationError("--path excludes --fd and --pid: leave one of them out")
     }
     if pid != nil, fd == nil {
-      throw ValidationError("--pid PID wants the number of a descriptor beside it: --fd N")
+      throw ValidationError("--pid PID needs the number of a descriptor too: --fd N")
     }
   }
 
@@ -48,15 +48,16 @@ struct FileOptions: ParsableArguments {
     } catch {
       switch (path, error) {
       case (nil, _):
-        throw Trouble("\(name) is not open here: let the shell open it, or name its process with --pid")
+        throw Trouble(
+          "\(name) is not open in this process: let the shell open it, or name its process with --pid")
       case (let path?, .noSuchAddressOrDevice) where path.hasPrefix("/proc/"):
         let words = path.split(separator: "/")
         throw Trouble(
-          "\(path) cannot be opened by its path, as a dma-buf and a socket cannot: take it with --pid "
+          "\(path) cannot be opened by its path: it is a dma-buf, a socket or the like. Take it with --pid "
             + "\(words.dropFirst().first ?? "PID") --fd \(words.last ?? "N")")
       case (_, .permissionDenied):
         throw Trouble(
-          "\(name) may not be opened: be the same user and group as its process, or have CAP_SYS_PTRACE (run as root)"
+          "\(name) may not be opened: run as the user and group of its process, or with CAP_SYS_PTRACE (as root)"
         )
       default: throw Trouble("\(name) cannot be opened: \(error)")
       }
@@ -68,32 +69,32 @@ struct FileOptions: ParsableArguments {
 struct LentOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "A buffer that a guest lends, by its id (udmabridge buffers list); with --control, or with --domain.",
+      "A buffer that a guest lends, by its id (udmabridge buffers list); needs --control or --domain.",
       valueName: "id"))
   var buffer: BufferID?
 
   @Option(
     help: ArgumentHelp(
-      "The socket that its vhost-user-udmabuf was given with --control.", valueName: "socket"))
+      "The control socket of the buffer's helper (vhost-user-udmabuf --control).", valueName: "socket"))
   var control: String?
 }
 
 struct GuestOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "A guest's memory: QEMU's monitor, a socket that QEMU has by -qmp unix:SOCKET,server=on,wait=off.",
+      "A guest's memory, by QEMU's monitor: the socket of -qmp unix:SOCKET,server=on,wait=off.",
       valueName: "socket"))
   var qmp: String?
 
   @Option(
     help: ArgumentHelp(
-      "A guest's memory: the process of its QEMU. Its monitor is looked for on its command line; without one the layout must follow from that alone.",
+      "A guest's memory, by the process of its QEMU. The command line of the process must name a monitor, or prove the layout without one.",
       valueName: "pid"))
   var guest: Int32?
 
   @Option(
     help: ArgumentHelp(
-      "A guest's memory: a running domain of libvirt, which marks it as tainted because its monitor is used.",
+      "A guest's memory, by a running domain of libvirt. libvirt marks the domain as tainted, because its monitor is used.",
       valueName: "name"))
   var domain: String?
 
@@ -103,13 +104,14 @@ struct GuestOptions: ParsableArguments {
 
   func validate() throws {
     if domain != nil, qmp != nil || guest != nil {
-      throw ValidationError("--domain stands alone, without --qmp and --guest")
+      throw ValidationError("--domain excludes --qmp and --guest: leave one of them out")
     }
   }
 
   func open() throws -> RunningQEMU {
     if let domain {
-      printError("udmabridge: domain \(domain) becomes tainted (custom-monitor) by this")
+      printError(
+        "udmabridge: libvirt marks domain \(domain) as tainted (custom-monitor), because its monitor is used")
       return try connection.open().domain(domain).qemu()
     }
     if let qmp { return try RunningQEMU(monitor: FilePath(qmp), pid: guest) }
@@ -125,7 +127,7 @@ struct MemoryOptions: ParsableArguments {
 
   @Argument(
     help: ArgumentHelp(
-      "ADDRESS:LENGTH, or ADDRESS for one page: offsets in the file, or the guest's physical addresses. @FILE reads a list from a file, - from standard input, up to its end or the word end: ranges between blanks, commas or line ends, and comments after #. None means all of a file.",
+      "ADDRESS:LENGTH, or ADDRESS for one page: offsets in the file, or the guest's physical addresses. @FILE reads a list from a file, - one from standard input, up to its end or the word end. Blanks, commas or line ends separate ranges, and # begins a comment. Without ranges, all of the file is meant.",
       valueName: "range"))
   var ranges: [String] = []
 
@@ -133,14 +135,14 @@ struct MemoryOptions: ParsableArguments {
     if let buffer = lent.buffer {
       if file.isGiven || guest.qmp != nil || guest.guest != nil || !ranges.isEmpty {
         throw ValidationError(
-          "--buffer \(buffer) is all of the memory: leave out ranges, files, --qmp and --guest")
+          "--buffer \(buffer) names the whole memory: leave out ranges, files, --qmp and --guest")
       }
       if (lent.control == nil) == (guest.domain == nil) {
-        throw ValidationError("whose buffer? --control SOCKET or --domain NAME beside --buffer")
+        throw ValidationError("whose buffer? --buffer needs --control SOCKET or --domain NAME")
       }
       return
     }
-    if lent.control != nil { throw ValidationError("--control is about --buffer ID") }
+    if lent.control != nil { throw ValidationError("--control belongs to --buffer ID") }
     if file.isGiven == guest.isGiven {
       throw ValidationError(
         "say which memory: --fd N, --path PATH, --pid PID --fd N, --qmp SOCKET, --guest PID, --domain NAME or --buffer ID"
@@ -151,7 +153,7 @@ struct MemoryOptions: ParsableArguments {
     }
   }
 
-  /// - Parameter whole: ranges must be whole pages, as udmabuf wants them.
+  /// - Parameter whole: ranges must be whole pages, which udmabuf needs.
   func open(writable: Bool, whole: Bool) throws -> Selection {
     if let buffer = lent.buffer {
       let client = try BuffersClient(HelperChoice.path(control: lent.control, domain: guest.domain))
@@ -160,14 +162,16 @@ struct MemoryOptions: ParsableArguments {
     let list = try RangeList(ranges)
     let wanted = list.ranges
     if wanted.isEmpty, !ranges.isEmpty {
-      throw Trouble("\(ranges.joined(separator: " ")) names no range at all")
+      throw Trouble("\(ranges.joined(separator: " ")) names no range: give ADDRESS:LENGTH at least once")
     }
     if guest.isGiven {
       return try Selection(wanted, of: guest.open().layout(), whole: whole, isKept: list.isKept)
     }
     let fd = try file.open(writable: writable)
     if (try? fd.fileKind()) == .dmaBuf {
-      guard wanted.isEmpty else { throw Trouble("\(file.name) is a dma-buf, of which no part can be taken") }
+      guard wanted.isEmpty else {
+        throw Trouble("\(file.name) is a dma-buf, which is taken as a whole: leave the ranges out")
+      }
       return Selection(try DMABuf(adopting: fd))
     }
     return try Selection(wanted, of: Memfd(adopting: fd), named: file.name, whole: whole, isKept: list.isKept)

@@ -3,13 +3,13 @@ import Programs
 import SystemPackage
 
 /// Reads ranges, byte by byte: `ADDRESS:LENGTH`, or `ADDRESS` for a page, between blanks, commas and line ends.
-/// What follows `#` in a line is a comment. In a list that is kept up, the word `end` ends it.
+/// `#` begins a comment that ends with the line. The word `end` ends a list whose writer keeps it valid.
 struct RangeListParser {
-  /// More would be a mistake: 64 GiB of single pages.
+  /// 64 GiB of single pages. A longer list is a mistake.
   static let maximum = 1 << 24
 
   private(set) var ranges: [ByteRange] = []
-  /// The word `end` came: whoever wrote the list keeps it up, and nothing behind it is read.
+  /// The word `end` came. The writer keeps the list valid, and nothing behind `end` is read.
   private(set) var isKept = false
   private let mayBeKept: Bool
   private let name: String?
@@ -19,16 +19,16 @@ struct RangeListParser {
 
   /// - Parameters:
   ///   - name: what errors call the text; nil for a word of the command line.
-  ///   - mayBeKept: it comes from somebody who may keep it up.
+  ///   - mayBeKept: the text's writer may keep the list valid, and end it with `end`.
   init(_ name: String?, mayBeKept: Bool = false) {
     (self.name, self.mayBeKept) = (name, mayBeKept)
     token.reserveCapacity(Self.longest)
   }
 
-  /// Two numbers of 64 bits and a colon are shorter.
+  /// Longer than two numbers of 64 bits and a colon.
   private static let longest = 64
 
-  /// Takes the next piece of the text, wherever it was cut.
+  /// Takes the next piece of the text, which may be cut anywhere.
   mutating func feed(_ bytes: ArraySlice<UInt8>) throws {
     for byte in bytes {
       if isKept { return }
@@ -64,7 +64,7 @@ struct RangeListParser {
     let length = colon == token.endIndex ? systemPageSize : Quantity.parse(token[(colon + 1)...])
     guard let address = Quantity.parse(token[..<colon]), let length else { throw malformed() }
     if ranges.count == Self.maximum {
-      throw Trouble("\(name ?? "the list") has more than \(Self.maximum) ranges")
+      throw Trouble("\(name ?? "the list") has more than \(Self.maximum) ranges; name fewer at a time")
     }
     ranges.append(ByteRange(start: address, length: length))
     token.removeAll(keepingCapacity: true)
@@ -73,14 +73,14 @@ struct RangeListParser {
   private func malformed() -> Trouble {
     let place = name.map { "\($0), line \(line): " } ?? ""
     return Trouble(
-      "\(place)«\(String(decoding: token, as: UTF8.self))» is no ADDRESS:LENGTH such as 0x1000:64K")
+      "\(place)«\(String(decoding: token, as: UTF8.self))» is not ADDRESS:LENGTH, such as 0x1000:64K")
   }
 }
 
 /// Ranges as they are given on a command line.
 struct RangeList {
   private(set) var ranges: [ByteRange] = []
-  /// They came from standard input, up to the word `end`, and are good for as long as that is open.
+  /// They came from standard input, up to the word `end`. They are valid as long as standard input is open.
   private(set) var isKept = false
 
   /// Each word is a range, `@FILE`, or `-` for standard input.
@@ -118,7 +118,7 @@ struct RangeList {
 
   private mutating func add(_ parser: RangeListParser) {
     isKept = isKept || parser.isKept
-    // A list of a million ranges is not copied.
+    // Saves the copy of a list that may have a million ranges.
     if ranges.isEmpty { ranges = parser.ranges } else { ranges += parser.ranges }
   }
 }

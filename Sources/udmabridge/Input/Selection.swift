@@ -6,7 +6,7 @@ import QEMU
 import SystemPackage
 import Udmabuf
 
-/// Memory that was chosen: ranges of memfds, in order, a dma-buf that is there already, or what a guest lends.
+/// The chosen memory: ranges of memfds in order, an existing dma-buf, or a buffer that a guest lends.
 struct Selection {
   enum Content {
     case ranges([MemfdRange])
@@ -14,11 +14,11 @@ struct Selection {
     case lent(LentMemory)
   }
   let content: Content
-  /// How many ranges were asked for, before neighbours were joined.
+  /// The number of ranges before neighbours were joined.
   let entries: Int
-  /// In bytes.
+  /// The size in bytes.
   let size: UInt64
-  /// It is good for as long as standard input is open.
+  /// The ranges are valid only as long as standard input is open.
   let isKept: Bool
 
   init(_ dmabuf: DMABuf) { (content, entries, size, isKept) = (.dmabuf(dmabuf), 1, dmabuf.size, false) }
@@ -27,10 +27,10 @@ struct Selection {
     (content, entries, size, isKept) = (.lent(lent), 1, UInt64(lent.length), false)
   }
 
-  /// Where it begins in its dma-buf, in bytes.
+  /// The offset of the memory in its dma-buf, in bytes.
   var start: UInt64 { if case .lent(let lent) = content { UInt64(lent.offset) } else { 0 } }
 
-  /// How an image lies in it, as its lender says.
+  /// The layout of the image in it, which its lender gave.
   var image: ImageMetadata? { if case .lent(let lent) = content { lent.facts.metadata.image } else { nil } }
 
   /// - Parameter wanted: what `ranges` were before neighbours were joined.
@@ -38,10 +38,10 @@ struct Selection {
     (content, entries, size, self.isKept) = (.ranges(ranges), wanted.count, try wanted.size(), isKept)
   }
 
-  /// Ranges of a file; all of it if there are none.
+  /// Ranges of a file; without ranges, the whole file.
   init(_ wanted: [ByteRange], of memfd: Memfd, named name: String, whole: Bool, isKept: Bool = false) throws {
     let end = memfd.status.size
-    guard end > 0 else { throw Trouble("\(name) is empty, or no file that can be mapped") }
+    guard end > 0 else { throw Trouble("\(name) is empty, or is not a file that can be mapped") }
     let entries = wanted.isEmpty ? [ByteRange(start: 0, length: end)] : wanted
     var joined: [MemfdRange] = []
     for (index, entry) in entries.enumerated() {
@@ -98,20 +98,20 @@ struct Selection {
     }
   }
 
-  /// How errors call a range: as it was written, in hexadecimal.
+  /// A range's name in errors, in hexadecimal.
   private static func place(_ entry: ByteRange, _ index: Int, _ count: Int) -> String {
     "the range \(entry)" + (count > 1 ? " (\(index + 1) of \(count))" : "")
   }
 
   // MARK: Use
 
-  /// A dma-buf of it: the one that it is, or one that udmabuf makes.
+  /// The existing dma-buf, or a new one from udmabuf.
   func dmabuf() throws -> DMABuf {
     switch content {
     case .dmabuf(let dmabuf): return dmabuf
     case .lent(let lent): return lent.dmabuf
     case .ranges(let ranges):
-      // The list is checked first: what is wrong with it is wrong on every host.
+      // The list is checked before the device is opened: its errors do not depend on the host.
       do throws(UdmabufError) {
         _ = try UdmabufDevice.check(ranges, UdmabufLimits(items: .max, bytes: .max))
       } catch {
@@ -143,7 +143,7 @@ struct Selection {
     return Trouble("\(error) (item \(item) is \(ranges[item]))")
   }
 
-  /// Copies it out, in order, in pieces that each are a copy.
+  /// Copies the memory out, in order, piece by piece.
   /// - Parameter limit: of so many bytes nothing behind them is touched.
   func forEachPiece(upTo limit: UInt64 = .max, _ body: ([UInt8]) throws -> Void) throws {
     switch content {
@@ -158,7 +158,7 @@ struct Selection {
     case .ranges(let ranges):
       var left = limit
       for range in ranges where left > 0 {
-        // To read where a memfd is empty allocates its pages.
+        // Reading a hole of a memfd would allocate pages.
         let part = min(range.length, left)
         left -= part
         guard let length = Int(exactly: part) else { throw Errno.fileTooLarge }
@@ -181,7 +181,7 @@ struct Selection {
 }
 
 extension UdmabufError {
-  /// The item of the list that is wrong, if it is one.
+  /// The item of the list that the error is about, if any.
   fileprivate var item: Int? {
     switch self {
     case .emptyItem(let item), .offsetMisaligned(let item, _), .lengthMisaligned(let item, _),

@@ -1,12 +1,12 @@
 import Libvirt
 
 extension DomainProblem {
-  /// What to do about it.
+  /// How to mend the problem.
   var remedy: String {
     switch self {
     case .type: "only domains of type kvm and qemu can be enabled"
-    case .noPCI: "a machine with virtio on PCI, such as q35, pc or virt; there is no other way"
-    case .encrypted: "take <launchSecurity> out; a guest that is to have it cannot be lent"
+    case .noPCI: "choose a machine with virtio on PCI, such as q35, pc or virt"
+    case .encrypted: "take <launchSecurity> out; the memory of a guest that needs it cannot be lent"
     case .memorySource:
       "<memoryBacking><source type='memfd'/></memoryBacking>; udmabridge libvirt enable does that"
     case .memoryAccess:

@@ -30,7 +30,7 @@ struct LibvirtCheck: ParsableCommand {
     var report = Report()
     report.add(definition)
     var host = HostCheck(definition)
-    // A program that a file names is not run: the file may be anybody's.
+    // The program that a file names is not run, because anybody may have written the file.
     host.mayRunQEMU = domain != "-" && !domain.contains("/")
     host.add(to: &report)
     try output.print(report, report.text)
@@ -39,7 +39,7 @@ struct LibvirtCheck: ParsableCommand {
 }
 
 extension Report {
-  /// What a definition says of itself.
+  /// Checks the definition by itself.
   fileprivate mutating func add(_ domain: DomainXML) {
     let problems = domain.problems
     for (name, good) in [
@@ -64,11 +64,11 @@ extension DomainXML {
   }
 }
 
-/// What a host lacks for a domain.
+/// Checks what a host lacks for a domain.
 struct HostCheck {
   private let domain: DomainXML
   private let files: HostFiles
-  /// The domain's QEMU may be asked for its devices.
+  /// Whether the domain's QEMU may be run to list its devices.
   var mayRunQEMU = true
 
   init(_ domain: DomainXML, _ files: HostFiles = HostFiles()) { (self.domain, self.files) = (domain, files) }
@@ -88,8 +88,8 @@ struct HostCheck {
     } else {
       report.limited(
         "hook",
-        "libvirt has no hook of udmabridge: nobody makes the directory of the domain's control socket, nor what its string "
-          + "is the path of, without which libvirt starts no domain whose devices a cgroup guards",
+        "libvirt has no hook of udmabridge: nothing makes the directory of the domain's control socket, or the file that "
+          + "rendernode names, without which libvirt cannot start a domain whose devices a cgroup guards",
         remedy: "make install, and restart libvirtd if it had no hooks before")
     }
   }
@@ -99,14 +99,14 @@ struct HostCheck {
     return (try? reference.allOptions()) ?? reference.options
   }
 
-  /// The cards that the domain is to be shown on, those that are named.
+  /// The cards that the domain's options name.
   private var cards: [FilePath] {
     options.filter { $0.name == "kms" }.compactMap { option in
       if case .path(let path)? = (try? KMSTarget(option.value))?.card { path } else { nil }
     }
   }
 
-  /// Those of which the helper is to find one.
+  /// With `kms=auto`, all cards of the host.
   private var choice: [FilePath] {
     guard options.contains(where: { $0.name == "kms" && $0.value == "auto" }) else { return [] }
     return directoryEntries("/dev/dri").filter { $0.hasPrefix("card") }.sorted().map {
@@ -123,7 +123,7 @@ struct HostCheck {
     } catch { report.failed("options", "\(error)", remedy: "mend the file") }
   }
 
-  /// The guest's buffers that are no pictures: it can lend none, some or all of them.
+  /// Checks which buffers other than pictures the guest can lend: none, some or all.
   private func checkLending(_ report: inout Report) {
     guard let name = domain.name, let places = try? DomainPlaces(name) else { return }
     func path(_ option: String) -> String? {
@@ -140,30 +140,31 @@ struct HostCheck {
         remedy: remedy)
     } else if scope == .none, port != nil {
       report.failed(
-        "lending", "there is an option port, and no channel of the guest's for it", remedy: remedy)
+        "lending", "there is an option port, but no channel of the guest for it", remedy: remedy)
     } else if (scope == .all) != (socket != nil) {
       report.failed(
         "lending",
         socket == nil
-          ? "QEMU has a second card, and the helper serves none: QEMU does not start"
-          : "there is an option lend-socket-path, and no second card in <qemu:commandline>", remedy: remedy)
+          ? "QEMU has a second card, but the helper serves none: QEMU does not start"
+          : "there is an option lend-socket-path, but no second card in <qemu:commandline>", remedy: remedy)
     } else if scope == .none {
       report.ok("lending", "pictures alone (libvirt enable --lend: any buffer)")
     } else if scope == .all {
       if mayRunQEMU, let emulator = domain.emulator, hasGenericDevice(emulator) == false {
         return report.failed(
           "lending", "\(emulator) has no \(DomainXML.genericDevice): QEMU does not start",
-          remedy: "a QEMU from 10.1 on; or libvirt disable, and enable --lend anew")
+          remedy: "use QEMU 10.1 or later; or run libvirt disable, and enable --lend again")
       }
       report.ok(
-        "lending", "any buffer; those of other drivers than its card's from the guest's Linux 6.14 on")
+        "lending",
+        "any buffer; for buffers of other drivers than its card's, the guest needs Linux 6.14 or later")
     } else {
       report.ok(
-        "lending", "buffers that the guest's card makes; those of other drivers want QEMU 10.1 or later")
+        "lending", "buffers that the guest's card makes; for those of other drivers use QEMU 10.1 or later")
     }
   }
 
-  /// Memory of the host: the guest can have none, or what is offered.
+  /// Checks whether the guest can have memory of the host.
   private func checkSharing(_ report: inout Report) {
     guard let name = domain.name else { return }
     let hasSocket = options.contains { $0.name == "share-socket-path" }
@@ -171,16 +172,16 @@ struct HostCheck {
       report.failed(
         "sharing",
         hasSocket
-          ? "there is an option share-socket-path, and no card for it in <qemu:commandline>"
-          : "QEMU has a card for memory of the host, and the helper serves none: QEMU does not start",
+          ? "there is an option share-socket-path, but no card for it in <qemu:commandline>"
+          : "QEMU has a card for memory of the host, but the helper serves none: QEMU does not start",
         remedy: "udmabridge libvirt enable \(name) --share")
     } else if domain.isSharing, mayRunQEMU, let emulator = domain.emulator, mapsHostMemory(emulator) == false
     {
       report.failed(
-        "sharing", "\(emulator) maps no memory of the host: what the guest receives cannot be used",
-        remedy: "a QEMU from 11.1 on; or libvirt disable, and enable anew without --share")
+        "sharing", "\(emulator) cannot map memory of the host: the guest cannot use what it receives",
+        remedy: "use QEMU 11.1 or later; or run libvirt disable, and enable again without --share")
     } else if domain.isSharing {
-      report.ok("sharing", "memory of the host, where it is offered (udmabridge buffers offer)")
+      report.ok("sharing", "memory of the host, once it is offered (udmabridge buffers offer)")
     }
   }
 
@@ -188,7 +189,8 @@ struct HostCheck {
     let all = files.descriptions()
     if let broken = all.first(where: { $0.type == nil }) {
       report.failed(
-        "back end", "\(broken.file) is no description of a back end: libvirt finds none at all",
+        "back end",
+        "\(broken.file) does not describe a back end: because of it libvirt finds no back end at all",
         remedy: "mend or remove that file")
     }
     guard let first = all.first(where: { $0.type == "gpu" }), let binary = first.binary else {
@@ -200,7 +202,7 @@ struct HostCheck {
     guard FilePath(binary).lastComponent?.string == "vhost-user-udmabuf" else {
       return report.failed(
         "back end", "libvirt would start \(binary), as \(first.file) says",
-        remedy: "make install; or give that file a name behind the one of vhost-user-udmabuf")
+        remedy: "make install; or give that file a name that sorts after vhost-user-udmabuf's")
     }
     do throws(Errno) {
       guard try FileAccess(of: FilePath(binary)).isExecutable else { throw .permissionDenied }
@@ -215,13 +217,13 @@ struct HostCheck {
       let remedy =
         name == "udmabuf"
         ? "boot a kernel with CONFIG_UDMABUF (Debian 12: linux-image-amd64 from bookworm-backports)"
-        : "name one that is there; udmabridge doctor lists them"
+        : "name a card that exists; udmabridge doctor lists them"
       return report.failed(name, "\(device): \(error)", remedy: remedy)
     }
     guard let account = files.account() else {
       return report.failed(
-        name, "the user that runs QEMU is not known on this host",
-        remedy: "set user = in qemu.conf to one that is")
+        name, "the user that runs QEMU does not exist on this host",
+        remedy: "set user = in qemu.conf to an existing user")
     }
     if access.allowsWriting(account) {
       report.ok(name, "\(device) may be used by \(account.name), which runs QEMU")
@@ -231,7 +233,8 @@ struct HostCheck {
         name, "\(device) may not be used by \(account.name), which runs QEMU",
         remedy: access.mode & 0o060 == 0o060
           ? "as root: udmabridge doctor --mend, or adduser \(account.name) \(group); and restart libvirtd"
-          : "as root: chmod g+rw \(device), lastingly by a udev rule such as make install brings")
+          : "as root: chmod g+rw \(device); to keep that after a boot, a udev rule such as make install brings"
+      )
     }
   }
 
@@ -245,9 +248,9 @@ struct HostCheck {
     report.failed(
       "cgroup", "cgroup_device_acl in qemu.conf does not name \(missing.joined(separator: " and "))",
       remedy:
-        "as root: udmabridge doctor --mend; or name them beside the default ones (qemu.conf lists these in a comment), and "
-        + "restart libvirtd: in the "
-        + "domain's cgroup opening them is refused (EPERM), and libvirt may put the helper there before it opens them"
+        "as root: udmabridge doctor --mend; or add them to the default ones (qemu.conf lists these in a comment), and "
+        + "restart libvirtd: libvirt may put the "
+        + "helper into the domain's cgroup before it opens them, and there opening them is refused (EPERM)"
     )
   }
 
@@ -275,7 +278,7 @@ struct HostCheck {
     check.add(SELinuxCheck.uses(helper: helper, hook: files.hookProgram), to: &report)
   }
 
-  /// Who has a card open may be DRM master.
+  /// A process that has the card open may be DRM master.
   private func checkHolders(_ report: inout Report) {
     for card in cards {
       let device = resolvingLinks(card).string

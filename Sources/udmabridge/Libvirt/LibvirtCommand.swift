@@ -6,7 +6,7 @@ import Linux
 import Programs
 import SystemPackage
 
-/// What is about domains of libvirt.
+/// The commands for domains of libvirt.
 struct LibvirtCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "libvirt",
@@ -14,11 +14,11 @@ struct LibvirtCommand: ParsableCommand {
     subcommands: [LibvirtCheck.self, LibvirtEnable.self, LibvirtDisable.self, LibvirtRecover.self])
 }
 
-/// Which libvirtd.
+/// The choice of libvirtd.
 struct ConnectOption: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Where libvirt is; by default what the variable LIBVIRT_DEFAULT_URI says, or qemu:///system.",
+      "libvirt's connection URI; by default that of the variable LIBVIRT_DEFAULT_URI, or qemu:///system.",
       valueName: "uri"))
   var connect: String?
 
@@ -28,7 +28,7 @@ struct ConnectOption: ParsableArguments {
   }
 }
 
-/// What libvirt's commands read: all of a file or of standard input, at most a byte more than XML may be long.
+/// Reads a file or standard input for libvirt's commands: at most one byte more than XML may have.
 func readDefinition(_ path: FilePath?) throws -> [UInt8] {
   func read(_ file: borrowing FD) throws(Errno) -> [UInt8] {
     var text: [UInt8] = []
@@ -45,7 +45,7 @@ func readDefinition(_ path: FilePath?) throws -> [UInt8] {
   } catch { throw Trouble("\(path.map { "\($0)" } ?? "standard input") cannot be read: \(error)") }
 }
 
-/// Writes a definition to standard output, exactly.
+/// Writes a definition to standard output, byte for byte.
 func writeDefinition(_ text: [UInt8]) throws {
   do throws(Errno) {
     let output = try FD.copy(ofInherited: 1)

@@ -5,7 +5,7 @@ import Linux
 import Programs
 import SystemPackage
 
-/// Which definition is changed, and how that is told.
+/// The choice of the definition, and how its change is shown.
 struct ChangeOptions: ParsableArguments {
   @OptionGroup var connection: ConnectOption
 
@@ -24,7 +24,7 @@ struct ChangeOptions: ParsableArguments {
   func validate() throws {
     if stdin == (name != nil) { throw ValidationError("give either the NAME of a domain or --stdin") }
     if stdin && dryRun {
-      throw ValidationError("--stdin changes nothing but what it writes: leave --dry-run out")
+      throw ValidationError("--stdin changes no domain, it only writes a definition: leave --dry-run out")
     }
   }
 
@@ -35,7 +35,7 @@ struct ChangeOptions: ParsableArguments {
       let domain = try DomainXML(text)
       let before = domain.text
       try change(domain)
-      // What needs no change goes through byte for byte.
+      // A definition that needs no change is written byte for byte.
       return try writeDefinition(domain.text == before ? text : Array(domain.text.utf8))
     }
     let libvirt = try connection.open()
@@ -50,20 +50,20 @@ struct ChangeOptions: ParsableArguments {
     if dryRun { return }
     try libvirt.define(domain)
     print(
-      "domain \(name) is defined anew"
-        + (known.isActive ? "; it runs, and has it from its next start on" : ""))
+      "domain \(name) has its new definition"
+        + (known.isActive ? "; the running guest gets it at its next start" : ""))
   }
 }
 
 struct LibvirtEnable: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "enable",
-    abstract: "Have a domain's memory lent from its next start on.",
+    abstract: "Lend a domain's memory from its next start on.",
     discussion: """
       Changes the persistent definition: the memory becomes a shared memfd, and the first video device a virtio-gpu with \
-      the back end vhost-user-udmabuf. How it was before is written down in the domain's metadata, for disable. The \
-      difference is shown first. A domain that could not start is refused; one that runs goes on as it is. Doing it \
-      twice changes nothing.
+      the back end vhost-user-udmabuf. The domain's metadata keeps the old state for disable. The difference is shown \
+      first. If the domain could not start, the change is refused. A running guest goes on unchanged. A second enable \
+      changes nothing.
 
         udmabridge libvirt enable web --option kms=auto
         udmabridge libvirt enable web --lend --option audience=viewers=group:video
@@ -74,22 +74,22 @@ struct LibvirtEnable: ParsableCommand {
   @Option(
     name: .customLong("option"),
     help: ArgumentHelp(
-      "An option of vhost-user-udmabuf for this domain, such as kms=auto; replaces those that the domain had. May be repeated. Others may be in /etc/udmabridge/NAME.conf.",
+      "An option of vhost-user-udmabuf for this domain, such as kms=auto. The options replace those that the domain had. May be repeated. /etc/udmabridge/NAME.conf may have more.",
       valueName: "NAME=VALUE"))
   var options: [String] = []
 
-  @Flag(help: "Take graphics out with which QEMU would not start, such as VNC; disable puts them back.")
+  @Flag(help: "Remove graphics that would keep QEMU from starting, such as VNC; disable puts them back.")
   var removeGraphics = false
 
   @Flag(
     help:
-      "Let the guest lend any buffer: a port for its agent, and a second card that takes buffers of other drivers, where the domain's QEMU has that (10.1 and later)."
+      "Let the guest lend any buffer. It gets a port for its agent. With QEMU 10.1 and later, it also gets a second card, which takes buffers of other drivers."
   )
   var lend = false
 
   @Flag(
     help:
-      "Let the guest have memory of the host: a port for its agent, and a card that maps it, where the domain's QEMU has that (11.1 and later)."
+      "Let the guest have memory of the host: a port for its agent, and a card that maps the memory. The domain's QEMU must be 11.1 or later."
   )
   var share = false
 
@@ -110,30 +110,35 @@ struct LibvirtEnable: ParsableCommand {
     }
   }
 
-  /// - Throws: why the domain's QEMU maps no memory of the host.
+  /// - Throws: why the domain's QEMU cannot map memory of the host.
   private func checkSharing(_ domain: DomainXML) throws {
     guard let emulator = domain.emulator else {
-      throw Trouble("the domain names no QEMU: --share is for 11.1 and later")
+      throw Trouble("the domain names no QEMU: --share needs QEMU 11.1 or later in <emulator>")
     }
     switch mapsHostMemory(emulator) {
     case true?: return
-    case false?: throw Trouble("\(emulator) maps no memory of the host: --share is for QEMU 11.1 and later")
+    case false?: throw Trouble("\(emulator) cannot map memory of the host: --share needs QEMU 11.1 or later")
     case nil:
-      throw Trouble("\(emulator) cannot be asked here for its version: --share is for QEMU 11.1 and later")
+      throw Trouble("\(emulator) cannot be run here to ask its version: --share needs QEMU 11.1 or later")
     }
   }
 
   private func lendingScope(of domain: DomainXML) -> LendingScope {
     guard let emulator = domain.emulator else {
-      printError("udmabridge: the domain names no QEMU: its guest lends what its card makes")
+      printError(
+        "udmabridge: the domain names no QEMU: its guest lends what its card makes, and no other buffers")
       return .card
     }
     switch hasGenericDevice(emulator) {
     case true?: return .all
     case false?:
       printError(
-        "udmabridge: \(emulator) has no \(DomainXML.genericDevice): the guest lends what its card makes")
-    case nil: printError("udmabridge: \(emulator) cannot be asked here: the guest lends what its card makes")
+        "udmabridge: \(emulator) has no \(DomainXML.genericDevice): the guest lends what its card makes, and no other buffers"
+      )
+    case nil:
+      printError(
+        "udmabridge: \(emulator) cannot be run here to ask: the guest lends what its card makes, and no other buffers"
+      )
     }
     return .card
   }
@@ -153,12 +158,12 @@ struct LibvirtDisable: ParsableCommand {
 /// Whether a QEMU has the device that takes buffers of other drivers; nil if it cannot be run.
 func hasGenericDevice(_ emulator: String) -> Bool? {
   guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
-  // Of a device that it does not know, QEMU 7.2 lists no property and ends well.
+  // Asked for the properties of an unknown device, QEMU 7.2 lists none and exits with 0, so the list of devices is asked.
   let script = "\"$0\" -device help 2>/dev/null | grep -qF '\"\(DomainXML.genericDevice)\"'"
   return (try? runToEnd(["/bin/sh", "-c", script, emulator])).map { $0 == 0 }
 }
 
-/// Whether a QEMU maps memory of the host where the device asks for that, which is from 11.1 on; nil if it cannot be run.
+/// Whether a QEMU maps memory of the host when the device asks, as 11.1 and later do; nil if it cannot be run.
 func mapsHostMemory(_ emulator: String) -> Bool? {
   guard (try? FileAccess(of: FilePath(emulator)))?.isExecutable == true else { return nil }
   let script = "\"$0\" --version 2>/dev/null | grep -Eq 'version (11\\.[1-9]|1[2-9]\\.|[2-9][0-9]\\.)'"

@@ -4,20 +4,21 @@ import Libvirt
 import Linux
 import SystemPackage
 
-/// libvirtd's hook. Its words are not for the parser: a domain may be called `--help`.
+/// libvirtd's hook. The parser does not see its words, because a domain may be called `--help`.
 struct LibvirtHook: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "libvirt-hook",
-    abstract: "What libvirtd runs at each step of a domain's life, from /etc/libvirt/hooks/qemu.d.",
+    abstract: "libvirtd runs this at each step of a domain's life, from /etc/libvirt/hooks/qemu.d.",
     discussion: """
-      With the domain's definition on standard input. It refuses the start of a domain that asks for vhost-user-udmabuf \
-      and could not work, makes the directory of its control socket, removes that at the end, and lets all others pass.
+      The domain's definition comes on standard input. The hook refuses the start of a domain that asks for \
+      vhost-user-udmabuf and could not work. It makes the directory of the domain's control socket, and removes it at the \
+      end. All other domains pass.
       """)
 
   @Argument(help: "The domain.") var name: String
   @Argument(help: "prepare, start, started, stopped, release, reconnect, migrate or restore.")
   var operation: String
-  @Argument(help: "begin or end; and what libvirtd adds.") var rest: [String] = []
+  @Argument(help: "begin or end, and the words that libvirtd adds.") var rest: [String] = []
 
   func run() throws { Glibc.exit(Self.perform([name, operation] + rest)) }
 
@@ -30,7 +31,7 @@ struct LibvirtHook: ParsableCommand {
     }
     let (name, operation) = (words[0], words[1])
     if operation == "migrate" || operation == "restore" {
-      // What is not written whole must not be written at all: libvirt then takes what it has.
+      // Written whole or not at all: without output libvirt takes its own definition.
       if let text = try? readDefinition(nil), text.count <= XMLDocument.longest { try? writeDefinition(text) }
       return 0
     }

@@ -6,9 +6,9 @@ struct LibvirtRecover: ParsableCommand {
     commandName: "recover",
     abstract: "Give a running guest a card again after its helper has ended.",
     discussion: """
-      A second card with a new helper is plugged in, and serves the domain's control socket; the dead one stays. That \
-      takes QEMU 10.1 or later and a free PCI Express port, and marks the domain as tainted, since libvirt is passed by. \
-      To be run as root on the domain's host.
+      A second card with a new helper is plugged in, and the helper serves the domain's control socket. The dead card stays. \
+      The command needs root, QEMU 10.1 or later, and a free PCI Express port. libvirt marks the domain as tainted, because \
+      the card is plugged in through the monitor.
       """)
 
   @OptionGroup var connection: ConnectOption

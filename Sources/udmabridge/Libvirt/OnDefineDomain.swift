@@ -4,15 +4,15 @@ import FoundationEssentials
 import Libvirt
 import Programs
 
-/// What KubeVirt's hook sidecar runs for each machine.
+/// KubeVirt's hook sidecar runs this for each machine.
 struct OnDefineDomain: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "onDefineDomain",
     abstract: "Enable a domain of KubeVirt, as its hook sidecar calls it.",
     discussion: """
-      Writes the definition to standard output: changed as by libvirt enable, if the machine has the annotation \
-      udmabridge; untouched if it has none. Its value is a list of options for vhost-user-udmabuf, NAME=VALUE between \
-      semicolons, or empty.
+      Writes the definition to standard output. If the machine has the annotation udmabridge, the definition is changed as \
+      by libvirt enable; otherwise it is untouched. The annotation is a list of options for vhost-user-udmabuf, NAME=VALUE \
+      with semicolons between them. It may be empty.
       """)
 
   @Option(help: ArgumentHelp("The machine (VirtualMachineInstance), as JSON.", valueName: "json"))
@@ -26,7 +26,7 @@ struct OnDefineDomain: ParsableCommand {
   func run() throws {
     let machine: Machine
     do { machine = try JSONDecoder().decode(Machine.self, from: Data(vmi.utf8)) } catch {
-      throw Trouble("--vmi is no machine: \(error)")
+      throw Trouble("--vmi does not describe a machine: \(error)")
     }
     guard let wanted = machine.metadata?.annotations?[Self.annotation] else {
       return try writeDefinition(Array(domain.utf8))

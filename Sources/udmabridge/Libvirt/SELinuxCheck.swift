@@ -4,7 +4,7 @@ import Linux
 import SystemPackage
 import Udmabuf
 
-/// Whether SELinux lets libvirt's daemon and its children use what they need here: what Fedora and its like confine.
+/// Checks whether SELinux, as on Fedora, lets libvirt's daemon and its children use what they need here.
 struct SELinuxCheck {
   let policy: any SecurityPolicy
   /// The label of the helper's process.
@@ -19,16 +19,16 @@ struct SELinuxCheck {
     (self.policy, self.child, self.daemon) = (policy, child, daemon)
   }
 
-  /// A file, and what is done with it.
+  /// A file, and the accesses that libvirt's processes need.
   struct Use {
     let path: FilePath
     /// The kernel's name for a file of this kind.
     let kind: String
     let byChild: [String]
     var byDaemon: [String] = []
-    /// A type that Fedora's policy allows all of that for.
+    /// A type for which Fedora's policy allows these accesses.
     let type: String
-    /// As `semanage` writes the path, where all that is in a directory is meant.
+    /// The path as `semanage` writes it, if all files of a directory are meant.
     var pattern: String?
   }
 
@@ -74,7 +74,7 @@ struct SELinuxCheck {
         report.failed("SELinux", found, remedy: remedy(use, label))
       } else {
         report.limited(
-          "SELinux", found + "; it is permissive now, and lets it pass", remedy: remedy(use, label))
+          "SELinux", found + "; SELinux is permissive now, and lets it pass", remedy: remedy(use, label))
       }
     }
   }

@@ -2,18 +2,18 @@ import Linux
 import Programs
 import SystemPackage
 
-/// One thing that a remedy changes on a host. It knows how to be taken back, also by another process after a boot.
+/// One thing that a remedy changes on a host. Another process can take it back, also after a boot.
 enum Change: Codable, Equatable, CustomStringConvertible {
-  /// A directory that was not there.
+  /// A new directory.
   case directory(String)
-  /// A file that was not there, and is wholly ours.
+  /// A new file, wholly ours.
   case file(String, text: String)
-  /// The text of a kernel's file, until the next boot.
+  /// The text of a file of the kernel, until the next boot.
   case value(String, new: String, old: String)
   /// A setting of somebody else's file, in marked lines.
   case setting(String, name: String, values: [String])
   case member(String, group: String)
-  /// Whose a device is, and who may use it, until it appears anew.
+  /// The group and mode of a device, until it appears anew.
   case access(String, new: Access, old: Access)
   case mount(String, place: String)
 
@@ -22,14 +22,14 @@ enum Change: Codable, Equatable, CustomStringConvertible {
     var description: String { "group \(groupName(of: group)), mode \(String(mode, radix: 8))" }
   }
 
-  /// The deed in one line, and the lines that are written.
+  /// The change in one line, and the lines that it writes.
   var description: String {
     switch self {
     case .directory(let path): "new directory \(path)"
     case .file(let path, let text): (["new file \(path):"] + Self.indented(text)).joined(separator: "\n")
     case .value(let path, let new, let old): "\(path): \(new) in place of \(old), until the next boot"
     case .setting(let path, let name, let values):
-      (["\(path), at its top, and what it says of \(name) now becomes a comment:"]
+      (["\(path), at its top; its present lines for \(name) become comments:"]
         + Self.indented(MarkedText.block(name, values))).joined(separator: "\n")
     case .member(let user, let group): "user \(user) joins the group \(group)"
     case .access(let path, let new, let old): "\(path): \(new) in place of \(old)"
@@ -53,7 +53,7 @@ enum Change: Codable, Equatable, CustomStringConvertible {
   }
 }
 
-/// The host that is changed: where its files are, and how its programs are run.
+/// The host to change: where its files are, and how its programs are run.
 struct ChangedHost {
   /// The directory in which its files are.
   var root: FilePath = "/"
@@ -73,7 +73,7 @@ struct ChangedHost {
 
   func isThere(_ path: String) -> Bool { (try? FileAccess(of: place(path))) != nil }
 
-  /// Whether a line of a file of systemd's or udev's, comments aside, has all of these words.
+  /// Whether a line of a file of systemd or udev, comments aside, has all of these words.
   func mentions(_ directory: String, _ words: [String]) -> Bool {
     ["/etc", "/run", "/usr/local/lib", "/usr/lib"].map { "\($0)/\(directory)" }.contains { directory in
       directoryEntries(place(directory)).filter { $0.hasSuffix(".conf") || $0.hasSuffix(".rules") }
@@ -106,13 +106,13 @@ struct ChangedHost {
     }
   }
 
-  /// Changes somebody else's file, which has to be read wholly for that.
+  /// Changes a file of another program. The file must be readable as a whole.
   private func edit(_ path: String, _ change: (String) -> String) throws {
     let limit = 1 << 20
     let old = try readText(place(path), upTo: limit)
-    // The replacement character stands where bytes were none of a text's.
+    // A replacement character stands for bytes that are not UTF-8.
     guard old.utf8.count < limit, !old.unicodeScalars.contains("\u{fffd}") else {
-      throw Trouble("it is no UTF-8 of less than \(limit) bytes; write this into it by hand")
+      throw Trouble("the file is not UTF-8 of less than \(limit) bytes; write this into it by hand")
     }
     let new = change(old)
     if new != old { try replaceText(place(path), new) }
@@ -134,7 +134,7 @@ struct ChangedHost {
   }
 
   /// Takes a change back.
-  /// - Returns: why it is left as it is, and is ours no more; nil where it is taken back.
+  /// - Returns: why the change stays, and is no longer ours; nil if it was taken back.
   func revert(_ change: Change) throws -> String? {
     let changed = "was changed since"
     do {
@@ -147,7 +147,7 @@ struct ChangedHost {
         if isThere(path) { throw Trouble("it cannot be removed") }
       case .value(let path, let new, let old):
         if text(path)?.prefix(while: { $0 != "\n" }) != new[...] { return "\(path) \(changed)" }
-        // Our own entry is gone by now.
+        // Our own entry was removed before.
         if mentions("tmpfiles.d", [path, new]) { return "\(path): tmpfiles.d sets \(new) at each boot" }
         try writeText(place(path), old)
       case .setting(let path, let name, _):

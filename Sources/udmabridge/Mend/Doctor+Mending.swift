@@ -4,7 +4,7 @@ import Linux
 import Programs
 
 extension Doctor {
-  /// Mends this host, or takes that back.
+  /// Mends this host, or takes the changes back.
   func change() throws {
     guard geteuid() == 0 else {
       throw Trouble("only root may change this host: sudo udmabridge doctor --\(verb)")
@@ -13,7 +13,7 @@ extension Doctor {
     if unmend {
       let changes = try mending.changes()
       if changes.isEmpty {
-        // The record may still have what a boot has taken back.
+        // The record may still have changes that a boot has taken back.
         try mending.undo { _ in }
         return try printLine("nothing that udmabridge doctor mended is left")
       }
@@ -23,7 +23,7 @@ extension Doctor {
       return
     }
     let remedies = Remedies(host: mending.host, user: userOfDevices, usesCards: user != nil).needed
-    if remedies.isEmpty { return try printLine("nothing is to be mended") }
+    if remedies.isEmpty { return try printLine("nothing needs mending") }
     for remedy in remedies { try printLine(remedy.text) }
     if try isWanted(), try !mending.perform(remedies, { try printLine($0) }) { throw ExitCode(1) }
   }
@@ -38,9 +38,9 @@ extension Doctor {
 
   private func isWanted() throws -> Bool {
     if yes { return true }
-    try printLine("do this? y or n")
+    try printLine("make these changes? y or n")
     guard let answer = readLine(), ["y", "yes"].contains(answer.lowercased()) else {
-      try printLine("nothing was done")
+      try printLine("nothing was changed")
       return false
     }
     return true

@@ -1,5 +1,5 @@
-/// A list in a file of settings that is somebody else's: ours stands in marked lines at its top, and what was set before
-/// is a marked comment. Taken out again, the file is what it was, byte for byte.
+/// A list in a settings file of another program. Our lines are marked, at its top, and the setting before is a marked
+/// comment. When they are taken out again, the file is as it was, byte for byte.
 enum MarkedText {
   private static func begin(_ name: String) -> String {
     "# udmabridge: \(name) begins here; `udmabridge doctor --unmend` takes it out, and puts back what was"

@@ -3,17 +3,17 @@ import Linux
 import Programs
 import SystemPackage
 
-/// Mends a host, writes down what was changed, and takes it back by that.
+/// Mends a host, notes the changes, and can take them back.
 struct Mending {
   let host: ChangedHost
 
   private static let directory = "/var/lib/udmabridge"
-  /// All changes that are not taken back, in order.
+  /// All changes that are still in place, in order.
   static let record = directory + "/mended.json"
 
   private struct Entry: Codable {
     let change: Change
-    /// In which boot it was done.
+    /// The boot in which the change was made.
     let boot: String?
   }
 
@@ -21,7 +21,7 @@ struct Mending {
 
   func changes() throws -> [Change] { try entries().map(\.change) }
 
-  /// Without what a boot has taken back since.
+  /// The noted changes, without those that a boot has taken back.
   private func entries() throws -> [Entry] {
     guard let text = host.text(Self.record) else { return [] }
     do {
@@ -40,8 +40,8 @@ struct Mending {
     try replaceFile(path, jsonText(entries) + "\n")
   }
 
-  /// Does what the remedies say, each change written down before it is done: what a kill leaves half done can be taken
-  /// back. One that fails keeps no other from being done.
+  /// Makes the changes of the remedies. Each is noted before it is made, so that it can be taken back after a kill. If one
+  /// fails, the others are still made.
   /// - Returns: whether all are done.
   @discardableResult
   func perform(_ remedies: [Remedy], _ say: (String) throws -> Void) throws -> Bool {
@@ -71,8 +71,8 @@ struct Mending {
     done = with
   }
 
-  /// Takes back all that is written down, the last change first. What was changed by others since stays; what fails stays
-  /// written down.
+  /// Takes back all noted changes, the last one first. A thing that others changed since stays as it is. A change that
+  /// cannot be taken back stays noted.
   /// - Returns: whether nothing has failed.
   @discardableResult
   func undo(_ say: (String) throws -> Void) throws -> Bool {
@@ -96,7 +96,7 @@ struct Mending {
 }
 
 extension Change {
-  /// It takes back what the other one does too.
+  /// Taking this change back also takes back the other one.
   fileprivate func isLike(_ other: Change) -> Bool {
     if case .setting(let path, let name, _) = self, case .setting(path, name, _) = other { return true }
     return self == other

@@ -3,14 +3,14 @@ import Linux
 import SystemPackage
 import Udmabuf
 
-/// Something that stands in the way on a host, and what mends it.
+/// An obstacle on a host, and the changes that remove it.
 struct Remedy: Equatable {
   let name: String
   /// The obstacle.
   let what: String
-  /// In this order.
+  /// The changes, in this order.
   let changes: [Change]
-  /// Something that is left to do.
+  /// What the user has to do afterwards.
   var after: String?
 
   var text: String {
@@ -22,14 +22,14 @@ struct Remedy: Equatable {
   }
 }
 
-/// Finds all that is to be mended on a host.
+/// Finds everything on a host that needs mending.
 struct Remedies {
   let host: ChangedHost
-  /// The user of the devices.
+  /// The user who is to use the devices.
   let user: Account?
-  /// And the cards too: who sits at the host may use these anyway, by a list that systemd-logind sets.
+  /// Whether the user is to use the cards too. systemd-logind already lets the user at the seat use them.
   var usesCards = false
-  /// Whose members may use udmabuf, where the system has nobody for it: as systemd has it.
+  /// The group that may use udmabuf, if the system names none. systemd has the same.
   var deviceGroup = "kvm"
 
   /// Those that are needed.
@@ -39,7 +39,7 @@ struct Remedies {
 
   // MARK: udmabuf
 
-  /// Ranges in a list: enough for 64 MiB of scattered pages, which is the kernel's other limit.
+  /// The ranges that a list may have: enough for 64 MiB of scattered pages. That is the kernel's other limit.
   static let listLimit: UInt64 = 16384
 
   private var limits: Remedy? {
@@ -59,14 +59,14 @@ struct Remedies {
     return Remedy(
       name: "limits",
       what: now < Self.listLimit
-        ? "the kernel lends \(now) ranges at once, and a desktop's buffers have thousands: they are copied"
-        : "the kernel lends \(now) ranges at once, and 1024 after the next boot",
+        ? "the kernel lends at most \(now) ranges at once; a desktop's buffers have thousands, and are copied"
+        : "the kernel lends \(now) ranges at once, but only 1024 after the next boot",
       changes: changes,
       after: host.isThere("/run/systemd/system") || isSetAtBoot
         ? nil : "without systemd-tmpfiles, udmabuf.list_limit=\(Self.listLimit) on the kernel's command line")
   }
 
-  /// A new file, and the directories for it that are not there.
+  /// A new file, and its missing directories.
   private func file(_ path: String, _ text: String) -> [Change] {
     var missing: [Change] = []
     var directory = FilePath(path).removingLastComponent()
@@ -74,32 +74,32 @@ struct Remedies {
       missing.insert(.directory(directory.string), at: 0)
       directory = directory.removingLastComponent()
     }
-    // A link is not followed, and what is there is somebody's.
+    // An existing file or link belongs to somebody, and is not touched.
     return host.isThere(path) ? [] : missing + [.file(path, text: text)]
   }
 
   private static let udmabuf = UdmabufDevice.path.string
 
-  /// Nobody but root may use it where the system knows nothing of it.
+  /// Without a rule of the system, only root may use the device.
   private var device: Remedy? {
     guard let access = try? FileAccess(of: host.place(Self.udmabuf)), usableGroup(access) == nil,
       access.mode & 0o006 != 0o006, let group = groupNumber(of: deviceGroup)
     else { return nil }
     let rule = "SUBSYSTEM==\"misc\", KERNEL==\"udmabuf\", GROUP=\"\(deviceGroup)\", MODE=\"0660\"\n"
     return Remedy(
-      name: "device", what: "\(Self.udmabuf) may be used by root alone",
+      name: "device", what: "only root may use \(Self.udmabuf)",
       changes: [
         .access(
           Self.udmabuf, new: .init(group: group, mode: 0o660),
           old: .init(group: access.group, mode: access.mode))
       ]
-        // systemd has a rule for it that names no group.
+        // systemd's rule for the device names no group.
         + (host.mentions("udev/rules.d", ["udmabuf", "GROUP"])
           ? []
           : file("/etc/udev/rules.d/60-udmabridge-device.rules", "# Of udmabridge doctor --mend.\n" + rule)))
   }
 
-  /// A group whose members may use a device; root's is none for others.
+  /// A group whose members may use a device. The group root does not count.
   private func usableGroup(_ access: FileAccess) -> UInt32? {
     access.mode & 0o060 == 0o060 && access.group != 0 ? access.group : nil
   }
@@ -121,11 +121,11 @@ struct Remedies {
     }.map(\.name)
     return Remedy(
       name: "groups",
-      what: "\(names.joined(separator: " and ")) may not use what the guests' memory is lent with",
+      what: "\(names.joined(separator: " and ")) may not use the devices that lend guests' memory",
       changes: changes, after: "log in anew; restart libvirtd")
   }
 
-  /// None where gpasswd would be given a number for a name.
+  /// None for a user or group without a name, for which gpasswd would be given a number.
   private func missingGroups(_ account: Account, _ devices: [String]) -> [Change] {
     if UInt32(account.name.drop { $0 == "+" }) != nil { return [] }
     var groups: [UInt32] = []
@@ -146,7 +146,7 @@ struct Remedies {
   private var cgroup: Remedy? {
     let files = HostFiles(root: host.root)
     guard files.isConfigured, let account = files.account() else { return nil }
-    // A card that QEMU's user may not use is none of the helper's.
+    // The helper cannot use a card that QEMU's user may not use.
     let usable = cards.filter { (try? FileAccess(of: host.place($0)))?.allowsWriting(account) == true }
     let missing = files.devicesNotAllowed([Self.udmabuf] + usable)
     return Remedy(
@@ -165,7 +165,7 @@ struct Remedies {
     let place = "/sys/kernel/debug"
     guard host.isThere(place), host.isMounted("debugfs", place) != true else { return nil }
     return Remedy(
-      name: "debugfs", what: "udmabridge list does not see the dma-bufs that only the kernel holds",
+      name: "debugfs", what: "udmabridge list cannot see the dma-bufs that only the kernel holds",
       changes: [.mount("debugfs", place: place)])
   }
 }

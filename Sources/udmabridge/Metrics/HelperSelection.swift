@@ -3,25 +3,25 @@ import Linux
 import Metrics
 import SystemPackage
 
-/// The helpers that are asked: those of all domains that run, or the ones that are named.
+/// The helpers to ask: those of all running domains, or those that the options name.
 struct HelperSelection: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "In place of all running domains of libvirt, a helper by its control socket, and what its domain is to be called. May be repeated.",
+      "A helper by its control socket, with a name for its domain. May be repeated. By default the helpers of all running domains of libvirt are asked.",
       valueName: "name=path"), transform: readPlace)
   var control: [HelperPlace] = []
 
-  /// In UTF-8, in bytes. A domain's name is shorter.
+  /// The limit in bytes of UTF-8. A domain's name is shorter.
   private static let longestName = 255
 
   static func readPlace(_ text: String) throws -> HelperPlace {
     let sides = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
     guard sides.count == 2, !sides[0].isEmpty, !sides[1].isEmpty else {
       throw ValidationError(
-        "\(text) says not both whose and which: give NAME=PATH, as in web=/run/vg.control")
+        "\(text) is not a name and a socket: give NAME=PATH, as in web=/run/vg.control")
     }
     guard sides[0].utf8.count <= longestName else {
-      throw ValidationError("a name of \(sides[0].utf8.count) bytes: \(longestName) are the most")
+      throw ValidationError("the name has \(sides[0].utf8.count) bytes: give one of at most \(longestName)")
     }
     return HelperPlace(domain: String(sides[0]), control: FilePath(String(sides[1])))
   }
@@ -33,11 +33,11 @@ struct HelperSelection: ParsableArguments {
     }
   }
 
-  /// As of now.
+  /// The helpers at this moment.
   var places: [HelperPlace] { control.isEmpty ? HelperPlace.running() : control }
 }
 
-/// Tells on standard error of helpers that do not answer: once, until they do or the reason is another one.
+/// Reports helpers that do not answer on standard error: once, until they answer or the reason changes.
 struct SilenceLog {
   private var told: [String: String] = [:]
 
@@ -54,7 +54,7 @@ struct SilenceLog {
   }
 }
 
-/// Why a helper does not answer, with what this program's options can do about it.
+/// Why a helper does not answer, with the options of this program that help.
 func whySilent(_ error: ReadingError) -> String {
   guard case .call(let error) = error else { return "\(error)" }
   return explained(error)

@@ -5,14 +5,14 @@ import Metrics
 import Programs
 import SystemPackage
 
-/// Tells Prometheus what the helpers of a host have counted.
+/// Prints the statistics of a host's helpers for Prometheus.
 struct MetricsCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "metrics",
-    abstract: "Print the statistics of all helpers of this host as Prometheus reads them.",
+    abstract: "Print the statistics of all helpers of this host for Prometheus.",
     discussion: """
-      All helpers are asked at once, and waited for one second: udmabridge_up is 0 for those that do not answer, and a line on standard \
-      error says why. It needs no privileges but to use their control sockets.
+      The command asks all helpers at once, and waits one second. udmabridge_up is 0 for a helper that does not answer, and a line on \
+      standard error says why. The only right it needs is to use their control sockets.
 
         udmabridge metrics --output /run/udmabridge-metrics/udmabridge.prom
         udmabridge metrics --listen 127.0.0.1:9817
@@ -22,13 +22,13 @@ struct MetricsCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Write them into this file, all at once, for node_exporter's textfile collector: its name ends in .prom there.",
+      "Write the statistics into this file, which is replaced as a whole. node_exporter's textfile collector reads names that end in .prom.",
       valueName: "file"), completion: .file())
   var output: String?
 
   @Option(
     help: ArgumentHelp(
-      "Serve GET /metrics there, until SIGINT or SIGTERM: unix:PATH, 127.0.0.1:PORT or [::1]:PORT.",
+      "Serve GET /metrics at this address until SIGINT or SIGTERM: unix:PATH, 127.0.0.1:PORT or [::1]:PORT.",
       valueName: "address"), transform: ScrapeAddress.read)
   var listen: ScrapeAddress?
 
@@ -65,7 +65,7 @@ struct MetricsCommand: ParsableCommand {
   }
 
   private func serve(_ address: ScrapeAddress, _ loop: EventLoop) throws {
-    // Whoever read standard error may be gone.
+    // The reader of standard error may be gone.
     try ignoreWriteSignals()
     let signals = try SignalFD([SIGTERM, SIGINT])
     let signalled = try loop.add(signals.fd) { _ in loop.stop() }
@@ -78,7 +78,7 @@ struct MetricsCommand: ParsableCommand {
       socket, loop: loop, poll: HelperPoll(loop), places: { [helpers] in helpers.places },
       whenAsked: { readings in for line in log.add(readings) { printError(line) } },
       whenFailed: {
-        printError("udmabridge: a connection could not be taken, the next try is in a second: \($0)")
+        printError("udmabridge: a connection could not be accepted; the next try is in a second: \($0)")
       })
     defer { server.close() }
     try printLine("listening on \(bound)")

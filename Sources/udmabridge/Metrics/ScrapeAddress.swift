@@ -16,16 +16,16 @@ enum ScrapeAddress: Equatable, CustomStringConvertible {
       return .unix(FilePath(String(path)))
     }
     guard let colon = text.lastIndex(of: ":") else {
-      throw ValidationError("\(text) is no address: give unix:PATH, 127.0.0.1:PORT or [::1]:PORT")
+      throw ValidationError("\(text) is not an address: give unix:PATH, 127.0.0.1:PORT or [::1]:PORT")
     }
     let (host, port) = (text[..<colon], text[text.index(after: colon)...])
     guard let loopback = Loopback(rawValue: String(host)) else {
       throw ValidationError(
-        "«\(host)» is not 127.0.0.1 and not [::1]: metrics tell about guests, and are served to this host alone; give one of these "
-          + "or unix:PATH, and let a proxy that asks who it is serve them to others")
+        "«\(host)» is not 127.0.0.1 or [::1]: metrics tell about guests, and are served to this host alone; give one of these "
+          + "or unix:PATH, and let a proxy with authentication serve other hosts")
     }
     guard let number = UInt16(port), port.allSatisfy(\.isNumber) else {
-      throw ValidationError("\(port) is no port: give a number from 1 to 65535, or 0 for any that is free")
+      throw ValidationError("\(port) is not a port: give a number from 1 to 65535, or 0 for any free port")
     }
     return .loopback(loopback, port: number)
   }
@@ -47,12 +47,12 @@ enum ScrapeAddress: Equatable, CustomStringConvertible {
     }
   }
 
-  /// Where a socket that listens here is reached: a port may be the kernel's choice.
+  /// The address of a listening socket, with the port that the kernel may have chosen.
   func bound(_ socket: borrowing UnixSocket) throws(Errno) -> ScrapeAddress {
     guard case .loopback(let address, _) = self else { return self }
     return .loopback(address, port: try socket.port)
   }
 
-  /// When nobody listens there any more.
+  /// Removes the socket's file, after it has stopped listening.
   func remove() { if case .unix(let path) = self { removeFile(path) } }
 }

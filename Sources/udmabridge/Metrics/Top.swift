@@ -7,20 +7,20 @@ import SystemPackage
 /// Shows what the helpers of a host do, as it happens.
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Show what all helpers of this host do, again and again.",
+    abstract: "Show what all helpers of this host do, continuously.",
     discussion: """
-      On a terminal it is one screen; q or ^C ends it. Elsewhere a table is printed for each interval, without colours. FRAMES/S, \
-      COALESCED/S, FAILED/S and COPIED/S are what happened since the table before; ERRORS are counted since the helper's start.
+      On a terminal the command fills one screen; q or ^C ends it. Otherwise it prints a table for each interval, without colours. \
+      FRAMES/S, COALESCED/S, FAILED/S and COPIED/S count since the last table, ERRORS since the helper's start.
       """)
 
   @OptionGroup var helpers: HelperSelection
 
   @Option(
-    help: ArgumentHelp("The time between two tables, from 0.1 on.", valueName: "seconds"),
+    help: ArgumentHelp("The time between two tables, at least 0.1.", valueName: "seconds"),
     transform: readInterval)
   var interval: TimeSpan = .seconds(1)
 
-  @Option(help: "By what the domains are sorted; the largest number is first.")
+  @Option(help: "The column that sorts the domains; the largest number is first.")
   var sort = TopOrder.frames
 
   @Option(help: ArgumentHelp("End after this many tables.", valueName: "count"))
@@ -34,7 +34,7 @@ struct Top: ParsableCommand {
   }
 
   func validate() throws {
-    if let count, count < 1 { throw ValidationError("--count counts from 1") }
+    if let count, count < 1 { throw ValidationError("--count \(count) is too small: give 1 or more") }
   }
 
   func run() throws {
@@ -43,7 +43,7 @@ struct Top: ParsableCommand {
   }
 }
 
-/// Standard input, of which this has a copy: it stays open.
+/// A copy of standard input, which itself stays open.
 private final class Keyboard {
   let fd: FD
   init() throws(Errno) { fd = try .copy(ofInherited: 0) }
@@ -63,7 +63,7 @@ private final class TopScreen {
   private let terminal = Terminal()
   private let keyboard: Keyboard?
   private var timer: Timer?
-  /// The last reading of each domain, and what it tells beside the one before.
+  /// The last reading of each domain, and its row in comparison with the reading before.
   private var last: [String: HelperReading]?
   private var rows: [TopRow] = []
   /// When helpers are to be asked again.
@@ -99,14 +99,14 @@ private final class TopScreen {
     case SIGTSTP:
       terminal?.leave()
       kill(ownProcess, SIGSTOP)
-      // Somebody has it go on.
+      // The process was continued (SIGCONT).
       terminal?.enter()
       draw()
     default: loop.stop()
     }
   }
 
-  /// - Parameter keys: none at all when the terminal is gone.
+  /// - Parameter keys: is empty when the terminal is gone.
   private func take(_ keys: [UInt8]) {
     if keys.isEmpty || keys.contains(UInt8(ascii: "q")) { loop.stop() }
   }
@@ -123,7 +123,7 @@ private final class TopScreen {
     for reading in readings { last?[reading.place.domain] = reading }
     draw()
     timer?.arm(after: next - .now)
-    // The first reading has none before it, and nothing is known per second.
+    // The first reading has none before it, so it has no rates.
     if isFirst { return }
     if terminal == nil { printTable() }
     if let count = left {
@@ -151,7 +151,7 @@ private final class TopScreen {
     let room = max(0, height - 2)
     let isTooLong = lines.count > room
     let shown = isTooLong ? Array(lines.prefix(max(0, room - 1))) : lines
-    // The last column stays empty: a cursor behind it would be in the next line.
+    // The last column stays empty: after a character in it, the cursor would be in the next line.
     func cut(_ line: String) -> String { String(line.prefix(max(0, width - 1))) }
     let drawn =
       [cut(title), Self.bold + cut(heading) + Self.plain]

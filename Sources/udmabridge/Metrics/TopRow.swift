@@ -2,12 +2,12 @@ import ArgumentParser
 import Linux
 import Metrics
 
-/// What `udmabridge top` tells of one domain: what there is now, and what happened since the reading before, per second.
+/// A row of `udmabridge top` for one domain: the present values, and the rates since the last reading.
 struct TopRow: Equatable {
   let domain: String
-  /// Why its helper does not answer.
+  /// Why the domain's helper does not answer.
   var silence: String?
-  /// Per second; nil while there is no reading before this one, or none of the same helper.
+  /// Rates per second; nil without an earlier reading of the same helper.
   var frames, coalesced, failed, copied: Double?
   /// Bytes.
   var pinned, copies: UInt64?
@@ -32,7 +32,7 @@ struct TopRow: Equatable {
     guard let before, let earlier = try? before.answer.get() else { return }
     let elapsed = Double((reading.began - before.began).nanoseconds) / 1e9
     func rate(_ field: String) -> Double? {
-      // A counter that has become smaller is another helper's.
+      // If a counter has become smaller, another helper answered.
       guard elapsed > 0, let new = now.number(field), let old = earlier.number(field), new >= old else {
         return nil
       }
@@ -45,11 +45,11 @@ struct TopRow: Equatable {
   }
 }
 
-/// By what rows are sorted.
+/// The column that sorts the rows.
 enum TopOrder: String, ExpressibleByArgument, CaseIterable {
   case domain, frames, coalesced, failed, copied, pinned, copies, buffers, holds, errors
 
-  /// The largest first, names by the alphabet; helpers that do not answer are last.
+  /// The largest number first, names in alphabetical order, helpers that do not answer last.
   func sorted(_ rows: [TopRow]) -> [TopRow] {
     rows.sorted { a, b in
       if (a.silence == nil) != (b.silence == nil) { return a.silence == nil }
@@ -85,7 +85,7 @@ struct TopTable {
     ("ERRORS", .right), ("", .left),
   ]
 
-  /// The heading, and a line for each row.
+  /// The heading and a line for each row.
   var lines: [String] {
     var table = Table(Self.columns)
     table.rows = rows.map { row in

@@ -2,7 +2,7 @@ import Linux
 import SystemPackage
 import Udmabuf
 
-/// What is behind a descriptor.
+/// Facts about the file behind a descriptor.
 struct FileFacts: Encodable {
   enum Kind: String, Encodable {
     case memfd
@@ -16,15 +16,15 @@ struct FileFacts: Encodable {
   let inode: UInt64
   /// In bytes.
   let size: UInt64
-  /// As the kernel calls it.
+  /// The kernel's name for it.
   var target: String?
-  // Of a memfd.
+  // For a memfd:
   var seals: [String]?
   var pageSize: UInt64?
   var isHuge: Bool?
   var usable: Bool?
   var reason: String?
-  // Of a dma-buf.
+  // For a dma-buf:
   var exporter: String?
   var name: String?
   var users: [BufferUser]?
@@ -49,7 +49,7 @@ struct FileFacts: Encodable {
     }
     guard let seals = try? memfd.seals(), pageSize != nil else {
       (kind, usable, pageSize, isHuge) = (.other, false, nil, nil)
-      reason = "it is no memfd: only memory from memfd_create can be lent"
+      reason = "it is not a memfd: only memory from memfd_create can be lent"
       return
     }
     kind = target?.hasPrefix("/memfd:") == true ? .memfd : .memoryFile
@@ -68,7 +68,7 @@ struct FileFacts: Encodable {
         reason =
           "it is a file of tmpfs or hugetlbfs, which cannot have F_SEAL_SHRINK: make a memfd (udmabridge memfd)"
       case .sealMissing(_, let seals) where seals.contains(.seal):
-        reason = "F_SEAL_SHRINK is missing, and F_SEAL_SEAL forbids to add it: seal it when it is made"
+        reason = "F_SEAL_SHRINK is missing, and F_SEAL_SEAL forbids adding it: set it when the memfd is made"
       case .sealMissing: reason = "F_SEAL_SHRINK is missing: its owner can add it (fcntl F_ADD_SEALS)"
       case .sealForbidden: reason = "udmabuf takes no memfd with F_SEAL_WRITE or F_SEAL_FUTURE_WRITE"
       default: reason = "\(error)"
@@ -91,7 +91,7 @@ struct FileFacts: Encodable {
     if let unreadableProcesses, unreadableProcesses > 0 {
       add(
         "unseen",
-        "\(counted(unreadableProcesses, "process", "processes")) could not be looked into; run as root to see all"
+        "\(counted(unreadableProcesses, "process", "processes")) could not be looked into; run as root to see all of them"
       )
     }
     let width = lines.map(\.0.count).max() ?? 0
@@ -101,6 +101,6 @@ struct FileFacts: Encodable {
 }
 
 extension Seals {
-  /// As `F_SEAL_` has them, in small letters, and as `memfd --seal` takes them.
+  /// The names behind `F_SEAL_` in small letters, as `memfd --seal` takes them.
   var names: [String] { SealName.allCases.filter { contains($0.seal) }.map(\.rawValue) }
 }

@@ -5,13 +5,13 @@ import Linux
 import Programs
 import SystemPackage
 
-/// What a use of a lent buffer lasts as long as: it goes wherever the dma-buf goes.
+/// The token of an import, which goes wherever the dma-buf goes. The import lasts as long as any copy of the token.
 final class HoldToken {
   let fd: FD
   init(_ fd: consuming FD) { self.fd = fd }
 }
 
-/// What becomes of a descriptor that a command made: a program gets it, or another process, or it is held.
+/// Where a command's descriptor goes: to a program, to another process, or nowhere while this one holds it.
 struct HandoverOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
@@ -21,7 +21,7 @@ struct HandoverOptions: ParsableArguments {
 
   @Flag(
     help:
-      "Hold the descriptor until SIGINT or SIGTERM comes; others can take it by process and number meanwhile (--pid PID --fd N; a memfd also by the path /proc/PID/fd/N). Where ranges came from standard input up to the word end, also no longer than that is open: the status is 1 then."
+      "Hold the descriptor until SIGINT or SIGTERM. Meanwhile other processes can take it by process and number (--pid PID --fd N; a memfd also by the path /proc/PID/fd/N). If a list on standard input ended with the word end, the command also ends when standard input closes, with status 1."
   )
   var hold = false
 
@@ -38,33 +38,38 @@ struct HandoverOptions: ParsableArguments {
   func validate() throws {
     let given = [send != nil, hold, !command.isEmpty].count { $0 }
     if given != 1 {
-      throw ValidationError("say what to do with it, in one way: -- COMMAND, --send SOCKET or --hold")
+      throw ValidationError(
+        "say what to do with the descriptor: give one of -- COMMAND, --send SOCKET and --hold")
     }
     if let asFd {
-      if command.isEmpty { throw ValidationError("--as-fd is about -- COMMAND") }
-      if asFd < 3 { throw ValidationError("--as-fd counts from 3: 0 to 2 are the standard streams") }
+      if command.isEmpty { throw ValidationError("--as-fd belongs to -- COMMAND") }
+      if asFd < 3 {
+        throw ValidationError(
+          "--as-fd \(asFd) is too small: give 3 or more, as 0 to 2 are the standard streams")
+      }
     }
   }
 
-  /// Hands `fd` over, and returns once that is done or, with --hold, was enough.
+  /// Hands `fd` over. With --hold, returns when the hold ends.
   /// - Parameters:
-  ///   - facts: what is said of it.
-  ///   - isKept: its memory is somebody's who keeps it up as long as standard input is open.
-  ///   - token: goes with it, to whoever gets it.
+  ///   - facts: the description of the descriptor.
+  ///   - isKept: the memory is valid only as long as standard input is open.
+  ///   - token: goes with `fd` to its receiver.
   func perform(
     _ fd: borrowing FD, _ facts: Facts, _ output: OutputOptions, isKept: Bool = false, token: HoldToken? = nil
   ) throws {
     if let send { return try self.send(fd, to: send, facts, output, token) }
     if hold { return try hold(fd, facts, output, isKept: isKept, token) }
     var (facts, token) = (facts, token)
-    // Its number is the dma-buf's from now on.
+    // From now on the descriptor of that number is the dma-buf.
     if let old = token, old.fd.withRaw({ $0 }) == asFd { token = HoldToken(try old.fd.duplicate()) }
     do throws(Errno) { facts.fd = try fd.hand(as: asFd) } catch {
-      throw Trouble("the descriptor cannot have the number \(asFd ?? -1): \(error); ulimit -n bounds them")
+      throw Trouble(
+        "the descriptor cannot have the number \(asFd ?? -1): \(error); ulimit -n limits the numbers")
     }
     facts.token = try token?.fd.hand()
     let number = "\(facts.fd ?? -1)"
-    // Standard output is the program's.
+    // Standard output belongs to the program.
     if output.json { printError(try jsonText(facts, inOneLine: true)) }
     for (name, value) in facts.environment { setEnvironment(name, value) }
     let error = execute(command.map { $0.replacing("{}", with: number) })
@@ -78,7 +83,7 @@ struct HandoverOptions: ParsableArguments {
     var message = Array(try jsonText(facts, inOneLine: true).utf8) + [0x0a]
     do throws(Errno) {
       let socket = try UnixSocket.connect(FilePath(path))
-      // The descriptors go with the first byte; the rest follows if the socket takes it in pieces.
+      // The descriptors go with the first byte. The rest may follow in pieces.
       let numbers = [fd.withRaw { $0 }] + (token.map { [$0.fd.withRaw { $0 }] } ?? [])
       let sent = try unsafe socket.send(message.span.bytes, rawDescriptors: numbers)
       message.removeFirst(sent)
@@ -87,8 +92,8 @@ struct HandoverOptions: ParsableArguments {
       let why =
         switch error {
         case .noSuchFileOrDirectory: "there is no such socket; start the program that listens there first"
-        case .connectionRefused: "nobody listens there any more"
-        case Errno(rawValue: EPROTOTYPE): "it is no stream socket"
+        case .connectionRefused: "no program listens there any more; start it again"
+        case Errno(rawValue: EPROTOTYPE): "it is not a stream socket; let the program listen on one"
         default: "\(error)"
         }
       throw Trouble("the descriptor cannot be sent to \(path): \(why)")
@@ -124,31 +129,31 @@ struct HandoverOptions: ParsableArguments {
     }
     if input?.hasEnded == true {
       throw Trouble(
-        "standard input was closed: whoever listed the ranges uses that memory for something else from now on, and nothing is held any more"
+        "standard input was closed: the ranges are no longer valid, because the writer of the list may use that memory for something else"
       )
     }
   }
 
-  /// What is said of a descriptor that is handed over.
+  /// The description of a descriptor that is handed over.
   struct Facts: Encodable {
     let kind: FileFacts.Kind
     /// In bytes.
     let size: UInt64
     let inode: UInt64
     var name: String?
-    /// Of a dma-buf: ranges as they were given, and as the kernel got them.
+    /// For a dma-buf: the number of ranges given, and of items that the kernel got.
     var ranges: Int?
     var items: Int?
-    /// Of a lent buffer: its id, and which bytes of the dma-buf are lent.
+    /// For a lent buffer: its id, and which bytes of the dma-buf are lent.
     var buffer: String?
     var offset: UInt64?
     var length: UInt64?
-    /// Its number, in the process `pid` or in the program that is started, and that of a lent buffer's token.
+    /// The descriptor's number in the process `pid` or in the started program, and that of a lent buffer's token.
     var fd: Int32?
     var token: Int32?
     var pid: Int32?
 
-    /// What a program is told.
+    /// The variables for a program.
     fileprivate var environment: [(String, String)] {
       let all: [(String, (any BinaryInteger)?)] = [
         ("FD", fd), ("TOKEN", token), ("OFFSET", offset), ("SIZE", length),
@@ -165,7 +170,7 @@ struct HandoverOptions: ParsableArguments {
   }
 }
 
-/// Standard input behind a list of ranges, which says how long they are good. What is written there is of no interest.
+/// Standard input after a list of ranges, which are valid as long as it is open. Its bytes are ignored.
 private final class KeptInput {
   private let fd: FD
   private let loop: EventLoop
@@ -179,7 +184,7 @@ private final class KeptInput {
     do throws(Errno) {
       token = try loop.add(fd) { [unowned self] _ in read() }
     } catch {
-      // A file, which has ended.
+      // A regular file, which has ended.
       guard error == .notPermitted else { throw error }
       hasEnded = true
     }

@@ -6,9 +6,9 @@ import SystemPackage
 struct BufferUser: Encodable, Equatable {
   let pid: Int32
   let program: String
-  /// The numbers under which it has the dma-buf open.
+  /// The process's descriptors for the dma-buf.
   var descriptors: [Int32]
-  /// How many mappings of it the process has.
+  /// How often the process has mapped the dma-buf.
   var mappings: Int
 
   var text: String {
@@ -18,23 +18,23 @@ struct BufferUser: Encodable, Equatable {
   }
 }
 
-/// A dma-buf that lives on this host.
+/// A dma-buf of this host.
 struct LiveBuffer: Encodable, Equatable {
   let inode: UInt64
-  /// In bytes; nil where only a mapping of it is left, and debugfs may not be read.
+  /// The size in bytes; nil if only a mapping is left and debugfs cannot be read.
   var size: UInt64?
   var exporter: String?
   var name: String?
   /// The ids under which a guest lends it, if that was asked.
   var lentAs: [String]?
   var users: [BufferUser] = []
-  /// The devices that have it attached, by debugfs.
+  /// The devices that are attached to it, from debugfs.
   var devices: [String]?
-  /// How many references the kernel counts, by debugfs.
+  /// The kernel's reference count, from debugfs.
   var references: UInt64?
 
-  /// Takes what fdinfo says: lines of a key, a colon and a tab. The name is the last, and is whatever somebody with the
-  /// dma-buf has called it, lines of other keys too.
+  /// Reads fdinfo: lines of a key, a colon, a tab and a value. The name is the last. Any holder can set the name, and it
+  /// may have lines that look like other keys.
   mutating func take(fdinfo text: String) {
     let label = "\nname:\t"
     var lines = text[...]
@@ -55,7 +55,7 @@ struct LiveBuffer: Encodable, Equatable {
     }
   }
 
-  /// Of all of them, in bytes; the largest number where that is more: a driver may say any size.
+  /// The sum of the sizes in bytes. It stops at the largest number, because a driver may report any size.
   static func size(of buffers: [LiveBuffer]) -> UInt64 {
     buffers.reduce(0) { sum, buffer in
       let (more, overflow) = sum.addingReportingOverflow(buffer.size ?? 0)
@@ -64,15 +64,15 @@ struct LiveBuffer: Encodable, Equatable {
   }
 }
 
-/// All dma-bufs that can be seen: what processes have open or mapped, and what debugfs lists.
+/// All visible dma-bufs: those that processes have open or mapped, and those that debugfs lists.
 struct LiveBuffers: Encodable, Equatable {
   private(set) var buffers: [LiveBuffer]
-  /// Processes that could not be looked into.
+  /// The number of processes that could not be looked into.
   private(set) var unreadableProcesses = 0
-  /// debugfs could be read: buffers that only the kernel holds are listed too.
+  /// Whether debugfs could be read, which also lists buffers that only the kernel holds.
   let sawKernel: Bool
 
-  /// Looks at every process that can be seen. What comes and goes meanwhile may be missed.
+  /// Looks at every visible process. A dma-buf that comes or goes meanwhile may be missed.
   /// - Parameter inode: only this dma-buf, if one is named.
   init(only inode: UInt64? = nil) {
     var found: [UInt64: LiveBuffer] = [:]
@@ -118,7 +118,7 @@ struct LiveBuffers: Encodable, Equatable {
     for (inode, user) in users { found[inode, default: LiveBuffer(inode: inode)].users.append(user) }
   }
 
-  /// Says which of them are lent: several buffers may be parts of one.
+  /// Notes which dma-bufs are lent. Several lent buffers may be parts of one.
   mutating func tell(_ lent: [BufferFacts]) {
     for index in buffers.indices {
       let ids = lent.filter { $0.inode.map(UInt64.init(clamping:)) == buffers[index].inode }.map(
@@ -148,7 +148,7 @@ struct KernelBuffers {
     var isInDevices = false
     for line in text.utf8.split(separator: UInt8(ascii: "\n")).map({ Substring($0) }) {
       let fields = line.split(separator: "\t", omittingEmptySubsequences: false)
-      // The kernel fills numbers up to eight digits. A name, of 31 bytes, has no room for such a line.
+      // The kernel pads numbers to eight digits, so a name of 31 bytes cannot imitate such a line.
       if fields.count >= 6, [0, 1, 2, 3, 5].allSatisfy({ fields[$0].utf8.count >= 8 }),
         let size = UInt64(fields[0]), let count = UInt64(fields[3]), let inode = UInt64(fields[5])
       {
@@ -159,7 +159,7 @@ struct KernelBuffers {
         )
         isInDevices = false
       } else if line.hasPrefix("\tAttached Devices"), !buffers.isEmpty {
-        // A name may have had such a heading in it: the last one is the kernel's.
+        // A name may contain such a heading; the last one is the kernel's.
         buffers[buffers.count - 1].devices = []
         isInDevices = true
       } else if isInDevices, fields.count == 2, fields[0].isEmpty {

@@ -9,10 +9,10 @@ import Udmabuf
 
 /// Images for people.
 enum PNG {
-  /// A longer side is not read, nor an image of more pixels.
+  /// The limits for reading: the longest side, and the most pixels.
   private static let (longestSide, mostPixels): (UInt32, UInt64) = (1 << 16, 1 << 28)
 
-  /// Writes an image of bytes red, green, blue and alpha, its rows close together.
+  /// Writes an image of bytes red, green, blue and alpha, without gaps between rows.
   static func write(_ pixels: [UInt8], width: UInt32, height: UInt32, to file: borrowing FD) throws {
     try unsafe withStream(file, "w") { stream in
       var message = [CChar](repeating: 0, count: 64)
@@ -23,7 +23,7 @@ enum PNG {
     }
   }
 
-  /// Makes a file for an image, or empties the one that is there.
+  /// Makes a file for an image, or empties the existing one.
   static func create(_ path: FilePath) throws -> FD {
     do throws(Errno) { return try FD.create(path) } catch {
       throw Trouble("\(path) cannot be written: \(FD.whyNotCreated(error))")
@@ -38,7 +38,7 @@ enum PNG {
     }
   }
 
-  /// Reads a picture. What has no alpha gets 255.
+  /// Reads a picture. A pixel without alpha gets 255.
   static func read(_ path: String) throws -> RecordedPicture {
     let file: FD
     do throws(Errno) { file = try FD.open(FilePath(path), writable: false) } catch {
@@ -53,7 +53,7 @@ enum PNG {
       guard max(width, height) <= longestSide, UInt64(width) * UInt64(height) <= mostPixels else {
         unsafe png_image_free(&image)
         throw Trouble(
-          "\(path) has \(width)x\(height) pixels: a side has at most \(longestSide), and all have \(mostPixels)"
+          "\(path) has \(width)x\(height) pixels, but the limits are \(longestSide) for a side and \(mostPixels) for the image; give a smaller one"
         )
       }
       var bytes = [UInt8](repeating: 0, count: Int(width) * Int(height) * 4)

@@ -2,18 +2,18 @@ import ArgumentParser
 import FoundationEssentials
 import Linux
 
-/// What every command that tells something has.
+/// The option of every command that prints facts.
 struct OutputOptions: ParsableArguments {
   @Flag(help: "Print JSON: sizes, offsets and addresses are numbers of bytes.")
   var json = false
 
-  /// Prints a value as the user wants it, and makes sure that it is on its way.
+  /// Prints a value as text or JSON, and flushes it.
   func print(_ value: some Encodable, _ text: @autoclosure () -> String) throws {
     try printLine(json ? try jsonText(value) : text())
   }
 }
 
-/// Keys in the order of the alphabet, in lines that people can read; in one line for streams.
+/// JSON with keys in alphabetical order: indented for people, or in one line for streams.
 func jsonText(_ value: some Encodable, inOneLine: Bool = false) throws -> String {
   let encoder = JSONEncoder()
   encoder.outputFormatting =
@@ -22,7 +22,7 @@ func jsonText(_ value: some Encodable, inOneLine: Bool = false) throws -> String
   return String(decoding: try encoder.encode(value), as: UTF8.self)
 }
 
-/// `8.3 MiB`, or exactly so many where that is short.
+/// `8.3 MiB`, or the exact number of units if it is whole.
 func bytes(_ count: UInt64) -> String {
   let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] as [(String, UInt64)]
   guard let (unit, shift) = units.first(where: { count >> $0.1 > 0 }) else { return "\(count) bytes" }
@@ -30,7 +30,7 @@ func bytes(_ count: UInt64) -> String {
   return count & (1 << shift - 1) == 0 ? "\(count >> shift) \(unit)" : "\(tenths / 10).\(tenths % 10) \(unit)"
 }
 
-/// A name that somebody else has chosen: what does not print is escaped, so that it is one line and moves no cursor.
+/// A name that others have chosen, in one line. Unprintable characters are escaped, so they cannot move the cursor.
 func printable(_ name: String) -> String {
   name.unicodeScalars.map { scalar in
     switch scalar.properties.generalCategory {

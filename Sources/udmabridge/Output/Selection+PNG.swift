@@ -4,12 +4,12 @@ import Scanout
 import SystemPackage
 
 extension Selection {
-  /// Writes the image in it as a PNG file.
+  /// Writes the image in the memory as a PNG file.
   /// - Parameter layout: lies in it.
   func writePNG(_ layout: FrameLayout, to file: borrowing FD) throws {
     guard let shuffle = layout.format.shuffle(to: .abgr8888) else {
       throw Trouble(
-        "\(layout.format) cannot be written as PNG: formats of 32 bits can, such as XR24 and AB24")
+        "\(layout.format) cannot be written as PNG: give a format of 32 bits, such as XR24 or AB24")
     }
     guard layout.modifier == 0, let end = layout.end else {
       throw Trouble("only linear images can be written as PNG, with --modifier 0")
