@@ -8,7 +8,7 @@ struct Bench {
   static let benches: [(name: String, run: @Sendable () throws -> Void)] = [
     ("resolve", benchResolve), ("create", benchCreate), ("queue", benchQueue), ("start", benchStart),
     ("shadow", benchShadow), ("frames", benchFrames), ("consumers", benchConsumers),
-    ("scale", benchScale), ("lending", benchLending),
+    ("calls", benchCalls), ("scale", benchScale), ("lending", benchLending),
     ("lending-scale", benchLendingScale),
     ("offers", benchOffers),
     ("tool", benchTool),
