@@ -18,6 +18,7 @@
 # make bench     the figures
 # make bench-check   fails if a frame, resolve or create takes over 3 % more instructions than Benchmarks/instructions.txt
 #                says, or one allocation more (UPDATE=1: writes that file anew)
+# make bench-parts   the instructions of a flush, a flip and the helper's start, by what they are for
 # make fuzz      every fuzz target for SECONDS=20 from its corpus, with the address sanitizer
 # make bare      the README's commands in a bare Debian RELEASE=12 or 13 (WHOLE=1: all of make test)
 # make bare-deb     the package of make deb in bare Debians: installed, tried, purged (RELEASE=12 or 13; both by default)
@@ -31,13 +32,14 @@
 # make lint                             the format, strictly
 
 # The compiler would let programs look for libraries in their own directory, where there are none.
-SWIFT_BUILD = swift build -c release --static-swift-stdlib --disable-local-rpath -Xlinker -s
+NAMED_BUILD = swift build -c release --static-swift-stdlib --disable-local-rpath
+SWIFT_BUILD = $(NAMED_BUILD) -Xlinker -s
 # Without unused code, because it has to be small.
 GUEST_BUILD = $(SWIFT_BUILD) --scratch-path .build-guest -Xswiftc -static-executable -Xswiftc -Osize -Xlinker --gc-sections
 SECONDS = 20
 FILTER = .
 
-.PHONY: all programs guest docs install uninstall install-guest uninstall-guest deb guest-deb dist man man-guest demo test check bench bench-check fuzz bare bare-deb bare-guest bare-dist check-kubernetes quick lint setup tests swift libraries clean
+.PHONY: all programs guest docs install uninstall install-guest uninstall-guest deb guest-deb dist man man-guest demo test check bench bench-check bench-parts fuzz bare bare-deb bare-guest bare-dist check-kubernetes quick lint setup tests swift libraries clean
 
 all: programs
 
@@ -115,11 +117,18 @@ bench: setup
 	$(MAKE) programs
 	$(SWIFT_BUILD) --product bench
 	$(SWIFT_BUILD) --product bench-create
+	$(SWIFT_BUILD) --product bench-listen
 	qemu/bench
 
 bench-check: setup
 	$(SWIFT_BUILD) --product bench
 	Benchmarks/check $(if $(UPDATE),--update)
+
+# The functions have to have their names.
+bench-parts: setup
+	$(NAMED_BUILD) --product bench
+	$(NAMED_BUILD) --product vhost-user-udmabuf
+	Benchmarks/parts
 
 fuzz: setup
 	Fuzz/run $(SECONDS)

@@ -222,6 +222,9 @@ let package = Package(
     .target(name: "CBench", path: "Benchmarks/CBench"),
     .executableTarget(name: "bench-create", path: "Benchmarks/CCreate"),
     .executableTarget(
+      name: "bench-listen", dependencies: ["CDRM", "CSeccomp"], path: "Benchmarks/CListen",
+      linkerSettings: [.linkedLibrary("m"), .linkedLibrary("stdc++")]),
+    .executableTarget(
       name: "bench",
       dependencies: [
         "CBench", "Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "VirtioGPU",

@@ -55,13 +55,16 @@ final class Child {
   }
 
   /// The most memory that it has had, in KiB.
-  func peakMemory() throws -> Double {
-    let status = try readText(FilePath("/proc/\(pid)/status"))
-    for line in status.split(separator: "\n") where line.hasPrefix("VmHWM:") {
+  func peakMemory() throws -> Double { try number("VmHWM:", in: "status") }
+
+  /// A number that a file of the kernel has of it, in a line that begins with `name`.
+  func number(_ name: String, in file: String) throws -> Double {
+    for line in try readText(FilePath("/proc/\(pid)/\(file)")).split(separator: "\n")
+    where line.hasPrefix(name) {
       if let number = line.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap({ Double($0) }) {
         return number
       }
     }
-    throw WrongResult("/proc/\(pid)/status tells VmHWM")
+    throw WrongResult("/proc/\(pid)/\(file) tells \(name)")
   }
 }

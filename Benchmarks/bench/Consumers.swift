@@ -89,19 +89,25 @@ private func measureMemory() throws {
 
 // MARK: The helper and its consumers
 
+/// The end of a control socket of a consumer that is to be told of each frame.
+final class Watching {
+  let socket: UnixSocket
+
+  init(_ path: FilePath) throws {
+    socket = try UnixSocket.connect(path)
+    let call = Array(#"{"method":"io.udmabridge.Display.Watch","more":true}"#.utf8) + [0]
+    _ = unsafe try socket.send(call.span.bytes)
+  }
+}
+
 /// A helper that offers frames, and a guest with two buffers.
 private final class Offering {
   let card: GraphicsCard
   var child: Child { card.child }
   private let control: FilePath
-  private var consumers: [Listener] = []
+  private var consumers: [Watching] = []
   private var flips: [[[UInt8]]] = []
   private var count = 0
-
-  private final class Listener {
-    let socket: UnixSocket
-    init(_ path: FilePath) throws { socket = try UnixSocket.connect(path) }
-  }
 
   init(width: UInt32, height: UInt32, isLent: Bool) throws {
     control = FilePath("/tmp/udmabridge-bench-\(getpid())-\(UInt64.random(in: 0...UInt64.max))")
@@ -121,12 +127,7 @@ private final class Offering {
 
   /// Has so many consumers.
   func watch(_ number: Int) throws {
-    consumers = try (0..<number).map { _ in
-      let consumer = try Listener(control)
-      let call = Array(#"{"method":"io.udmabridge.Display.Watch","more":true}"#.utf8) + [0]
-      _ = unsafe try consumer.socket.send(call.span.bytes)
-      return consumer
-    }
+    consumers = try (0..<number).map { _ in try Watching(control) }
     _ = cb_sleep(300_000)
     try drain()
   }
@@ -231,14 +232,9 @@ private final class Way {
   private let loop = try! EventLoop()
   private let sink: ControlSink
   private let server: VarlinkServer
-  private var sockets: [Kept] = []
+  private var sockets: [Watching] = []
   private let frames: [Frame]
   private var sequence: UInt64 = 0
-
-  private final class Kept {
-    let socket: UnixSocket
-    init(_ path: FilePath) throws { socket = try UnixSocket.connect(path) }
-  }
 
   init(consumers: Int) throws {
     let mode = DisplayMode.reducedBlanking(width: 1024, height: 768)!
@@ -256,10 +252,7 @@ private final class Way {
       return Frame(id: id, memory: .shadow(canvas.memory), layout: canvas.layout)
     }
     for _ in 0..<consumers {
-      let kept = try Kept(path)
-      let call = Array(#"{"method":"io.udmabridge.Display.Watch","more":true}"#.utf8) + [0]
-      _ = unsafe try kept.socket.send(call.span.bytes)
-      sockets.append(kept)
+      sockets.append(try Watching(path))
       // No more may wait to be taken than the socket has room for.
       while try loop.turn(waiting: .milliseconds(20)) > 0 {}
     }

@@ -142,6 +142,13 @@ enum Command {
       + list.flatMap { $0.address.bytes + $0.length.bytes + [0, 0, 0, 0] }
   }
 
+  /// A blob of the guest's memory.
+  static func createGuestBlob(_ id: UInt32, _ start: UInt64, _ size: UInt32) -> [UInt8] {
+    make(0x10c, [id, 1, 0, 1]) + (0 as UInt64).bytes + UInt64(size).bytes + start.bytes + size.bytes + [
+      0, 0, 0, 0,
+    ]
+  }
+
   /// A blob of the host's memory, which is offered under the same number.
   static func createHostBlob(_ id: UInt32, _ size: UInt64) -> [UInt8] {
     make(0x10c, [id, 2, 0, 0]) + UInt64(id).bytes + size.bytes

@@ -8,7 +8,9 @@ struct Bench {
   static let benches: [(name: String, run: @Sendable () throws -> Void)] = [
     ("resolve", benchResolve), ("create", benchCreate), ("queue", benchQueue), ("start", benchStart),
     ("shadow", benchShadow), ("frames", benchFrames), ("consumers", benchConsumers),
-    ("lending", benchLending), ("lending-scale", benchLendingScale), ("offers", benchOffers),
+    ("calls", benchCalls), ("scale", benchScale), ("lending", benchLending),
+    ("lending-scale", benchLendingScale),
+    ("offers", benchOffers),
     ("tool", benchTool),
   ]
 

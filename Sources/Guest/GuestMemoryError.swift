@@ -14,6 +14,16 @@ package enum GuestMemoryError: Error, Equatable {
   case overflow(item: Int, GuestRange)
   /// No region has the address.
   case hole(item: Int, GuestAddress)
+
+  /// The same error of a longer list, where `count` entries stand before those that were passed.
+  package func behind(_ count: Int) -> GuestMemoryError {
+    switch self {
+    case .emptyRange(let item): .emptyRange(item: item + count)
+    case .overflow(let item, let range): .overflow(item: item + count, range)
+    case .hole(let item, let address): .hole(item: item + count, address)
+    default: self
+    }
+  }
 }
 
 extension GuestMemoryError: CustomStringConvertible {

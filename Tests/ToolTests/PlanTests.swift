@@ -159,6 +159,33 @@ import Testing
     #expect(facts["size"] as? Int == 16384)
   }
 
+  @Test("a list that is read in pieces is joined, cut and completed as a whole")
+  func pieces() throws {
+    let directory = try makeTemporaryDirectory()
+    defer { try? FileManager.default.removeItem(atPath: directory.string) }
+    // 8 MiB less a page, of which the tool reads 256 KiB of text at once.
+    let pages = (257..<2304).map { "0x\(String($0 << 12, radix: 16)):4K" }
+    let padding = String(repeating: " ", count: 256)
+    func plan(_ list: [String], _ options: String = "") throws -> String {
+      try list.joined(separator: padding).write(
+        toFile: "\(directory)/list", atomically: false, encoding: .utf8)
+      return "udmabridge plan --json --items --machine q35 --memory 1G \(options) @\(directory)/list"
+    }
+    func lengths(_ line: String) throws -> [Int?] {
+      (try Tool.json(line)["items"] as? [[String: Any]] ?? []).map { $0["length"] as? Int }
+    }
+    #expect(try lengths(plan(pages)) == [2047 << 12])
+    #expect(try lengths(plan(pages.reversed())) == Array(repeating: 4096, count: 2047))
+    // The last page of an image is completed, and no image gets more.
+    let image = pages[..<2041] + ["0x8fa000:3000"]
+    #expect(try lengths(plan(Array(image), "--size 1000x2090")) == [2042 << 12])
+    #expect(try lengths(plan(pages, "--size 1024x1024")) == [1024 << 12])
+    let (status, output) = try Tool.shell(plan(pages + ["4G"] + pages))
+    #expect(status == 1 && output.contains("0x100000000:0x1000 (2048 of 4095)"), "\(output)")
+    let empty = try Tool.shell(plan(pages + ["0:0"] + pages))
+    #expect(empty.status == 1 && empty.output.contains("entry 2047 is empty"), "\(empty)")
+  }
+
   @Test("ranges that have more bytes together than can be counted", arguments: ["plan", "create"])
   func tooManyBytes(_ command: String) throws {
     let directory = try makeTemporaryDirectory()

@@ -87,9 +87,6 @@ struct Plan: ParsableCommand {
 
   func run() throws {
     let layout = try readLayout()
-    let entries = try RangeList(ranges).ranges
-    _ = try entries.size()
-    let memory = try layout.memory()
     var limits = UdmabufLimits.current()
     if let listLimit { limits.items = listLimit }
     if let sizeLimitMb {
@@ -97,21 +94,13 @@ struct Plan: ParsableCommand {
     }
     let image = geometry.size == nil ? nil : try geometry.layout(memory: .max)
 
-    let joined: [MemfdRange]
-    do throws(GuestMemoryError) {
-      joined = try memory.resolve(
-        entries.map(\.ofGuest), upTo: image?.pages ?? .max, completing: image?.bytes ?? .max)
-    } catch {
-      if case .hole(let item, let address) = error {
-        throw Trouble(
-          "the range \(entries[item]) (\(item + 1) of \(entries.count)) is not the guest's "
-            + "memory, or not all of it: \(layout.absence(at: address)); the helper would answer the guest with an error"
-        )
-      }
-      throw Trouble("\(error); the helper would answer the guest with an error")
-    }
-    var facts = PlanFacts(
-      joined, entries: entries.count, needed: image?.bytes, limits, layout, withItems: items)
+    var pages = try JoinedPages(
+      layout, upTo: image?.pages ?? .max, completing: image?.bytes ?? .max,
+      // The kernel takes nothing of a longer list.
+      keeping: items ? .max : limits.items)
+    try RangeList.read(ranges) { pages.add($0) }
+    try pages.finish()
+    var facts = PlanFacts(pages, needed: image?.bytes, limits, layout, withItems: items)
     if let shape, shape.dependsOnProcessor, !shape.isAMD {
       facts.note =
         "with an AMD processor QEMU 7.1 and later puts all RAM above 4 GiB of this machine at 1 TiB: say --amd"
@@ -151,22 +140,20 @@ struct PlanFacts: Encodable {
   var items: [Item]?
 
   init(
-    _ joined: [MemfdRange], entries: Int, needed: UInt64?, _ limits: UdmabufLimits, _ layout: GuestLayout,
-    withItems: Bool
+    _ joined: JoinedPages, needed: UInt64?, _ limits: UdmabufLimits, _ layout: GuestLayout, withItems: Bool
   ) {
-    (self.entries, itemCount) = (entries, joined.count)
-    size = joined.reduce(0) { $0 + $1.length }
+    (entries, itemCount, size) = (joined.entries, joined.count, joined.size)
     pages = Self.count(of: systemPageSize, in: size)
     neededLimits = Limits(listLimit: UInt64(joined.count), sizeLimitMb: Self.count(of: 1 << 20, in: size))
     self.limits = Limits(listLimit: limits.items, sizeLimitMb: limits.bytes >> 20)
-    let cause = Self.cause(joined, size, needed, limits)
+    let cause = Self.cause(joined, needed, limits)
     backing = cause == nil ? .lent : .shadow
     (self.cause, reason) = (cause?.name.rawValue, cause?.message)
     if withItems {
       let names = Dictionary(
         layout.backings.compactMap { backing in backing.memfd.map { (ObjectIdentifier($0), backing.name) } },
         uniquingKeysWith: { first, _ in first })
-      items = joined.map {
+      items = joined.ranges.map {
         Item(memory: names[ObjectIdentifier($0.memfd)] ?? "?", offset: $0.offset, length: $0.length)
       }
     }
@@ -178,12 +165,12 @@ struct PlanFacts: Encodable {
   }
 
   /// As the helper decides it (`Lender.take`).
-  private static func cause(
-    _ joined: [MemfdRange], _ size: UInt64, _ needed: UInt64?, _ limits: UdmabufLimits
-  ) -> ShadowCause? {
-    if let needed, size < needed { return ShadowCause(.short(bytes: size, needed: needed)) }
+  private static func cause(_ joined: JoinedPages, _ needed: UInt64?, _ limits: UdmabufLimits) -> ShadowCause?
+  {
+    if let needed, joined.size < needed { return ShadowCause(.short(bytes: joined.size, needed: needed)) }
     do throws(UdmabufError) {
-      _ = try UdmabufDevice.check(joined, limits)
+      if joined.count > limits.items { throw .tooManyItems(count: joined.count, limit: limits.items) }
+      _ = try UdmabufDevice.check(joined.ranges, limits)
       return nil
     } catch { return ShadowCause(LendError(error)) }
   }

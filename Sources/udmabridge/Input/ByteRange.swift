@@ -18,13 +18,18 @@ extension [ByteRange] {
     var size: UInt64 = 0
     for (index, range) in enumerated() {
       let (sum, overflow) = size.addingReportingOverflow(range.length)
-      if overflow {
-        throw Trouble(
-          "the ranges up to \(range) (\(index + 1) of \(count)) have more than \(UInt64.max) bytes together; name fewer "
-            + "at a time")
-      }
+      if overflow { throw range.tooManyBytes(index, of: count) }
       size = sum
     }
     return size
+  }
+}
+
+extension ByteRange {
+  /// The sum of a list exceeds 64 bits at this range, which is its entry `index`.
+  func tooManyBytes(_ index: Int, of count: Int) -> Trouble {
+    Trouble(
+      "the ranges up to \(self) (\(index + 1) of \(count)) have more than \(UInt64.max) bytes together; name fewer "
+        + "at a time")
   }
 }

@@ -8,7 +8,9 @@ struct RangeListParser {
   /// 64 GiB of single pages. A longer list is a mistake.
   static let maximum = 1 << 24
 
+  /// Those that were parsed and not taken yet.
   private(set) var ranges: [ByteRange] = []
+  private var count = 0
   /// The word `end` came. The writer keeps the list valid, and nothing behind `end` is read.
   private(set) var isKept = false
   private let mayBeKept: Bool
@@ -54,6 +56,12 @@ struct RangeListParser {
   /// The end of the text.
   mutating func finish() throws { try finishToken() }
 
+  /// The ranges since the last call. The parser keeps none of them.
+  mutating func take() -> [ByteRange] {
+    defer { ranges.removeAll() }
+    return ranges
+  }
+
   private mutating func finishToken() throws {
     if token.isEmpty { return }
     if mayBeKept, token.elementsEqual("end".utf8) {
@@ -63,9 +71,10 @@ struct RangeListParser {
     let colon = token.firstIndex(of: UInt8(ascii: ":")) ?? token.endIndex
     let length = colon == token.endIndex ? systemPageSize : Quantity.parse(token[(colon + 1)...])
     guard let address = Quantity.parse(token[..<colon]), let length else { throw malformed() }
-    if ranges.count == Self.maximum {
+    if count == Self.maximum {
       throw Trouble("\(name ?? "the list") has more than \(Self.maximum) ranges; name fewer at a time")
     }
+    count += 1
     ranges.append(ByteRange(start: address, length: length))
     token.removeAll(keepingCapacity: true)
   }
@@ -83,42 +92,53 @@ struct RangeList {
   /// They came from standard input, up to the word `end`. They are valid as long as standard input is open.
   private(set) var isKept = false
 
-  /// Each word is a range, `@FILE`, or `-` for standard input.
   init(_ words: [String]) throws {
+    isKept = try Self.read(words) { ranges += $0 }
+  }
+
+  /// Each word is a range, `@FILE`, or `-` for standard input.
+  /// - Parameter body: gets the ranges in order, in pieces.
+  /// - Returns: whether they are kept up.
+  @discardableResult
+  static func read(_ words: [String], _ body: ([ByteRange]) throws -> Void) throws -> Bool {
+    var isKept = false
     for word in words {
+      var parser: RangeListParser
       if word == "-" {
-        try read("standard input", FD.copy(ofInherited: 0), mayBeKept: true)
+        parser = RangeListParser("standard input", mayBeKept: true)
+        try read("standard input", FD.copy(ofInherited: 0), &parser, body)
       } else if word.hasPrefix("@") {
         let path = String(word.dropFirst())
         let file: FD
         do throws(Errno) { file = try FD.open(FilePath(path), writable: false) } catch {
           throw Trouble("the list \(path) cannot be read: \(error)")
         }
-        try read(path, file)
+        parser = RangeListParser(path)
+        try read(path, file, &parser, body)
       } else {
-        var parser = RangeListParser(nil)
+        parser = RangeListParser(nil)
         try parser.feed(Array(word.utf8)[...])
-        try parser.finish()
-        add(parser)
       }
+      try parser.finish()
+      try body(parser.take())
+      isKept = isKept || parser.isKept
     }
+    return isKept
   }
 
-  private mutating func read(_ name: String, _ file: consuming FD, mayBeKept: Bool = false) throws {
-    var parser = RangeListParser(name, mayBeKept: mayBeKept)
+  private static func read(
+    _ name: String, _ file: consuming FD, _ parser: inout RangeListParser,
+    _ body: ([ByteRange]) throws -> Void
+  ) throws {
     var buffer: [UInt8] = []
-    do {
-      while !parser.isKept, case let count = try file.read(into: &buffer, upTo: 1 << 18), count > 0 {
-        try parser.feed(buffer[..<count])
+    while !parser.isKept {
+      let count: Int
+      do throws(Errno) { count = try file.read(into: &buffer, upTo: 1 << 18) } catch {
+        throw Trouble("\(name) cannot be read: \(error)")
       }
-    } catch let error as Errno { throw Trouble("\(name) cannot be read: \(error)") }
-    try parser.finish()
-    add(parser)
-  }
-
-  private mutating func add(_ parser: RangeListParser) {
-    isKept = isKept || parser.isKept
-    // Saves the copy of a list that may have a million ranges.
-    if ranges.isEmpty { ranges = parser.ranges } else { ranges += parser.ranges }
+      if count == 0 { break }
+      try parser.feed(buffer[..<count])
+      try body(parser.take())
+    }
   }
 }
