@@ -126,7 +126,10 @@ let package = Package(
       "VhostUserTests",
       ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", "TestSupport", system, log]),
     .target(
-      name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
+      name: "TestSupport",
+      dependencies: [
+        "Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "CDRM", "Fixtures", system,
+      ],
       path: "Tests/TestSupport",
       swiftSettings: quick),
     tests("UdmabufTests", ["CUdmabuf", "Linux", "Udmabuf", "TestSupport", system]),
