@@ -49,6 +49,7 @@ let package = Package(
     module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
     module("Scanout", ["Linux", "Udmabuf", system]),
     module("Pictures", ["Linux", "Buffers", "Scanout"]),
+    module("Tracing", ["Programs", "Linux", "Guest", "Scanout", system]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module(
@@ -188,6 +189,7 @@ let package = Package(
         "Fixtures", "TestSupport", "udmabridge", system,
       ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
+    tests("TracingTests", ["Linux", "Guest", "Scanout", "Tracing", "Fixtures", "TestSupport", system]),
     tests(
       "ProgramTests",
       [
@@ -244,7 +246,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
-        "LendingService", "Port", "Streaming", "Fixtures", system, log,
+        "LendingService", "Port", "Streaming", "Tracing", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]
