@@ -53,7 +53,8 @@ let package = Package(
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module(
-      "VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", system, log]),
+      "VirtioGPU",
+      ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "Tracing", system, log]),
     module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
@@ -101,7 +102,7 @@ let package = Package(
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
-        "VhostUserGPU",
+        "VhostUserGPU", "Tracing",
         "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "LendingService", "Port", "Sandbox",
         "DomainOptions", system,
         log, arguments,

@@ -5,6 +5,7 @@ import Linux
 import Logging
 import Scanout
 import SystemPackage
+import Tracing
 import VhostUserGPU
 public import VirtioGPU
 
@@ -111,6 +112,15 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
+      "Write there what the guest reports: resources, page lists, scanouts, flushes and lent buffers, no pixels. udmabridge plan --trace reads it.",
+      valueName: "file"))
+  var trace: String?
+
+  @Option(help: ArgumentHelp("The most that the file of --trace may have.", valueName: "size"))
+  var traceLimit = ByteCount(64 << 20)
+
+  @Option(
+    help: ArgumentHelp(
       "Allow only the system calls of a running helper: on, or off for debugging.", valueName: "on|off"))
   var sandbox = Switch.on
 
@@ -171,6 +181,9 @@ struct Options: ParsableArguments {
     }
     if resolution.count > GPUDevice.maxScanouts {
       throw ValidationError("a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer --resolution")
+    }
+    if traceLimit.bytes < TraceWriter.leastLimit {
+      throw ValidationError("--trace-limit is \(ByteCount(TraceWriter.leastLimit)) at least")
     }
     if lendSocketPath != nil && port.port == nil {
       throw ValidationError("--lend-socket-path is for what the guest lends over --port PATH")
