@@ -92,7 +92,7 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol", "LendingProtocol",
         "Presenting", "Metrics", "Recording", "Streaming",
-        "Sandbox", "DomainOptions", "Libvirt", "CPNG",
+        "Sandbox", "DomainOptions", "Libvirt", "Tracing", "CPNG",
         system, log,
         arguments,
       ],
@@ -140,8 +140,8 @@ let package = Package(
       "VirtioGPUTests",
       [
         "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
-        "VhostUserGPU",
-        "KMS", "Fixtures", "TestSupport", system, log,
+        "VhostUserGPU", "Tracing",
+        "KMS", "Fixtures", "TestSupport", "udmabridge", system, log,
       ]),
     tests(
       "VhostUserGPUTests",
