@@ -49,10 +49,12 @@ let package = Package(
     module("Buffers", ["Linux", "Udmabuf", "Guest", system]),
     module("Scanout", ["Linux", "Udmabuf", system]),
     module("Pictures", ["Linux", "Buffers", "Scanout"]),
+    module("Tracing", ["Programs", "Linux", "Guest", "Scanout", system]),
     module("Virtio", ["Linux", "Guest"]),
     module("VhostUser", ["Linux", "Guest", "Virtio", system, log]),
     module(
-      "VirtioGPU", ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", system, log]),
+      "VirtioGPU",
+      ["Linux", "Udmabuf", "Guest", "Virtio", "Buffers", "Scanout", "Pictures", "Tracing", system, log]),
     module("VhostUserGPU", ["Linux", "Guest", "Virtio", "VhostUser", "VirtioGPU", system, log]),
     .systemLibrary(name: "CDRM", pkgConfig: "libdrm", providers: [.apt(["libdrm-dev"])]),
     module("KMS", ["Linux", "Udmabuf", "Scanout", "CDRM", system, log]),
@@ -90,7 +92,7 @@ let package = Package(
         "Programs", "Linux", "Udmabuf", "Guest", "Buffers", "Scanout", "KMS", "QEMU", "Varlink",
         "DisplayProtocol", "LendingProtocol",
         "Presenting", "Metrics", "Recording", "Streaming",
-        "Sandbox", "DomainOptions", "Libvirt", "CPNG",
+        "Sandbox", "DomainOptions", "Libvirt", "Tracing", "CPNG",
         system, log,
         arguments,
       ],
@@ -100,7 +102,7 @@ let package = Package(
       dependencies: [
         "Programs", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU",
-        "VhostUserGPU",
+        "VhostUserGPU", "Tracing",
         "KMS", "Varlink", "Consumers", "LendingProtocol", "Lending", "LendingService", "Port", "Sandbox",
         "DomainOptions", system,
         log, arguments,
@@ -126,7 +128,10 @@ let package = Package(
       "VhostUserTests",
       ["Linux", "Guest", "Virtio", "VhostUser", "Fixtures", "TestSupport", system, log]),
     .target(
-      name: "TestSupport", dependencies: ["Linux", "Udmabuf", "CDRM", "Fixtures", system],
+      name: "TestSupport",
+      dependencies: [
+        "Linux", "Udmabuf", "Scanout", "Varlink", "DisplayProtocol", "Consumers", "CDRM", "Fixtures", system,
+      ],
       path: "Tests/TestSupport",
       swiftSettings: quick),
     tests("UdmabufTests", ["CUdmabuf", "Linux", "Udmabuf", "TestSupport", system]),
@@ -135,8 +140,8 @@ let package = Package(
       "VirtioGPUTests",
       [
         "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures", "VirtioGPU",
-        "VhostUserGPU",
-        "KMS", "Fixtures", "TestSupport", system, log,
+        "VhostUserGPU", "Tracing",
+        "KMS", "Fixtures", "TestSupport", "udmabridge", system, log,
       ]),
     tests(
       "VhostUserGPUTests",
@@ -185,6 +190,7 @@ let package = Package(
         "Fixtures", "TestSupport", "udmabridge", system,
       ]),
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
+    tests("TracingTests", ["Linux", "Guest", "Scanout", "Tracing", "Fixtures", "TestSupport", system]),
     tests(
       "ProgramTests",
       [
@@ -244,7 +250,7 @@ if Context.environment["UDMABRIDGE_FUZZ"] != nil {
       dependencies: [
         "CFuzz", "Linux", "Udmabuf", "Guest", "Virtio", "VhostUser", "Buffers", "Scanout", "Pictures",
         "VirtioGPU", "VhostUserGPU", "Varlink", "DisplayProtocol", "Consumers", "LendingProtocol", "Lending",
-        "LendingService", "Port", "Streaming", "Fixtures", system, log,
+        "LendingService", "Port", "Streaming", "Tracing", "Fixtures", system, log,
       ],
       path: "Fuzz/Targets", swiftSettings: rules),
   ]

@@ -19,6 +19,7 @@ private let targets: [String: Target] = [
   "port": fuzzPort,
   "lending": fuzzLending,
   "stream": fuzzStream,
+  "trace": fuzzTrace,
 ]
 
 /// Inputs are handled one after the other in one thread.

@@ -12,7 +12,7 @@ package struct DomainOption: Equatable, Sendable {
     "log-level",
     "max-bookkeeping", "max-entries", "max-imports", "max-lent", "max-metadata", "max-pinned",
     "max-resources", "max-shadow", "port", "port-burst", "port-line", "port-rate", "resolution", "sandbox",
-    "share-socket-path", "stats", "stride-alignment",
+    "share-socket-path", "stats", "stride-alignment", "trace", "trace-limit",
   ]
 
   /// Of a name that a domain may choose; a value is one line without control characters.

@@ -16,7 +16,7 @@ package final class LentBuffer {
 
   package let id: BufferID
   /// Its number, one more than that of the buffer lent before it.
-  let number: Int
+  package let number: Int
   package let place: ResourcePlace
   package let owner: LenderID
   /// The resource's pages, of which `offset` and `size` are a part; nil after its end, when nobody has it.

@@ -66,7 +66,7 @@ struct AllowedCall: Sendable {
     AllowedCall(
       "poll", "ppoll", onlyIf: [[.argument(1, is: 1)]], for: "whether devices still read a dma-buf"),
     AllowedCall("read", for: "eventfds, timers, signals, and what the card reports"),
-    AllowedCall("write", for: "eventfds, and the log"),
+    AllowedCall("write", for: "eventfds, the log, and the trace of what a guest reports"),
     AllowedCall("writev", for: "the last words of the Swift runtime and of the C library"),
     AllowedCall("timerfd_settime", for: "arming timers"),
     AllowedCall("clock_gettime", for: "the time, where the vDSO cannot tell it"),

@@ -3,6 +3,7 @@ internal import Guest
 internal import Linux
 internal import Pictures
 internal import Scanout
+internal import Tracing
 
 // Blobs (virtio 1.3, 5.7.6.8): bytes that host and guest share. Only the command that shows them describes the image.
 extension GPUDevice {
@@ -51,9 +52,15 @@ extension GPUDevice {
     _ id: ResourceID, _ blob: BlobRequest, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     try resources.add(id) { () throws(Mistake) in
-      if blob.memory == BlobMemory.host3D, let region = usableHostRegion { return region.makeBlob(id, blob) }
+      let isOfHost = blob.memory == BlobMemory.host3D
+      trace?.blob(id.rawValue, bytes: blob.size, isOfHost: isOfHost)
+      if isOfHost, let region = usableHostRegion { return region.makeBlob(id, blob) }
       let resource = Resource(id: id, blob: blob.size)
-      if !entries.isEmpty { try attach(resource, entries, memory) }
+      if entries.isEmpty { return resource }
+      do throws(Mistake) { try attach(resource, entries, memory) } catch {
+        trace?.destroy(id.rawValue)
+        throw error
+      }
       return resource
     }
   }
@@ -63,7 +70,7 @@ extension GPUDevice {
     _ number: ScanoutID, _ id: ResourceID, _ area: Rectangle, _ layout: BlobLayout
   ) throws(Mistake) {
     let scanout = try scanouts.find(number)
-    if id.rawValue == 0 { return scanouts.turnOff(scanout) }
+    if id.rawValue == 0 { return turnOff(scanout) }
     let resource = try resources.find(id)
     guard resource.image == nil else {
       throw Mistake(
@@ -85,5 +92,6 @@ extension GPUDevice {
         "SET_SCANOUT_BLOB: \(area) is not inside the image of \(layout.width)x\(layout.height)")
     }
     try scanouts.show(resource, View(layout: image, source: area), on: scanout, for: "SET_SCANOUT_BLOB")
+    trace?.scanout(number.rawValue, id.rawValue, area, in: image)
   }
 }

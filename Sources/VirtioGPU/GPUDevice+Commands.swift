@@ -3,6 +3,7 @@ internal import Guest
 internal import Logging
 internal import Pictures
 internal import Scanout
+internal import Tracing
 internal import Udmabuf
 internal import Virtio
 
@@ -29,6 +30,7 @@ extension GPUDevice {
       case .flush(let id, let area):
         let resource = try resources.find(id, with: area, for: "RESOURCE_FLUSH")
         let flips = try scanouts.flush(resource, area)
+        trace?.flush(id.rawValue, area)
         // Without a blob no guest waits for the end of a frame, except a driver that spins.
         return resource.image == nil ? .atFlip(flips) : .now(.ok)
       case .transferToHost(let id, let area, let offset): try transfer(id, area, offset)
@@ -112,6 +114,7 @@ extension GPUDevice {
     let image = try Resource.image(
       width, height, format, stride: width &* 4, for: "RESOURCE_CREATE_2D of resource \(id)")
     try resources.add(id) { Resource(id: id, image: image) }
+    trace?.image(id.rawValue, image)
   }
 
   private func attachable(_ id: ResourceID, _ count: UInt32) throws(Mistake) -> Resource {
@@ -133,9 +136,13 @@ extension GPUDevice {
     _ resource: Resource, _ entries: [GuestRange], _ memory: GuestMemory
   ) throws(Mistake) {
     let buffer: Buffer
+    trace?.attach(resource.id.rawValue, entries, memory)
     do throws(LendError) {
       buffer = try lender.take(entries, of: memory, length: resource.size, as: scanouts.backing)
-    } catch { throw Mistake(error, resource: resource.id) }
+    } catch {
+      trace?.detach(resource.id.rawValue)
+      throw Mistake(error, resource: resource.id)
+    }
     // The new backing replaces the copy that was kept of an earlier one.
     scanouts.drop(resource.forgetPictures())
     scanouts.dropStore(of: resource)
@@ -174,6 +181,7 @@ extension GPUDevice {
   private func unref(_ id: ResourceID) throws(Mistake) -> Outcome {
     let resource = try resources.find(id)
     resources.remove(id)
+    trace?.destroy(id.rawValue)
     let pageReturn = scanouts.giveBack(resource, keepingPicture: false)
     return .whenFree(pageReturn, hostRegion?.endUse(of: resource))
   }
@@ -185,6 +193,7 @@ extension GPUDevice {
         .unspecified, .noBacking,
         "RESOURCE_DETACH_BACKING of resource \(id), which has no backing of the guest's")
     }
+    trace?.detach(id.rawValue)
     return .whenFree(scanouts.giveBack(resource, keepingPicture: true), nil)
   }
 
@@ -192,7 +201,7 @@ extension GPUDevice {
 
   private func setScanout(_ number: ScanoutID, _ id: ResourceID, _ area: Rectangle) throws(Mistake) {
     let scanout = try scanouts.find(number)
-    if id.rawValue == 0 { return scanouts.turnOff(scanout) }
+    if id.rawValue == 0 { return turnOff(scanout) }
     let resource = try resources.find(id, with: area, for: "SET_SCANOUT")
     guard let image = resource.image else {
       throw Mistake(
@@ -200,5 +209,11 @@ extension GPUDevice {
         "SET_SCANOUT of resource \(id), which is a blob; SET_SCANOUT_BLOB is for blobs")
     }
     try scanouts.show(resource, View(layout: image, source: area), on: scanout, for: "SET_SCANOUT")
+    trace?.scanout(number.rawValue, id.rawValue, area)
+  }
+
+  func turnOff(_ scanout: GuestScanout) {
+    scanouts.turnOff(scanout)
+    trace?.scanoutOff(scanout.id.rawValue)
   }
 }

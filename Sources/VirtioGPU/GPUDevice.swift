@@ -3,6 +3,7 @@ package import Linux
 package import Logging
 package import Scanout
 package import SystemPackage
+package import Tracing
 internal import Udmabuf
 package import Virtio
 
@@ -42,6 +43,8 @@ package final class GPUDevice {
 
   /// Receives the device's unasked news.
   package weak var frontEnd: (any GPUFrontEnd)? { didSet { hostRegion?.frontEnd = frontEnd } }
+  /// Where it writes down what the guest reports; nil for nowhere.
+  package var trace: DeviceTrace?
   /// Whether the sink left the guest's last question about its screens unanswered.
   var sinkIsSilent = false
   private var later: Deferred?
@@ -185,6 +188,7 @@ package final class GPUDevice {
   /// Drops everything that an earlier driver left.
   func dropAll() {
     epoch += 1
+    trace?.start()
     scanouts.dropAll()
     for resource in resources.values { hostRegion?.endUse(of: resource) }
     resources.removeAll()

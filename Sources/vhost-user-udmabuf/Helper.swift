@@ -24,6 +24,7 @@ final class Helper {
   private let loop: EventLoop
   private let signals: SignalFD
   private let statsFile: FD?
+  private let trace: GuestTrace?
   private let cards: [KMSSink]
   private let lender: Lender
   private let devices: [GPUDevice]
@@ -67,6 +68,7 @@ final class Helper {
     } else {
       statsFile = nil
     }
+    trace = try options.trace.map { try GuestTrace($0, limit: options.traceLimit, logger) }
 
     let udmabuf = Result { () throws(Errno) in try UdmabufDevice() }
     lender = Lender(device: udmabuf, account: GuestAccount(quotas))
@@ -123,6 +125,8 @@ final class Helper {
       )
     }
     self.devices = devices
+    for (number, device) in devices.enumerated() { device.trace = trace?.device(number) }
+    if let lending { trace?.follow(lending.registry) }
     try lending?.serve(devices, hostMemory, loop: loop, logger: logger)
     control = try offered.map { [loop, logger, lender, lending] sink in
       try Control(
@@ -243,13 +247,19 @@ final class Helper {
     // Lent buffers end first, so that their watchers hear of it.
     lending?.end(removing: mayRemove)
     control?.end(removing: mayRemove)
+    trace?.end()
   }
 
   // MARK: Signals and statistics
 
   private func takeSignals() {
     while let signal = signals.next() {
-      if signal == SIGUSR1 { writeStatistics() } else { loop.stop() }
+      if signal != SIGUSR1 {
+        loop.stop()
+        continue
+      }
+      writeStatistics()
+      trace?.flush()
     }
   }
 

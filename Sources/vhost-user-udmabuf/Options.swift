@@ -5,6 +5,7 @@ import Linux
 import Logging
 import Scanout
 import SystemPackage
+import Tracing
 import VhostUserGPU
 public import VirtioGPU
 
@@ -116,6 +117,15 @@ struct Options: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
+      "Write there what the guest reports: resources, page lists, scanouts, flushes and lent buffers, no pixels. udmabridge plan --trace reads it.",
+      valueName: "file"))
+  var trace: String?
+
+  @Option(help: ArgumentHelp("The most that the file of --trace may have.", valueName: "size"))
+  var traceLimit = ByteCount(64 << 20)
+
+  @Option(
+    help: ArgumentHelp(
       "Allow only the system calls of a running helper: on, or off for debugging.", valueName: "on|off"))
   var sandbox = Switch.on
 
@@ -185,6 +195,9 @@ struct Options: ParsableArguments {
       throw ValidationError(
         "--resolution is given \(resolution.count) times, but a guest has at most \(GPUDevice.maxScanouts) scanouts: give fewer"
       )
+    }
+    if traceLimit.bytes < TraceWriter.leastLimit {
+      throw ValidationError("--trace-limit is \(ByteCount(TraceWriter.leastLimit)) at least")
     }
     if lendSocketPath != nil && port.port == nil {
       throw ValidationError("--lend-socket-path needs --port PATH, over which the guest lends")

@@ -54,13 +54,11 @@ private final class PulledScreen: ScanoutSink {
 
 /// What `present` shows of what a helper offers, all of it in this process.
 @Suite final class PresentedScanoutTests {
-  private let directory: FilePath
-  private let loop: EventLoop
-  private let guest: ControlSink
-  private let server: VarlinkServer
+  private let guest: OfferingGuest
   private let screen: PulledScreen
   private let presenter: Presenter
-  private var frames: [Frame] = []
+  private var loop: EventLoop { guest.loop }
+  private var frames: [Frame] { guest.frames }
   private let said = Said()
 
   /// What people are told.
@@ -70,35 +68,20 @@ private final class PulledScreen: ScanoutSink {
   }
 
   init() throws {
-    directory = try makeTemporaryDirectory()
-    loop = try EventLoop()
-    let output = SinkOutput(name: "Virtual-1", modes: [.reducedBlanking(width: 640, height: 480)!])
-    guest = try ControlSink(outputs: [output], loop: loop)
-    let interface = DisplayInterface(guest) { _ in Array("{}".utf8) }
-    let path = directory.appending("control")
-    server = try VarlinkServer(
-      UnixSocket.listen(path), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
-      interfaces: [interface], loop: loop
-    ) { _ in true }
-    interface.server = server
-    screen = PulledScreen(output)
+    guest = try OfferingGuest()
+    screen = PulledScreen(guest.output)
     presenter = try Presenter(
-      VarlinkClient(path), path, screen, reserve: 1, showsCursor: true, udmabuf: nil, loop: loop,
+      VarlinkClient(guest.control), guest.control, screen, reserve: 1, showsCursor: true, udmabuf: nil,
+      loop: guest.loop,
       onPicture: { [said] in said.pictures.append($0) }, onComplaint: { [said] in said.complaints.append($0) }
     )
     try presenter.start()
     try settle()
   }
 
-  deinit {
-    presenter.stop()
-    _ = try? FileManager.default.removeItem(atPath: directory.string)
-  }
+  deinit { presenter.stop() }
 
-  private func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
-    Issue.record("the loop does not come to rest")
-  }
+  private func settle() throws { try guest.settle() }
 
   /// The guest shows a buffer that it has not shown before.
   private func show(_ pixel: UInt32) throws {
@@ -107,16 +90,10 @@ private final class PulledScreen: ScanoutSink {
   }
 
   private func offer(_ pixel: UInt32) throws {
-    let canvas = try guest.allocate(width: 64, height: 48, format: .xrgb8888, on: ScanoutID(0))
-    canvas.memory.mapping.store(pixel, at: 0)
-    let frame = Frame(
-      id: UInt64(frames.count + 1), memory: .shadow(canvas.memory), layout: canvas.layout)
-    try guest.prepare(frame, source: frame.layout.bounds, on: ScanoutID(0))
-    frames.append(frame)
-    guest.present(
-      Presentation(
-        frame: frame, source: frame.layout.bounds, damage: frame.layout.bounds, sequence: frame.id),
-      on: ScanoutID(0))
+    let layout = FrameLayout(width: 64, height: 48, format: .xrgb8888, stride: 256)
+    let (frame, memory) = try guest.make(layout)
+    memory.mapping.store(pixel, at: 0)
+    try guest.show(frame)
   }
 
   private func plug(_ isPlugged: Bool) throws {
@@ -163,7 +140,7 @@ private final class PulledScreen: ScanoutSink {
     // A guest that shows nothing any more is not asked for it.
     try plug(false)
     try show(0x33)
-    guest.turnOff(ScanoutID(0))
+    guest.turnOff()
     try settle()
     try plug(true)
     #expect(screen.pixel == nil)
@@ -194,8 +171,8 @@ private final class PulledScreen: ScanoutSink {
     for turn in 1...2 {
       #expect(presenter.failure == nil)
       try offer(UInt32(turn))
-      try loop.turn(until: "it holds buffer \(turn)") { guest.currentStatistics.holds == 1 }
-      guest.forget(frames[turn - 1])
+      try loop.turn(until: "it holds buffer \(turn)") { guest.sink.currentStatistics.holds == 1 }
+      guest.sink.forget(frames[turn - 1])
     }
     try loop.turn(until: "it has ended") { presenter.failure != nil }
     guard case PresentingError.reserveIsUsedUp? = presenter.failure else {

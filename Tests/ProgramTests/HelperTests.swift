@@ -33,6 +33,7 @@ import Testing
         "/dev/null has no"
       ),
       (["--socket-path", "/tmp/unused", "--stats", "/nowhere/stats"], "/nowhere/stats"),
+      (["--socket-path", "/tmp/unused", "--trace", "/nowhere/trace"], "/nowhere/trace"),
     ])
   func cannotStart(_ arguments: [String], _ named: String) throws {
     let (status, output) = try run(program, ["--log-level", "critical"] + arguments, withErrors: true)
@@ -57,6 +58,7 @@ import Testing
       ["--socket-path", "/tmp/a", "--display", "vnc"],
       ["--socket-path", "/tmp/a", "--display", "qemu", "--kms", "auto"],
       ["--socket-path", "/tmp/a", "--stride-alignment", "96"],
+      ["--socket-path", "/tmp/a", "--trace", "/tmp/b", "--trace-limit", "4095"],
       ["--socket-path", "/tmp/a", "--control-mode", "660"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-mode", "999"],
       ["--socket-path", "/tmp/a", "--control", "/tmp/b", "--control-allow", "nobody"],

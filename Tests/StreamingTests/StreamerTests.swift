@@ -12,15 +12,13 @@ import Varlink
 
 /// What `stream` sends of what a helper offers, all of it in this process.
 @Suite final class StreamerTests {
-  private let directory: FilePath
-  private let loop: EventLoop
-  private let guest: ControlSink
-  private let server: VarlinkServer
+  private let guest: OfferingGuest
   private let told = Told()
   private var streamer: Streamer!
-  private var frames: [Frame] = []
-  private var shown: UInt64 = 0
-  private var path: FilePath { directory.appending("stream") }
+  private var path: FilePath { guest.directory.appending("stream") }
+  private var loop: EventLoop { guest.loop }
+  private var frames: [Frame] { guest.frames }
+  private var holds: Int { guest.sink.currentStatistics.holds }
 
   /// What people are told.
   private final class Told {
@@ -30,26 +28,16 @@ import Varlink
   }
 
   init() throws {
-    directory = try makeTemporaryDirectory()
-    loop = try EventLoop()
-    let output = SinkOutput(name: "Virtual-1", modes: [.reducedBlanking(width: 640, height: 480)!])
-    guest = try ControlSink(outputs: [output], loop: loop)
-    let interface = DisplayInterface(guest) { _ in Array("{}".utf8) }
-    let control = directory.appending("control")
-    server = try VarlinkServer(
-      UnixSocket.listen(control), info: VarlinkInfo(vendor: "", product: "", version: "", url: ""),
-      interfaces: [interface], loop: loop
-    ) { _ in true }
-    interface.server = server
+    guest = try OfferingGuest()
     try start(.memory)
   }
 
   private func start(_ kind: CapsKind) throws {
     streamer?.close()
     removeFile(path)
-    let control = directory.appending("control")
     streamer = try Streamer(
-      VarlinkClient(control), control, scanout: 0, as: kind, to: UnixSocket.listen(path), udmabuf: nil,
+      VarlinkClient(guest.control), guest.control, scanout: 0, as: kind, to: UnixSocket.listen(path),
+      udmabuf: nil,
       loop: loop,
       onPicture: { [told] in told.pictures.append($0) }, onClient: { [told] in told.clients.append($0) },
       onComplaint: { [told] in told.complaints.append($0) })
@@ -59,15 +47,9 @@ import Varlink
     try settle()
   }
 
-  deinit {
-    streamer.close()
-    _ = try? FileManager.default.removeItem(atPath: directory.string)
-  }
+  deinit { streamer.close() }
 
-  private func settle() throws {
-    for _ in 0..<10_000 where try loop.turn(waiting: .zero) == 0 { return }
-    Issue.record("the loop does not come to rest")
-  }
+  private func settle() throws { try guest.settle() }
 
   // MARK: The guest
 
@@ -77,21 +59,15 @@ import Varlink
   {
     let layout = FrameLayout(
       width: width, height: height, format: .xrgb8888, stride: stride ?? width * 4)
-    let memory = try MemfdShadow.make(layout)
+    let (frame, memory) = try guest.make(layout)
     for place in 0..<memory.mapping.length { memory.mapping.store(byte(place, seed), at: place) }
-    let frame = Frame(id: UInt64(frames.count + 1), memory: .shadow(memory), layout: layout)
-    frames.append(frame)
     return frame
   }
 
   private func byte(_ place: Int, _ seed: UInt8) -> UInt8 { UInt8(place * 7 % 251) ^ seed }
 
   private func show(_ frame: Frame, _ source: Rectangle? = nil) throws {
-    let source = source ?? frame.layout.bounds
-    shown += 1
-    try guest.prepare(frame, source: source, on: ScanoutID(0))
-    guest.present(
-      Presentation(frame: frame, source: source, damage: source, sequence: shown), on: ScanoutID(0))
+    try guest.show(frame, source)
     try settle()
   }
 
@@ -120,8 +96,6 @@ import Varlink
   private func isClosed(_ client: UnixFDClient) throws -> Bool {
     if case .closed? = try client.next() { true } else { false }
   }
-
-  private var holds: Int { guest.currentStatistics.holds }
 
   // MARK: Pictures
 
@@ -402,7 +376,7 @@ extension StreamerTests {
     let client = try connect()
     _ = try caps(client)
     try client.release(buffer(client).id)
-    guest.turnOff(ScanoutID(0))
+    guest.turnOff()
     try settle()
     let late = try connect()
     try expectNothing(client)
@@ -419,7 +393,7 @@ extension StreamerTests {
     let client = try connect()
     _ = try caps(client)
     let id = try buffer(client).id
-    guest.forget(frames[0])
+    guest.sink.forget(frames[0])
     try loop.turn(until: "its hold has ended") { holds == 0 }
     try client.release(id)
     try show(make(64, 48, seed: 5))

@@ -205,6 +205,138 @@ import Testing
     }
   }
 
+  /// A guest of 1 GiB with a picture of 8 pages that are in 8 places.
+  private static let trace = """
+    udmabridge-trace 1
+    memory 2
+    0x0:0x40000000 memfd-7 0x0
+    0x50000000:0x1000 memfd-8 0x0 unsealed
+    start 0
+    image 0/1 64x128 XR24
+    attach 0/1 8
+    \((0..<8).map { "\(0x10000 - $0 * 0x2000):0x1000" }.joined(separator: "\n"))
+    scanout 0 0/1 64x128+0+0
+    scanout 1 0/1 64x64+0+0
+    flush 0/1 64x128+0+0
+    blob 0/2 4096
+    attach 0/2 1
+    0x50000000:0x1000
+    flush 0/2 1x1+0+0
+    lend 0 0/1 0 4096
+    lend 1 0/2 0 4096
+    return 1
+    detach 0/1
+    attach 0/1 1
+    0x100000:0x8000
+    flush 0/1 64x128+0+0
+    off 0 1
+    flush 0/1 64x128+0+0
+    host-blob 1/1 4096
+    start 0
+    image 0/1 16x64 XR24
+    attach 0/1 1
+    0x40000000:0x1000
+    end stopped
+
+    """
+
+  /// - Parameter extra: lines before the last one.
+  private func plan(
+    _ options: String, extra: String = "", trace: String = trace
+  ) throws -> (status: Int32, output: String) {
+    let directory = try makeTemporaryDirectory()
+    defer { try? FileManager.default.removeItem(atPath: directory.string) }
+    let path = directory.appending("trace").string
+    try trace.replacing("end stopped\n", with: extra + "end stopped\n").write(
+      toFile: path, atomically: false, encoding: .utf8)
+    return try Tool.shell("udmabridge plan --trace \(path) \(options)")
+  }
+
+  @Test("a trace is planned list by list, on this host's limits or others, in its memory or another one")
+  func trace() throws {
+    struct Facts: Decodable, Equatable {
+      struct Count: Decodable, Equatable { let lent, shadow, other: Int }
+      struct Limits: Decodable, Equatable { let listLimit, sizeLimitMb: Int }
+      struct Cause: Decodable, Equatable { let cause: String, lists, line: Int }
+      struct List: Decodable, Equatable {
+        let line, entries: Int
+        let itemCount: Int?
+        let result: String
+      }
+      let lines: Int
+      let end: String
+      let pageLists, flushes, lends: Count
+      let neededLimits: Limits
+      let mostLent, mostLentBytes: Int
+      let causes: [Cause]
+      let lists: [List]?
+    }
+    func facts(_ options: String) throws -> Facts {
+      let (status, output) = try plan("--json \(options)")
+      guard status == 0 else { throw TroubleInTest(output) }
+      return try JSONDecoder().decode(Facts.self, from: Data(output.utf8))
+    }
+    func list(_ line: Int, _ entries: Int, _ items: Int?, _ result: String) -> Facts.List {
+      Facts.List(line: line, entries: entries, itemCount: items, result: result)
+    }
+    let count = Self.trace.split(separator: "\n").count
+    #expect(
+      try facts("--list-limit 8 --size-limit-mb 1 --items")
+        == Facts(
+          lines: count, end: "stopped", pageLists: .init(lent: 2, shadow: 1, other: 1),
+          flushes: .init(lent: 5, shadow: 0, other: 0), lends: .init(lent: 1, shadow: 1, other: 0),
+          neededLimits: .init(listLimit: 8, sizeLimitMb: 1), mostLent: 1, mostLentBytes: 0x8000,
+          causes: [
+            .init(cause: "notSealedMemfd", lists: 1, line: 20), .init(cause: "refused", lists: 1, line: 35),
+          ],
+          lists: [
+            list(7, 8, 8, "lent"), list(20, 1, 1, "shadow"), list(27, 1, 1, "lent"),
+            list(35, 1, nil, "refused"),
+          ]))
+    // On a host with a lower limit.
+    let low = try facts("--list-limit 7 --size-limit-mb 1")
+    #expect(low.pageLists == .init(lent: 1, shadow: 2, other: 1) && low.lists == nil)
+    #expect(low.flushes == .init(lent: 3, shadow: 2, other: 0))
+    #expect(low.causes.first == .init(cause: "listLimit", lists: 1, line: 7))
+    // With more memory.
+    let other = try facts("--machine q35 --memory 2G --list-limit 8 --size-limit-mb 1")
+    #expect(other.pageLists == .init(lent: 4, shadow: 0, other: 0) && other.causes == [])
+    let (status, text) = try plan("--list-limit 7")
+    #expect(status == 0 && text.contains("lists    1 lent, 2 shadow, 1 refused"), "\(text)")
+    #expect(text.contains("cause    listLimit: 1 list, the first in line 7: "), "\(text)")
+  }
+
+  @Test(
+    "what cannot be in a trace is told with its line",
+    arguments: [
+      ("image 0/1 1x1 XR24", "there is a resource 0/1 already"), ("detach 0/9", "there is no resource 0/9"),
+      ("destroy 1/2", "there is no resource 1/2"), ("flush 0/9 1x1+0+0", "there is no resource 0/9"),
+      ("scanout 0 2/1 1x1+0+0", "there is no resource 2/1"),
+      ("attach 0/9 1\n0:4K", "there is no resource 0/9"),
+      ("attach 1/1 1\n0:4K", "memory of the host"), ("lend 0 0/1 0 1", "buffer 0 is lent already"),
+      ("lend 5 0/9 0 1", "there is no resource 0/9"), ("return 5", "there is no lent buffer 5"),
+      ("memory 2\n0:8K a\n4K:4K b", "overlap"),
+      ("memory 1\n0:4K a 0x7fffffffffffe000", "no memory of a guest"),
+      ("nonsense", "«nonsense»"),
+    ])
+  func badTrace(_ lines: String, _ words: String) throws {
+    let line = Self.trace.split(separator: "\n").count
+    let (status, output) = try plan("", extra: lines + "\n")
+    #expect(status == 1 && output.contains("/trace, line \(line): "), "\(output)")
+    #expect(output.contains(words), "\(output)")
+  }
+
+  @Test("a trace without memory wants one, and options that make no sense beside it are refused")
+  func traceOptions() throws {
+    let trace = "udmabridge-trace 1\nblob 0/1 4K\nattach 0/1 1\n0:4K\nend stopped\n"
+    let (status, output) = try plan("", trace: trace)
+    #expect(status == 1 && output.contains("line 3: ") && output.contains("--layout"), "\(output)")
+    #expect(try plan("--machine q35 --memory 1G", trace: trace).output.contains("lists    1 lent"))
+    for options in ["0:4K", "--size 64x48", "--machine q35"] { #expect(try plan(options).status == 64) }
+    #expect(try Tool.shell("udmabridge plan --machine q35 --memory 1G").status == 64)
+    #expect(try Tool.shell("udmabridge plan --trace /nowhere").output.contains("/nowhere cannot be read"))
+  }
+
   @Test("layouts that are none are told with their line")
   func malformed() throws {
     for line in ["0:4K", "0 mem", "0:4K mem zork", "0:0 mem", "4K mem 0", "0:4K mem 0 unsealed extra"] {

@@ -18,11 +18,21 @@ struct Plan: ParsableCommand {
 
         udmabridge plan --machine q35 --memory 3G 0x7ffff000:8K 0x100000000:8100K
         udmabridge plan --layout layout.txt --size 1920x1080 @pages.txt
+        udmabridge plan --trace trace.txt --list-limit 1024
 
       Told are the items that udmabuf would get, the limits that it must have, and whether the pages would be lent, or \
       copied (a shadow) and why, as the log of vhost-user-udmabuf and docs/causes.md call it. The exit status is 1 if the \
       guest names memory that it does not have.
+
+      With --trace the lists are those that vhost-user-udmabuf --trace wrote down, each in the layout that the guest had, or \
+      in the one that is given here.
       """)
+
+  @Option(
+    help: ArgumentHelp(
+      "Instead of ranges: what vhost-user-udmabuf --trace wrote. Memory is there as the trace says, without a layout.",
+      valueName: "file"))
+  var trace: String?
 
   @Option(help: ArgumentHelp("The file with the memory layout.", valueName: "file"))
   var layout: String?
@@ -52,7 +62,7 @@ struct Plan: ParsableCommand {
       "The kernel's size_limit_mb; this host's if it has one, else the driver's 64.", valueName: "MiB"))
   var sizeLimitMb: UInt64?
 
-  @Flag(help: "Print each item, not only how many there are.")
+  @Flag(help: "Print each item, not only how many there are; of a trace, each page list.")
   var items = false
 
   @OptionGroup var output: OutputOptions
@@ -60,10 +70,16 @@ struct Plan: ParsableCommand {
   @Argument(
     help: ArgumentHelp(
       "The page list: ADDRESS:LENGTH, ADDRESS, @FILE, or - for standard input.", valueName: "range"))
-  var ranges: [String]
+  var ranges: [String] = []
 
   func validate() throws {
-    if (layout == nil) == (machine == nil) {
+    if trace != nil, !ranges.isEmpty || geometry.size != nil {
+      throw ValidationError("--trace has lists and sizes of its own: leave out ranges and --size")
+    }
+    if trace == nil, ranges.isEmpty {
+      throw ValidationError("which page list? ADDRESS:LENGTH, @FILE, - or --trace FILE")
+    }
+    if layout != nil && machine != nil || layout == nil && machine == nil && trace == nil {
       throw ValidationError("give either --layout FILE or --machine q35|pc --memory SIZE")
     }
     if (machine == nil) != (memory == nil) { throw ValidationError("--machine and --memory belong together") }
@@ -78,29 +94,36 @@ struct Plan: ParsableCommand {
     return MachineShape(machine, memory: memory.value, isAMD: isAMD)
   }
 
-  private func readLayout() throws -> GuestLayout {
-    if let layout { return try LayoutText.read(layout) }
-    guard let shape else { preconditionFailure("validate has looked") }
-    return GuestLayout(
-      backings: [try LayoutText.standIn("ram", shape.memory)], parts: shape.parts, source: .text)
+  /// Nil if none is given.
+  private func readMemory() throws -> PlannedMemory? {
+    if let layout { return try PlannedMemory(LayoutText.read(layout)) }
+    guard let shape else { return nil }
+    return try PlannedMemory(
+      GuestLayout(
+        backings: [try LayoutText.standIn("ram", shape.memory)], parts: shape.parts, source: .text))
   }
 
-  func run() throws {
-    let layout = try readLayout()
+  private var limits: UdmabufLimits {
     var limits = UdmabufLimits.current()
     if let listLimit { limits.items = listLimit }
     if let sizeLimitMb {
       limits.bytes = sizeLimitMb.multipliedReportingOverflow(by: 1 << 20).overflow ? .max : sizeLimitMb << 20
     }
-    let image = geometry.size == nil ? nil : try geometry.layout(memory: .max)
+    return limits
+  }
 
-    var pages = try JoinedPages(
-      layout, upTo: image?.pages ?? .max, completing: image?.bytes ?? .max,
-      // The kernel takes nothing of a longer list.
-      keeping: items ? .max : limits.items)
-    try RangeList.read(ranges) { pages.add($0) }
-    try pages.finish()
-    var facts = PlanFacts(pages, needed: image?.bytes, limits, layout, withItems: items)
+  func run() throws {
+    let (memory, planner) = (try readMemory(), ListPlanner(limits: limits, withItems: items))
+    if let trace {
+      var replay = TraceReplay(trace, planner, in: memory)
+      let facts = try replay.read()
+      return try output.print(facts, facts.text)
+    }
+    guard let memory else { preconditionFailure("validate has looked") }
+    let image = geometry.size == nil ? nil : try geometry.layout(memory: .max)
+    var facts = try planner.facts(in: memory, needed: image?.bytes) { pages in
+      try RangeList.read(ranges) { pages.add($0) }
+    }
     if let shape, shape.dependsOnProcessor, !shape.isAMD {
       facts.note =
         "with an AMD processor QEMU 7.1 and later puts all RAM above 4 GiB of this machine at 1 TiB: say --amd"
@@ -111,6 +134,35 @@ struct Plan: ParsableCommand {
 
 extension MachineShape.Machine: ExpressibleByArgument {}
 
+/// A layout, and the table that lists are resolved with in it.
+struct PlannedMemory {
+  let layout: GuestLayout
+  let table: GuestMemory
+
+  init(_ layout: GuestLayout) throws { (self.layout, table) = (layout, try layout.memory()) }
+}
+
+/// Says what page lists become.
+struct ListPlanner {
+  let limits: UdmabufLimits
+  let withItems: Bool
+
+  /// - Parameters:
+  ///   - needed: the bytes of the image or the blob that the pages are of; nil for all that there are.
+  ///   - read: adds the entries of the list.
+  func facts(
+    in memory: PlannedMemory, needed: UInt64?, _ read: (inout JoinedPages) throws -> Void
+  ) throws -> PlanFacts {
+    var pages = JoinedPages(
+      memory, upTo: needed.map(wholePages) ?? .max, completing: needed ?? .max,
+      // The kernel takes nothing of a longer list.
+      keeping: withItems ? .max : limits.items)
+    try read(&pages)
+    try pages.finish()
+    return PlanFacts(pages, needed: needed, limits, memory.layout, withItems: withItems)
+  }
+}
+
 /// What a page list would become.
 struct PlanFacts: Encodable {
   struct Item: Encodable {
@@ -120,6 +172,14 @@ struct PlanFacts: Encodable {
   }
   struct Limits: Encodable, Equatable {
     let listLimit, sizeLimitMb: UInt64
+
+    init(listLimit: UInt64, sizeLimitMb: UInt64) {
+      (self.listLimit, self.sizeLimitMb) = (listLimit, sizeLimitMb)
+    }
+
+    init(_ limits: UdmabufLimits) {
+      self.init(listLimit: limits.items, sizeLimitMb: limits.bytes >> 20)
+    }
   }
   enum Backing: String, Encodable { case lent, shadow }
 
@@ -145,7 +205,7 @@ struct PlanFacts: Encodable {
     (entries, itemCount, size) = (joined.entries, joined.count, joined.size)
     pages = Self.count(of: systemPageSize, in: size)
     neededLimits = Limits(listLimit: UInt64(joined.count), sizeLimitMb: Self.count(of: 1 << 20, in: size))
-    self.limits = Limits(listLimit: limits.items, sizeLimitMb: limits.bytes >> 20)
+    self.limits = Limits(limits)
     let cause = Self.cause(joined, needed, limits)
     backing = cause == nil ? .lent : .shadow
     (self.cause, reason) = (cause?.name.rawValue, cause?.message)
@@ -175,12 +235,16 @@ struct PlanFacts: Encodable {
     } catch { return ShadowCause(LendError(error)) }
   }
 
+  static func line(_ needed: Limits, _ limits: Limits) -> String {
+    "needs    list_limit \(needed.listLimit) (is \(limits.listLimit)), size_limit_mb \(needed.sizeLimitMb) (is "
+      + "\(limits.sizeLimitMb))"
+  }
+
   var text: String {
     var lines = [
       "entries  \(entries)", "items    \(itemCount) after joining neighbours",
       "size     \(size) bytes (\(bytes(size))), \(counted(pages, "page"))",
-      "needs    list_limit \(neededLimits.listLimit) (is \(limits.listLimit)), size_limit_mb \(neededLimits.sizeLimitMb) (is "
-        + "\(limits.sizeLimitMb))",
+      Self.line(neededLimits, limits),
       "result   " + (reason.map { "shadow (\(cause ?? "")): \($0)" } ?? "lent"),
     ]
     if let note { lines.append("note     \(note)") }

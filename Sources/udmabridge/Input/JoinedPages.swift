@@ -6,8 +6,7 @@ import Udmabuf
 
 /// What a guest's page list becomes. It is joined while the list is read, whose entries are not kept.
 struct JoinedPages {
-  private let layout: GuestLayout
-  private let memory: GuestMemory
+  private let memory: PlannedMemory
   private let limit, needed: UInt64
   private let most: UInt64
   private(set) var entries = 0
@@ -28,11 +27,8 @@ struct JoinedPages {
   /// - Parameters:
   ///   - limit: as `GuestMemory.resolve` takes it, and `needed` its `length`.
   ///   - most: no more of the ranges than these are kept.
-  init(
-    _ layout: GuestLayout, upTo limit: UInt64, completing needed: UInt64, keeping most: UInt64
-  ) throws {
-    (self.layout, memory) = (layout, try layout.memory())
-    (self.limit, self.needed, self.most) = (limit, needed, most)
+  init(_ memory: PlannedMemory, upTo limit: UInt64, completing needed: UInt64, keeping most: UInt64) {
+    (self.memory, self.limit, self.needed, self.most) = (memory, limit, needed, most)
   }
 
   /// Takes the next entries of the list.
@@ -63,14 +59,14 @@ struct JoinedPages {
       named = sum
     }
     do throws(GuestMemoryError) {
-      let joined = try memory.resolve(ranges.map(\.ofGuest), upTo: limit - size, completing: length)
+      let joined = try memory.table.resolve(ranges.map(\.ofGuest), upTo: limit - size, completing: length)
       for range in joined { append(range) }
       return nil
     } catch {
       guard case .hole(let item, let address) = error else {
         return { _ in Trouble("\(error.behind(before)); the helper would answer the guest with an error") }
       }
-      let absence = layout.absence(at: address)
+      let absence = memory.layout.absence(at: address)
       return { count in
         Trouble(
           "the range \(ranges[item]) (\(before + item + 1) of \(count)) is not the guest's memory, or not all of it: "

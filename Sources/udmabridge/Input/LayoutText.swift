@@ -3,55 +3,53 @@ import Linux
 import Programs
 import QEMU
 import SystemPackage
+import Tracing
 
-/// A memory layout as text, one part in a line: `ADDRESS:LENGTH MEMORY [OFFSET] [unsealed]`.
-///
-/// MEMORY is any name: parts with the same name belong to one memfd. OFFSET is the part's place in that memfd, by
-/// default 0. `unsealed` says that udmabuf would refuse that memory. A comment follows #.
+/// A memory layout as text, one `LayoutLine` in a line. What follows # is a comment.
 enum LayoutText {
   static func write(_ layout: GuestLayout) -> String {
     var text = "# address:length memory offset\n"
     for part in layout.joined {
       let backing = layout.backings[part.backing]
-      // Names may hold blanks.
-      let name = backing.name.replacing(" ", with: "_")
-      let usable = (try? backing.memfd?.seals().contains(.shrink)) ?? false
-      text += "\(part.address):\(hex(part.length)) \(name) \(hex(part.offset))\(usable ? "" : " unsealed")\n"
+      let line = LayoutLine(
+        address: part.address, length: part.length, memory: backing.name, offset: part.offset,
+        isSealed: (try? backing.memfd?.seals().contains(.shrink)) ?? false)
+      text += "\(line)\n"
     }
     return text
   }
 
-  /// Reads such a text. Memfds stand in for the memory; none of their pages is ever touched.
+  /// What such a text says.
   static func read(_ path: String) throws -> GuestLayout {
     let text: String
     do throws(Errno) { text = try readText(FilePath(path)) } catch {
       throw Trouble("the layout \(path) cannot be read: \(error)")
     }
+    var lines: [LayoutLine] = []
+    for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+      let said = line.prefix { $0 != "#" }
+      if said.allSatisfy({ $0 == " " || $0 == "\t" }) { continue }
+      guard let part = LayoutLine(Array(said.utf8)[...]) else {
+        throw Trouble(
+          "\(path), line \(number + 1): «\(line)» is not ADDRESS:LENGTH MEMORY [OFFSET] [unsealed], such as 0x100000000:1G mem 2G"
+        )
+      }
+      lines.append(part)
+    }
+    return try layout(lines)
+  }
+
+  /// Memfds stand in for the memory, of which no page is ever touched.
+  static func layout(_ lines: [LayoutLine]) throws -> GuestLayout {
     var memories: [(name: String, size: UInt64, isSealed: Bool)] = []
     var parts: [LayoutPart] = []
-    for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
-      let words = line.prefix { $0 != "#" }.split(whereSeparator: { $0 == " " || $0 == "\t" })
-      if words.isEmpty { continue }
-      let trouble = Trouble(
-        "\(path), line \(number + 1): «\(line)» is not ADDRESS:LENGTH MEMORY [OFFSET] [unsealed], such as 0x100000000:1G mem 2G"
-      )
-      let isSealed = words.last != "unsealed"
-      let fields = isSealed ? words : words.dropLast()
-      guard (2...3).contains(fields.count) else { throw trouble }
-      let bounds = fields[0].split(separator: ":", omittingEmptySubsequences: false).map {
-        Quantity(argument: String($0))
-      }
-      guard bounds.count == 2, let address = bounds[0]?.value, let length = bounds[1]?.value, length > 0,
-        !address.addingReportingOverflow(length).overflow,
-        let offset = fields.count == 3 ? Quantity(argument: String(fields[2]))?.value : 0,
-        !offset.addingReportingOverflow(length).overflow
-      else { throw trouble }
-      let name = String(fields[1])
-      let index = memories.firstIndex { $0.name == name } ?? memories.count
-      if index == memories.count { memories.append((name, 0, true)) }
-      memories[index].size = max(memories[index].size, offset + length)
-      memories[index].isSealed = memories[index].isSealed && isSealed
-      parts.append(LayoutPart(address: GuestAddress(address), length: length, backing: index, offset: offset))
+    for line in lines {
+      let index = memories.firstIndex { $0.name == line.memory } ?? memories.count
+      if index == memories.count { memories.append((line.memory, 0, true)) }
+      memories[index].size = max(memories[index].size, line.offset + line.length)
+      memories[index].isSealed = memories[index].isSealed && line.isSealed
+      parts.append(
+        LayoutPart(address: line.address, length: line.length, backing: index, offset: line.offset))
     }
     return GuestLayout(
       backings: try memories.map { try standIn($0.name, $0.size, isSealed: $0.isSealed) }, parts: parts,
@@ -63,7 +61,7 @@ enum LayoutText {
       let memfd = try Memfd.create(name: "udmabridge-plan", size: size, seals: isSealed ? .shrink : [])
       return GuestBacking(name: name, kind: .memfd(memfd, descriptor: -1))
     } catch {
-      throw Trouble("the memory \(name) of \(bytes(size)) is larger than a file can be: \(error)")
+      throw Trouble("the memory \(name) of \(bytes(size)) is more than a file can stand for: \(error)")
     }
   }
 }
