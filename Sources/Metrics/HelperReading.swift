@@ -32,7 +32,7 @@ package enum ReadingError: Error, CustomStringConvertible {
     switch self {
     case .call(let error): "\(error)"
     case .late(let span): "the helper has not answered in \(span): it is stopped, or too busy"
-    case .impossible(let field): "the service's value of \(field) cannot be from a helper"
+    case .impossible(let field): "what the service says of \(field) cannot be from a helper"
     case .system(let error): "the control socket cannot be watched: \(error)"
     }
   }

@@ -199,7 +199,7 @@ package final class VarlinkClient {
     while found == nil {
       searched = input.count
       guard input.count <= longestReply else {
-        throw .malformed("it is longer than the limit of \(longestReply) bytes")
+        throw .malformed("it has more than \(longestReply) bytes, which is the limit")
       }
       let count: Int
       do throws(Errno) {

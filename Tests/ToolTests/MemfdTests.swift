@@ -65,8 +65,8 @@ import Testing
   @Test(
     "what is no memfd cannot be used, and why",
     arguments: [
-      Thing(path: "/dev/null", kind: "other", reason: "no memfd"),
-      Thing(path: "/etc/passwd", kind: "other", reason: "no memfd"),
+      Thing(path: "/dev/null", kind: "other", reason: "not a memfd"),
+      Thing(path: "/etc/passwd", kind: "other", reason: "not a memfd"),
       Thing(
         path: "/dev/shm/udmabridge-test-\(getpid())", kind: "file in memory",
         reason: "cannot have F_SEAL_SHRINK"),

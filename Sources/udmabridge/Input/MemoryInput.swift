@@ -49,7 +49,7 @@ struct FileOptions: ParsableArguments {
       switch (path, error) {
       case (nil, _):
         throw Trouble(
-          "\(name) is not open in this process: let the shell open it, or name its process with --pid")
+          "\(name) is not open here: let the shell open it, or name its process with --pid")
       case (let path?, .noSuchAddressOrDevice) where path.hasPrefix("/proc/"):
         let words = path.split(separator: "/")
         throw Trouble(
