@@ -190,7 +190,7 @@ package final class GPUDevice {
     epoch += 1
     trace?.start()
     scanouts.dropAll()
-    for resource in resources.values { hostRegion?.endUse(of: resource) }
+    hostRegion?.reset(resources.values)
     resources.removeAll()
     contexts.removeAll()
     whenEpochChanged?()

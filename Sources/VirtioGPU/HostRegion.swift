@@ -118,6 +118,22 @@ final class HostRegion {
     return errand
   }
 
+  /// Forgets what the resources have, when the device is reset. QEMU takes all mappings away then, and ends when it is asked for
+  /// one that is gone (11.1.3).
+  func reset(_ resources: some Sequence<Resource>) {
+    for resource in resources {
+      if let offer = resource.offer, !resource.isTakenBack { offer.endUse() }
+      guard let mapping = resource.mapping.take() else { continue }
+      switch mapping.state {
+      case .there: leftovers.append(mapping)
+      case .coming, .emptying: mapping.state = .unwanted
+      case .unwanted, .going: break
+      }
+    }
+    for mapping in leftovers { gone(mapping, true) }
+    leftovers = []
+  }
+
   // MARK: Mappings
 
   func map(_ resource: Resource, at offset: UInt64) throws(Mistake) -> Errand {

@@ -26,7 +26,7 @@ extension EndToEnd {
       return guest
     }
 
-    private func tell(_ guest: RunningGuest, _ name: String = "b", _ words: (String, String)...) throws {
+    private func tell(_ guest: RunningGuest, by name: String = "b", _ words: (String, String)...) throws {
       for (command, answer) in words { #expect(try guest.shell("tell \(name) \(command)") == answer + "\n") }
     }
 
@@ -196,7 +196,7 @@ extension EndToEnd {
       for point in [Point.shown, .created, .mapped, .unmapped, .closed] {
         #expect(try guest.shell("hold \(point) draw blob host \(4 * Self.mebibyte) 5") == "open\n")
         for (reached, command, answer) in life where reached != .shown || point == .shown {
-          try tell(guest, "\(point)", (command, answer))
+          try tell(guest, by: "\(point)", (command, answer))
           if reached == point { break }
         }
       }

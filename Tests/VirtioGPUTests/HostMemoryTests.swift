@@ -265,7 +265,7 @@ import VhostUser
     try map(1, at: 0)
   }
 
-  @Test("a queue that ends without a word answers nothing, and takes a late mapping away when it runs again")
+  @Test("a queue that ends without a stop answers nothing, and a late mapping goes with the device's reset")
   func theQueueEndsBefore() throws {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
@@ -273,23 +273,23 @@ import VhostUser
     machine.device.drop(0)
     try acknowledge(Self.mapCode)
     #expect(try machine.channel.next().isEmpty && machine.answer() == nil)
+    #expect(free != whole)
     _ = try machine.frontEnd.stop()
     try machine.replaceDriver()
-    try unmapping()
+    #expect(try machine.channel.next().isEmpty && free == whole)
   }
 
   /// The front end is asked to take the only mapping away, and does.
-  private func unmapping(answer: UInt64 = 0) throws {
+  private func unmapping() throws {
     #expect(free != whole)
     #expect(try request().code == Self.unmapCode)
-    try acknowledge(Self.unmapCode, answer)
+    try acknowledge(Self.unmapCode)
     #expect(free == whole)
   }
 
-  /// A new driver finds nothing of the old one's; so does one after a reset.
-  @Test("a new driver finds no mappings of the old one", arguments: [true, false]) func aNewDriver(
-    reset: Bool
-  ) throws {
+  /// The front end has taken it away by itself, and QEMU ends when it is asked for a mapping that is gone.
+  @Test("a new driver finds no mappings of the old one, and nothing is asked for", arguments: [true, false])
+  func aNewDriver(reset: Bool) throws {
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
     if reset {
@@ -297,10 +297,8 @@ import VhostUser
     } else {
       _ = try machine.frontEnd.stop()
     }
-    #expect(try machine.channel.next().isEmpty)
     try machine.replaceDriver()
-    // A front end that has reset the device has taken it away by itself.
-    try unmapping(answer: reset ? 1 : 0)
+    #expect(try machine.channel.next().isEmpty && free == whole)
     #expect(machine.device.resources.isEmpty && machine.device.hostRegion!.offers[5]?.uses == 0)
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
