@@ -206,7 +206,7 @@ import Testing
   @Test(
     "a command line that cannot be is refused, with what could be",
     arguments: [
-      (["metrics", "--listen", "0.0.0.0:9817"], "«0.0.0.0» is not 127.0.0.1 and not [::1]"),
+      (["metrics", "--listen", "0.0.0.0:9817"], "«0.0.0.0» is not 127.0.0.1 or [::1]"),
       (["metrics", "--listen", "localhost:9817"], "«localhost»"),
       (["metrics", "--listen", "127.0.0.1:0", "--output", "/tmp/a"], "give one of them"),
       (["metrics", "--control", "/run/vg.control"], "give NAME=PATH"),

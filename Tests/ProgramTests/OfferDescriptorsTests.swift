@@ -53,7 +53,7 @@ private let program = builtPrograms.appending("vhost-user-udmabuf")
     let poor = try Listening(program, options: options, limit: "-n 64")
     let refusal = try poor.output.readToEnd()
     let fewest = try #require(
-      refusal.firstMatch(of: /([0-9]+) are the least/).flatMap { Int($0.1) }, "\(refusal)")
+      refusal.firstMatch(of: /([0-9]+) is the least/).flatMap { Int($0.1) }, "\(refusal)")
 
     let helper = try Listening(program, options: options, limit: "-n \(fewest)")
     try waitUntil("it listens") { (try? UnixSocket.connect(control)) != nil || !helper.child.isRunning }

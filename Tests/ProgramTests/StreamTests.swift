@@ -31,7 +31,7 @@ import Testing
       (["--control", "C", "--to", "unixfd:/s", "--scanout", "-1"], 64, "--scanout"),
       (["--control", "/nowhere", "--to", "unixfd:/s"], 1, "there is no control socket /nowhere"),
       (["--control", "C", "--to", "unixfd:/nowhere/s"], 1, "cannot listen on /nowhere/s"),
-      (["--control", "C", "--to", "unixfd:F"], 1, "/file is a file and no socket"),
+      (["--control", "C", "--to", "unixfd:F"], 1, "/file is a file, not a socket"),
     ] as [([String], Int32, String)])
   func mistakes(_ options: [String], _ status: Int32, _ what: String) throws {
     // Until it listens.

@@ -31,7 +31,7 @@ import Testing
     #expect {
       _ = try RunningQEMU(pid: process.pid)
     } throws: { error in
-      "\(error)".contains("names 40 monitors, and the first 4,")
+      "\(error)".contains("names 40 monitors, and the first 4 do")
     }
     process.signal(SIGKILL)
   }

@@ -90,7 +90,7 @@ import Testing
     let unit = try text("usr/lib/systemd/system/udmabridge-guest.service")
     let help = try run(root.appending("usr/bin/udmabridge-guest"), ["serve", "--help"]).output
       .split(whereSeparator: \.isWhitespace).joined(separator: " ")
-    let port = try #require(help.firstMatch(of: #/the host calls ([a-z0-9.]+)\. /#)).1
+    let port = try #require(help.firstMatch(of: #/By default that of the port ([a-z0-9.]+)\. /#)).1
     let socket = try #require(help.firstMatch(of: #/\(default: (/[^)]+)\)/#)).1
     #expect(try socket == "/run/\(value("RuntimeDirectory", in: unit))/lender")
     #expect(try value("ConditionPathExists", in: unit) == "/dev/virtio-ports/\(port)")

@@ -100,6 +100,6 @@ import Testing
     var parser = RangeListParser("pages.txt")
     try parser.feed(Array("# a list\n0:4K\n".utf8)[...])
     let trouble = #expect(throws: Trouble.self) { try parser.feed(Array("4096;8\n".utf8)[...]) }
-    #expect(trouble?.description == "pages.txt, line 3: «4096;8» is no ADDRESS:LENGTH such as 0x1000:64K")
+    #expect(trouble?.description == "pages.txt, line 3: «4096;8» is not ADDRESS:LENGTH, such as 0x1000:64K")
   }
 }

@@ -77,7 +77,7 @@ import Testing
     }
     #expect(stage.importers.allSatisfy { $0.goneCount == 1 && $0.asked == [false] })
     #expect(rig.statistics.releasedLate == 2)
-    #expect(rig.log.warnings.first?.contains("what imported it is cut off") == true)
+    #expect(rig.log.warnings.first?.contains("the importer of it is cut off") == true)
   }
 
   @Test("a reset asks borrowers, and keeps no driver waiting") func reset() throws {
