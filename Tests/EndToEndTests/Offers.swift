@@ -259,6 +259,8 @@ extension EndToEnd {
         try lender.tell("r", "read 0 4", hexadecimal(Part(offset: 0, size: 4).bytes(seed: 5)))
       }
       try lender.drop("r")
+      offered.offerer.child.signal(SIGTERM)
+      offered.offerer.child.wait()
       try offered.expectFree()
       #expect(try guest.statistics().protocolErrors.isEmpty)
     }

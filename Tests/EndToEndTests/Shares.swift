@@ -186,7 +186,7 @@ extension EndToEnd {
     func killed(_ first: Killed) throws {
       try endShared()
       let guest = try RunningGuest(
-        resolution: "1024x768", options: ["--device", "share", "--offer", "5=memfd:4M,uses=4"])
+        resolution: "1024x768", options: ["--device", "share", "--offer", "5=memfd:4M,uses=5"])
       let life: [(Point, String, String)] = [
         (.created, "create", "created"), (.mapped, "map", "mapped"),
         (.shown, "show 1024x768 4096 0 3", "shown"), (.unmapped, "unmap", "unmapped"),
