@@ -13,7 +13,7 @@ func benchScale() throws {
   _ = try raiseDescriptorLimit()
   for count in [1, 10, 100] {
     let cards = try (0..<count).map { _ in try idleGuest() }
-    // What they still have to do: the time of the last fence runs out.
+    // The helpers still wait for the last fence, until its time runs out.
     _ = cb_sleep(3_000_000)
     func sum(_ value: (Child) throws -> Double) throws -> Double {
       try cards.reduce(0) { $0 + (try value($1.child)) }
@@ -53,7 +53,7 @@ extension Child {
     try number("voluntary_ctxt_switches:", in: "status")
   }
 
-  /// What only it has, in KiB.
+  /// Its private memory in KiB.
   fileprivate func privateMemory() throws -> Double {
     try number("Private_Clean:", in: "smaps_rollup") + number("Private_Dirty:", in: "smaps_rollup")
   }

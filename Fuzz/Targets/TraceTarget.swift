@@ -10,7 +10,7 @@ func fuzzTrace(_ input: inout Input) throws {
   let (others, otherError) = try parsed(said, pieces)
   expect(events == others, "it depends on the pieces what is understood")
   expect(error == otherError, "\(String(describing: error)) and \(String(describing: otherError))")
-  // What was understood is a trace by itself, which says the same; but that a long name makes a line too long.
+  // The events that were read, written again, are a trace that says the same. Only a long name can make a line too long.
   if events.contains(where: hasLongName) { return }
   var text = Array(TraceEvent.header.utf8)
   for event in events { event.write(to: &text) }

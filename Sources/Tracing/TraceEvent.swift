@@ -66,7 +66,7 @@ package enum TraceLimits {
 }
 
 extension TraceEvent {
-  /// What each trace begins with: its format.
+  /// The first line of each trace; it names the format.
   package static let header = "udmabridge-trace 1\n"
 
   /// Appends the event's lines.

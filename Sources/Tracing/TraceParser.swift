@@ -1,7 +1,7 @@
 internal import Guest
 internal import Linux
 
-/// What is wrong with a trace.
+/// A mistake in a trace.
 package struct TraceError: Error, Equatable, CustomStringConvertible {
   /// From 1 on.
   package let line: Int
@@ -14,7 +14,7 @@ package struct TraceError: Error, Equatable, CustomStringConvertible {
 }
 
 /// Reads a trace, wherever its text was cut. It is input from outside: each line is short, and each number has its limits.
-/// What a trace's resources are is not known here.
+/// The parser does not know which resources exist.
 package struct TraceParser {
   /// Where the event began whose lines are being read.
   private var start = 0

@@ -18,7 +18,7 @@ struct TraceWords {
   /// The first line of an event.
   enum First {
     case event(TraceEvent)
-    /// So many lines follow.
+    /// The event has this number of further lines, `parts` or `entries`.
     case memory(parts: Int)
     case attach(TracedResource, entries: Int)
   }
@@ -157,7 +157,7 @@ struct TraceWords {
   }
 }
 
-/// What stands in a line, for people: without the bytes that a terminal would take for orders.
+/// The words of a line for people, without the bytes that a terminal would take for orders.
 func shown(_ bytes: ArraySlice<UInt8>) -> String {
   let start = bytes.prefix(60).map { (0x20..<0x7f).contains($0) ? $0 : UInt8(ascii: "?") }
   return String(decoding: start, as: UTF8.self) + (bytes.count > 60 ? "..." : "")
