@@ -34,10 +34,11 @@ final class Listening {
       shell == nil ? program : "/bin/sh", (shell ?? []) + arguments, withErrors: true)
   }
 
-  func connect() throws -> UnixSocket {
+  /// - Parameter path: another of its sockets than that of its device.
+  func connect(to path: FilePath? = nil) throws -> UnixSocket {
     var connected: UnixSocket?
     try waitUntil("the helper listens") {
-      connected = try? UnixSocket.connect(socket)
+      connected = try? UnixSocket.connect(path ?? socket)
       return connected != nil || !child.isRunning
     }
     guard let socket = connected.take() else { throw TroubleInTest(try output.readToEnd()) }

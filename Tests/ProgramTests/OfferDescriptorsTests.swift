@@ -47,7 +47,7 @@ private let program = builtPrograms.appending("vhost-user-udmabuf")
     let control = directory.appending("control")
     let options = [
       "--profile", "share", "--control", control.string, "--port", directory.appending("port").string,
-      "--control-connections", "32",
+      "--control-connections", "33",
     ]
     // It says how many it must have.
     let poor = try Listening(program, options: options, limit: "-n 64")
@@ -56,7 +56,10 @@ private let program = builtPrograms.appending("vhost-user-udmabuf")
       refusal.firstMatch(of: /([0-9]+) is the least/).flatMap { Int($0.1) }, "\(refusal)")
 
     let helper = try Listening(program, options: options, limit: "-n \(fewest)")
-    try waitUntil("it listens") { (try? UnixSocket.connect(control)) != nil || !helper.child.isRunning }
+    // A helper that answers has opened all that it opens by itself, and this connection stays open while descriptors are counted.
+    let first = try helper.connect(to: control)
+    unsafe try first.fd.write(Array(#"{"method":"org.varlink.service.GetInfo"}"#.utf8 + [0]).span.bytes)
+    #expect(try !first.fd.read(upTo: 1 << 16).isEmpty)
     func open() -> Int { directoryEntries(FilePath("/proc/\(helper.child.pid)/fd")).count }
     let before = open()
     let (caller, output) = try startReading(
