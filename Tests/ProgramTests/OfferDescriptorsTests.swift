@@ -24,7 +24,10 @@ private let program = builtPrograms.appending("vhost-user-udmabuf")
     def ask(s, call, fds=()):
         socket.send_fds(s, [json.dumps(call).encode() + b"\\0"], fds)
         reply = b""
-        while not reply.endswith(b"\\0"): reply += s.recv(65536)
+        while not reply.endswith(b"\\0"):
+            piece = s.recv(65536)
+            if not piece: sys.exit("the helper closed the connection")
+            reply += piece
         return json.loads(reply[:-1])
     others = [connect() for _ in range(31)]
     mine = connect()
