@@ -96,7 +96,8 @@ private let outside: [(String, Rectangle)] = [
         "invalidResource"),
     ]
 
-  @Test("a wrong resource number gets the spec's error", arguments: resources) func resourceIDs(
+  @Test("a command with a wrong resource number is refused with the spec's error", arguments: resources)
+  func resourceIDs(
     _ command: BadCommand
   ) throws { try command.check(Self.rig()) }
 
@@ -115,7 +116,8 @@ private let outside: [(String, Rectangle)] = [
       BadCommand("EDID of \($0)", Request.edid($0), ResponseType.invalidScanout, "invalidScanout")
     }
 
-  @Test("a wrong scanout number gets the spec's error", arguments: scanouts) func scanoutNumbers(
+  @Test("a command with a wrong scanout number is refused with the spec's error", arguments: scanouts)
+  func scanoutNumbers(
     _ command: BadCommand
   ) throws {
     try command.check(Self.rig())
@@ -126,7 +128,8 @@ private let outside: [(String, Rectangle)] = [
     BadCommand("format \($0)", Request.create(9, format: $0), ResponseType.invalidParameter, "format")
   }
 
-  @Test("an unknown format gets the spec's error", arguments: formats) func formatNumbers(
+  @Test("a resource of an unknown format is refused with the spec's error", arguments: formats)
+  func formatNumbers(
     _ command: BadCommand
   ) throws { try command.check(Self.rig()) }
 
@@ -141,7 +144,8 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test("an impossible size gets the spec's error", arguments: sizes) func imageSizes(_ command: BadCommand)
+  @Test("a resource of an impossible size is refused with the spec's error", arguments: sizes)
+  func imageSizes(_ command: BadCommand)
     throws
   { try command.check(Self.rig()) }
 
@@ -158,7 +162,9 @@ private let outside: [(String, Rectangle)] = [
       "set scanout to \($0)", Request.setScanout(0, 1, $0), ResponseType.invalidParameter, "rectangle")
   }
 
-  @Test("a rectangle outside its resource gets the spec's error", arguments: rectangles + empty)
+  @Test(
+    "a rectangle that is empty or outside its resource is refused with the spec's error",
+    arguments: rectangles + empty)
   func rectangle(_ command: BadCommand) throws {
     try command.check(Self.rig())
   }
@@ -171,7 +177,8 @@ private let outside: [(String, Rectangle)] = [
     BadCommand("detach", Request.detach(1), ResponseType.unspecified, "noBacking"),
   ]
 
-  @Test("a command that needs a backing gets an error without one", arguments: withoutBacking) func noBacking(
+  @Test("a transfer or detach of a resource without backing is refused", arguments: withoutBacking)
+  func noBacking(
     _ command: BadCommand
   ) throws {
     try command.check(Self.rig())
@@ -228,7 +235,9 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test("a list with too many entries gets an error", arguments: tooMany) func tooManyEntries(
+  @Test(
+    "a list with more entries than the quota is refused, and the log says what to raise", arguments: tooMany)
+  func tooManyEntries(
     _ command: BadCommand
   ) throws {
     let rig = try Self.rig()
@@ -267,7 +276,7 @@ private let outside: [(String, Rectangle)] = [
     }
   }()
 
-  @Test("an unknown command gets an error", arguments: unknown) func unknownCommand(_ command: BadCommand)
+  @Test("an unknown command is refused", arguments: unknown) func unknownCommand(_ command: BadCommand)
     throws
   {
     try command.check(Self.rig())
@@ -290,7 +299,7 @@ private let outside: [(String, Rectangle)] = [
     ]
   }()
 
-  @Test("a command on the wrong queue gets an error", arguments: misplaced) func wrongQueue(
+  @Test("a command on the wrong queue is refused", arguments: misplaced) func wrongQueue(
     _ command: BadCommand
   ) throws { try command.check(Self.rig()) }
 
@@ -310,7 +319,7 @@ private let outside: [(String, Rectangle)] = [
     ("UPDATE_CURSOR", Request.updateCursor(0, 1), true), ("MOVE_CURSOR", Request.moveCursor(0), true),
   ]
 
-  @Test("a command that is cut off gets an error", arguments: wholeCommands) func truncated(
+  @Test("a command that is cut off at any byte is refused", arguments: wholeCommands) func truncated(
     _ name: String, _ whole: [UInt8], _ isForCursor: Bool
   ) throws {
     let rig = try Self.rig()
@@ -323,7 +332,7 @@ private let outside: [(String, Rectangle)] = [
   }
 
   /// A header that is whole comes back in the answer, so that a fence is not lost.
-  @Test("a command that is cut off keeps its fence") func truncatedCommandKeepsItsFence() throws {
+  @Test("the answer to a command that is cut off has its fence") func truncatedCommandKeepsItsFence() throws {
     let rig = try Self.rig()
     let answer = try rig.ask(Array(Request.unref(1, fence: 9).prefix(25)))
     #expect(answer.type == ResponseType.invalidParameter && answer.flags == 1 && answer.fence == 9)
@@ -339,7 +348,8 @@ private let outside: [(String, Rectangle)] = [
   // MARK: The log
 
   /// One line a second for each kind, however often it happens; the next line tells how many were left out.
-  @Test("each kind of mistake is logged once a second, with the number left out") func logIsNotFlooded()
+  @Test("the log has one line a second for each kind of mistake, with the number left out")
+  func logIsNotFlooded()
     throws
   {
     let rig = try Self.rig()
@@ -373,7 +383,7 @@ private let outside: [(String, Rectangle)] = [
 
   /// Each line says what was wrong: the value, and what it should have been.
   @Test(
-    "each line of the log names the value, and what it should have been",
+    "the log line of a mistake names the value and the limit",
     arguments: [
       (Request.unref(99), ["resource 99"]), (Request.create(9, format: 66), ["66", "67"]),
       (Request.create(9, 65536, 2), ["65536x2", "65535"]), (Request.setScanout(5, 1), ["scanout 5", "2"]),
@@ -463,11 +473,12 @@ private let outside: [(String, Rectangle)] = [
     return all
   }()
 
-  @Test("mistakes about lent memory get their errors", arguments: lent) func aboutLentMemory(
+  @Test("each bad command about lent memory is refused with its error", arguments: lent) func aboutLentMemory(
     _ command: BadCommand
   ) throws { try command.check(Self.rig()) }
 
-  @Test("all other mistakes get their errors while buffers live") func allOthersWithBuffersAlive() throws {
+  @Test("every other bad command is refused while buffers are lent and shown")
+  func allOthersWithBuffersAlive() throws {
     let rig = try Self.rig()
     let tables = [
       BadCommandTests.resources, BadCommandTests.scanouts,

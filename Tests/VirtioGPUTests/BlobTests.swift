@@ -47,7 +47,7 @@ import Testing
 
   /// Strides and offsets as drivers choose them, and as nobody does.
   @Test(
-    "a blob is shown as its layout says",
+    "a blob is shown with the stride and offset of its layout",
     arguments: [
       (64, 48, nil, 0), (64, 48, 256, 4096), (61, 33, 256, 0), (61, 33, 300, 100), (16, 16, 64, 4095),
       (1, 1, 4, 16380), (65, 11, 512, 3),
@@ -100,7 +100,7 @@ import Testing
   }
 
   /// Two heads show images of different sizes in one blob: a flush that is inside one of them is good for both.
-  @Test("a flush that is inside one of two heads' images is valid for both") func headsOfDifferentSizes()
+  @Test("a flush may lie outside the image of one of two heads") func headsOfDifferentSizes()
     throws
   {
     let rig = try rig()
@@ -118,7 +118,7 @@ import Testing
 
   /// Without a page list a blob has no memory until it is given some; and it may be taken and given again, as
   /// Linux does with a buffer that it imported.
-  @Test("a blob's memory may come later, and go and come again") func memoryMayComeAndGo() throws {
+  @Test("a blob's memory may come later, be taken back and come again") func memoryMayComeAndGo() throws {
     let rig = try rig()
     let size = 3 * page
     let pages = rig.pages(3)
@@ -138,7 +138,7 @@ import Testing
   }
 
   /// There is nothing to transfer.
-  @Test("a transfer to a blob does nothing") func transfersAreNothing() throws {
+  @Test("a transfer to a blob succeeds and copies nothing") func transfersAreNothing() throws {
     let rig = try rig()
     try rig.ok(
       Request.createBlob(1, size: 3 * page, rig.pages(3)), Request.transfer(1, Rectangle(0, 0, 900, 900)),
@@ -155,7 +155,9 @@ import Testing
   }
 
   /// However many layouts a guest tries, what is kept of them is bounded.
-  @Test("the number of kept layouts is bounded") func layoutsAreNotKeptForEver() throws {
+  @Test("a blob that is shown in 300 layouts keeps few frames and pictures") func layoutsAreNotKeptForEver()
+    throws
+  {
     let rig = try rig()
     try rig.ok(Request.createBlob(1, size: 16 * page, [(rig.ram.allocate(16 << 12), 16 << 12)]))
     for offset: UInt32 in 0..<300 {
@@ -256,7 +258,7 @@ import Testing
 
   /// What a driver did not choose it does not have: EDID, names, blobs.
   @Test(
-    "a feature that the driver did not choose is refused",
+    "a command of a feature that the driver did not accept is refused",
     arguments: [0x10a, 0x10b, 0x10c, 0x10d] as [UInt32]) func notChosen(_ type: UInt32) throws
   {
     let rig = try Rig(features: 0)
@@ -265,7 +267,7 @@ import Testing
       .check(rig)
   }
 
-  @Test("blobs count against the quotas") func quotasCount() throws {
+  @Test("a blob counts against the quota of resources") func quotasCount() throws {
     var quotas = Quotas()
     quotas.resources = 1
     let rig = try rig(quotas: quotas)
@@ -276,7 +278,8 @@ import Testing
   }
 
   /// What cannot be lent and may not be copied leaves no trace.
-  @Test("a blob that must be lent, but cannot be, leaves no trace") func lentOrNothing() throws {
+  @Test("a blob that must be lent, but cannot be, is refused and changes nothing") func lentOrNothing() throws
+  {
     let rig = try rig(.lent)
     try BadCommand(
       "no udmabuf", Request.createBlob(1, size: page, rig.pages(1)), ResponseType.outOfMemory, "noDevice"
@@ -288,7 +291,7 @@ import Testing
 @Suite(.testHost, .serialized) struct BlobLendTests {
   private let page = UInt64(systemPageSize)
 
-  @Test("a blob is lent") func isLent() throws {
+  @Test("all layouts of a lent blob share one dma-buf, which ends with the blob") func isLent() throws {
     let rig = try Rig(.real)
     let pages = rig.pages(12)
     try rig.ok(Request.createBlob(1, size: 12 * page, pages))

@@ -40,7 +40,7 @@ import Testing
     }
   }
 
-  @Test("the answer waits until the last borrower has let go", arguments: ReleaseTests.Way.allCases)
+  @Test("a guest gets its pages back when the last borrower has let go", arguments: ReleaseTests.Way.allCases)
   func waits(_ way: ReleaseTests.Way) throws {
     let stage = try Stage()
     let (rig, second) = (stage.rig, Importer())
@@ -61,7 +61,7 @@ import Testing
   }
 
   @Test(
-    "a borrower's own deadline is the device's, and what is late is cut off and counted",
+    "a borrower that misses its own deadline is cut off and counted",
     arguments: ReleaseTests.Way.allCases)
   func cutOff(_ way: ReleaseTests.Way) throws {
     let stage = try Stage()
@@ -80,7 +80,7 @@ import Testing
     #expect(rig.log.warnings.first?.contains("the importer of it is cut off") == true)
   }
 
-  @Test("a reset asks borrowers, and keeps no driver waiting") func reset() throws {
+  @Test("a reset asks the borrowers for their pages, and the next driver does not wait") func reset() throws {
     let stage = try Stage()
     let rig = stage.rig
     rig.device.reset()
@@ -97,7 +97,7 @@ import Testing
   }
 
   @Test(
-    "pages that are shown and borrowed are free when neither uses them", .testHost,
+    "pages that are shown and borrowed go back when screen and borrower have let go", .testHost,
     arguments: [true, false])
   func shownToo(_ screenIsFirst: Bool) throws {
     // A copy would be shown instead of the pages.

@@ -64,7 +64,9 @@ import Testing
     }
   }
 
-  @Test("devices that read a buffer are waited for", arguments: Way.allCases, kinds) func areWaitedFor(
+  @Test(
+    "a guest gets its pages back when the device that reads them has finished", arguments: Way.allCases, kinds
+  ) func areWaitedFor(
     _ way: Way, _ kind: Kind
   ) throws {
     let stage = try Stage(kind)
@@ -89,7 +91,7 @@ import Testing
   }
 
   /// What a consumer tells its device while it holds a buffer goes on when it has let go of it.
-  @Test("reads that begin while a consumer holds the buffer are waited for", arguments: kinds)
+  @Test("a read that begins while a consumer holds the buffer delays the answer too", arguments: kinds)
   func beginWhileItIsHeld(_ kind: Kind) throws {
     let stage = try Stage(kind)
     let rig = stage.rig
@@ -109,7 +111,9 @@ import Testing
     #expect(rig.answer()?.type == ResponseType.ok && stage.all.releasedLate == 0)
   }
 
-  @Test("devices are not waited for for ever", arguments: Way.allCases, kinds) func areNotWaitedForForEver(
+  @Test(
+    "after the deadline the pages go back although a device still reads them", arguments: Way.allCases, kinds)
+  func areNotWaitedForForEver(
     _ way: Way, _ kind: Kind
   ) throws {
     let stage = try Stage(kind, GPUDevice.Patience())
@@ -130,7 +134,7 @@ import Testing
     try rig.expectBalance()
   }
 
-  @Test("a device that has finished is not waited for", arguments: kinds) func whoHasReadIsNotWaitedFor(
+  @Test("a device that has finished reading delays nothing", arguments: kinds) func whoHasReadIsNotWaitedFor(
     _ kind: Kind
   ) throws {
     let stage = try Stage(kind)
@@ -144,7 +148,8 @@ import Testing
   }
 
   /// Nobody is asked whether somebody reads what nobody was given.
-  @Test("a buffer that was given to nobody is free at once") func whatWasGivenToNobodyIsFree() throws {
+  @Test("a buffer that was given to nobody is not asked whether a device reads it")
+  func whatWasGivenToNobodyIsFree() throws {
     let stage = try Stage(.eventFD)
     try stage.read()
     stage.rig.post(Request.unref(1))
@@ -153,8 +158,7 @@ import Testing
     #expect(stage.rig.answer()?.type == ResponseType.ok && stage.all.waitedForFence == 0)
   }
 
-  @Test("a buffer that was asked for by its UUID counts as given away") func whoAskedByNameWasGivenIt() throws
-  {
+  @Test("a buffer that was asked for by its UUID counts as shared") func whoAskedByNameWasGivenIt() throws {
     let stage = try Stage(.eventFD)
     #expect(try stage.rig.ask(Request.assignUUID(1)).type == ResponseType.resourceUUID)
     let uuid = try #require(stage.rig.device.resources[ResourceID(1)]?.uuid)
@@ -166,7 +170,8 @@ import Testing
   // MARK: Stop and reset
 
   /// A driver frees what it never asked back when it resets the device, which is a stop here.
-  @Test("a stop waits for devices that read", arguments: [false, true], kinds) func aStopWaits(
+  @Test("a stop waits until the device that reads a buffer has finished", arguments: [false, true], kinds)
+  func aStopWaits(
     _ isAskedBack: Bool, _ kind: Kind
   ) throws {
     let stage = try Stage(kind)
@@ -188,7 +193,9 @@ import Testing
     #expect(rig.answer()?.type == (isAskedBack ? ResponseType.ok : nil))
   }
 
-  @Test("a stop does not wait for ever", arguments: kinds) func aStopIsBounded(_ kind: Kind) throws {
+  @Test("a stop ends after its deadline although a device still reads", arguments: kinds) func aStopIsBounded(
+    _ kind: Kind
+  ) throws {
     let stage = try Stage(kind, GPUDevice.Patience())
     stage.share()
     try stage.read()
@@ -199,7 +206,9 @@ import Testing
     try stage.finish()
   }
 
-  @Test("a reset does not wait", arguments: kinds) func aResetDoesNotWait(_ kind: Kind) throws {
+  @Test("a reset frees a buffer although a device still reads it", arguments: kinds) func aResetDoesNotWait(
+    _ kind: Kind
+  ) throws {
     let stage = try Stage(kind)
     stage.share()
     try stage.read()

@@ -118,7 +118,7 @@ import Testing
   }
 
   /// The card shows frames from their first pixel on only: another part is copied.
-  @Test("a part of a resource is copied on a card that shows frames only from their first pixel")
+  @Test("the card shows a copy of a part of a resource, with the right pixels")
   func aPartOfAResource() throws {
     let rig = try rig()
     let mode = try #require(rig.card?.outputs.first?.modes.first)
@@ -157,7 +157,7 @@ import Testing
   }
 
   /// Taken back while it is shown: the pages go at once after the flip, and the picture stays.
-  @Test("pages that are taken back while they are shown go after the flip, and the picture stays")
+  @Test("shown pages that are taken back go after the flip, and the picture stays")
   func detachWhileShown() throws {
     let rig = try rig()
     let (width, height) = try show(rig, ShadowTests.colours[1])

@@ -26,19 +26,19 @@ import Testing
     }
   }
 
-  @Test("each cause of a copy is there, and no other")
+  @Test("docs/causes.md lists every cause of a copy, and no other")
   func causes() {
     #expect(tables[0] == Set(ShadowCause.Name.allCases.map(\.rawValue)))
   }
 
-  @Test("each kind of mistake is there, or is the name of a cause")
+  @Test("docs/causes.md lists every kind of mistake that is no cause, and no unknown kind")
   func mistakes() {
     let kinds = Set(MistakeKind.allCases.map(\.rawValue))
     #expect(kinds.subtracting(tables[0]).isSubset(of: tables[1]))
     #expect(tables[1].isSubset(of: kinds), "\(tables[1].subtracting(kinds))")
   }
 
-  @Test("what a sink refuses and what stands against lending is counted by its own name")
+  @Test("each refusal of a sink and each error of lending has its own kind of mistake")
   func names() {
     for refusal in SinkError.Refusal.allCases {
       #expect(MistakeKind(refusal).rawValue == refusal.rawValue)

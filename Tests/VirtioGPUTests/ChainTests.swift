@@ -129,7 +129,7 @@ struct BadChain: CustomTestStringConvertible {
 
   /// Less than a header: nothing is written. A header: an error.
   @Test(
-    "an answer without enough room becomes an error, or nothing if there is less room than a header",
+    "an answer that does not fit becomes an error if a header fits, and else nothing",
     arguments: answers) func roomForTheAnswer(_ name: String, _ request: [UInt8], _ full: Int) throws
   {
     for room in [0, 1, 12, 23, 24, 25, full / 2, full - 1] where room < full {
@@ -159,7 +159,7 @@ struct BadChain: CustomTestStringConvertible {
   }
 
   /// A flush without any room for an answer is done, and nobody is told anything.
-  @Test("a flush without room for an answer is done") func aFlushWithoutRoom() throws {
+  @Test("a flush without room for an answer is shown and is no mistake") func aFlushWithoutRoom() throws {
     let rig = try Rig(backing: .auto)
     try rig.lend(1)
     try rig.ok(Request.setScanout(0, 1))
@@ -175,7 +175,9 @@ struct BadChain: CustomTestStringConvertible {
     try rig.expectBalance()
   }
 
-  @Test("an answer is written up to the end of the guest's memory") func roomInAHole() throws {
+  @Test("an answer ends before the first descriptor that is not all in the guest's memory") func roomInAHole()
+    throws
+  {
     let rig = try Rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(64))
     rig.ram.write(Request.displayInfo(), at: command)
@@ -198,7 +200,9 @@ struct BadChain: CustomTestStringConvertible {
 
   // MARK: A ring that cannot go on
 
-  @Test("a broken ring is not read any more", arguments: [0, 1], [true, false]) func brokenRing(
+  @Test(
+    "a broken ring stops its queue, and no other, until it is set up anew", arguments: [0, 1], [true, false])
+  func brokenRing(
     _ index: Int, _ byHead: Bool
   ) throws {
     let rig = try Rig()

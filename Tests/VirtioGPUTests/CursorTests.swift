@@ -52,9 +52,12 @@ import Testing
   }
 
   /// - Parameter isBlended: the pointer is drawn into a copy.
-  @Test("the cursor of each kind of driver is seen", arguments: orders, [false, true]) func isSeen(
-    _ order: Order, isBlended: Bool
-  ) throws {
+  @Test(
+    "MOVE_CURSOR without a resource hides the cursor only if the driver's moves name it", arguments: orders,
+    [false, true]) func isSeen(
+      _ order: Order, isBlended: Bool
+    ) throws
+  {
     var outputs = Rig.outputs
     outputs[0].hasCursor = !isBlended
     let rig = try Rig(outputs: outputs, backing: .auto)

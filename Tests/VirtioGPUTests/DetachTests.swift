@@ -82,7 +82,7 @@ import Testing
     [.setScanout, .flush, .detach, .draw, .flush],
   ]
 
-  @Test("the picture stays in a resource without its pages", arguments: orders, kinds)
+  @Test("a resource keeps its picture when the guest takes the pages back", arguments: orders, kinds)
   func staysInTheResource(_ order: [Step], _ isLent: Bool) throws {
     let rig = try rig(isLent)
     let pages = try create(rig, colour: 0x11_2233)
@@ -143,7 +143,8 @@ import Testing
   }
 
   /// What came from odd places of the guest's memory is in no page of it as it is to be shown.
-  @Test("content from odd transfers stays after a detach", arguments: kinds) func whatOddTransfersBrought(
+  @Test("a resource keeps what odd transfers brought when the guest takes the pages back", arguments: kinds)
+  func whatOddTransfersBrought(
     _ isLent: Bool
   ) throws {
     let rig = try rig(isLent)
@@ -184,7 +185,7 @@ import Testing
   }
 
   /// Another view of the resource was chosen, which cannot be lent, and not flushed when the pages went.
-  @Test("another view that was chosen, but not flushed, is shown after a detach", .testHost)
+  @Test("after a detach the view that was chosen, but not flushed, can be shown", .testHost)
   func anotherViewWasChosen() throws {
     let rig = try rig(true)
     let pages = try create(rig, colour: 0x11_2233)
@@ -202,7 +203,7 @@ import Testing
 
   /// There is no room to keep it in: what is shown stays, and what is not is black.
   @Test(
-    "a detach without room for the content keeps the shown picture, and stays within the quota",
+    "a detach without room for the content stays within the quota, and a shown copy stays",
     arguments: kinds) func noRoom(_ isLent: Bool) throws
   {
     var quotas = Quotas()
@@ -222,7 +223,8 @@ import Testing
   }
 
   /// A resource that nothing was transferred to, and that is shown nowhere, has nothing in it.
-  @Test("a resource without content keeps nothing, and shows nothing", arguments: kinds) func nothingToKeep(
+  @Test("a detach of a resource without content copies nothing, and nothing is shown", arguments: kinds)
+  func nothingToKeep(
     _ isLent: Bool
   ) throws {
     let rig = try rig(isLent)
@@ -235,7 +237,9 @@ import Testing
   }
 
   /// A scanout may choose a resource before that has its pages: it is shown with the first flush after it has them.
-  @Test("a scanout may choose a resource before that has pages", arguments: [false, true], kinds)
+  @Test(
+    "a scanout may choose a resource without pages, and shows it once it has some", arguments: [false, true],
+    kinds)
   func aScanoutBeforeItsBacking(_ goesAgain: Bool, _ isLent: Bool) throws {
     let rig = try rig(isLent)
     let others = try create(rig, 2, colour: 0x44_5566)

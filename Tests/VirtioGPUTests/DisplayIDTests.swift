@@ -20,7 +20,8 @@ import Testing
     return EDID.make(SinkOutput(name: "QEMU", modes: sizes.map(mode)), serial: 1)
   }
 
-  @Test("the block is valid, and its first mode is preferred", arguments: sizes) func isValidAndPreferred(
+  @Test("edid-decode accepts the EDID of each size, and prefers the first mode", arguments: sizes)
+  func isValidAndPreferred(
     _ width: UInt32, _ height: UInt32
   ) throws {
     let (output, isContent) = try EDIDDecode.run("--check --preferred-timings", edid(width, height))
@@ -69,7 +70,8 @@ import Testing
     try timings(EDID.make(SinkOutput(name: "x", modes: modes), serial: 1))
   }
 
-  @Test("timings arrive unchanged") func timingsArriveUnchanged() throws {
+  @Test("the DisplayID block holds timings unchanged, as many as there is room for")
+  func timingsArriveUnchanged() throws {
     let wildest = DisplayMode(
       clock: 167_772_160, horizontal: (16384, 16384 + 32768, 16384 + 32768 + 1, 65535),
       vertical: (16384, 16385, 16386, 65535), hsyncPositive: false, vsyncPositive: true)
@@ -84,7 +86,7 @@ import Testing
   }
 
   /// Modes that have a place in neither are left out, and nothing traps.
-  @Test("modes that fit nowhere are left out") func timingsThatDoNotFit() {
+  @Test("a mode that fits neither block is left out, and adds no block") func timingsThatDoNotFit() {
     func with(_ change: (inout DisplayMode) -> Void) -> DisplayMode {
       var mode = mode(5120, 2880)
       change(&mode)
@@ -208,7 +210,8 @@ private enum DisplayInfo {
         blocks: 3),
     ]
 
-  @Test("another program reads the EDID with this block", arguments: displays) func edid(
+  @Test("libdisplay-info reads each timing of the EDID, and finds nothing wrong", arguments: displays)
+  func edid(
     _ display: EDIDTests.Display
   ) throws {
     let edid = EDID.make(display.output, serial: 7)

@@ -79,7 +79,9 @@ private let many: [(UInt32, UInt32)] =
     Display("", [mode(1920, 1080)], blocks: 1),
   ]
 
-  @Test("the EDID conforms to the standard", arguments: displays) func conforms(_ display: Display) throws {
+  @Test("edid-decode finds that the EDID conforms to the standard", arguments: displays) func conforms(
+    _ display: Display
+  ) throws {
     let edid = EDID.make(display.output, serial: 7)
     #expect(edid.count == 128 * display.blocks)
     let (output, isContent) = try EDIDDecode.run("--check", edid)
@@ -110,7 +112,9 @@ private let many: [(UInt32, UInt32)] =
       hsyncPositive: d[17] & 2 != 0, vsyncPositive: d[17] & 4 != 0, interlaced: d[17] & 0x80 != 0)
   }
 
-  @Test("the modes are in the timings", arguments: displays) func timings(_ display: Display) {
+  @Test("the detailed timings are those of the first modes that fit", arguments: displays) func timings(
+    _ display: Display
+  ) {
     let edid = EDID.make(display.output, serial: 7)
     let fitting = display.output.modes.filter { $0.hdisplay <= 4095 && $0.clock < 655_360 }
     let hasMore = edid.count > 128 && edid[128] == 2
@@ -121,7 +125,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// Any timing that fits the fields arrives unchanged, also with all bits in use.
-  @Test("a timing that fits its fields arrives unchanged") func timingOfAnyKind() {
+  @Test("a timing that a detailed timing can hold is in it unchanged") func timingOfAnyKind() {
     let odd = [
       DisplayMode(
         clock: 655_350, horizontal: (4095, 4095 + 1023, 4095 + 1023 + 1023, 8190),
@@ -138,7 +142,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// Modes that the fields cannot hold are not among them.
-  @Test("a mode that fits no field is left out") func timingThatDoesNotFit() {
+  @Test("a mode that no detailed timing can hold is left out") func timingThatDoesNotFit() {
     func with(_ change: (inout DisplayMode) -> Void) -> DisplayMode {
       var mode = mode(1920, 1080)
       change(&mode)
@@ -166,7 +170,9 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// A display without modes says nothing wrong about its timings.
-  @Test("a display without modes has a valid EDID") func withoutTimings() throws {
+  @Test("the EDID of a display without modes has a sum of 0 and no detailed timing") func withoutTimings()
+    throws
+  {
     let edid = EDID.make(SinkOutput(name: "none", modes: []), serial: 1)
     #expect(edid.count == 128 && edid.reduce(0, &+) == 0)
     #expect(edid[54] == 0 && edid[55] == 0, "no detailed timing has a clock of 0")
@@ -187,7 +193,7 @@ private let many: [(UInt32, UInt32)] =
     #expect(preferred.contains("1920x1080"))
   }
 
-  @Test("the displays of one guest differ") func displaysDiffer() {
+  @Test("equal displays with different serial numbers have different EDIDs") func displaysDiffer() {
     let output = SinkOutput(name: "x", modes: [mode(1024, 768)])
     let serials: [UInt32] = [1, 2, 256, 0xffff_ffff]
     #expect(Set(serials.map { EDID.make(output, serial: $0) }).count == 4)
@@ -257,7 +263,7 @@ private let many: [(UInt32, UInt32)] =
   }
 
   /// The whole range: the sums fit, and the rate is never above 60 Hz nor far below it.
-  @Test("every size within the limits has a timing at about 60 Hz") func everySize() throws {
+  @Test("sizes over the whole range have a timing at about 60 Hz") func everySize() throws {
     for width in stride(from: UInt32(64), through: 16384, by: 680) {
       for height in stride(from: UInt32(64), through: 16384, by: 510) {
         let mode = try #require(DisplayMode.reducedBlanking(width: width, height: height))

@@ -28,7 +28,7 @@ import Udmabuf
     return fences
   }
 
-  @Test("a fence is answered at the flip") func answeredAtTheFlip() throws {
+  @Test("a blob's flush with a fence is answered at its flip") func answeredAtTheFlip() throws {
     let rig = try rig()
     _ = rig.answer()  // The driver waits to be called.
     let head = rig.post(Request.flush(1, fence: 41))
@@ -42,7 +42,8 @@ import Udmabuf
     #expect(rig.statistics.framesShown == 1)
   }
 
-  @Test("a fence without a flip is answered after a while") func answeredWithoutAFlipAfterAWhile() throws {
+  @Test("a flush with a fence, but without a flip, is answered when its time is over")
+  func answeredWithoutAFlipAfterAWhile() throws {
     let rig = try rig(GPUDevice.Patience())
     let head = rig.post(Request.flush(1, fence: 41))
     var answer: Answer?
@@ -112,7 +113,9 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test("one flush on two screens waits for both") func oneFlushOnTwoScreensWaitsForBoth() throws {
+  @Test("a flush on two screens is answered after the flips of both") func oneFlushOnTwoScreensWaitsForBoth()
+    throws
+  {
     let rig = try rig()
     try rig.ok(Request.setScanoutBlob(1, 1))
     rig.post(Request.flush(1, fence: 1))
@@ -133,7 +136,8 @@ import Udmabuf
     #expect(rig.statistics.flushes == 0)
   }
 
-  @Test("the fence of a refused frame is answered") func aFrameThatTheScreenRefuses() throws {
+  @Test("if the screen refuses a frame, its flush is answered, and the refusal counted")
+  func aFrameThatTheScreenRefuses() throws {
     let rig = try rig()
     rig.post(Request.flush(1, fence: 1))
     rig.screen.refuse()
@@ -234,7 +238,8 @@ import Udmabuf
 
   /// A display that says nothing, such as a window that is hidden, makes one flush wait, and no
   /// other after it.
-  @Test("a display that does not answer is waited for once") func aSilentDisplayIsNotWaitedForTwice() throws {
+  @Test("only the first flush waits for a display that does not answer")
+  func aSilentDisplayIsNotWaitedForTwice() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.flush(1, fence: 1))
     try rig.turn { fences(rig) == [1] }
@@ -250,7 +255,7 @@ import Udmabuf
   }
 
   /// It is waited for again when it has shown a frame in time.
-  @Test("a display that shows frames in time is waited for again") func aDisplayThatIsBack() throws {
+  @Test("flushes wait again for a display that has shown a frame in time") func aDisplayThatIsBack() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.flush(1, fence: 1))
     try rig.turn { fences(rig) == [1] }

@@ -53,7 +53,9 @@ import Testing
     Guest("NuttX' virtio-gpu", "apache/nuttx drivers/virtio/virtio-gpu.c", nuttx),
   ]
 
-  @Test("each guest's order of commands shows its picture", arguments: guests, DetachTests.kinds)
+  @Test(
+    "each driver's order of commands shows its picture, and copies no more than it must", arguments: guests,
+    DetachTests.kinds)
   func isShown(_ guest: Guest, _ isLent: Bool) throws {
     let replay = try Replay(guest, isLent)
     try guest.play(replay)

@@ -11,7 +11,8 @@ import VhostUser
 
 /// What is taken of a region, compared with a bit for each page.
 @Suite struct SharedRegionTests {
-  @Test("the free parts of a region are those of a bit for each page") func isAsABitForEachPage() {
+  @Test("a region's free parts are the same as in a list with a bit for each page") func isAsABitForEachPage()
+  {
     let count = 64
     var region = SharedRegion(size: UInt64(count))
     var taken = [Bool](repeating: false, count: count)
@@ -47,7 +48,7 @@ import VhostUser
     #expect(region == SharedRegion(size: UInt64(count)))
   }
 
-  @Test("numbers that wrap are outside the region") func numbersThatWrapAreOutside() {
+  @Test("a range that is empty or outside the region cannot be reserved") func numbersThatWrapAreOutside() {
     var region = SharedRegion(size: 4096)
     for range: Range<UInt64> in [.max - 1 ..< .max, 4095..<4097, 4096..<8192, 0..<0] {
       let isReserved = region.reserve(range)
@@ -136,7 +137,9 @@ import VhostUser
   private var free: [Range<UInt64>] { machine.device.hostRegion?.region.free ?? [] }
   private var whole: [Range<UInt64>] { [0..<16 * page] }
 
-  @Test("the front end is told of the region") func theFrontEndIsToldOfTheRegion() throws {
+  @Test("the front end learns the number and the size of the region") func theFrontEndIsToldOfTheRegion()
+    throws
+  {
     #expect(
       machine.frontEnd.offeredFeatures & 0xffffff == 0b11_1111,
       "VIRTIO_GPU_F_VIRGL and _CONTEXT_INIT beside those of the other profile")
@@ -148,7 +151,8 @@ import VhostUser
     }
   }
 
-  @Test("a device without a region has none to tell") func aDeviceWithoutARegionHasNoneToTell() throws {
+  @Test("a device without a region does not offer its question, and refuses it")
+  func aDeviceWithoutARegionHasNoneToTell() throws {
     let other = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try other.frontEnd.askWord(FrontEnd.getProtocolFeatures) & 1 << 22 == 0)
     #expect(throws: FrontEndError.closed) { try other.frontEnd.ask(FrontEnd.getSharedMemoryConfig) }
@@ -190,7 +194,8 @@ import VhostUser
     #expect(machine.device.statistics.protocolErrors.isEmpty)
   }
 
-  @Test("two hundred mappings come and go") func twoHundredMappings() throws {
+  @Test("after two hundred mappings and unmappings the whole region is free") func twoHundredMappings() throws
+  {
     try ok(create(1))
     for round: UInt64 in 0..<200 {
       try map(1, at: round % 15 * page)
@@ -201,7 +206,7 @@ import VhostUser
 
   /// The front end says no: the guest is told, and the place is free again.
   @Test(
-    "if the front end refuses a mapping, the guest is told, and the place is free",
+    "if the front end refuses a mapping or unmapping, the guest gets an error, and the place is free",
     arguments: [1, .max, 0xffff_ffff] as [UInt64]) func theFrontEndRefuses(_ word: UInt64) throws
   {
     try ok(create(1))
@@ -218,7 +223,9 @@ import VhostUser
   }
 
   /// The resource goes while its mapping is made, is there, or is taken away.
-  @Test("a resource may go at each step of its mapping") func theResourceGoesBefore() throws {
+  @Test("a resource that goes at any step of its mapping leaves its place free") func theResourceGoesBefore()
+    throws
+  {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
     _ = try request()
@@ -288,7 +295,9 @@ import VhostUser
   }
 
   /// The front end has taken it away by itself, and QEMU ends when it is asked for a mapping that is gone.
-  @Test("a new driver finds no mappings of the old one, and nothing is asked for", arguments: [true, false])
+  @Test(
+    "a new driver finds no mappings of the old one, and the front end is not asked to unmap",
+    arguments: [true, false])
   func aNewDriver(reset: Bool) throws {
     try ok(create(1), Request.createContext(3))
     try map(1, at: 0)
@@ -305,7 +314,8 @@ import VhostUser
   }
 
   /// A hundred things that the front end does one after the other take it longer than one.
-  @Test("a request has its time from the front end's last answer on") func theFrontEndIsSlow() {
+  @Test("each answer of the front end gives a waiting request its whole time again") func theFrontEndIsSlow()
+  {
     let start = Instant.now
     let errand = Errand(ifAbandoned: .ok, by: .frontEnd, patience: .nanoseconds(50))
     let header = ControlHeader(type: 0, flags: 0, fenceID: 0, contextID: 0, ringIndex: 0)
@@ -324,7 +334,7 @@ import VhostUser
   enum Break: CaseIterable { case closed, anotherCode, anotherSize, aRequest, cutOff }
 
   /// The front end's channel breaks, in one of the ways in which it can: the guest is told, and goes on.
-  @Test("if the front end's channel breaks, the guest is told, and goes on", arguments: Break.allCases)
+  @Test("if the front end's channel breaks, mappings fail, and the device goes on", arguments: Break.allCases)
   func theChannelBreaks(_ way: Break) throws {
     try ok(create(1))
     try machine.post(Request.mapBlob(1, at: 0))
@@ -347,7 +357,7 @@ import VhostUser
 
   /// It breaks just when it is asked to take something away.
   @Test(
-    "if the channel breaks at an unmapping, the guest is told, and the place is free",
+    "if the channel breaks before an unmapping, the command is answered, and the place is free",
     arguments: [true, false]) func theChannelIsGone(unref: Bool) throws
   {
     try ok(create(1))
@@ -371,7 +381,8 @@ import VhostUser
   }
 
   /// The socket is full: what must reach the front end does, later, and nothing overtakes it.
-  @Test("in a full socket requests wait, and keep their order") func theSocketIsFull() throws {
+  @Test("with a full socket an unmapping waits for its turn, and a new mapping is refused")
+  func theSocketIsFull() throws {
     try ok(create(1), create(2))
     try map(1, at: 0)
     let sent = try fillChannel()
@@ -395,7 +406,7 @@ import VhostUser
   }
 
   /// QEMU has room for a certain number of regions of memory.
-  @Test("the number of mappings is bounded") func mappingsAreBounded() throws {
+  @Test("a mapping beyond the limit is refused, until another one goes") func mappingsAreBounded() throws {
     let file = try Memfd.create(name: "offer", size: page)
     let limit = HostRegion.maxMappings
     let memory = HostMemory(size: 300 * page, offers: [try Self.offer(5, file, limit: 300)])
@@ -427,7 +438,7 @@ import VhostUser
     get throws { try #require(machine.device.hostRegion?.offers[5]) }
   }
 
-  @Test("what is withdrawn gives no new blobs, stays where it is, and is over when the last blob goes")
+  @Test("a withdrawn offer gives no new blobs, stays mapped, and is over with its last blob")
   func withdrawn() throws {
     let offer = try offer
     try ok(create(1))
@@ -445,7 +456,7 @@ import VhostUser
     #expect(offer.isOver && machine.answer()?.type == ResponseType.ok && free == whole)
   }
 
-  @Test("what nobody has is over at once, and its token closes")
+  @Test("an offer without blobs is over as soon as it is withdrawn, and its token closes")
   func unused() throws {
     var reading: FD?
     let token = try makePipe { reading = consume $0 }
@@ -473,7 +484,7 @@ import VhostUser
       asked.map(\.payload) == [mapping(at: 0, 2 * page, writable: 0), mapping(at: 0, 2 * page, writable: 1)])
   }
 
-  @Test("in the place of what is taken back zeros are mapped, until the guest lets go")
+  @Test("zeros take the place of memory that is cut off, until the guest unmaps it")
   func zeros() throws {
     let offer = try offer
     try ok(create(1))
@@ -492,7 +503,7 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
-  @Test("the guest lets go while zeros are on their way", arguments: [true, false])
+  @Test("if the guest lets go while zeros are on their way, they are unmapped too", arguments: [true, false])
   func letGoMeanwhile(unref: Bool) throws {
     let offer = try offer
     try ok(create(1))
@@ -508,7 +519,7 @@ import VhostUser
     #expect(machine.answer()?.type == ResponseType.ok && free == whole)
   }
 
-  @Test("what is on its way into the guest is taken back once it is there")
+  @Test("memory that is cut off on its way into the guest is replaced once it is there")
   func onItsWay() throws {
     let offer = try offer
     try ok(create(1))
@@ -529,7 +540,7 @@ import VhostUser
     #expect(machine.answer()?.type == ResponseType.ok && free == whole)
   }
 
-  @Test("the front end takes the pages away, and puts no zeros there")
+  @Test("if the front end maps no zeros, the place is free, and the log says so")
   func noZeros() throws {
     let offer = try offer
     try ok(create(1))
@@ -542,7 +553,7 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
-  @Test("zeros cannot be asked for: the front end has the pages until it has taken them away")
+  @Test("if zeros cannot be requested, the offer lasts until the front end has unmapped it")
   func hole() throws {
     let offer = try offer
     try ok(create(1))
@@ -564,7 +575,7 @@ import VhostUser
     #expect(try machine.channel.next().allSatisfy { $0.code == 2 })
   }
 
-  @Test("a stopped guest keeps its mapping until it goes on")
+  @Test("memory that is cut off while the guest is stopped stays mapped until it goes on")
   func stopped() throws {
     let offer = try offer
     try ok(create(1), create(2))
@@ -583,7 +594,7 @@ import VhostUser
     #expect(free == whole)
   }
 
-  @Test("what is taken back goes off the screen")
+  @Test("memory of the host that is cut off goes off the screen")
   func offTheScreen() throws {
     let offer = try offer
     try ok(create(1))
@@ -601,7 +612,8 @@ import VhostUser
     try ok(Request.unref(1))
   }
 
-  @Test("without a channel nothing can be mapped") func withoutAChannel() throws {
+  @Test("without a channel a mapping is refused, and the log names the QEMU that has one")
+  func withoutAChannel() throws {
     let other = try Self.machine(files, hasChannel: false)
     #expect(try other.ask(create(1)).type == ResponseType.ok)
     #expect(try other.ask(Request.mapBlob(1, at: 0)).type == ResponseType.unspecified)
@@ -609,7 +621,7 @@ import VhostUser
   }
 
   /// It is shown as any other blob.
-  @Test("memory of the host is shown as any other blob") func isShown() throws {
+  @Test("memory of the host is shown as any other blob, and pins nothing") func isShown() throws {
     try ok(create(1))
     let file = try files[0].withDescriptor { fd throws(Errno) in
       try Mapping(fd, offset: 0, length: Int(2 * page), writable: true)
@@ -708,7 +720,7 @@ import VhostUser
     try map(2, at: 0)
   }
 
-  @Test("the number of 3D contexts is bounded") func contextsAreBounded() throws {
+  @Test("a 3D context beyond the limit is refused, until another one goes") func contextsAreBounded() throws {
     let limit = UInt32(Quotas().resources)
     for id in 1...limit { try ok(Request.createContext(id)) }
     #expect(try machine.ask(Request.createContext(limit + 1)).type == ResponseType.outOfMemory)

@@ -25,7 +25,7 @@ import Testing
     #expect(Array(answer.bytes[48..<72]) == Request.words([0, 0, 640, 480, 1, 0]))
   }
 
-  @Test("sixteen scanouts fit") func sixteenScanouts() throws {
+  @Test("GET_DISPLAY_INFO has room for sixteen scanouts") func sixteenScanouts() throws {
     let outputs = (0..<16).map { SinkOutput(name: "\($0)", modes: Rig.outputs[1].modes) }
     let rig = try Rig(outputs: outputs)
     let answer = try rig.ask(Request.displayInfo())
@@ -103,7 +103,7 @@ import Testing
     #expect(pieced.written == 1056 && pieced.bytes == whole.bytes)
   }
 
-  @Test("direct chains are taken") func directChains() throws {
+  @Test("a command in a chain without an indirect table is executed") func directChains() throws {
     let rig = try Rig()
     let head = rig.control.send(Request.create(3), pieces: 20, answer: 24, answerPieces: 20, indirect: false)
     rig.device.kicked(0)
@@ -112,7 +112,7 @@ import Testing
     #expect(rig.device.resources.values.map(\.id.rawValue) == [3])
   }
 
-  @Test("nothing is written behind the answer") func nothingIsWrittenBehindTheAnswer() throws {
+  @Test("nothing is written behind the end of an answer") func nothingIsWrittenBehindTheAnswer() throws {
     let rig = try Rig()
     let (command, room) = (rig.ram.allocate(64), rig.ram.allocate(512))
     rig.ram.write(Request.displayInfo(), at: command)
@@ -138,7 +138,7 @@ import Testing
   }
 
   @Test(
-    "all formats and sizes of the spec are taken",
+    "images of two formats, from 1x1 to 65535x65535, can be created",
     arguments: [
       (1, 1, 1), (2, 1, 1), (1, 65535, 65535), (2, 65535, 1), (2, 1, 65535), (2, 1920, 1080),
     ] as [(UInt32, UInt32, UInt32)])
@@ -153,7 +153,9 @@ import Testing
     #expect(rig.device.resources.isEmpty && rig.statistics.liveResources == 0)
   }
 
-  @Test("cursor commands are accepted") func cursorCommandsAreAccepted() throws {
+  @Test("cursor commands succeed, and are answered if they leave room") func cursorCommandsAreAccepted()
+    throws
+  {
     let rig = try Rig(backing: .auto)
     try rig.ok(Request.create(1, 64, 64), Request.attach(1, rig.pages(4)))
     for request in [

@@ -14,7 +14,8 @@ import Virtio
 @Suite(.testHost, .serialized) struct LendTests {
   private let page = systemPageSize
 
-  @Test("a resource is lent from its creation to the screen") func fromCreationToTheScreen() throws {
+  @Test("a resource is lent when it has pages, shown at its first flush, and gone at its unref")
+  func fromCreationToTheScreen() throws {
     let rig = try Rig(.real)
     let pages = try rig.lend(1)
     #expect(rig.statistics.liveDMABufs == 1 && rig.statistics.pinnedBytes == 3 * page)
@@ -120,7 +121,8 @@ import Virtio
     List("a length that is no pages is enough for the rest", [(0x10_0000, 0x3008)], [(0x100, 3)]),
   ]
 
-  @Test("page lists of every kind are lent", arguments: lists) func pageLists(_ list: List) throws {
+  @Test("each kind of page list gives a dma-buf of the image's pages, in their order", arguments: lists)
+  func pageLists(_ list: List) throws {
     let rig = try Rig(.real)
     try rig.ok(Request.create(1), Request.attach(1, list.entries), Request.setScanout(0, 1), Request.flush(1))
     rig.screen.flip()
@@ -156,7 +158,8 @@ import Virtio
 
   // MARK: Scanouts
 
-  @Test("a scanout shows a part of an image") func partsOfAnImage() throws {
+  @Test("a scanout shows a part of an image, and gets only the damage inside it") func partsOfAnImage() throws
+  {
     let rig = try Rig(.real)
     try rig.lend(1)
     let (left, right) = (Rectangle(0, 0, 32, 48), Rectangle(32, 0, 32, 48))
@@ -179,7 +182,8 @@ import Virtio
     try rig.expectBalance()
   }
 
-  @Test("two scanouts show their own resources") func twoScanoutsWithTheirOwnResources() throws {
+  @Test("two scanouts show their own resources, and one goes dark alone")
+  func twoScanoutsWithTheirOwnResources() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     try rig.lend(2)
@@ -195,7 +199,7 @@ import Virtio
     try rig.expectBalance()
   }
 
-  @Test("a flush without a scanout shows nothing") func aFlushWithoutAScanoutShowsNothing() throws {
+  @Test("a flush of what no scanout shows presents nothing") func aFlushWithoutAScanoutShowsNothing() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     try rig.lend(2)
@@ -205,7 +209,8 @@ import Virtio
     #expect(rig.screen.events.isEmpty && rig.statistics.flushes == 0 && rig.errors.isEmpty)
   }
 
-  @Test("the sink is asked once for each place") func aSinkIsAskedOnceForEachPlace() throws {
+  @Test("the sink is asked once for each scanout and part in which a frame is shown")
+  func aSinkIsAskedOnceForEachPlace() throws {
     let rig = try Rig(.real)
     try rig.lend(1)
     for _ in 0..<10 { try rig.ok(Request.setScanout(0, 1), Request.flush(1)) }
@@ -252,7 +257,7 @@ import Virtio
   }
 
   /// A frame that the sink took once, and does not take now, is not left with it.
-  @Test("a frame that the sink refuses later is forgotten") func whatIsRefusedLaterIsForgotten() throws {
+  @Test("the sink forgets a frame that it refuses later") func whatIsRefusedLaterIsForgotten() throws {
     let rig = try Rig(.real, backing: .auto)
     try rig.lend(1)
     try rig.lend(2)
@@ -275,7 +280,8 @@ import Virtio
 
   // MARK: Quotas and limits
 
-  @Test("the quota of pinned bytes is kept") func pinnedQuota() throws {
+  @Test("a list beyond the quota of pinned bytes is refused, until pages come back") func pinnedQuota() throws
+  {
     var quotas = Quotas()
     quotas.pinnedBytes = 7 * page
     let rig = try Rig(.real, quotas: quotas)
@@ -292,7 +298,8 @@ import Virtio
     #expect(rig.statistics.pinnedBytes == 7 * page)
   }
 
-  @Test("the quota of bookkeeping is kept") func bookkeepingQuota() throws {
+  @Test("the quota of bookkeeping counts the joined ranges of a list, not its entries")
+  func bookkeepingQuota() throws {
     var quotas = Quotas()
     let item = UInt64(MemoryLayout<MemfdRange>.stride)
     quotas.bookkeepingBytes = 1024 + 2 * item
@@ -348,7 +355,8 @@ import Virtio
     try TestHost.withUdmabufLimits(megabytes: 65) { try rig.ok(Request.attach(1, [entry])) }
   }
 
-  @Test("memory without the seal is not lent") func memoryThatIsNotSealed() throws {
+  @Test("memory without the seal is not lent, and the log names the seal") func memoryThatIsNotSealed() throws
+  {
     let rig = try Rig(.real, ram: GuestRAM([.init(at: 0, length: 16 << 20)], seals: []))
     try rig.ok(Request.create(1))
     let state = rig.state
@@ -360,7 +368,8 @@ import Virtio
   // MARK: Memory that comes and goes
 
   /// What is lent stays lent when its memory is unplugged; a list that names it later is refused.
-  @Test("a lent buffer outlives its memory in the table") func anotherMemoryTable() throws {
+  @Test("a lent buffer stays when its memory leaves the table, and new lists of it are refused")
+  func anotherMemoryTable() throws {
     let blocks = [
       GuestRAM.Block(at: 0, length: 8 << 20), GuestRAM.Block(at: 1 << 30, length: 4 << 20, file: 1),
     ]

@@ -8,7 +8,8 @@ import Testing
 
 /// The queues' life, as far as no memory is lent.
 @Suite struct LifeTests {
-  @Test("many commands in one kick are answered", arguments: [true, false]) func manyCommandsInOneKick(
+  @Test("six hundred commands of one kick are answered in order, in several turns", arguments: [true, false])
+  func manyCommandsInOneKick(
     _ eventIndex: Bool
   ) throws {
     let rig = try Rig(queueSize: 1024, eventIndex: eventIndex)
@@ -25,7 +26,7 @@ import Testing
     #expect(rig.control.wantsKick(), "the driver is asked to kick for what comes next")
   }
 
-  @Test("a batch of answers needs one call") func oneCallForABatch() throws {
+  @Test("the driver is called once for a batch of answers") func oneCallForABatch() throws {
     let rig = try Rig()
     #expect(rig.answer() == nil)  // The driver waits to be called.
     for id in 1...10 { rig.control.send(Request.create(UInt32(id)), answer: 24) }
@@ -35,7 +36,7 @@ import Testing
     #expect(rig.notified == [1, 0])
   }
 
-  @Test("a stopped queue takes no more commands") func stopTakesNothingMore() throws {
+  @Test("a stopped queue takes no commands until it starts again") func stopTakesNothingMore() throws {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     var finished = 0
@@ -60,7 +61,8 @@ import Testing
   }
 
   /// A queue that was left off, for the sake of others, may be disabled before its turn comes again.
-  @Test("a queue that is disabled between two turns is not read") func aQueueThatMayNotWork() throws {
+  @Test("a queue that is disabled between two turns takes no commands until it is enabled")
+  func aQueueThatMayNotWork() throws {
     let rig = try Rig(queueSize: 1024)
     for id in 1...600 { rig.control.send(Request.create(UInt32(id), 1, 1), answer: 24) }
     rig.device.kicked(0)
@@ -76,7 +78,7 @@ import Testing
     #expect(rig.device.resources.count == 600)
   }
 
-  @Test("a fresh control queue drops everything of the old driver") func aFreshControlQueueDropsAll() throws {
+  @Test("a fresh control queue drops the old driver's resources") func aFreshControlQueueDropsAll() throws {
     let rig = try Rig(
       quotas: {
         var quotas = Quotas()
@@ -99,7 +101,9 @@ import Testing
     #expect(rig.device.resources.count == 1)
   }
 
-  @Test("a reset drops everything") func resetDropsAll() throws {
+  @Test("a reset drops the resources, and no queue runs until the driver starts it") func resetDropsAll()
+    throws
+  {
     let rig = try Rig()
     try rig.ok(Request.create(1))
     rig.device.reset()
@@ -112,7 +116,7 @@ import Testing
     #expect(rig.answer()?.type == ResponseType.ok)
   }
 
-  @Test("kicks of a queue that does not run do nothing") func kicksOfAQueueThatDoesNotRun() throws {
+  @Test("a kick of a queue that does not run is no mistake") func kicksOfAQueueThatDoesNotRun() throws {
     let rig = try Rig()
     rig.device.reset()
     rig.device.kicked(0)
@@ -120,7 +124,7 @@ import Testing
     #expect(rig.errors.isEmpty)
   }
 
-  @Test("a device without a sink answers commands") func withoutASink() throws {
+  @Test("a device without a sink executes commands") func withoutASink() throws {
     let rig = try Rig(sink: false)
     try rig.ok(Request.create(1), Request.flush(1), Request.setScanout(0, 0), Request.unref(1))
     #expect(rig.statistics == Statistics())
@@ -128,7 +132,7 @@ import Testing
 
   // MARK: Quotas that need no dma-buf
 
-  @Test("the quota of resources is kept") func resourceQuota() throws {
+  @Test("a resource beyond the quota is refused, until another one goes") func resourceQuota() throws {
     var quotas = Quotas()
     quotas.resources = 3
     let rig = try Rig(quotas: quotas)
@@ -153,7 +157,8 @@ import Testing
     #expect(rig.errors == ["quota": 1, "shortBacking": 1])
   }
 
-  @Test("the quota of pinned bytes is kept") func pinnedQuota() throws {
+  @Test("a list beyond the quota of pinned bytes is refused, and the log says what to raise")
+  func pinnedQuota() throws {
     var quotas = Quotas()
     quotas.pinnedBytes = 3 * systemPageSize - 1
     let rig = try Rig(quotas: quotas)
@@ -162,7 +167,9 @@ import Testing
     #expect(rig.errors == ["quota": 1] && rig.log.warnings[0].contains("; raise pinnedBytes"))
   }
 
-  @Test("the quota of bookkeeping is kept") func bookkeepingQuota() throws {
+  @Test("resources beyond the quota of bookkeeping are refused, until one goes") func bookkeepingQuota()
+    throws
+  {
     var quotas = Quotas()
     quotas.bookkeepingBytes = 3000
     let rig = try Rig(quotas: quotas)

@@ -22,7 +22,8 @@ import Testing
     (0..<5).map { answer.bytes.value(at: 24 + 24 * scanout + 4 * $0) }
   }
 
-  @Test("the guest is told of a changed screen") func theGuestIsTold() throws {
+  @Test("the guest learns of a changed screen by the event, the display info and the EDID")
+  func theGuestIsTold() throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try machine.frontEnd.config(size: 16) == Request.words([0, 0, 2, 0]))
     #expect(try machine.channel.next() == [])
@@ -61,7 +62,7 @@ import Testing
     #expect(machine.device.statistics.protocolErrors.isEmpty && machine.link.end == nil)
   }
 
-  @Test("no change is not reported") func nothingIsSaidOfNoChange() throws {
+  @Test("if no screen has changed, the guest is told nothing") func nothingIsSaidOfNoChange() throws {
     let machine = try Machine(.slots, udmabuf: .failure(.noSuchFileOrDirectory))
     machine.device.scanouts.outputsChanged()
     #expect(try machine.channel.next() == [] && machine.device.configSpace.eventsRead == 0)
@@ -80,7 +81,7 @@ import Testing
 
   /// The count is the driver's from its start on.
   @Test(
-    "the number of scanouts never changes",
+    "the number of scanouts never changes, whatever screens there are",
     arguments: [
       [], [output("A", (800, 600))], Rig.outputs + [output("C", (800, 600))], [unplugged, unplugged],
     ])
@@ -126,7 +127,9 @@ import Testing
   }
 
   /// A guest that hears nothing of a change, or has not reacted yet, is still seen.
-  @Test("the picture comes back with its screen") func whatIsShownComesBack() throws {
+  @Test("a picture comes back with its screen, unless the new screen refuses it") func whatIsShownComesBack()
+    throws
+  {
     let rig = try Rig(backing: .auto)
     let whole = Rectangle(0, 0, 64, 48)
     try rig.ok(
@@ -178,7 +181,9 @@ import Testing
   // MARK: A screen that somebody else knows
 
   /// The guest's question waits for whoever shows the frames, and the loop for nobody.
-  @Test("the guest's question waits for the sink, and the loop for nobody") func theScreenIsAsked() throws {
+  @Test("GET_DISPLAY_INFO and GET_EDID wait for the sink, and other commands do not") func theScreenIsAsked()
+    throws
+  {
     let rig = try Rig()
     rig.screen.inquirers = []
     let (info, edid) = (rig.post(Request.displayInfo()), rig.post(Request.edid(1)))
@@ -205,7 +210,7 @@ import Testing
   }
 
   /// One that it has none for, or no answer to, gets what we make of the outputs.
-  @Test("without an answer of the sink the guest gets the device's own", arguments: [false, true])
+  @Test("if the sink has no answer, the guest gets the device's own", arguments: [false, true])
   func theScreenMayNotAnswer(isAnswered: Bool) throws {
     let rig = try Rig(patience: isAnswered ? .endless : GPUDevice.Patience())
     let own = try rig.ask(Request.edid(1)).bytes
@@ -240,7 +245,9 @@ import Testing
     #expect(rig.answer()?.bytes == ownInfo)
   }
 
-  @Test("a reset forgets the questions") func aResetForgetsWhatWasAsked() throws {
+  @Test("after a reset nobody gets the sink's answer to an old question") func aResetForgetsWhatWasAsked()
+    throws
+  {
     let rig = try Rig()
     rig.screen.inquirers = []
     rig.post(Request.displayInfo())
@@ -251,7 +258,7 @@ import Testing
   }
 
   /// Frames that nobody looks at are not shown, and cost nothing.
-  @Test("frames that nobody sees are not shown") func nobodyLooks() throws {
+  @Test("a flush that nobody looks at presents nothing") func nobodyLooks() throws {
     let rig = try Rig(backing: .auto)
     rig.screen.isAttended = false
     try rig.ok(
@@ -290,7 +297,7 @@ import Testing
 
   /// No screen, or another master of the card: that is no mistake of the guest's, which would not choose the buffer again.
   @Test(
-    "a screen that is away is not the guest's mistake",
+    "while a screen is away commands succeed, and the picture comes with the screen",
     arguments: [SinkError.Refusal.noOutput, .disconnected, .busy], [true, false])
   func theScreenIsAway(_ refusal: SinkError.Refusal, comesBack: Bool) throws {
     let rig = try Rig(backing: .auto)
