@@ -58,7 +58,7 @@ import Testing
   private func end(_: consuming FD) {}
   private func end(_: consuming UnixSocket) {}
 
-  @Test("an inherited descriptor must be open") func inheritedMustBeOpen() {
+  @Test("an inherited descriptor that is not open throws at its first use") func inheritedMustBeOpen() {
     #expect(throws: Errno.badFileDescriptor) { _ = try FD.inherited(1 << 20).status() }
   }
 
@@ -74,7 +74,7 @@ import Testing
     #expect(try copy.status() == memfd.status)
   }
 
-  @Test("whole texts are written and read") func readsAndWritesWhole() throws {
+  @Test("bytes that were written can be read from any offset") func readsAndWritesWhole() throws {
     let memfd = try Memfd.create(name: "text", size: 0)
     let text = Array("0123456789".utf8)
     try memfd.withDescriptor { fd in
@@ -86,7 +86,8 @@ import Testing
     }
   }
 
-  @Test("reading into a buffer keeps the size that it has grown to") func readIntoKeepsItsBuffer() throws {
+  @Test("a read gives its count, and leaves the buffer at the size of the limit")
+  func readIntoKeepsItsBuffer() throws {
     let event = try EventFD()
     var buffer: [UInt8] = []
     #expect(throws: Errno.wouldBlock) { try event.fd.read(into: &buffer, upTo: 64) }
@@ -104,7 +105,7 @@ import Testing
     )
   }
 
-  @Test("a mapping and its file see each other's bytes") func seesTheFile() throws {
+  @Test("a file has what is stored in its mapping, at the mapping's offset") func seesTheFile() throws {
     let (memfd, mapping) = try mapping(offset: 100)
     mapping.store(UInt32(0x1122_3344), at: 4)
     #expect(try memfd.withDescriptor { try $0.read(upTo: 4, at: 104) } == [0x44, 0x33, 0x22, 0x11])
@@ -112,7 +113,7 @@ import Testing
     #expect(mapping.load(UInt16.self, at: 5) == 0x2233)
   }
 
-  @Test("bytes at both ends of a mapping are reached") func bytesAtBothEnds() throws {
+  @Test("the last bytes of a mapping can be stored and loaded") func bytesAtBothEnds() throws {
     let (_, mapping) = try mapping()
     mapping.store(unsafe ([1, 2, 3] as [UInt8]).span.bytes, at: 8189)
     #expect(mapping.bytes(at: 8188, count: 4) == [0, 1, 2, 3])
@@ -122,7 +123,7 @@ import Testing
     #expect(all == [9, 2, 3])
   }
 
-  @Test("ring indices are loaded and stored") func ringIndices() throws {
+  @Test("a ring index is loaded as it was stored") func ringIndices() throws {
     let (_, mapping) = try mapping()
     mapping.storeRelease(0xfffe, at: 2)
     #expect(mapping.loadAcquire(at: 2) == 0xfffe)
@@ -138,7 +139,7 @@ import Testing
     }
   }
 
-  @Test("what is mapped is in no core file")
+  @Test("a mapping is left out of core files")
   func isNotDumped() throws {
     let memfd = try Memfd.create(name: "secret", size: 8192)
     let mapping = try memfd.withDescriptor { try Mapping($0, offset: 4096, length: 100, writable: true) }

@@ -26,7 +26,8 @@ let sealCases: [(Seals, accepted: Bool)] = [
     } catch { return error }
   }
 
-  @Test("lists that the kernel accepts are accepted") func acceptsWhatTheKernelAccepts() throws {
+  @Test("a list in any order, with a range twice, passes the check and gives its size")
+  func acceptsWhatTheKernelAccepts() throws {
     let memfd = try memfd()
     let ranges = [
       MemfdRange(memfd: memfd, offset: 7 * page, length: page),
@@ -110,7 +111,7 @@ let sealCases: [(Seals, accepted: Bool)] = [
     #expect(error([MemfdRange(memfd: memfd, offset: page, length: page)]) == nil)
   }
 
-  @Test("every error names the item, the value, the limit and the remedy") func everyErrorSaysWhatToDo() {
+  @Test("errors about limits and memfds name the remedy or the seals") func everyErrorSaysWhatToDo() {
     let remedies: [(UdmabufError, String)] = [
       (.tooManyItems(count: 2025, limit: 1024), "echo 2048 > /sys/module/udmabuf/parameters/list_limit"),
       (
@@ -124,7 +125,7 @@ let sealCases: [(Seals, accepted: Bool)] = [
     for (error, remedy) in remedies { #expect(error.description.contains(remedy)) }
   }
 
-  @Test("without the device the error of opening it is thrown") func noDevice() {
+  @Test("opening a device that is not there throws the error of the open") func noDevice() {
     #expect(throws: Errno.noSuchFileOrDirectory) { try UdmabufDevice("/dev/no-such-udmabuf") }
   }
 }

@@ -79,7 +79,7 @@ import Testing
     }
   }
 
-  @Test("the kernel's size_limit_mb is the check's") func sizeLimit() throws {
+  @Test("the check follows the kernel's size_limit_mb when it changes") func sizeLimit() throws {
     let memfd = try memfd(pages: 65 << 20 / page)
     let device = try UdmabufDevice()
     let (most, more) = (UInt64(64 << 20), UInt64(65 << 20))
@@ -153,14 +153,18 @@ import Testing
     #expect(try dmabuf.map().load(UInt32.self, at: 0) == 7)
   }
 
-  @Test("access by the CPU comes in pairs") func cpuAccessComesInPairs() throws {
+  @Test("the end of an access by the CPU is refused without its beginning") func cpuAccessComesInPairs()
+    throws
+  {
     let dmabuf = try UdmabufDevice().create(MemfdRange(memfd: try memfd(pages: 1), offset: 0, length: page))
     #expect(throws: Errno.invalidArgument) { try dmabuf.endCPUAccess(.read) }
     try dmabuf.beginCPUAccess(.read)
     try dmabuf.endCPUAccess(.read)
   }
 
-  @Test("sync_files are exported and imported") func syncFiles() throws {
+  @Test("a dma-buf exports a signalled sync_file, and imports it, but no other descriptor") func syncFiles()
+    throws
+  {
     let device = try UdmabufDevice()
     let range = MemfdRange(memfd: try memfd(pages: 1), offset: 0, length: page)
     let (a, b) = (try device.create(range), try device.create(range))
@@ -177,9 +181,12 @@ import Testing
     #expect(throws: Errno.invalidArgument) { try b.importSyncFile(event.fd, .write) }
   }
 
-  @Test("a dma-buf of huge pages is made", arguments: [UInt64(2 << 20), 4096]) func hugePages(
-    _ length: UInt64
-  ) throws {
+  @Test(
+    "a dma-buf has the pages of a memfd of huge pages, in the order of the list",
+    arguments: [UInt64(2 << 20), 4096]) func hugePages(
+      _ length: UInt64
+    ) throws
+  {
     let pages: FilePath = "/proc/sys/vm/nr_hugepages"
     let before = try readText(pages)
     try TestHost.write("4", to: pages)

@@ -90,7 +90,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(sizes == [8, nil, 408, nil, nil, nil, nil, nil, nil, 0, 1056, nil])
   }
 
-  @Test("rows of pixels are sent") func sendsRowsOfPixels() throws {
+  @Test("an update sends the rows of its area, and nothing beside them") func sendsRowsOfPixels() throws {
     let link = try DisplayLink()
     let memfd = try Memfd.create(name: "pixels", size: systemPageSize)
     let mapping = try memfd.withDescriptor { fd throws(Errno) in
@@ -105,7 +105,7 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(try link.frontEnd.all() == [.init(8, expected)])
   }
 
-  @Test("a question is answered with its reply") func asksAndHears() throws {
+  @Test("each question hears its own reply") func asksAndHears() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     var heard: [QEMUDisplayReply?] = []
@@ -211,7 +211,8 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(!connection.ask(.getProtocolFeatures) { _ in })
   }
 
-  @Test("the connection ends with its peer", arguments: [0, 1, 12, 13]) func endsWithItsPeer(_ count: Int)
+  @Test("a hangup ends the connection, with an error if a reply has begun", arguments: [0, 1, 12, 13])
+  func endsWithItsPeer(_ count: Int)
     throws
   {
     let link = try DisplayLink()
@@ -271,7 +272,8 @@ struct SentCase: CustomTestStringConvertible, @unchecked Sendable {
     #expect(try link.frontEnd.all() == [.init(7, numbers(1, 2, 3))])
   }
 
-  @Test("no more questions are asked than can be remembered") func asksNoMoreThanIsRemembered() throws {
+  @Test("a connection takes no more questions than it remembers, until a reply comes")
+  func asksNoMoreThanIsRemembered() throws {
     let link = try DisplayLink()
     let connection = try #require(link.connection)
     for _ in 0..<QEMUDisplayConnection.maxOutstanding {

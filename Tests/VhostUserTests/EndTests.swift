@@ -39,7 +39,7 @@ import Virtio
   }
 
   /// What keeps an answer from being read must not keep this side from working.
-  @Test("a front end that does not read ends the session, and keeps nobody waiting")
+  @Test("a front end that reads no replies ends the session")
   func doesNotWaitForAFrontEndThatDoesNotRead() throws {
     let setup = try Setup()
     var asked = 0

@@ -152,7 +152,8 @@ import VhostUser
     #expect(setup.device.displayBytes == [104, 105])
   }
 
-  @Test("the session can ask the front end") func asksTheFrontEnd() throws {
+  @Test("the session sends requests to the front end over the socket that it was given")
+  func asksTheFrontEnd() throws {
     let setup = try Setup()
     #expect(setup.link.session?.backendChannel == nil)
     try UnixSocket.pair { mine, theirs in

@@ -45,7 +45,7 @@ import Virtio
     #expect(resolved[0].memfd !== resolved[1].memfd)
   }
 
-  @Test("the table changes while rings run") func changesWhileRingsRun() throws {
+  @Test("running rings go on when the table changes") func changesWhileRingsRun() throws {
     let setup = try Setup.running(
       .table, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     #expect(try setup.echo() == [3, 2, 1])
@@ -58,7 +58,8 @@ import Virtio
   }
 
   /// A guest that maps something over its memory can bring that about.
-  @Test("a ring whose place is not in the table rests") func restsWhileATableIsWithoutARunningRing() throws {
+  @Test("a ring whose place is not in the table rests until it is there again")
+  func restsWhileATableIsWithoutARunningRing() throws {
     let setup = try Setup.running(
       .table, ram: GuestRAM([.init(at: 0, length: 1 << 20), .init(at: 1 << 30, length: 1 << 19, file: 1)]))
     try setup.frontEnd.sendTable(setup.ram, [setup.ram.blocks[1]])
@@ -143,7 +144,8 @@ import Virtio
   ]
 
   @Test(
-    "a region that cannot be added is answered with an error", arguments: FrontEnd.MemoryStyle.allCases,
+    "a region that cannot be added is answered with an error, and changes nothing",
+    arguments: FrontEnd.MemoryStyle.allCases,
     bad.indices)
   func tellsThatItCannotHaveMemory(_ style: FrontEnd.MemoryStyle, _ index: Int) throws {
     let (setup, other) = try plugged(style, readOnly: Self.bad[index].readOnly, acknowledged: true)
@@ -195,7 +197,8 @@ import Virtio
   // MARK: Memory that goes
 
   /// Runs, is stopped, or has been started anew in the meantime: nothing of the memory that went is kept.
-  @Test("unplugged memory is let go of", arguments: [false, true]) func letsGoOfWhatIsUnplugged(
+  @Test("unplugged memory is let go of, whether the rings run or not", arguments: [false, true])
+  func letsGoOfWhatIsUnplugged(
     whileItIsStopped: Bool
   ) throws {
     let setup = try Setup.running(

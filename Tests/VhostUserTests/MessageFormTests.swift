@@ -69,7 +69,7 @@ import VhostUser
 
   private func discard(_ socket: consuming UnixSocket) {}
 
-  @Test("a descriptor that comes with REM_MEM_REG is closed")
+  @Test("REM_MEM_REG may bring a descriptor")
   func closesADescriptorThatRemoveMemoryRegionBrings() throws {
     let victim = try Victim()
     let form = Form.all.first { $0.request == .removeMemoryRegion }!

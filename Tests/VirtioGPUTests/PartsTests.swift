@@ -57,7 +57,7 @@ import Virtio
     var answered: Bool { driver.receive() != nil }
   }
 
-  @Test("commands are taken in their order, and nothing is asked for that waits")
+  @Test("a queue executes commands in their order, and asks for no later turn or timer")
   func commandsInOrder() throws {
     let bench = try Bench()
     bench.send(Request.displayInfo())
@@ -69,7 +69,7 @@ import Virtio
     #expect(bench.handler.wakes == 0 && bench.handler.timers == 0)
   }
 
-  @Test("what a turn has no time for is left, and is taken in a later one")
+  @Test("a turn that is over leaves its commands to a later one")
   func turnsEnd() throws {
     let bench = try Bench()
     bench.handler.isTurnOver = true
@@ -107,7 +107,7 @@ import Virtio
     #expect(bench.queue.isEmpty)
   }
 
-  @Test("what has had its time is answered, and the owner hears for whom it waited")
+  @Test("an answer whose time is over goes out, and its owner learns which scanout was silent")
   func answersHaveTheirTime() throws {
     let bench = try Bench()
     let flip = Flip(scanout: ScanoutID(3), sequence: 1)
@@ -124,7 +124,7 @@ import Virtio
 
   // MARK: The others
 
-  @Test("contexts are made and destroyed once each, within their limit")
+  @Test("a context is made once, within the limit, and is gone when it is destroyed")
   func contexts() throws {
     var contexts = RenderContexts(limit: 2)
     try contexts.create(5)
@@ -192,7 +192,7 @@ import Virtio
     #expect(forgotten == [1, 1, 2] && returns.deadline == nil && statistics.releasedLate == 1)
   }
 
-  @Test("a store is filled in as many turns as it takes, and what is copied is counted once")
+  @Test("a store of 3 MiB is filled in three turns, and its bytes are counted once")
   func longWork() throws {
     let size = 3 << 20
     func memory() throws -> Mapping {

@@ -163,7 +163,7 @@ import Udmabuf
   }
 
   /// It waits for its turn behind another one when it is taken away.
-  @Test("pages that waited for their turn go back") func whatWasNeverShown() throws {
+  @Test("pages whose frame waits for its turn go back without a flip") func whatWasNeverShown() throws {
     let rig = try rig()
     try rig.ok(Request.flush(1), Request.setScanout(0, 2), Request.flush(2))
     rig.post(Request.unref(2))
@@ -228,7 +228,8 @@ import Udmabuf
 
   // MARK: Stop, start and reset
 
-  @Test("a stop completes the commands that were taken") func stopCompletesWhatWasTaken() throws {
+  @Test("a stop answers the commands that were taken, without waiting for a flip")
+  func stopCompletesWhatWasTaken() throws {
     let rig = try blobRig()
     rig.post(Request.flush(1, fence: 1))
     rig.post(Request.displayInfo(fence: 2))
@@ -242,7 +243,8 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test("a stop waits for pages") func stopWaitsForPages() throws {
+  @Test("a stop waits until the guest has its pages, and takes no commands meanwhile")
+  func stopWaitsForPages() throws {
     let rig = try rig()
     let head = rig.post(Request.unref(1))
     var finished = 0
@@ -262,7 +264,7 @@ import Udmabuf
     try rig.expectBalance()
   }
 
-  @Test("a stop does not wait for ever") func stopIsBounded() throws {
+  @Test("a stop ends although the sink does not let go of the pages") func stopIsBounded() throws {
     let rig = try rig(GPUDevice.Patience())
     rig.post(Request.unref(1))
     var finished = false
@@ -271,7 +273,7 @@ import Udmabuf
     #expect(rig.answer()?.type == ResponseType.ok && rig.statistics.releasedLate == 1)
   }
 
-  @Test("a resume keeps everything") func aResumeKeepsAll() throws {
+  @Test("a resume keeps the resources and the picture") func aResumeKeepsAll() throws {
     let rig = try rig()
     let shown = try #require(rig.screen.shown())
     let state = rig.state

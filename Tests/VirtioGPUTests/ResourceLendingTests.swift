@@ -10,7 +10,7 @@ import Testing
   /// Of blobs.
   private static let size = 3 * systemPageSize
 
-  @Test("a command that lies in the queue unannounced is taken before it is asked for")
+  @Test("afterQueue runs after the commands that lie in the queue unannounced")
   func queueFirst() throws {
     let rig = try Rig(backing: .auto)
     let pages = rig.pages(3)
@@ -20,7 +20,7 @@ import Testing
     #expect(found != nil)
   }
 
-  @Test("what does not fit into a turn is waited for")
+  @Test("afterQueue waits for commands that do not fit into the turn")
   func longQueue() throws {
     let rig = try Rig(backing: .auto)
     rig.device.patience.turn = .nanoseconds(0)
@@ -36,7 +36,7 @@ import Testing
     #expect(isThere == true)
   }
 
-  @Test("a queue that ends is waited for no longer")
+  @Test("afterQueue waits no longer when its queue ends")
   func droppedQueue() throws {
     let rig = try Rig(backing: .auto)
     rig.device.patience.turn = .nanoseconds(0)
@@ -50,7 +50,8 @@ import Testing
     try rig.turn { isOver }
   }
 
-  @Test("the first bytes are the guest's own") func firstBytes() throws {
+  @Test("a blob's first bytes are the guest's, if it has pages and that many bytes") func firstBytes() throws
+  {
     let rig = try Rig(backing: .auto)
     let pages = rig.pages(3)
     let bytes = (0..<32).map { UInt8($0) }
@@ -62,7 +63,9 @@ import Testing
     #expect(rig.device.firstBytes(1, of: 3) == nil, "there is none")
   }
 
-  @Test("what can only be copied is not lent, and neither is what is not there") func obstacles() throws {
+  @Test("a copied resource cannot be lent on, and one without pages counts as missing") func obstacles()
+    throws
+  {
     let rig = try Rig(backing: .auto)
     try rig.ok(Request.createBlob(1, size: Self.size, rig.pages(3)), Request.create(2))
     let obstacle = #expect(throws: ResourceObstacle.self) { try rig.device.lendablePages(of: 1) }
@@ -76,7 +79,7 @@ import Testing
     }
   }
 
-  @Test("a start of the driver and a reset make another epoch") func epochs() throws {
+  @Test("a new driver and a reset each begin another epoch, and a resume does not") func epochs() throws {
     let rig = try Rig(backing: .auto)
     var told: [UInt64] = []
     rig.device.whenEpochChanged = { [unowned device = rig.device] in told.append(device.epoch) }

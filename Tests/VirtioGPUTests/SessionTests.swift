@@ -84,7 +84,9 @@ final class Machine {
 }
 
 @Suite struct SessionTests {
-  @Test("a driver comes and goes over a whole session", arguments: FrontEnd.MemoryStyle.allCases)
+  @Test(
+    "a resource lasts over a pause of the VM, and a new driver does not find it",
+    arguments: FrontEnd.MemoryStyle.allCases)
   func aDriverComesAndGoes(_ memory: FrontEnd.MemoryStyle)
     throws
   {
@@ -124,7 +126,8 @@ final class Machine {
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
   }
 
-  @Test("a front end that hangs up leaves nothing") func theFrontEndHangsUp() throws {
+  @Test("a front end that hangs up ends the session once, without an error") func theFrontEndHangsUp() throws
+  {
     let machine = try Machine(.table, udmabuf: .failure(.noSuchFileOrDirectory))
     #expect(try machine.ask(Request.create(1)).type == ResponseType.ok)
     machine.link.hangUp()
@@ -179,7 +182,9 @@ final class Machine {
   }
 
   /// A ring that is disabled is not looked at, whatever else happens.
-  @Test("a disabled ring is not read") func aDisabledRing() throws {
+  @Test("a disabled ring is not read, and commands that were taken before are answered") func aDisabledRing()
+    throws
+  {
     let machine = try Machine(.slots, udmabuf: Result { () throws(Errno) in try UdmabufDevice() })
     for request in [
       Request.create(1), Request.attach(1, [(0x10_0000, 0x3000)]), Request.setScanout(0, 1), Request.flush(1),
@@ -199,7 +204,8 @@ final class Machine {
   }
 
   /// Memory is unplugged and plugged while a buffer of it is shown.
-  @Test("memory is unplugged and plugged while a buffer of it is shown") func memorySlots() throws {
+  @Test("a shown buffer keeps its unplugged memory, which new lists cannot name until it is plugged")
+  func memorySlots() throws {
     let ram = try GuestRAM([
       .init(at: 0, length: 8 << 20), .init(at: 1 << 30, length: 4 << 20, file: 1),
     ])

@@ -117,7 +117,7 @@ private struct Image {
     #expect(wrong.isEmpty, "\(wrong.prefix(3))", sourceLocation: location)
   }
 
-  @Test("a copy has the same pixels") func showsTheSamePixels() throws {
+  @Test("a copy has the guest's pixels, and a flush copies only its part") func showsTheSamePixels() throws {
     let rig = try rig()
     let image = try shown(rig)
     let frame = try #require(rig.screen.shown())
@@ -156,7 +156,7 @@ private struct Image {
     }
   }
 
-  @Test("a flip takes over the whole picture") func aFlipTakesOverAll() throws {
+  @Test("a picture that comes back to the screen is copied whole") func aFlipTakesOverAll() throws {
     let rig = try rig()
     let image = try shown(rig)
     try rig.ok(Request.create(2), Request.attach(2, rig.pages(3)), Request.setScanout(0, 2), Request.flush(2))
@@ -193,7 +193,9 @@ private struct Image {
   ]
 
   /// A card that has XRGB8888 only shows each colour where the guest meant it.
-  @Test("a card with one format shows each colour right", arguments: colours) func formats(_ colours: Colours)
+  @Test(
+    "a copy in the card's only format has the right colours, whatever the guest's format is",
+    arguments: colours) func formats(_ colours: Colours)
     throws
   {
     let rig = try rig()
@@ -260,9 +262,12 @@ private struct Image {
       errno: .noSuchFileOrDirectory, entries: [5, 1, 2, 4091, 7, 3, 2, 1, 6000, 2176], skip: 3),
   ]
 
-  @Test("any page list can be copied from", arguments: causes, [UInt32(2), 4]) func anyPageList(
-    _ item: Cause, _ format: UInt32
-  ) throws {
+  @Test(
+    "a picture can be copied from any page list, also a short or an odd one", arguments: causes,
+    [UInt32(2), 4]) func anyPageList(
+      _ item: Cause, _ format: UInt32
+    ) throws
+  {
     let rig = try Rig(.missing(item.errno), backing: .auto)
     rig.screen.canvasFormat = .xrgb8888
     let entries = item.entries.map { (rig.ram.allocate(Int($0) + 16) + item.skip, $0) }
@@ -454,7 +459,7 @@ private struct Image {
     try rig.ok(Request.setScanout(0, 1), Request.flush(1))
   }
 
-  @Test("a driver that is gone leaves no copies") func aDriverThatIsGoneLeavesNothing() throws {
+  @Test("a reset leaves no copies") func aDriverThatIsGoneLeavesNothing() throws {
     let rig = try rig()
     _ = try shown(rig)
     try rig.ok(Request.transfer(1, Rectangle(0, 0, 1, 1), offset: 8))
@@ -510,7 +515,8 @@ private struct Image {
   }
 
   /// Linux makes the buffers of cursors with a format that has no alpha, and means it all the same.
-  @Test("the cursor is drawn into the copy", arguments: [UInt32(1), 2]) func theCursorIsDrawnIntoTheCopy(
+  @Test("the cursor is drawn into the copy at each of its places", arguments: [UInt32(1), 2])
+  func theCursorIsDrawnIntoTheCopy(
     _ format: UInt32
   ) throws {
     let rig = try rig()
@@ -548,7 +554,8 @@ private struct Image {
   }
 
   @Test(
-    "with a cursor plane no cursor is drawn into a picture", arguments: [CursorChoice.auto, .plane, .off])
+    "with a cursor plane the cursor goes to the plane, and into no picture",
+    arguments: [CursorChoice.auto, .plane, .off])
   func aPlaneForTheCursor(_ choice: CursorChoice) throws {
     var outputs = Rig.outputs
     outputs[0].hasCursor = true
@@ -572,7 +579,7 @@ private struct Image {
     #expect(rig.screen.cursors.isEmpty)
   }
 
-  @Test("a cursor of another size is refused") func aCursorOfAnotherSize() throws {
+  @Test("a cursor of another size, or without pages, is refused") func aCursorOfAnotherSize() throws {
     let rig = try rig()
     _ = try shown(rig)
     #expect(try rig.askCursor(Request.updateCursor(0, 1)).type == ResponseType.invalidParameter)

@@ -89,7 +89,7 @@ import Tracing
     #expect(plan["flushes"] as? [String: Int] == ["lent": 0, "shadow": 1, "other": 0])
   }
 
-  @Test("a blob, and what the device refuses: such a blob is gone, and such a list is not there")
+  @Test("a trace shows a refused blob as destroyed, and a refused list as detached")
   func refusals() throws {
     let rig = try Rig(backing: .auto)
     let pages = rig.pages(3)
@@ -115,7 +115,7 @@ import Tracing
     #expect(plan["pageLists"] as? [String: Int] == ["lent": 0, "shadow": 1, "other": 2])
   }
 
-  @Test("a new driver leaves nothing of the one before")
+  @Test("a trace has a reset and a new driver as starts, each with the resources made after it")
   func start() throws {
     let rig = try Rig(backing: .auto)
     let (events, plan) = try session(rig) { rig in

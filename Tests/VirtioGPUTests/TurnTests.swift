@@ -177,7 +177,8 @@ import Testing
   }
 
   /// A cursor alone can make a copy necessary, and it waits for nothing.
-  @Test("a cursor can need a long copy") func aCursorBringsALongCopy() throws {
+  @Test("a cursor can bring a long copy, and later commands wait for it") func aCursorBringsALongCopy() throws
+  {
     let rig = try rig()
     try picture(rig, 1, 7)
     rig.post(Request.flush(1, Self.area))
@@ -374,7 +375,9 @@ import Testing
   // MARK: Memory that goes back
 
   /// The memory of a huge copy takes the kernel a while, too: what asks for more waits until it is back.
-  @Test("the memory of a huge copy goes back in parts") func aHugeCopyGoesInParts() throws {
+  @Test("commands wait until all parts of a huge copy's memory have gone back") func aHugeCopyGoesInParts()
+    throws
+  {
     let rig = try rig()
     let (width, height) = (UInt32(4096), UInt32(1536))  // 24 MiB
     let entries = (0..<384).map { _ in (address: UInt64(0x10_0000), length: UInt32(64 << 10)) }

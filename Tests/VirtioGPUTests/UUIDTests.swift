@@ -20,7 +20,8 @@ import Virtio
     return Array(answer.bytes[24..<40])
   }
 
-  @Test("a resource's UUID is made once") func isMadeOnce() throws {
+  @Test("a resource keeps its UUID, and another one of the same number gets another") func isMadeOnce() throws
+  {
     let rig = try Rig()
     try rig.ok(Request.create(1), Request.create(2))
     let (first, second) = (try uuid(1, rig), try uuid(2, rig))
@@ -40,7 +41,8 @@ import Virtio
     #expect(answer.type == ResponseType.resourceUUID && answer.flags == 1 && answer.fence == 77)
   }
 
-  @Test("the command needs room for its answer", arguments: [0, 23, 24, 39]) func needsRoomForItsAnswer(
+  @Test("RESOURCE_ASSIGN_UUID without room for its answer is a mistake", arguments: [0, 23, 24, 39])
+  func needsRoomForItsAnswer(
     _ room: Int
   ) throws {
     let rig = try Rig()
@@ -115,7 +117,8 @@ import Virtio
 
   enum End: CaseIterable { case unref, detach, reset, newDriver }
 
-  @Test("a resource is not shared after its end", arguments: End.allCases) func isSharedNoMore(_ end: End)
+  @Test("no resource is shared after its unref, its detach, a reset or a new driver", arguments: End.allCases)
+  func isSharedNoMore(_ end: End)
     throws
   {
     let machine = try machine()
