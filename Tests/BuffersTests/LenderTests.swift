@@ -183,7 +183,7 @@ private func range(_ address: UInt64, _ length: UInt64) -> GuestRange {
     (.quota(.bookkeepingBytes, needed: 5, limit: 4), nil, ["5", "4 bytes"]),
   ]
 
-  @Test("an error of lending names its cause, its value, the limit and the remedy", arguments: errors)
+  @Test("an error of lending has its cause, and names its values or the remedy", arguments: errors)
   func errorsSayWhatToDo(
     _ error: LendError, _ cause: ShadowCause.Name?, _ words: [String]
   ) {

@@ -185,7 +185,8 @@ struct ResolveErrorCase: CustomTestStringConvertible {
   }
 
   /// As many regions as a table may have, in one file but in the reverse order, so that none join.
-  @Test("every address is found in a table that is full") func findsItsWayAmongAllRegions() throws {
+  @Test("in a full table each region is found, and each gap between two is a hole")
+  func findsItsWayAmongAllRegions() throws {
     let count = UInt64(GuestMemory.maxRegions)
     let ram = try GuestRAM(
       (0..<count).map { .init(at: 2 * $0 * page, length: page, offset: (count - 1 - $0) * page) })

@@ -14,7 +14,7 @@ import Testing
 
   /// Who asks: the user, groups, and whether the audience `camera` has it.
   @Test(
-    "a buffer for some is nothing to the others",
+    "only a buffer's audience, root and the helper's user see it, import it and hear of it",
     arguments: [
       (4001, [], true), (4002, [7], true), (4003, [], false), (4003, [50], true), (4003, [49, 51], false),
       (0, [], true), (effectiveUser(), [], true),
@@ -65,7 +65,8 @@ import Testing
   ]
 
   @Test(
-    "a wrong id, a forbidden one, and one that is over: the same answer, byte for byte", arguments: methods)
+    "an unknown id, a forbidden one and one that is over get the same answer, byte for byte",
+    arguments: methods)
   func sameAnswer(_ method: String, _ more: String) throws {
     let asker = try rig.connect(as: 4003)
     let (forbidden, open) = (try rig.lend(use: .fill, to: ["camera"]), try rig.lend(use: .fill))

@@ -92,7 +92,7 @@ import Testing
       fields.sorted { $0.key < $1.key }.map { #""\#($0.key)":\#($0.value)"# }.joined(separator: ","))
   }
 
-  @Test("the error names the field", arguments: none + ids + others)
+  @Test("a call with a wrong field is refused by the field's name", arguments: none + ids + others)
   func invalid(_ one: Case) throws {
     let asker = try rig.connect()
     #expect(try asker.fail(one.method, one.parameters) == one.error)
@@ -101,14 +101,16 @@ import Testing
   }
 
   /// Foundation does not say where a number is that fits nowhere.
-  @Test("a number that is none of ours", arguments: ["1.5", "1e300", "18446744073709551616"])
+  @Test(
+    "a fraction, and a number that is too large, are refused",
+    arguments: ["1.5", "1e300", "18446744073709551616"])
   func numbers(_ number: String) throws {
     let error = try rig.connect().fail("Filled", Self.with(#""bytesUsed":\#(number)"#))
     #expect(error == "InvalidParameter bytesUsed" || error == "InvalidParameter parameters")
   }
 
   @Test(
-    "what is well formed and too much",
+    "a fill of too many bytes, or with too much metadata, is refused and can be corrected",
     arguments: [
       (#""bytesUsed":5001"#, "OutOfRange 5000"), (#""bytesUsed":9007199254740992"#, "OutOfRange 5000"),
       (
@@ -127,7 +129,7 @@ import Testing
     #expect(!holding.isCutOff && rig.registry.statistics.imports == 1)
   }
 
-  @Test("methods that are not there, and ways in which they are not called")
+  @Test("an unknown method, and one called in a wrong way, are refused, and the connection stays")
   func calls() throws {
     let asker = try rig.connect()
     #expect(try asker.fail("Lend", "{}") == "MethodNotFound io.udmabridge.Buffers.Lend")
@@ -142,7 +144,7 @@ import Testing
     #expect(!asker.isClosed)
   }
 
-  @Test("who wants no answer gets no import")
+  @Test("a oneway call leaves no import and no watcher")
   func oneway() throws {
     let lent = try rig.lend()
     let asker = try rig.connect()

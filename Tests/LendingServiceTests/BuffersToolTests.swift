@@ -58,7 +58,7 @@ import Varlink
     }
   }
 
-  @Test("list and query")
+  @Test("list and query print a lent buffer's facts, as text and as JSON")
   func facts() throws {
     #expect(try run(["buffers", "list", "--control", socket]) == (0, "0 buffers\n"))
     let image = ImageMetadata(width: 4, height: 2, fourcc: 0x3432_5258, stride: 16, colorSpace: "a\u{7}b")
@@ -86,7 +86,7 @@ import Varlink
     #expect(json["items"] as? Int == 2 && (json["importers"] as? [Any])?.isEmpty == true)
   }
 
-  @Test("an unknown buffer, no service, and command lines that make no sense")
+  @Test("an unknown buffer and no service give status 1, senseless command lines give 64")
   func troubles() throws {
     let id = "\(BufferID.random())"
     for arguments in [["query", id], ["import", id, "--hold"], ["fill", id]] {
@@ -139,7 +139,9 @@ import Varlink
 
   private func hex(_ byte: UInt8) -> String { String(format: "%02x", byte) }
 
-  @Test("the command's number may be the token's", arguments: 3...12)
+  @Test(
+    "a command gets the dma-buf under the number that it wants, and the token under another",
+    arguments: 3...12)
   func numbers(_ number: Int) throws {
     let lent = try rig.lend()
     let script =
@@ -152,7 +154,7 @@ import Varlink
     #expect(status == 0 && output.hasPrefix("pipe:["), "\(output)")
   }
 
-  @Test("--hold holds until the guest wants it back")
+  @Test("import --hold ends with status 1 and the reason when the buffer was taken back")
   func hold() throws {
     let lent = try rig.lend()
     let running = try start(["buffers", "import", "--control", socket, "\(lent.id)", "--hold", "--json"])
@@ -164,7 +166,7 @@ import Varlink
     #expect(output.contains(#""length" : 5000"#) && output.contains(#""offset" : 100"#))
   }
 
-  @Test("--send sends both descriptors")
+  @Test("import --send sends the facts and both descriptors to a socket")
   func send() throws {
     let lent = try rig.lend()
     let path = rig.directory.appending("listener")
@@ -185,7 +187,7 @@ import Varlink
     try rig.waitUntil("it is let go") { rig.registry.statistics.imports == 0 }
   }
 
-  @Test("the example in Python imports what has this value, and releases it when its lender wants it back")
+  @Test("the example in Python imports a buffer by its value, and releases it when its lender asks")
   func example() throws {
     _ = try rig.lend(metadata: BufferMetadata(values: ["name": "other"]))
     let lent = try rig.lend(metadata: BufferMetadata(values: ["name": "picture"]))
@@ -215,7 +217,7 @@ import Varlink
     try rig.waitUntil("it is let go") { rig.registry.statistics.imports == 0 }
   }
 
-  @Test("an image is where its lender says, or where the options say")
+  @Test("the lender's layout and the same layout in options give the same picture")
   func image() throws {
     let image = ImageMetadata(width: 8, height: 4, fourcc: 0x3432_5258, stride: 64, offset: 12)
     let lent = try rig.lend(metadata: BufferMetadata(image: image))
@@ -244,7 +246,7 @@ import Varlink
     #expect(try content(said) == content(plain))
   }
 
-  @Test("an image that a lender lies about")
+  @Test("an image layout that cannot be, or none, is refused with status 1")
   func lies() throws {
     for image in [
       ImageMetadata(width: 8, height: 4, fourcc: 0x3432_5258, stride: 64, offset: 4900),
@@ -265,7 +267,7 @@ import Varlink
     #expect(status == 1 && output.contains("--size WxH"))
   }
 
-  @Test("list says which dma-bufs are lent, by all their ids", .testHost)
+  @Test("list shows under which id a dma-buf is lent", .testHost)
   func listing() throws {
     let lent = try rig.lend()
     let (status, output) = try run(["list", "--control", socket, "--pid", "\(getpid())", "--json"])
@@ -279,7 +281,9 @@ import Varlink
     #expect(!without.contains("LENT AS") && !without.contains("\(lent.id)"))
   }
 
-  @Test("fill writes a file, all that is lent at most", arguments: [0, 1, 4999, 5000, 5001])
+  @Test(
+    "fill writes a file into the lent bytes alone, and refuses a longer file",
+    arguments: [0, 1, 4999, 5000, 5001])
   func fill(_ count: Int) throws {
     let lent = try rig.lend(use: .fill)
     let before = try write(lent)

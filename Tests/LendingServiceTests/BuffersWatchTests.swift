@@ -23,7 +23,7 @@ import Testing
     try asker.tell("Filled", #"{"id":"\#(lent.id)","bytesUsed":\#(bytes)}"#)
   }
 
-  @Test("what there is, then each change, then the end")
+  @Test("a watcher hears of what is lent, then of each change, then of the end")
   func changes() throws {
     let values = BufferMetadata(values: ["a": "b"])
     let lent = try rig.lend(use: .fill, metadata: values)
@@ -70,7 +70,7 @@ import Testing
     #expect(!watcher.isClosed)
   }
 
-  @Test("the end of the guest's session is told before the end")
+  @Test("a watcher hears that the session has ended before it hears of the end")
   func sessionEnds() throws {
     let lent = try rig.lend()
     let watcher = try watch()
@@ -82,7 +82,7 @@ import Testing
     #expect(events[0].buffer?.id == lent.id)
   }
 
-  @Test("nothing more is told of a buffer that is over, though its filler goes later")
+  @Test("a watcher hears nothing of a buffer that is over, though its filler goes later")
   func over() throws {
     let lent = try rig.lend(use: .fill)
     let (watcher, asker) = (try watch(), try rig.connect())
@@ -95,7 +95,7 @@ import Testing
     #expect(try watcher.events().isEmpty)
   }
 
-  @Test("one that does not read loses fills, knows how many, and keeps nobody waiting")
+  @Test("a watcher that does not read loses fills, learns how many, and delays nobody")
   func slow() throws {
     let lent = try rig.lend(use: .fill)
     let (slow, quick, asker) = (try watch(), try watch(), try rig.connect())
@@ -122,7 +122,7 @@ import Testing
     #expect(events.suffix(2).map(\.event) == [.filled, .returned] && holding.isCutOff)
   }
 
-  @Test("one that does not read hears of the end of all that it has heard of, and not of what came and went")
+  @Test("a slow watcher hears of the end of each buffer that it heard of, and misses others")
   func cameAndWent() throws {
     let watcher = try watch()
     let metadata = BufferMetadata(values: ["a": String(repeating: "x", count: 4000)])
@@ -153,7 +153,7 @@ import Testing
     #expect(try watcher.events().map(\.buffer?.id) == [lent.id])
   }
 
-  @Test("one that goes is forgotten")
+  @Test("a watcher whose connection ends is forgotten")
   func gone() throws {
     do {
       let watcher = try watch()
@@ -164,7 +164,7 @@ import Testing
     try rig.settle()
   }
 
-  @Test("as many as there may be")
+  @Test("a watcher beyond the limit is refused, until another one goes")
   func limit() throws {
     let rig = try LendingRig(watchers: 3)
     var watchers = try (0..<3).map { _ in try rig.connect() }

@@ -23,7 +23,7 @@ import Testing
     return news
   }
 
-  @Test("a buffer is filled, and again")
+  @Test("a buffer can be filled twice, and its facts tell the last fill and their number")
   func fills() throws {
     let lent = try rig.lend(use: .fill)
     let asker = try rig.connect()
@@ -51,7 +51,7 @@ import Testing
     #expect(try asker.ask("List", as: BuffersReply.self).buffers.map(\.fills) == [2])
   }
 
-  @Test("one fills at a time")
+  @Test("one importer fills a buffer at a time, if the buffer was lent for that")
   func oneFiller() throws {
     let (lent, read) = (try rig.lend(use: .fill), try rig.lend(use: .write))
     let (one, two) = (try rig.connect(), try rig.connect())
@@ -67,7 +67,8 @@ import Testing
 
   enum End: CaseIterable { case release, token, connection, cutOff }
 
-  @Test("a fill is aborted when its importer goes", arguments: End.allCases)
+  @Test(
+    "a fill ends when its importer goes or is cut off, and the lender hears of it", arguments: End.allCases)
   func aborted(_ end: End) throws {
     let lent = try rig.lend(use: .fill)
     var asker: Asker? = try rig.connect()
@@ -97,7 +98,7 @@ import Testing
     #expect(!again.isCutOff)
   }
 
-  @Test("accesses by the CPU are told to the lender")
+  @Test("the lender hears of an importer's accesses by the CPU")
   func access() throws {
     let lent = try rig.lend()
     let asker = try rig.connect()

@@ -26,7 +26,7 @@ import Varlink
     #expect(buffersDescription == text)
   }
 
-  @Test("what is lent, the oldest first")
+  @Test("List has the facts of each lent buffer, the oldest first")
   func list() throws {
     let asker = try rig.connect()
     #expect(try asker.ask("List", as: BuffersReply.self).buffers.isEmpty)
@@ -42,7 +42,7 @@ import Varlink
     #expect(buffers[0].age >= 0 && buffers[0].access == nil)
   }
 
-  @Test("an import: the very pages, and a token")
+  @Test("an import has the lender's own dma-buf, the place in it, and a token")
   func pages() throws {
     let values = ["camera": "front"]
     let lent = try rig.lend(metadata: BufferMetadata(values: values))
@@ -62,7 +62,7 @@ import Varlink
 
   /// Where the lent bytes begin, how many they are, and in what pages they lie.
   @Test(
-    "all about a buffer",
+    "Query tells in which pages the lent bytes lie, and the other facts of the buffer",
     arguments: [
       (100, 5000, 2, 100, 1004), (0, 1, 1, 0, 1), (4095, 1, 1, 4095, 1), (4095, 2, 2, 4095, 1),
       (0, 4096, 1, 0, 4096), (4096, 8192, 2, 0, 4096), (4097, 12286, 3, 1, 4095), (5000, 10, 1, 904, 10),
@@ -84,7 +84,7 @@ import Varlink
 
   // MARK: How an import ends
 
-  @Test("it lasts until the last copy of the token closes, in whatever process")
+  @Test("an import lasts until the last copy of its token closes, in whatever process")
   func copies() throws {
     let lent = try rig.lend()
     let asker = try rig.connect()
@@ -103,7 +103,7 @@ import Varlink
     #expect(try asker.fail("Release", lent) == "NotImported")
   }
 
-  @Test("it outlives the connection on which it was made")
+  @Test("an import outlives the connection on which it was made")
   func connectionEnds() throws {
     let lent = try rig.lend()
     var holding: Holding?
@@ -134,7 +134,7 @@ import Varlink
     #expect(imports == 1)
   }
 
-  @Test("who does not let go in time is cut off, and keeps the connection")
+  @Test("an importer that is late is cut off, and keeps its connection and its other imports")
   func cutOff() throws {
     let (lent, other) = (try rig.lend(), try rig.lend())
     let asker = try rig.connect()
@@ -150,7 +150,7 @@ import Varlink
     try asker.tell("Release", other)
   }
 
-  @Test("what is revoked is nobody's at once, and its importers have a second")
+  @Test("a revoked buffer is unknown at once, and its importers are cut off a second later")
   func revoked() throws {
     let lent = try rig.lend(use: .fill)
     let asker = try rig.connect()
@@ -165,7 +165,7 @@ import Varlink
     #expect(try asker.fail("Release", lent) == "NoSuchBuffer")
   }
 
-  @Test("what is revoked can be released")
+  @Test("an importer can release a revoked buffer")
   func releaseRevoked() throws {
     let lent = try rig.lend()
     let asker = try rig.connect()
@@ -176,7 +176,7 @@ import Varlink
     #expect(rig.registry.statistics.cutOff == 0)
   }
 
-  @Test("an answer that is not read is no import for ever: it ends with the connection")
+  @Test("imports whose answers nobody reads end with their connection")
   func unread() throws {
     let lent = try rig.lend(metadata: BufferMetadata(values: ["a": String(repeating: "x", count: 4000)]))
     do {
@@ -190,7 +190,7 @@ import Varlink
 
   // MARK: Limits
 
-  @Test("as many imports as there may be")
+  @Test("imports are limited in all, for all users but root, and for each of these")
   func tooMany() throws {
     var limits = LendingLimits()
     limits.imports = 8

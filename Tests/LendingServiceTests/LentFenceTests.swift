@@ -51,7 +51,7 @@ struct LentFenceTests {
     #expect(lent.pages.dmabuf?.isIdle == true)
   }
 
-  @Test("or when patience is over, and its lender is told that it is read")
+  @Test("a buffer is returned when patience is over, and its lender learns that a device reads it")
   func late() throws {
     let (_, fence) = try lendToDevice(patience: .seconds(60))
     try rig.pass(.seconds(59))

@@ -35,7 +35,7 @@ import Udmabuf
 
   private func told(_ watcher: Asker) throws -> [OffersEvent] { try watcher.events(OffersEvent.self) }
 
-  @Test("an offer's life, as the device, the caller and those who watch see it")
+  @Test("the device, the caller and a watcher see each step of an offer's life")
   func life() throws {
     let (asker, watcher) = (try rig.connect(), try rig.connect())
     try watch(watcher)
@@ -81,7 +81,7 @@ import Udmabuf
     #expect(rig.sharing.cut.isEmpty)
   }
 
-  @Test("what a connection offered goes with it, at once; the token closes when the front end is done")
+  @Test("an offer ends with its connection, and its token closes when the front end is done")
   func connectionEnds() throws {
     var reading: FD?
     var token: FD? = try makePipe { reading = consume $0 }
@@ -102,7 +102,7 @@ import Udmabuf
     try rig.waitUntil("nobody has the token") { (try? reading?.read(upTo: 1)) == [] }
   }
 
-  @Test("a return of a second withdrawal can only be sooner")
+  @Test("a second withdrawal cannot put off the end of the first")
   func sooner() throws {
     let asker = try rig.connect()
     let id = try offer(asker).id
@@ -114,7 +114,7 @@ import Udmabuf
     #expect(memory.isOver)
   }
 
-  @Test("users see, withdraw and use up their own alone; root sees all")
+  @Test("users see and withdraw their own offers alone, within their share, and root sees all")
   func users() throws {
     let (one, other, root) = (try rig.connect(as: 4001), try rig.connect(as: 4002), try rig.connect())
     let id = try offer(one).id
@@ -137,7 +137,7 @@ import Udmabuf
     }
   }
 
-  @Test("each kind of file that a guest may not have is refused by name")
+  @Test("each kind of file that a guest may not have is refused with the reason")
   func kinds() throws {
     let asker = try rig.connect()
     let size = systemPageSize
@@ -163,7 +163,7 @@ import Udmabuf
   }
 
   @Test(
-    "dma-bufs of drivers that bear a guest's first write are taken, others are refused by name",
+    "a dma-buf of udmabuf is taken, and one of the card is refused with its driver's name",
     .enabled(if: TestHost.isActive, "needs dma-bufs"))
   func dmabufs() throws {
     let asker = try rig.connect()
@@ -178,7 +178,7 @@ import Udmabuf
   }
 
   @Test(
-    "bad input of each method",
+    "a wrong parameter of a method is refused by its name",
     arguments: [
       ("Offer", "{}", "InvalidParameter fileDescriptor"),
       ("Offer", #"{"fileDescriptor":1}"#, "InvalidParameter fileDescriptor"),
@@ -199,7 +199,7 @@ import Udmabuf
     #expect(try rig.connect().fail(method, parameters) == answer)
   }
 
-  @Test("descriptors beside those that are named close")
+  @Test("a descriptor that no parameter names is closed")
   func tooMany() throws {
     let asker = try rig.connect()
     var reading: FD?
@@ -210,7 +210,7 @@ import Udmabuf
     try rig.waitUntil("it is closed") { (try? reading?.read(upTo: 1)) == [] }
   }
 
-  @Test("a helper without a device that shares says so")
+  @Test("without a device for offers each method answers that there is none")
   func none() throws {
     let rig = try LendingRig(isSharing: false)
     let asker = try rig.connect()

@@ -30,7 +30,9 @@ import Udmabuf
     #expect(feed.all() == [Told(.lent, late.id)] && feed.isEmpty)
   }
 
-  @Test("the life of a buffer, told as it goes") func aLife() throws {
+  @Test("importers and the lender each hear of the steps of a buffer's life that concern them") func aLife()
+    throws
+  {
     let scene = try Scene()
     let (importers, lender) = (watch(scene), lenderFeed(scene))
     let buffer = try scene.lend(use: .fill)
@@ -82,7 +84,8 @@ import Udmabuf
     Hidden("lent to others, one who is trusted", ["sound"], Scene.trusted, sees: true),
   ]
 
-  @Test("who may import a buffer hears of it, lists it and finds it, and nobody else does", arguments: hidden)
+  @Test(
+    "callers who may import a buffer hear of it, list it and find it, and others do not", arguments: hidden)
   func whoSees(_ item: Hidden) throws {
     let scene = try Scene()
     let feed = watch(scene, by: item.caller)
@@ -116,7 +119,7 @@ import Udmabuf
     #expect(old.all() == [Told(.over, buffer.id)] && new.all().map(\.news) == [.importers])
   }
 
-  @Test("what came and went meanwhile is not told, whatever happened to it") func cameAndWent() throws {
+  @Test("a listener hears nothing of a buffer that came and went before it read") func cameAndWent() throws {
     let scene = try Scene()
     let feed = watch(scene)
     let buffer = try scene.lend(use: .fill)
@@ -128,7 +131,7 @@ import Udmabuf
     #expect(feed.isEmpty && feed.all().isEmpty)
   }
 
-  @Test("who heard of a buffer hears of its end, and of the last fill, and of nothing else that is past")
+  @Test("a listener that knew a buffer hears of its last fill and its end, and of nothing else")
   func theEnd() throws {
     let scene = try Scene()
     let (importers, lender) = (watch(scene), lenderFeed(scene))
@@ -152,7 +155,8 @@ import Udmabuf
     #expect(importers.isEmpty && lender.isEmpty, "nothing comes after the end")
   }
 
-  @Test("fills that were not told are counted, from when the listener came on") func lostFills() throws {
+  @Test("a fill's event counts the fills that its listener has missed since it came") func lostFills() throws
+  {
     let scene = try Scene()
     let buffer = try scene.lend(use: .fill)
     let user = try scene.takeImport(buffer)
@@ -169,7 +173,8 @@ import Udmabuf
     #expect(lender.all().last == Told(.filled, buffer.id, lost: 4))
   }
 
-  @Test("of a begin and an end that were not told, the later one is told") func opposites() throws {
+  @Test("of a begin and an end that a listener has missed, it hears of the later one") func opposites() throws
+  {
     let scene = try Scene()
     let (importers, lender) = (watch(scene), lenderFeed(scene))
     let buffer = try scene.lend(use: .fill)
@@ -193,7 +198,8 @@ import Udmabuf
     #expect(lender.all().map(\.news) == [.importerAccessBegun])
   }
 
-  @Test("importers use a buffer by the CPU until the last of them has ended that") func accessOfMany() throws
+  @Test("the importers' access by the CPU lasts until the last of them has ended it") func accessOfMany()
+    throws
   {
     let scene = try Scene()
     let lender = lenderFeed(scene)
@@ -214,8 +220,7 @@ import Udmabuf
     #expect(lender.isEmpty)
   }
 
-  @Test("a buffer to which something happens at each turn keeps no other one waiting") func fairness() throws
-  {
+  @Test("a buffer with news at each turn does not hold back the news of another one") func fairness() throws {
     let scene = try Scene()
     let feed = watch(scene)
     let (busy, other) = (try scene.lend(), try scene.lend())
@@ -234,7 +239,7 @@ import Udmabuf
     #expect(told.contains(Told(.over, other.id)))
   }
 
-  @Test("a listener is called when there is news, and there was none before") func calls() throws {
+  @Test("a listener is called for its first news, and not for those that follow unread") func calls() throws {
     let scene = try Scene()
     let feed = watch(scene)
     var calls = 0

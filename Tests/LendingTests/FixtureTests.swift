@@ -4,7 +4,7 @@ import Linux
 import Testing
 
 @Suite struct FixtureTests {
-  @Test("a device that works is waited for until it is done") func busyDevice() throws {
+  @Test("a busy device is waited for until it has finished") func busyDevice() throws {
     let (loop, device) = (try EventLoop(), try BusyDevice())
     var told = 0
     let wait = try #require(device.wait(loop) { told += 1 })

@@ -59,7 +59,7 @@ import Testing
     #expect(all(feed).isEmpty)
   }
 
-  @Test("one that is told nothing of uses is not woken into telling them")
+  @Test("a listener that does not want uses hears of none")
   func withoutUses() throws {
     let feed = OfferFeed(tellsUses: false)
     table.add(feed)
@@ -70,7 +70,7 @@ import Testing
     #expect(all(feed).isEmpty)
   }
 
-  @Test("time goes on by the first withdrawal that is due, and stands still when all are done")
+  @Test("the table cuts off each withdrawn offer at its deadline, and then has none")
   func deadlines() throws {
     let offers = try (0..<2).map { _ in try offer() }
     for (index, offer) in offers.enumerated() {
@@ -89,7 +89,7 @@ import Testing
     #expect(table.all.isEmpty)
   }
 
-  @Test("limits by name")
+  @Test("an offer with too much metadata, or one too many, is refused by name")
   func limits() throws {
     let long = BufferMetadata(values: ["a": String(repeating: "b", count: 4096)])
     #expect(throws: OfferError.metadataTooLong(4097, limit: 4096)) { try table.prepare(long) }
@@ -97,7 +97,7 @@ import Testing
     #expect(throws: OfferError.tooManyOffers(limit: 3)) { try table.prepare(BufferMetadata()) }
   }
 
-  @Test("offers of the helper's options are there from the start, for root alone to take back")
+  @Test("an offer of the helper's options has no owner, and its number is not given again")
   func fromOptions() throws {
     let memfd = try Memfd.create(name: "offer", size: systemPageSize, seals: .shrink)
     let maker = try OfferMaker(udmabuf: .failure(.noSuchFileOrDirectory), copied: nil)

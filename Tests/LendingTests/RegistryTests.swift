@@ -44,7 +44,7 @@ import Testing
     Refusal("a byte of metadata too many", request(0, 1, long), .metadataTooLong(4097, limit: 4096)),
   ]
 
-  @Test("what cannot be lent is refused, and leaves nothing behind", arguments: refusals)
+  @Test("a request that cannot be lent is refused, and leaves nothing behind", arguments: refusals)
   func refuses(_ item: Refusal) throws {
     let scene = try Scene()
     let pages = try LendableBuffer(pages: 2).buffer
@@ -111,7 +111,7 @@ import Testing
     }
   }
 
-  @Test("a lender says something of its own buffers alone") func owners() throws {
+  @Test("a lender cannot change, take back or end the buffers of another") func owners() throws {
     let scene = try Scene()
     let buffer = try scene.lend(by: 1)
     for owner in [scene.lender(2), LenderID(session: scene.session + 1, number: 1)] {
@@ -144,7 +144,7 @@ import Testing
 
   // MARK: Returning
 
-  @Test("a buffer that nobody has is back at once") func returnsAtOnce() throws {
+  @Test("a buffer without importers is back at once, and its id is unknown") func returnsAtOnce() throws {
     let scene = try Scene()
     let buffer = try scene.lend()
     let pages = try #require(buffer.pages)
@@ -175,7 +175,7 @@ import Testing
     #expect(scene.registry.deadline == nil)
   }
 
-  @Test("importers that patience is over for are cut off and counted") func cutsOff() throws {
+  @Test("importers that miss the deadline of a return are cut off and counted") func cutsOff() throws {
     let scene = try Scene()
     let buffer = try scene.lend()
     let pages = try #require(buffer.pages)
@@ -241,7 +241,7 @@ import Testing
     #expect(buffer.isOver && scene.registry.deadline == nil)
   }
 
-  @Test("a return that has begun can only end sooner by being asked for again") func onlySooner() throws {
+  @Test("a return that has begun can be made to end sooner, and not later") func onlySooner() throws {
     let scene = try Scene()
     let buffer = try scene.lend()
     _ = try scene.takeImport(buffer)
@@ -269,7 +269,7 @@ import Testing
     for buffer in [used, late, under] { #expect(buffer.state == .returned(cutOff: 1, isRead: false)) }
   }
 
-  @Test("a device that reads the pages is waited for when the last importer has let go")
+  @Test("a return waits for a device that reads when the last importer has let go")
   func waitsForDevices()
     throws
   {
@@ -325,7 +325,7 @@ import Testing
     buffers.map { $0.pages?.borrowers.first?.pagesAreWanted(isReset: isReset) }
   }
 
-  @Test("what nobody has is revoked without a wait") func revokesAtOnce() throws {
+  @Test("a buffer without importers is revoked at once") func revokesAtOnce() throws {
     let scene = try Scene()
     let buffer = try scene.lend()
     let pages = try #require(buffer.pages)
@@ -346,7 +346,7 @@ import Testing
   }
 
   @Test(
-    "importers of what is revoked have one second in all, however many buffers there are",
+    "the importers of revoked buffers have one second in all, however many buffers there are",
     arguments: End.allCases)
   func oneSecond(_ end: End) throws {
     let scene = try Scene()
@@ -395,7 +395,8 @@ import Testing
     #expect(want(buffers[3]) == [scene.now + .seconds(1)], "it does not belong to the others any more")
   }
 
-  @Test("what is revoked without importers takes none of the time of others") func noImporters() throws {
+  @Test("a buffer that is revoked without importers takes none of the others' time") func noImporters() throws
+  {
     let scene = try Scene()
     let (free, used) = (try scene.lend(), try scene.lend())
     _ = try scene.takeImport(used)
@@ -419,7 +420,8 @@ import Testing
     #expect(scene.registry.statistics.cutOff == 0)
   }
 
-  @Test("whoever has pages when the guest has them is cut off, with or without a word before") func pagesGo()
+  @Test("importers are cut off when the guest has the pages, whether they were asked before or not")
+  func pagesGo()
     throws
   {
     let scene = try Scene()
@@ -433,7 +435,7 @@ import Testing
     #expect(pages.allSatisfy(\.borrowers.isEmpty) && scene.registry.statistics.cutOff == 2)
   }
 
-  @Test("no number of a session is given again") func sessionNumbers() throws {
+  @Test("no session has the number of an earlier one") func sessionNumbers() throws {
     let scene = try Scene()
     var numbers: Set<UInt64> = [scene.session]
     for _ in 0..<3 {
@@ -446,7 +448,7 @@ import Testing
 
   // MARK: Importing and filling
 
-  @Test("there are no more imports than there may be, of live and of revoked buffers") func importLimit()
+  @Test("the limit of imports counts those of live and of revoked buffers") func importLimit()
     throws
   {
     var limits = LendingLimits()
@@ -464,7 +466,8 @@ import Testing
     _ = try scene.takeImport(second)
   }
 
-  @Test("one importer fills at a time, what was lent for that, and within its bounds") func fills() throws {
+  @Test("one importer at a time fills a buffer that was lent for that, within its bounds") func fills() throws
+  {
     let scene = try Scene()
     let (buffer, other) = (try scene.lend(use: .fill), try scene.lend(use: .write))
     let users = try (0..<2).map { _ in try scene.takeImport(buffer) }

@@ -31,7 +31,7 @@ import Testing
   }()
 
   @Test(
-    "PyPI's varlink: info, definition, outputs, errors, events",
+    "PyPI's varlink reads the definition, the outputs, the errors and the events",
     .enabled(if: python != nil, "qemu/setup installs varlink"))
   func peer() throws {
     let guest = try DrawingGuest(helper)
@@ -112,7 +112,7 @@ import Testing
   }
 
   /// A consumer has let go of a buffer, and its device reads it still.
-  @Test("a device that hangs is waited for, and not for ever", .testHost)
+  @Test("pages that a hanging device reads go back late, and are counted", .testHost)
   func readers() throws {
     let guest = try DrawingGuest(helper)
     let vgem = try Vgem()
@@ -201,7 +201,7 @@ import Testing
   }
 
   /// In the test host the guest's own pages, elsewhere their copy.
-  @Test("the example of a display gets every picture that is streamed, a caller that never answers none")
+  @Test("the example of a display gets every streamed picture, beside a caller that never answers")
   func streamed() throws {
     let guest = try DrawingGuest(helper)
     for id: UInt32 in 1...2 { try guest.create(id) }
@@ -229,7 +229,7 @@ import Testing
     #expect(helper.child.isRunning)
   }
 
-  @Test("frames to several consumers touch no page of the helper that it has not touched before")
+  @Test("frames to several consumers end up causing no page faults in the helper")
   func faults() throws {
     let guest = try DrawingGuest(helper)
     for id: UInt32 in 1...2 {
@@ -258,7 +258,7 @@ import Testing
     #expect(try statistics()["frames"] == 202 + faults.count * frames)
   }
 
-  @Test("a fence waits for whoever holds the picture before, a tenth of a second and once")
+  @Test("a fence waits a tenth of a second for the holder of the last picture, and only once")
   func fences() throws {
     let guest = try DrawingGuest(helper)
     for id: UInt32 in 1...2 { try guest.create(id, asBlob: true) }
@@ -324,7 +324,7 @@ import Testing
   }
 
   /// Of a guest's pages the same is true (`pages`): here it is a copy, which the guest does not wait for.
-  @Test("a copy that nobody is to see any more is kept for a second, whoever holds it")
+  @Test("a copy that goes off the screen stays with its holder for a second")
   func copies() throws {
     let helper = try Self.start(["--backing", "shadow"])
     let socket = helper.directory.appending("control").string
@@ -348,7 +348,7 @@ import Testing
     }
   }
 
-  @Test("who watches is told the end when QEMU goes")
+  @Test("a watcher hears of the end when QEMU goes")
   func end() throws {
     let program = try compiled()
     let (child, output) = try startReading(program, [socket, "5"], withErrors: true)
@@ -363,7 +363,7 @@ import Testing
   }
 
   @Test(
-    "what is no call ends that connection alone",
+    "bytes that are no call end their connection, and no other",
     arguments: ["hello\0", "{}\0", "\0", #"{"method":5}"# + "\0"])
   func broken(_ message: String) throws {
     let connection = try UnixSocket.connect(FilePath(socket))
@@ -409,7 +409,7 @@ import Testing
   }
 
   @Test(
-    "the socket's mode",
+    "the options decide the socket's mode",
     arguments: [
       ([], "600"), (["--control-group", ownGroup], "660"), (["--control-allow", "65534"], "666"),
       (["--control-mode", "640", "--control-allow", "group:\(ownGroup)"], "640"),
@@ -423,7 +423,7 @@ import Testing
     #expect(!FileManager.default.fileExists(atPath: helper.directory.appending("control").string))
   }
 
-  @Test("as many connections and watchers as the options say")
+  @Test("connections and watchers beyond the options' limits are refused")
   func places() throws {
     let helper = try Self.start(["--control-connections", "5", "--control-watchers", "3"])
     let socket = helper.directory.appending("control").string
@@ -485,7 +485,7 @@ import Testing
     #expect(output == (isServed ? "True\n" : "False\n"))
   }
 
-  @Test("a control socket that cannot be: why, and status 1")
+  @Test("a control socket that cannot be made ends the helper with status 1 and one line")
   func cannotStart() throws {
     for (options, named) in [
       (["--control", "/nowhere/control"], "/nowhere/control"), (["--control", socket], "in use"),

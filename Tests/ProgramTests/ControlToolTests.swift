@@ -24,7 +24,7 @@ import Testing
     (0..<UInt32(48)).flatMap { y in (0..<UInt32(64)).map { x in PNGPixels.text(pixel(x, y, frame: 3)) } }
   }
 
-  @Test("a snapshot is the guest's picture, pixel by pixel, and its cursor")
+  @Test("a snapshot has the guest's picture, pixel by pixel, with the cursor or without it")
   func snapshot() throws {
     let file = helper.directory.appending("picture.png")
     let arguments = ["snapshot", "--control", socket, file.string]
@@ -107,7 +107,7 @@ import Testing
     return object?["control"] as? [String: Int] ?? [:]
   }
 
-  @Test("stats prints what was counted")
+  @Test("stats prints the counts of the device and of the control socket")
   func statistics() throws {
     try guest.create(1)
     for frame: UInt32 in 1...3 { try guest.show(1, frame: frame) }
@@ -120,7 +120,7 @@ import Testing
     #expect(lines.contains(["control.connections", "1"]))
   }
 
-  @Test("without a service: why, and status 1")
+  @Test("without a service each command ends with status 1 and names the socket")
   func nobody() throws {
     for command in [["snapshot", "/tmp/unused.png"], ["watch"], ["stats"]] {
       let (status, output) = try run(

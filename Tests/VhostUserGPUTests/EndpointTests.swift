@@ -74,7 +74,7 @@ import VirtioGPU
 
   private func hasFile(_ path: FilePath) -> Bool { FileManager.default.fileExists(atPath: path.string) }
 
-  @Test("whoever says the first message is QEMU; the others, before and after it, are nobody")
+  @Test("the caller that sends the first message is QEMU, and the others are hung up on")
   func firstMessage() throws {
     let endpoint = try endpoint()
     try endpoint.open()
@@ -94,7 +94,7 @@ import VirtioGPU
     #expect(!endpoint.isServing)
   }
 
-  @Test("QEMU breaks the protocol: the end has an error")
+  @Test("if QEMU breaks the protocol, the end has an error")
   func mistake() throws {
     let endpoint = try endpoint()
     try endpoint.open()
@@ -106,7 +106,7 @@ import VirtioGPU
     #expect(error is VhostUserError)
   }
 
-  @Test("many connect and say nothing: the oldest makes place, and QEMU gets through")
+  @Test("of too many silent callers the oldest is hung up on, and QEMU gets through")
   func callers() throws {
     let endpoint = try endpoint()
     try endpoint.open()
@@ -117,7 +117,7 @@ import VirtioGPU
     #expect(silent.dropLast().allSatisfy { $0.isClosed })
   }
 
-  @Test("one connection after the other: who comes meanwhile waits for the end of the first")
+  @Test("an endpoint that keeps listening serves the next caller after the end of the first")
   func keep() throws {
     let display = Display()
     let endpoint = try endpoint(keeps: true, display: display)
@@ -143,7 +143,7 @@ import VirtioGPU
     #expect(hasFile(path))
   }
 
-  @Test("QEMU's display sockets come to the display")
+  @Test("the display gets the socket that QEMU sends for it")
   func displaySocket() throws {
     let display = Display()
     let endpoint = try endpoint(display: display)
@@ -168,7 +168,7 @@ import VirtioGPU
   }
 
   @Test(
-    "the socket of a killed process is taken over; of a living one, and another file, is said what they are")
+    "a killed process' socket is taken over; a living one's and another file are refused")
   func places() throws {
     // Its file stays without it.
     do { _ = try UnixSocket.listen(path) }
@@ -186,7 +186,7 @@ import VirtioGPU
     }
   }
 
-  @Test("an inherited descriptor is QEMU's, if it is a stream socket")
+  @Test("an inherited descriptor serves QEMU if it is a stream socket")
   func inherited() throws {
     #expect(throws: EndpointError.noDescriptor(.badFileDescriptor)) {
       try endpoint(at: .descriptor(CInt.max)).open()

@@ -183,7 +183,9 @@ import Virtio
       disabledAndSetUpFromTheStart, reset
   }
 
-  @Test("the next driver is served after a reset", arguments: Order.allCases, [false, true])
+  @Test(
+    "the next driver is served, however the front end stopped the last one", arguments: Order.allCases,
+    [false, true])
   func servesTheNextDriver(_ order: Order, whileSomethingIsUnanswered: Bool) throws {
     let setup = try Setup.running()
     let frontEnd = setup.frontEnd
@@ -275,13 +277,14 @@ import Virtio
     #expect(setup.link.end == nil)
   }
 
-  @Test("RESET_OWNER is ignored") func ignoresResetOwner() throws {
+  @Test("rings go on after RESET_OWNER") func ignoresResetOwner() throws {
     let setup = try Setup.running()
     try setup.frontEnd.tell(FrontEnd.resetOwner)
     #expect(try setup.echo() == [3, 2, 1])
   }
 
-  @Test("a running ring may get other call and error descriptors") func takesOtherLinesWhileItRuns() throws {
+  @Test("a running ring may get other kick and call descriptors, or none for calls")
+  func takesOtherLinesWhileItRuns() throws {
     let setup = try Setup.running()
     let (kick, call) = (try FrontEnd.Line(), try FrontEnd.Line())
     try setup.frontEnd.sendLine(FrontEnd.setVringKick, 0, kick)

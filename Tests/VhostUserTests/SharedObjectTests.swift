@@ -52,7 +52,8 @@ import Virtio
   }
 
   /// Its answer is the only one, with and without a descriptor.
-  @Test("the answer is the only acknowledgement") func isNotAcknowledgedTwice() throws {
+  @Test("GET_SHARED_OBJECT is answered once, also if it asks for an acknowledgement")
+  func isNotAcknowledgedTwice() throws {
     try realize()
     let uuid = ObjectUUID.random()
     setup.device.shared[uuid] = try Memfd.create(name: "shared", size: 4096)
@@ -64,7 +65,7 @@ import Virtio
     }
   }
 
-  @Test("a new object is announced") func isAnnounced() throws {
+  @Test("a new object and its end are announced") func isAnnounced() throws {
     try realize()
     let session = try #require(setup.link.session)
     let uuid = ObjectUUID((1...16).map { $0 })

@@ -230,7 +230,8 @@ struct WildCase: CustomTestStringConvertible, Sendable {
     #expect(setup.error == .descriptor(.setVringKick, .notPermitted))
   }
 
-  @Test("a broken kick descriptor is noticed") func noticesABrokenKickDescriptor() throws {
+  @Test("the session ends when the other end of a kick descriptor is closed")
+  func noticesABrokenKickDescriptor() throws {
     let setup = try Setup.running()
     try UnixSocket.pair { mine, theirs in
       try setup.frontEnd.send(FrontEnd.setVringKick, UInt64(1).bytes, descriptors: [theirs.fd.withRaw { $0 }])

@@ -109,7 +109,7 @@ struct ChainCase: CustomTestStringConvertible {
     #expect(pair.chain.writable == [range(0x3000, 3)])
   }
 
-  @Test("the arrays of a chain are used again") func keepsTheArraysOfAChain() throws {
+  @Test("a chain's arrays are used again for the next chains") func keepsTheArraysOfAChain() throws {
     let pair = try Pair()
     func places() -> [UInt] {
       unsafe [
@@ -298,7 +298,7 @@ struct BadChainCase: CustomTestStringConvertible, Sendable {
     #expect(pair.chain.readable == [range(0x1000, 8)])
   }
 
-  @Test("the error says what is wrong, with the value and the limit", arguments: cases) func saysWhatIsWrong(
+  @Test("the error of a wrong chain names its first descriptor", arguments: cases) func saysWhatIsWrong(
     _ item: BadChainCase
   ) {
     let text = "\(item.error)"

@@ -15,9 +15,12 @@ import Virtio
     }
   }
 
-  @Test("every power of two up to 32768 is a size", arguments: [1, 2, 64, 32768] as [UInt16]) func takesASize(
-    _ size: UInt16
-  ) throws {
+  @Test(
+    "a queue of 1, 2, 64 or 32768 descriptors takes and completes chains",
+    arguments: [1, 2, 64, 32768] as [UInt16]) func takesASize(
+      _ size: UInt16
+    ) throws
+  {
     let pair = try Pair(size: size)
     for count in UInt16(1)...3 {
       pair.driver.send([UInt8(count)], answer: 1)
@@ -276,7 +279,8 @@ struct EventCase: CustomTestStringConvertible {
     #expect(!pair.queue.shouldNotify(), "nothing was completed since")
   }
 
-  @Test("completions count from the last question") func countsFromTheLastTimeItWasAsked() throws {
+  @Test("the driver is called when the used index passes its event, and not after that")
+  func countsFromTheLastTimeItWasAsked() throws {
     let pair = try Pair(size: 8)
     pair.driver.usedEvent = 2
     try complete(2, pair)
