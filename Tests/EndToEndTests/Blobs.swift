@@ -36,7 +36,8 @@ extension EndToEnd {
       #expect(line.contains("-virgl") && line.contains("+edid") && line.contains("+resource_blob"), "\(line)")
     }
 
-    @Test("a buffer of the driver's own is a blob, and on the screen as it is", arguments: sizes)
+    @Test(
+      "a buffer of the driver's own is a lent blob, whose pixels show without a transfer", arguments: sizes)
     func dumbBuffer(_ size: MainJob.Size) throws {
       let guest = try guest()
       let before = try guest.settledStatistics()
@@ -157,7 +158,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("stop, cont and system_reset")
+    @Test("a stopped guest's picture stays on the screen, and no dma-buf outlives the guest")
     func stopContReset() throws {
       let guest = try guest()
       let size = Self.sizes[0]

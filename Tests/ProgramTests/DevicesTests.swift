@@ -44,7 +44,7 @@ import Testing
     #expect(status == 64, "\(output)")
   }
 
-  @Test("a memfd that is inherited is mapped by its front end, and one that is read-only cannot be written")
+  @Test("the helper has an inherited memfd open once for each offer, read-only if the offer is")
   func inheritedMemfd() throws {
     let memfd = try Memfd.create(name: "inherited", size: 8192, seals: [.shrink])
     try UnixSocket.pair { ours, theirs in
@@ -76,7 +76,7 @@ import Testing
     }
   }
 
-  @Test("an inherited memfd that could become shorter under the helper is refused, with the remedy")
+  @Test("an inherited memfd without F_SEAL_SHRINK is refused, with the remedy")
   func unsealed() throws {
     for (seals, isTaken): (Seals, Bool) in [([], false), (.grow, false), (.shrink, true)] {
       let memfd = try Memfd.create(name: "unsealed", size: 4096, seals: seals)
@@ -121,7 +121,7 @@ import Testing
         for fd in fds: print(os.fstat(fd).st_ino, os.pwrite(fd, b"from the host", 0))
     """
 
-  @Test("offered memfds are handed out on the control socket; other offers are not the helper's to give")
+  @Test("the control socket hands out the memfds that the helper made, and no other offers")
   func handedOut() throws {
     let directory = try makeTemporaryDirectory()
     let control = directory.appending("control").string
@@ -193,7 +193,7 @@ import Testing
     #expect(output == "shadow\n{'readOnly': 1}\n")
   }
 
-  @Test("one process serves two devices: each with its features, one memory, and an end of its own")
+  @Test("one process serves two devices in one memory, and one of them may leave")
   func twoDevices() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

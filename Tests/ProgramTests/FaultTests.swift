@@ -72,7 +72,9 @@ import Testing
   /// Which of its directions a front end gives up.
   enum Direction: CaseIterable, Sendable { case reading, writing, both }
 
-  @Test("the socket half closed", arguments: Point.allCases, Direction.allCases)
+  @Test(
+    "a half closed socket ends the helper, unless nobody has spoken on it, and nothing is left",
+    arguments: Point.allCases, Direction.allCases)
   func halfClosed(_ point: Point, _ direction: Direction) throws {
     let session = try Session(program, at: point)
     session.shutDown(direction)
@@ -127,7 +129,9 @@ import Testing
       payload: 8 + 3 * 32, sent: 12 + 8 + 32, descriptors: 3, name: "SET_MEM_TABLE"),
   ]
 
-  @Test("a message stopped in the middle", arguments: parts, End.allCases)
+  @Test(
+    "a message that stops in the middle delays nothing, and is named at the end", arguments: parts,
+    End.allCases)
   func stoppedMessage(_ part: Part, _ end: End) throws {
     let session = try Session(program, at: .running)
     let header = [part.request, 1, UInt32(part.payload)].flatMap { $0.bytes }
@@ -153,7 +157,9 @@ import Testing
 
   // MARK: EMFILE
 
-  @Test("too few descriptors to start with: status 1, the limit and the remedy", arguments: [8, 16, 32, 63])
+  @Test(
+    "with too few descriptors the helper ends with status 1, the limit and the remedy",
+    arguments: [8, 16, 32, 63])
   func tooFewDescriptors(_ limit: Int) throws {
     let helper = try Listening(program, limit: "-n \(limit)")
     #expect(helper.child.wait() == 1)
@@ -171,7 +177,7 @@ import Testing
   }
 
   @Test(
-    "the fewest descriptors that it starts with are enough for a guest",
+    "the fewest descriptors with which the helper starts are enough for a guest",
     arguments: FrontEnd.MemoryStyle.allCases)
   func fewestDescriptors(_ style: FrontEnd.MemoryStyle) throws {
     let helper = try Listening(program, limit: "-n 64")
@@ -191,7 +197,7 @@ import Testing
     #expect(try helper.output.readToEnd() == "")
   }
 
-  @Test("more memory regions than descriptors: status 1, the message, the limit and the remedy")
+  @Test("more memory regions than descriptors end the helper with status 1 and the remedy")
   func tooManyRegions() throws {
     let helper = try Listening(program, limit: "-n 64")
     let frontEnd = try FrontEnd(helper.connect(), turn: FrontEnd.turns { helper.child.isRunning })
@@ -209,7 +215,7 @@ import Testing
   // MARK: ENOSPC
 
   @Test(
-    "no room for the statistics: said each time, and it goes on",
+    "if the statistics cannot be written, the helper says so each time, and goes on",
     arguments: [("a full file system", nil, "/dev/full"), ("a limit on the size of files", "-f 0", nil)]
       as [(String, String?, String?)])
   func noRoomForStatistics(_ name: String, _ limit: String?, _ path: String?) throws {
@@ -229,7 +235,7 @@ import Testing
     #expect(!FileManager.default.fileExists(atPath: helper.socket.string))
   }
 
-  @Test("the guest's RAM in a file system that is full: status 1 and the reason, not a crash", .testHost)
+  @Test("a full file system under the guest's RAM ends the helper with status 1 and the reason", .testHost)
   func fullFileSystem() throws {
     let directory = try makeTemporaryDirectory()
     try #require(run("/bin/mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", directory.string]).status == 0)

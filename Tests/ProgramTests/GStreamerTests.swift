@@ -52,7 +52,7 @@ struct GStreamerTests {
     return colours
   }
 
-  @Test("each picture is in the file that the pipeline writes, pixel by pixel, and it ends with the helper")
+  @Test("the pipeline writes each picture, pixel by pixel, and ends with the helper")
   func pictures() throws {
     let guest = try DrawingGuest(helper, width: 128, height: 64)
     for id: UInt32 in 1...2 { try guest.create(id) }
@@ -81,7 +81,7 @@ struct GStreamerTests {
     #expect(written == wanted)
   }
 
-  @Test("the guest changes its mode in the middle: the pipeline goes on with the other size")
+  @Test("the pipeline goes on with another size when the guest changes its mode")
   func otherSize() throws {
     let guest = try DrawingGuest(helper, width: 128, height: 64)
     try guest.create(1)

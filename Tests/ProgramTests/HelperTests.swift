@@ -20,7 +20,7 @@ import Testing
   }
 
   @Test(
-    "what cannot start says why, on one line, and ends with another status than 0",
+    "a helper that cannot start ends with status 1 and one line that says why",
     arguments: [
       (["--socket-path", "/nowhere/socket"], "/nowhere/socket"),
       (["--fd", "99"], "--fd 99"),
@@ -89,7 +89,7 @@ import Testing
     #expect(first.child.wait() == 0)
   }
 
-  @Test("a socket that a killed helper left is replaced; SIGTERM ends with status 0 and removes it")
+  @Test("a socket that nobody listens on is replaced, and SIGTERM ends with status 0 and removes it")
   func staleSocket() throws {
     let helper = try Listening(program) { socket in _ = try UnixSocket.listen(socket) }
     do {
@@ -106,7 +106,7 @@ import Testing
     #expect(json(second.stats)?["flushes"] as? Int == 0)
   }
 
-  @Test("of several that start at once in the place of a socket that was left, one serves it")
+  @Test("of several helpers that find one stale socket, one takes it and the others end")
   func staleSocketForMany() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
@@ -171,7 +171,7 @@ import Testing
     }
   }
 
-  @Test("who connects and says nothing is nobody: it listens on, until a front end has spoken")
+  @Test("silent callers do not end the helper, and it hangs up on them when QEMU speaks")
   func probes() throws {
     let helper = try Listening(program)
     for _ in 0..<20 {
@@ -211,7 +211,7 @@ import Testing
   ]
 
   @Test(
-    "who has said nothing that a front end says is nobody, and QEMU is served after it",
+    "a caller that says nothing that a front end says is nobody, and QEMU is served after it",
     arguments: broken.indices)
   func strangers(_ index: Int) throws {
     let helper = try Listening(program)
@@ -231,7 +231,7 @@ import Testing
     withExtendedLifetime(strangers) {}
   }
 
-  @Test("a probe that goes does not keep SIGTERM from ending it, and its socket from being removed")
+  @Test("after a probe that goes SIGTERM still ends the helper and removes its socket")
   func probeAndEnd() throws {
     let helper = try Listening(program)
     let first = try helper.connect()
@@ -263,7 +263,7 @@ import Testing
   }
 
   @Test(
-    "a front end that breaks the protocol loses its connection: status 1 and the reason",
+    "a front end that breaks the protocol ends the helper with status 1 and the reason",
     arguments: broken.indices)
   func brokenPeer(_ index: Int) throws {
     let helper = try Listening(program)
@@ -327,7 +327,7 @@ import Testing
     #expect(json(helper.stats)?["liveResources"] as? Int == 0)
   }
 
-  @Test("--keep keeps who has connected and not spoken yet, and forgets who has gone")
+  @Test("--keep serves a caller that has been silent, and forgets one that has gone")
   func keepsCallers() throws {
     let helper = try Listening(program, options: ["--keep"])
     let first = try helper.connect()
@@ -346,7 +346,7 @@ import Testing
     #expect(try helper.output.readToEnd() == "")
   }
 
-  @Test("--keep, and nobody has come: SIGTERM ends it with status 0 and removes the socket")
+  @Test("with --keep and no front end SIGTERM ends with status 0 and removes the socket")
   func keepsInVain() throws {
     let helper = try Listening(program, options: ["--keep"])
     let probe = try helper.connect()
@@ -377,7 +377,7 @@ import Testing
     #expect(try helper.output.readToEnd() == "")
   }
 
-  @Test("guest memory that becomes shorter while it runs: status 1 and the reason, not a crash")
+  @Test("guest memory that becomes shorter ends the helper with status 1 and the reason")
   func memoryGone() throws {
     let helper = try Listening(program)
     let ram = try GuestRAM([.init(at: 0, length: 4 << 20)], seals: [])
@@ -406,7 +406,7 @@ import Testing
   }
 
   @Test(
-    "a render node that says nothing of its driver keeps no guest from starting, and is told",
+    "with a render node of no known driver the helper starts, and tells the alignment that it takes",
     arguments: ["/nowhere/renderD128", "/dev/null"])
   func noRenderNode(_ node: String) throws {
     let helper = try Listening(

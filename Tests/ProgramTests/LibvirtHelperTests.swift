@@ -30,7 +30,7 @@ import Testing
     return try #require(result)
   }
 
-  @Test("a domain's string chooses options, its control socket among them; its log names the domain")
+  @Test("a domain's string sets the helper's options, and its log names the domain")
   func domain() throws {
     let control = directory.appending("control")
     let reference =
@@ -55,7 +55,7 @@ import Testing
     && (try? run("/usr/bin/unshare", ["--mount", "mount", "-t", "tmpfs", "none", "/mnt"]))?.status == 0
 
   @Test(
-    "without standard error its log is a stream to journald, and no socket of its own can send anywhere else",
+    "without standard error the log is a stream to journald, and all the helper's sockets are streams",
     .enabled(if: mayMount, "needs root, and mounts of its own"))
   func journal() throws {
     let script = """
@@ -107,7 +107,7 @@ import Testing
     #expect(rest.suffix(2) == ["{'0001'} 3", "0"], "\(output)")
   }
 
-  @Test("without the hook's directory it serves the guest all the same, and says why nobody else sees it")
+  @Test("without the hook's directory the helper serves the guest, and says what is missing")
   func noDirectory() throws {
     let name = "no-such-domain-\(UInt32.random(in: 0...(.max)))"
     let (status, output) = try start(["--render-node=/run/udmabridge/\(name)?"]) { connection, _ in
@@ -117,7 +117,7 @@ import Testing
     #expect(output.contains("there is no /run/udmabridge/\(name), which the hook makes"), "\(output)")
   }
 
-  @Test("a render node has no meaning, and is told")
+  @Test("a render node is not used, and the log says so")
   func renderNode() throws {
     let (status, output) = try start(["--virgl", "--render-node=/dev/dri/renderD128"]) { connection, _ in
       try greet(connection)
@@ -126,7 +126,7 @@ import Testing
   }
 
   @Test(
-    "a string that is wrong ends it, with the reason in one line",
+    "a wrong string of a domain ends the helper with status 1 and the reason in one line",
     arguments: [
       ("/run/udmabridge/", "no name"), ("/run/udmabridge/a?kms=/dev/dri/card0", "%2F"),
       ("/run/udmabridge/a?fd=3", "no option fd"),
@@ -140,7 +140,7 @@ import Testing
   }
 
   @Test(
-    "the tool says what a domain that has no control socket may lack",
+    "for a domain without a control socket the tool names the command that checks it",
     arguments: ["stats", "watch", "snapshot x"])
   func tool(_ command: String) throws {
     let words = command.split(separator: " ").map(String.init) + ["--domain", "no-such-domain"]

@@ -79,7 +79,7 @@ import Testing
     #expect(samples.values.sorted() == counted.map { "\($0.count)" }.sorted())
   }
 
-  @Test("those that do not answer are told of, and the others are there all the same")
+  @Test("helpers that do not answer are down, with the reason, and the others have their samples")
   func silent() throws {
     let stopped = try Listening(
       builtPrograms.appending("vhost-user-udmabuf"),
@@ -107,7 +107,7 @@ import Testing
     stopped.child.signal(SIGCONT)
   }
 
-  @Test("a file gets all of it at once, and keeps what it had where that fails")
+  @Test("a file is replaced as a whole, and keeps its old text if that fails")
   func file() throws {
     let file = directory.appending("udmabridge.prom")
     let arguments = ["metrics", "--control", "web=\(socket)", "--output", file.string]
@@ -177,7 +177,9 @@ import Testing
     ["unix", "127.0.0.1"]
     + ((try? readText("/proc/net/if_inet6"))?.contains(" lo\n") == true ? ["[::1]"] : [])
 
-  @Test("a scraper gets them on a Unix socket and on loopback addresses", arguments: addresses)
+  @Test(
+    "a scraper gets the samples on a Unix socket and on loopback, also when a helper has died",
+    arguments: addresses)
   func server(_ kind: String) throws {
     let unix = directory.appending("scrape")
     let (child, address) = try serve(kind == "unix" ? "unix:\(unix)" : "\(kind):0")
@@ -204,7 +206,7 @@ import Testing
   }
 
   @Test(
-    "a command line that cannot be is refused, with what could be",
+    "a wrong command line of metrics or top has status 64, and the reason is told",
     arguments: [
       (["metrics", "--listen", "0.0.0.0:9817"], "«0.0.0.0» is not 127.0.0.1 or [::1]"),
       (["metrics", "--listen", "localhost:9817"], "«localhost»"),
@@ -221,7 +223,7 @@ import Testing
     #expect(status == 64 && output.contains(why), "\(output)")
   }
 
-  @Test("elsewhere than on a terminal, top prints a table for each interval, without any escape")
+  @Test("without a terminal top prints a table for each interval, and no escapes")
   func tables() throws {
     let (status, output) = try run(
       program,
@@ -243,7 +245,7 @@ import Testing
     }
   }
 
-  @Test("whoever reads the tables may stop at any time")
+  @Test("a reader of the tables may stop, which ends top without an error message")
   func reader() throws {
     let (status, output) = try run(
       "/bin/bash",

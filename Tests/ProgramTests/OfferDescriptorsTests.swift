@@ -43,7 +43,7 @@ private let program = builtPrograms.appending("vhost-user-udmabuf")
     sys.stdin.read()
     """
 
-  @Test("every connection passes all that it may, and there is room for all offers in what is put by")
+  @Test("the reserved descriptors are enough for all connections and all offers at once")
   func allAtOnce() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

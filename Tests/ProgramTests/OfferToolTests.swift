@@ -8,7 +8,7 @@ private let tool = builtPrograms.appending("udmabridge")
 
 /// `udmabridge buffers offer` beside a running helper.
 @Suite struct OfferToolTests {
-  @Test("offer becomes the command behind --, which has the memory; the offer ends with it")
+  @Test("offer becomes the command behind --, which has the memory, and the offer ends with it")
   func command() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

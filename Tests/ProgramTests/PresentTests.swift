@@ -8,7 +8,7 @@ import Testing
 /// `udmabridge present`: what another process offers, on a card's screen.
 @Suite struct PresentOptionTests {
   @Test(
-    "what is wrong is named, in a line, with the status that says whose mistake it is",
+    "a wrong command line of present has its status, and the mistake is named",
     arguments: [
       ([], 64, "--control"), (["--control", "/nowhere"], 64, "--kms CARD"),
       (["--control", "/nowhere", "--kms", "auto", "--kms-card", "x"], 64, "--kms-card"),
@@ -23,7 +23,7 @@ import Testing
     #expect(output.contains(named), "\(output)")
   }
 
-  @Test("a card that is not there")
+  @Test("present names a card that is not there, in one line")
   func noCard() throws {
     let directory = try makeTemporaryDirectory()
     let control = directory.appending("control")
@@ -160,7 +160,7 @@ class PresentStage {
     #expect(text.contains(", copied: ") && !text.contains(" 0 bytes copied"), "\(text)")
   }
 
-  @Test("a cursor that the card has no plane for is drawn into a copy, and the pages come back after it")
+  @Test("a cursor that the card has no plane for is drawn into a copy, and leaves no trace when hidden")
   func cursor() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     try guest.create(1)
@@ -181,7 +181,7 @@ class PresentStage {
     #expect(text.contains("copied: the screen has no plane for the guest's cursor"), "\(text)")
   }
 
-  @Test("it is killed: what it held is the guest's at once; another one takes its place")
+  @Test("when present is killed, its hold ends, and another one takes its place")
   func killed() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     try guest.create(1)
@@ -203,7 +203,7 @@ class PresentStage {
   }
 
   @Test(
-    "it is stopped while the guest frees what is on the screen: the guest waits a second, and it catches up")
+    "present that was stopped while the guest freed a shown buffer shows the next frame")
   func stopped() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     for id: UInt32 in 1...2 { try guest.create(id) }
@@ -222,7 +222,7 @@ class PresentStage {
 }
 
 extension PresentTests {
-  @Test("it locks itself in, unless it is told not to", arguments: ["on", "off"])
+  @Test("present is in a sandbox, unless it is told not to be", arguments: ["on", "off"])
   func sandbox(_ choice: String) throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     try guest.create(1)
@@ -242,7 +242,7 @@ extension PresentTests {
     #expect(try errors.readToEnd() == "")
   }
 
-  @Test("what it holds is taken back again and again: it has four connections in reserve, and ends without")
+  @Test("present loses what it holds four times, and ends with the remedy the fifth time")
   func reserve() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     try guest.create(1)
@@ -268,7 +268,7 @@ extension PresentTests {
 @Suite(.testHost, .serialized) final class PresentHeadsTests: PresentStage {
   init() throws { try super.init(["1024x768", "1280x800"]) }
 
-  @Test("each scanout on a screen of its own, in a mode of its own, copied, since the card imports nothing")
+  @Test("each scanout is copied to a screen of its own, if the card imports nothing")
   func heads() throws {
     let guest = try DrawingGuest(helper, width: 1024, height: 768)
     try guest.create(1)

@@ -133,7 +133,7 @@ import Testing
     return helper
   }
 
-  @Test("record ends as it should, whatever the control socket does", arguments: faults)
+  @Test("record ends with the right status and reason, whatever the control socket does", arguments: faults)
   func recording(_ fault: Fault) throws {
     let helper = try serve(fault.rules)
     // The picture stays the same: a second one never comes.
@@ -158,7 +158,7 @@ import Testing
   }
 
   @Test(
-    "who does not read what is recorded is not waited for, nor passed over",
+    "record ends with status 1 if its output cannot be written",
     arguments: [
       ("a reader that ends", "--format y4m | head -c 100 >/dev/null", 1, "standard output cannot be written"),
       ("a full disk", "--format y4m >/dev/full", 1, "standard output cannot be written"),
@@ -174,7 +174,7 @@ import Testing
     helper.child.signal(SIGKILL)
   }
 
-  @Test("a reader that stops does not keep record from its timeout")
+  @Test("record ends at its timeout although nobody reads its output")
   func stoppedReader() throws {
     let helper = try serve("{}")
     let (child, output) = try startReading(

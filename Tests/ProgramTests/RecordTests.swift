@@ -68,7 +68,7 @@ import Testing
     #expect(directoryEntries(file("pictures")).count == 3)
   }
 
-  @Test("a part that was flushed is all that is copied, and the picture is whole")
+  @Test("a flush of a part changes that part alone in the next picture")
   func parts() throws {
     guest.width = 128
     try guest.create(2)
@@ -115,7 +115,7 @@ import Testing
     }
   }
 
-  @Test("a signal ends it with status 0, and with 1 where something was waited for")
+  @Test("a signal ends record with status 0, or with 1 if it was to wait for something")
   func signals() throws {
     try guest.show(1, frame: 1)
     for (options, status, phrase) in [
@@ -131,7 +131,7 @@ import Testing
     }
   }
 
-  @Test("it ends when nothing has changed for a time, in all of the picture or in a part")
+  @Test("record ends when the picture, or a part of it, has not changed for a time")
   func still() throws {
     try guest.show(1, frame: 1)
     for region in [[], ["--region", "8,8,16x16"]] {
@@ -169,7 +169,7 @@ import Testing
     Match(testDescription: "another size", crop: "0, 0, 63, 48", phrase: "it is 64x48"),
   ]
 
-  @Test("it ends with the picture that is waited for, and says what is different", arguments: matches)
+  @Test("record ends with the picture that it waits for, or says what is different", arguments: matches)
   private func match(_ match: Match) throws {
     try guest.show(1, frame: 7)
     let wanted = file("wanted.png")
@@ -341,7 +341,7 @@ import Testing
   }
 
   @Test(
-    "what is wrong is named, in a line, with the status that says whose mistake it is",
+    "a wrong command line of record or snapshot has its status, and the mistake is named",
     arguments: [
       ("record", [], 64, "--control"),
       ("record", ["--control", "/nowhere"], 1, "no control socket /nowhere"),

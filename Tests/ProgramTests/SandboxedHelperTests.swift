@@ -37,7 +37,7 @@ import Testing
     return status
   }
 
-  @Test("while it waits and while it serves: filters, no capability, no new privilege, no core file")
+  @Test("a serving helper has two filters, no capability, no new privileges and no core file")
   func confined() throws {
     let (child, _, socket) = try start()
     defer { end(child, socket) }
@@ -62,7 +62,7 @@ import Testing
     #expect(child.wait() == 0)
   }
 
-  @Test("--sandbox off leaves all of that alone, and says so")
+  @Test("--sandbox off leaves out the filters and the ban on privileges, and warns")
   func off() throws {
     let (child, output, socket) = try start(["--sandbox", "off", "--log-level", "warning"])
     defer { end(child, socket) }
@@ -74,7 +74,8 @@ import Testing
   }
 
   @Test(
-    "a session from the first message to the last, with statistics", arguments: FrontEnd.MemoryStyle.allCases)
+    "a helper in the sandbox serves a stop and a new start, and SIGUSR1 between them",
+    arguments: FrontEnd.MemoryStyle.allCases)
   func session(_ memory: FrontEnd.MemoryStyle) throws {
     let (child, output, socket) = try start()
     defer { end(child, socket) }
@@ -102,7 +103,7 @@ import Testing
     #expect(try output.readToEnd() == "")
   }
 
-  @Test("a kernel without seccomp filters: the reason and the remedy, and status 1")
+  @Test("a kernel without seccomp filters ends the helper with status 1, the reason and the remedy")
   func noSeccomp() async throws {
     let socket = try makeTemporaryDirectory().appending("socket")
     defer { _ = try? FileManager.default.removeItem(atPath: socket.removingLastComponent().string) }
@@ -122,7 +123,7 @@ import Testing
         + "the kernel has no seccomp filters; --sandbox off runs without it\n")
   }
 
-  @Test("the control socket's mode and group are set without a name that could be another file's by then")
+  @Test("the control socket's mode and group are set without calls that take its name")
   func noNames() async throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

@@ -22,7 +22,7 @@ import Testing
   }
 
   @Test(
-    "what is wrong is named, in a line, with the status that says whose mistake it is",
+    "a wrong command line of stream has its status, and the mistake is named",
     arguments: [
       ([], 64, "--to"), (["--to", "unixfd:/s"], 64, "--control"),
       (["--control", "C", "--to", "/s"], 64, "unixfd:PATH"),
@@ -87,7 +87,7 @@ import Testing
     }
   }
 
-  @Test("each of the guest's pictures, pixel by pixel, and an account of them at the end")
+  @Test("a client gets each picture, pixel by pixel, and stream accounts for them at the end")
   func pictures() throws {
     try guest.create(1)
     try guest.create(2)
@@ -117,7 +117,7 @@ import Testing
     #expect(told[2]["frames"] as? Int == 61 && told[2]["clients"] as? Int == 1)
   }
 
-  @Test("pictures as fast as they come: who lets go gets them, and none is missing from the account")
+  @Test("each fast picture is either sent to a client or counted as skipped, and the last one is sent")
   func fast() throws {
     for id: UInt32 in 1...3 { try guest.create(id) }
     try guest.show(1, frame: 1)
@@ -158,7 +158,7 @@ import Testing
     #expect(clients.contains { $0["sent"] as? Int == came && $0["skipped"] as? Int == missing })
   }
 
-  @Test("a client lies, one stops, one dies; another one gets the next picture")
+  @Test("clients that lie, stop or die do not keep another one from the next picture")
   func badClients() throws {
     try guest.create(1)
     try guest.show(1, frame: 1)
@@ -186,7 +186,7 @@ import Testing
     #expect(text.contains("2 frames; 4 clients, 0 refused: "), "\(text)")
   }
 
-  @Test("the helper is killed: clients are told of the end, and the status says that it was none")
+  @Test("when the helper is killed, clients hear of the end, and the status is 1")
   func killed() throws {
     try guest.create(1)
     try guest.show(1, frame: 1)

@@ -30,7 +30,7 @@ import Testing
     return facts
   }
 
-  @Test("a helper writes what its guest reports, in its sandbox, and another host plans it")
+  @Test("a helper in its sandbox writes what its guest reports, and plan reads it for any host")
   func session() throws {
     let (helper, trace) = try listening()
     do {
@@ -63,7 +63,7 @@ import Testing
     #expect((copied["causes"] as? [[String: Any]])?.map { $0["cause"] as? String } == ["listLimit"])
   }
 
-  @Test("a trace is no pipe, whose reader the guest would wait for")
+  @Test("a pipe is refused as a trace")
   func pipe() throws {
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
@@ -74,7 +74,7 @@ import Testing
     #expect(status == 1 && output.contains("\(trace) is a pipe"), "\(output)")
   }
 
-  @Test("a trace ends at its limit, and where it cannot be written; the helper goes on, and says so")
+  @Test("a trace ends at its limit or at a failed write, and the helper goes on and says so")
   func ends() throws {
     for (options, limit, words, end) in [
       (["--trace-limit", "4096"], nil, "ends here: it has the 4096 bytes of --trace-limit", "full"),

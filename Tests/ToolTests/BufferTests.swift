@@ -21,7 +21,7 @@ import Testing
   }
 
   @Test(
-    "a command imports the descriptor that it inherits through libdrm, and finds the pages in their order")
+    "a command imports the inherited dma-buf through libdrm, and finds the pages in their order")
   func command() throws {
     let (status, output) = try Tool.shell(
       filled(
@@ -34,7 +34,7 @@ import Testing
     #expect(output[output.index(after: end)...] == pages(3, 1, 2))
   }
 
-  @Test("a program that listens on a socket imports the descriptor that is sent, and is told what it is")
+  @Test("a program that gets the dma-buf over a socket imports it, and gets its facts")
   func send() throws {
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
@@ -58,7 +58,7 @@ import Testing
   }
 
   @Test(
-    "a held dma-buf is had through its process, shows later writes, and inspect and list say who holds it")
+    "a held dma-buf can be read through its process, and inspect and list name the holder")
   func held() throws {
     let memfd = try Memfd.create(name: "test", size: 65536, seals: .shrink)
     let (holder, reader) = try memfd.withDescriptor { fd in
@@ -109,7 +109,7 @@ import Testing
     #expect((after["buffers"] as? [Any])?.isEmpty == true)
   }
 
-  @Test("ranges that somebody keeps up are held until standard input is closed, and that is told")
+  @Test("ranges that somebody keeps up are held until standard input is closed, which is status 1")
   func kept() throws {
     let memfd = try Memfd.create(name: "test", size: 65536, seals: .shrink)
     try UnixSocket.pair { mine, theirs in
@@ -180,7 +180,7 @@ import Testing
     #expect((none["buffers"] as? [Any])?.isEmpty == true)
   }
 
-  @Test("list --watch tells what comes and goes")
+  @Test("list --watch prints a line for each change, and none without one")
   func watch() throws {
     let (watcher, reader) = try startReading(
       Tool.program, ["list", "--watch", "0.05", "--json", "--name", "watched"], withErrors: true)
@@ -215,7 +215,7 @@ import Testing
     #expect(zip(lines, lines.dropFirst()).allSatisfy { $0 != $1 }, "only changes are told")
   }
 
-  @Test("a limit of the kernel is told with its remedy")
+  @Test("a list beyond the kernel's limit is refused with the remedy")
   func limit() throws {
     try TestHost.withUdmabufLimits {
       let (status, output) = try Tool.shell(
@@ -227,7 +227,7 @@ import Testing
     }
   }
 
-  @Test("a dma-buf is no memory to make another of, and has no parts")
+  @Test("a dma-buf is refused as memory for another one, whole or in part")
   func twice() throws {
     for (rest, words) in [
       ("--hold", "is a dma-buf already"), ("0:4K --hold", "which is taken as a whole"),

@@ -43,7 +43,7 @@ import Testing
     for word in words { #expect(answer.output.contains(word), "\(answer.output)") }
   }
 
-  @Test("a missing swift is told")
+  @Test("without a swift on the PATH packaging/need says so")
   func noSwift() throws {
     let program = repository.appending("packaging/need").string
     let answer = try run(

@@ -37,7 +37,7 @@ import Testing
       ]))
   }
 
-  @Test("the text has the same checks")
+  @Test("the text of doctor names the checks that its JSON has")
   func text() throws {
     // Other tests start and end guests meanwhile: what counts is there before and after.
     let before = Set(try report().checks.map(\.name))
@@ -47,7 +47,7 @@ import Testing
     for name in names { #expect(output.contains(name)) }
   }
 
-  @Test("guests for whom there is no time are counted")
+  @Test("guests that there is no time for are reported as not looked into")
   func noTime() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
@@ -62,7 +62,7 @@ import Testing
     #expect(report.checks.first?.found.contains("called qemu-system not looked into") == true)
   }
 
-  @Test("a host with everything is found to have it", .testHost)
+  @Test("doctor finds everything in order on the test host", .testHost)
   func testHost() throws {
     let (status, checks) = try report()
     #expect(status == 0)

@@ -6,7 +6,7 @@ import Testing
 
 /// What the documentation says is so.
 @Suite struct DocumentationTests {
-  @Test("the example of the library is the README's, and runs", .testHost)
+  @Test("the example of the library makes a dma-buf and reads it", .testHost)
   func example() throws {
     let (status, output) = try run(builtPrograms.appending("lend-pages"), [], withErrors: true)
     #expect(status == 0)
@@ -82,7 +82,7 @@ import Testing
     #expect(named > 40)
   }
 
-  @Test("the page for who comes from elsewhere names every call of both interfaces, and no other")
+  @Test("docs/porting.md names every call of both interfaces, and no other")
   func porting() throws {
     let page = try readText(repository.appending("docs/porting.md"))
     let calls = page.matches(of: /`(Lender|Buffers)\.([A-Z]\w*)`/).map { "\($0.1).\($0.2)" }
@@ -96,7 +96,7 @@ import Testing
     for call in page.matches(of: /"io\.udmabridge\.(\w+\.\w+)"/) { #expect(methods.contains("\(call.1)")) }
   }
 
-  @Test("every command has a manual and completions, made from what it is")
+  @Test("the commands have help and a row in docs/tool.md, and each shell has completions")
   func generated() throws {
     for command in ["memfd", "create", "show", "dump", "inspect", "list", "ram", "plan", "doctor"] {
       let (status, help) = try Tool.run("help", command)

@@ -53,7 +53,7 @@ import Varlink
     "Libvirt/Recovery.swift --socket-path": "it starts the helper with it",
   ]
 
-  @Test("a library says what is wrong, and names no option of a program: the program does")
+  @Test("no library names an option of a program, but for known exceptions")
   func libraries() throws {
     let options = try Self.options()
     #expect(options.isSuperset(of: ["kms", "sandbox", "qmp", "stdin", "remove-graphics", "control-allow"]))
@@ -73,7 +73,7 @@ import Varlink
     #expect(excepted.isSuperset(of: Self.exceptions.keys), "an exception that nobody needs")
   }
 
-  @Test("the tool adds to a library's error the options that help, and there are such options")
+  @Test("the tool adds to a library's error options that exist")
   func explaining() throws {
     let options = try Self.options()
     let errors: [any Error] = [
@@ -93,7 +93,7 @@ import Varlink
     #expect(explained(QEMUError.changing) == "\(QEMUError.changing)")
   }
 
-  @Test("a domain may choose each option of the helper but these, which are not for it to say")
+  @Test("a domain may choose each option of the helper, but for a list of others")
   func domains() throws {
     // Where QEMU is, what device this is, what only libvirt passes, and what ends at once.
     let others = [
@@ -141,7 +141,7 @@ import Varlink
     #expect(types.count > 200)
   }
 
-  @Test("a file of more than 400 lines is two")
+  @Test("no file of Sources has more than 400 lines")
   func lengths() throws {
     let all = try Self.sources()
     #expect(all.count > 100)
@@ -151,7 +151,7 @@ import Varlink
     }
   }
 
-  @Test("every test has a sentence that says what it proves")
+  @Test("every test has a sentence")
   func sentences() throws {
     let tests = repository.appending("Tests")
     var count = 0

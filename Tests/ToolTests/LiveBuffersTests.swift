@@ -8,7 +8,7 @@ import Testing
     "pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t7\nsize:\t8192\ncount:\t2\nexp_name:\tudmabuf\n"
 
   @Test(
-    "what fdinfo says, whatever the name is",
+    "size, exporter and name are read from fdinfo, whatever the name contains",
     arguments: [
       nil, "spam", "a\nsize:\t18446744073709551615", "a\nname:\tb", "\nexp_name:\tspam", "a\r", "a\n",
     ] as [String?])
@@ -21,7 +21,7 @@ import Testing
   }
 
   @Test(
-    "what the kernel lists, whatever a name is",
+    "each buffer's facts are read from the kernel's list, whatever a name contains",
     arguments: [
       "a", "a\n18446744073709551615\t\t\t1\tx\t8", "a\n1\t0\t0\t1\tx\t7", "a\n\tAttached Devices:\n\tspam",
       "a\r",
@@ -54,7 +54,7 @@ import Testing
     #expect(kernel.buffers[0].name?.hasPrefix("a") == true && kernel.buffers[1].name == nil)
   }
 
-  @Test("sizes that together are more than can be counted")
+  @Test("a sum of sizes that cannot be counted is the largest number")
   func sum() {
     let sizes: [UInt64?] = [.max, nil, 4096]
     #expect(LiveBuffer.size(of: sizes.map { LiveBuffer(inode: 1, size: $0) }) == .max)
@@ -62,7 +62,7 @@ import Testing
   }
 
   @Test(
-    "names are shown in one line",
+    "a name is shown in one line, without control characters",
     arguments: [
       ("held here", "held here"), ("Bär", "Bär"), ("a\r\n", "a\\u{d}\\u{a}"), ("\u{1b}[2J", "\\u{1b}[2J"),
       ("\\u{a}", "\\\\u{a}"), ("\u{202e}x", "\\u{202e}x"),

@@ -47,7 +47,7 @@ import Testing
   }
 
   @Test(
-    "a memfd of huge pages",
+    "a memfd of huge pages has pages of 2 MiB, and udmabuf can use it",
     .enabled(
       if: !directoryEntries("/sys/kernel/mm/hugepages/hugepages-2048kB").isEmpty, "no huge pages of 2 MiB"))
   func huge() throws {
@@ -63,7 +63,7 @@ import Testing
   }
 
   @Test(
-    "what is no memfd cannot be used, and why",
+    "inspect says why a file that is no memfd cannot be used",
     arguments: [
       Thing(path: "/dev/null", kind: "other", reason: "not a memfd"),
       Thing(path: "/etc/passwd", kind: "other", reason: "not a memfd"),
@@ -91,7 +91,7 @@ import Testing
     #expect(output == "/memfd:udmabridge (deleted)\n7 7 -- --json 7\n")
   }
 
-  @Test("nobody else's descriptor reaches the command")
+  @Test("the command inherits one descriptor more than without the tool")
   func onlyOne() throws {
     let (_, without) = try Tool.shell("ls /proc/self/fd")
     let (_, with) = try Tool.shell("udmabridge memfd --size 4K -- ls /proc/self/fd")
@@ -109,7 +109,7 @@ import Testing
   }
 
   @Test(
-    "mistakes are told with their value and remedy, and have their status",
+    "each mistake has its status, and a message with the value or the remedy",
     arguments: [
       Failure("udmabridge memfd --size 4K -- /no/such/program", 127, "/no/such/program cannot be executed"),
       Failure("udmabridge memfd --size 4K -- /etc", 126, "/etc cannot be executed"),
@@ -146,7 +146,7 @@ import Testing
   }
 
   @Test(
-    "ranges that a file does not have are refused before any device is asked",
+    "wrong ranges and lists are refused by name before any device is asked",
     arguments: [
       Failure("0:4095", 1, "0x0:0xfff", "no multiple of the page size 4096"),
       Failure("1:4K", 1, "0x1:0x1000", "does not begin at a multiple of the page size 4096"),
@@ -170,7 +170,7 @@ import Testing
     #expect(output.contains("without F_SEAL_SHRINK"))
   }
 
-  @Test("a dma-buf reaches a command, and where there is no /dev/udmabuf, that is what is said")
+  @Test("create gives a command a dma-buf, or says that there is no /dev/udmabuf")
   func device() throws {
     let (status, output) = try Tool.shell(
       "udmabridge memfd --size 64K -- udmabridge create --fd {} 0:4K 32K:8K -- true")

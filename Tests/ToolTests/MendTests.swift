@@ -63,7 +63,7 @@ import Testing
 
   private static let limit = "sys/module/udmabuf/parameters/list_limit"
 
-  @Test("the kernel's limit, now and at each boot")
+  @Test("a low limit is raised now and at each boot, and comes back when that is undone")
   func limits() throws {
     #expect(needed() == [], "without udmabuf there is nothing to mend")
     try write(Self.limit, "1024")
@@ -77,7 +77,7 @@ import Testing
   }
 
   @Test(
-    "what is set at each boot by others is not set once more, and a higher limit stays",
+    "a limit that others set at each boot gets no file of ours, and a higher one stays",
     arguments: [
       ("etc/tmpfiles.d/a.conf", "w- /\(limit) - - - - 9000"),
       ("usr/local/lib/tmpfiles.d/a.conf", "# all\nw- /\(limit) - - - - 9000"),
@@ -91,7 +91,7 @@ import Testing
     #expect(needed() == [])
   }
 
-  @Test("what a comment says is not set at each boot, and only files that are read count")
+  @Test("comments, and files that nothing reads, do not count as set at each boot")
   func comments() throws {
     try write(Self.limit, "1024")
     try write("etc/tmpfiles.d/a.conf", "  # w- /\(Self.limit) - - - - 16384\n")
@@ -115,7 +115,7 @@ import Testing
     #expect(try mending.changes() == [])
   }
 
-  @Test("what a boot has taken back is not taken back once more")
+  @Test("undoing leaves out what a boot has undone")
   func boot() throws {
     try write(Self.limit, "1024")
     try makePath("sys/kernel/debug")
@@ -151,7 +151,7 @@ import Testing
   ]
 
   @Test(
-    "the devices of libvirt's cgroups; its file becomes what it was, byte for byte",
+    "the device joins the list in libvirt's file, which comes back byte for byte",
     arguments: settings.indices)
   func cgroup(_ index: Int) throws {
     let (_, text, devices) = Self.settings[index]
@@ -170,7 +170,7 @@ import Testing
     }
   }
 
-  @Test("libvirt that guards no devices, or allows this one, or has the hook, is left alone")
+  @Test("libvirt is left alone if it guards no devices, allows this one or has the hook")
   func allowed() throws {
     for text in ["cgroup_controllers = [ \"cpu\" ]", "cgroup_device_acl = [ \"/dev/udmabuf\" ]"] {
       try write("etc/libvirt/qemu.conf", text)
@@ -182,7 +182,7 @@ import Testing
     #expect(needed() == [])
   }
 
-  @Test("a setting that is mended twice is taken back once")
+  @Test("a setting that was mended twice comes back as it was before both")
   func twice() throws {
     let text = "cgroup_device_acl = [ \"/dev/a\" ]\n"
     let once = MarkedText.set("cgroup_device_acl", ["/dev/a", "/dev/b"], in: text)
@@ -201,7 +201,7 @@ import Testing
     #expect(try readText(root.appending("etc/libvirt/qemu.conf")) == text)
   }
 
-  @Test("a file of settings is changed at once, behind a link too, and one that cannot be read wholly is not")
+  @Test("a settings file is replaced as a whole, behind a link too, and left if it cannot be read")
   func replaced() throws {
     let (file, link) = (root.appending("real"), root.appending("etc/libvirt/qemu.conf"))
     try makePath("etc/libvirt")
@@ -227,7 +227,9 @@ import Testing
   }
 
   // Only root gives files to other groups.
-  @Test("the groups of a user, each once, and none of root's", .enabled(if: geteuid() == 0, "needs root"))
+  @Test(
+    "a user joins the group of each device once, never root's, and leaves when that is undone",
+    .enabled(if: geteuid() == 0, "needs root"))
   func groups() throws {
     let alice = Account(name: "alice", user: 4711, group: 4711)
     for (device, group, mode) in [
@@ -261,7 +263,7 @@ import Testing
   }
 
   @Test(
-    "a device that is root's alone",
+    "a device that is root's alone gets a group, now and at each boot, until that is undone",
     .enabled(if: geteuid() == 0, "needs root"))
   func device() throws {
     let path = root.appending("dev/udmabuf")
@@ -301,7 +303,7 @@ import Testing
     #expect(needed() == [])
   }
 
-  @Test("what cannot be taken back stays written down, until it can or is gone")
+  @Test("a change that cannot be undone stays recorded until it can be or is gone")
   func kept() throws {
     try write(Self.limit, "1024")
     try makePath("sys/kernel/debug")
@@ -319,7 +321,7 @@ import Testing
     #expect(try mending.changes() == [])
   }
 
-  @Test("what others have changed since stays, is told, and is not ours any more")
+  @Test("a change that others have changed since is left, reported and forgotten")
   func changedSince() throws {
     try write(Self.limit, "1024")
     let mending = Mending(host: host)
@@ -335,7 +337,7 @@ import Testing
     #expect(try mending.changes() == [])
   }
 
-  @Test("what fails keeps no other from being done, which can be taken back")
+  @Test("a change that fails does not stop the others, which can be undone")
   func failure() throws {
     try write(Self.limit, "1024")
     try makePath("sys/kernel/debug")
@@ -352,13 +354,13 @@ import Testing
   }
 
   @Test(
-    "wrong command lines",
+    "wrong command lines of doctor have status 64",
     arguments: ["--mend --unmend", "--yes", "--user root", "--mend --json", "--mend --user no-such-user"])
   func usage(_ options: String) throws {
     #expect(try Tool.shell("udmabridge doctor \(options)").status == 64)
   }
 
-  @Test("the test host is mended, also at its next boot, and is what it was afterwards", .testHost)
+  @Test("doctor mends the test host, at its next boot too, and undoes that", .testHost)
   func testHost() throws {
     func fileText(_ path: FilePath) -> String? { try? readText(path) }
     func isMember() throws -> Bool { try Tool.shell("id -nG nobody").output.contains("video") }
@@ -400,7 +402,7 @@ import Testing
     }
   }
 
-  @Test("make install sets the limit at once, and says so; a higher one stays", .testHost)
+  @Test("make install raises a lower limit at once, and leaves a higher one", .testHost)
   func install() throws {
     func install(_ verb: String) throws -> String {
       let (status, output) = try run(

@@ -8,7 +8,7 @@ import Testing
 @Suite struct PackagingTests {
   private func text(_ path: String) throws -> String { try readText(repository.appending(path)) }
 
-  @Test("the compiler that is named is one that building allows")
+  @Test("the compiler that .swift-version names is one that building allows")
   func compiler() throws {
     let needed = try #require(try text("packaging/need").firstMatch(of: /(?m)^needed=(\d+)\.(\d+)$/))
     let named = try #require(try text(".swift-version").wholeMatch(of: /(\d+)\.(\d+)(\.\d+)?\n/))
@@ -34,7 +34,7 @@ import Testing
     #expect(set.1 == installed.1)
   }
 
-  @Test("the hook that a package has passes its words on, and every domain where the tool is gone")
+  @Test("the package's hook passes its words to the tool, and succeeds without the tool")
   func hook() throws {
     let directory = try makeTemporaryDirectory()
     let (hook, tool) = (directory.appending("hook"), directory.appending("udmabridge"))
@@ -50,7 +50,7 @@ import Testing
   }
 
   @Test(
-    "the scripts of the packages are scripts",
+    "the packages' scripts parse, and those before and after a removal pass over an upgrade",
     arguments: [
       "udmabridge/postinst", "udmabridge/prerm", "udmabridge/postrm",
       "udmabridge-guest/postinst", "udmabridge-guest/prerm", "udmabridge-guest/postrm",

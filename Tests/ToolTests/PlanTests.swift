@@ -17,7 +17,7 @@ import Testing
   static let limits = "--list-limit 4 --size-limit-mb 8"
 
   @Test(
-    "page lists and what becomes of them",
+    "plan joins a page list, and says what becomes of it and which limits it needs",
     arguments: [
       Case(
         name: "neighbours are one item", options: "--machine q35 --memory 1G 0x1000:4K 0x2000:8K",
@@ -99,7 +99,7 @@ import Testing
   }
 
   @Test(
-    "memory that the guest does not have",
+    "memory that the guest does not have is refused by entry and address",
     arguments: [
       Failure(
         options: "0x40000000",
@@ -114,7 +114,7 @@ import Testing
     for word in failure.words { #expect(output.contains(word), "\(output)") }
   }
 
-  @Test("the hole is told with its bounds")
+  @Test("an address in the hole is refused with the hole's bounds")
   func hole() throws {
     let (_, output) = try Tool.shell("udmabridge plan --machine q35 --memory 3G 0x7ffff000:8K")
     #expect(output.contains("0x80000000 is in the hole from 0x80000000 to 0x100000000"), "\(output)")
@@ -132,7 +132,7 @@ import Testing
     #expect(items?.map { $0["offset"] as? Int } == [0x9f000, 0xc0000])
   }
 
-  @Test("a terabyte of RAM depends on the processor")
+  @Test("where a terabyte of RAM lies depends on the processor's make")
   func processor() throws {
     let line = "udmabridge plan --json --items --machine q35 --memory 1100G"
     // Behind 2 GiB of low RAM.
@@ -186,7 +186,7 @@ import Testing
     #expect(empty.status == 1 && empty.output.contains("entry 2047 is empty"), "\(empty)")
   }
 
-  @Test("ranges that have more bytes together than can be counted", arguments: ["plan", "create"])
+  @Test("ranges with more bytes together than can be counted are refused", arguments: ["plan", "create"])
   func tooManyBytes(_ command: String) throws {
     let directory = try makeTemporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory.string) }
@@ -252,7 +252,7 @@ import Testing
     return try Tool.shell("udmabridge plan --trace \(path) \(options)")
   }
 
-  @Test("a trace is planned list by list, on this host's limits or others, in its memory or another one")
+  @Test("a trace is planned list by list, for limits and memory of any host")
   func trace() throws {
     struct Facts: Decodable, Equatable {
       struct Count: Decodable, Equatable { let lent, shadow, other: Int }
@@ -307,7 +307,7 @@ import Testing
   }
 
   @Test(
-    "what cannot be in a trace is told with its line",
+    "a wrong line of a trace is refused by its number, with the reason",
     arguments: [
       ("image 0/1 1x1 XR24", "there is a resource 0/1 already"), ("detach 0/9", "there is no resource 0/9"),
       ("destroy 1/2", "there is no resource 1/2"), ("flush 0/9 1x1+0+0", "there is no resource 0/9"),
@@ -326,7 +326,7 @@ import Testing
     #expect(output.contains(words), "\(output)")
   }
 
-  @Test("a trace without memory wants one, and options that make no sense beside it are refused")
+  @Test("a trace without memory wants one, and options that contradict a trace are refused")
   func traceOptions() throws {
     let trace = "udmabridge-trace 1\nblob 0/1 4K\nattach 0/1 1\n0:4K\nend stopped\n"
     let (status, output) = try plan("", trace: trace)
@@ -337,7 +337,7 @@ import Testing
     #expect(try Tool.shell("udmabridge plan --trace /nowhere").output.contains("/nowhere cannot be read"))
   }
 
-  @Test("layouts that are none are told with their line")
+  @Test("a wrong line of a layout is refused by its number")
   func malformed() throws {
     for line in ["0:4K", "0 mem", "0:4K mem zork", "0:0 mem", "4K mem 0", "0:4K mem 0 unsealed extra"] {
       let (status, output) = try Tool.shell("udmabridge plan --layout <(echo; echo '\(line)') 0")

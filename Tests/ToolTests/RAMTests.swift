@@ -78,7 +78,7 @@ struct RAMTests {
   }
 
   @Test(
-    "the bytes at an address are those that QEMU sees there", arguments: machines,
+    "dump gives the bytes that QEMU has at an address, and a hole is refused", arguments: machines,
     BareQEMU.programs.keys.sorted())
   func bytes(_ machine: Machine, _ qemu: String) throws {
     let guest = try BareQEMU(BareQEMU.programs[qemu]!, machine.options)
@@ -122,7 +122,7 @@ struct RAMTests {
   }
 
   @Test(
-    "the layout, the memfds and the blocks, as text, as JSON and for plan",
+    "ram prints the layout, the memfds and the blocks, as text, as JSON and for plan",
     arguments: BareQEMU.programs.keys.sorted())
   func ram(_ qemu: String) throws {
     let guest = try BareQEMU(BareQEMU.programs[qemu]!, Self.machines[1].options)
@@ -203,7 +203,7 @@ struct RAMTests {
   }
 
   @Test(
-    "a monitor that is taken is told, another one is used, and one of another process does not prove anything"
+    "a taken monitor and another process' monitor are refused, and a free one is found"
   )
   func monitors() throws {
     let program = BareQEMU.programs.values.first!
@@ -279,7 +279,7 @@ struct RAMTests {
     }
   }
 
-  @Test("a process that ends is not mistaken for a later one")
+  @Test("a process that has ended is not taken for a running one")
   func ended() throws {
     let child = try Child("/bin/sleep", ["100"])
     let process = try RunningProcess(child.pid)

@@ -14,7 +14,7 @@ import Testing
   }
 
   @Test(
-    "numbers",
+    "numbers are read with their prefix or suffix, and wrong ones are refused",
     arguments: [
       Number("0", 0), Number("4096", 4096), Number("64M", 64 << 20), Number("3g", 3 << 30),
       Number("1T", 1 << 40),
@@ -54,7 +54,7 @@ import Testing
     List("a word without end", String(repeating: "1", count: 5000), nil),
   ]
 
-  @Test("lists, wherever they are cut into pieces", arguments: lists)
+  @Test("a list is read the same, wherever it is cut into pieces", arguments: lists)
   func list(_ list: List) throws {
     let bytes = Array(list.text.utf8)
     for size in [1, 2, 7, max(1, bytes.count)] {
@@ -95,7 +95,7 @@ import Testing
     #expect(throws: Trouble.self) { try file.feed(Array("0x1000\nend\n".utf8)[...]) }
   }
 
-  @Test("a mistake is told with its line")
+  @Test("a mistake in a list is reported with its file and line")
   func place() throws {
     var parser = RangeListParser("pages.txt")
     try parser.feed(Array("# a list\n0:4K\n".utf8)[...])
