@@ -25,7 +25,7 @@ import Udmabuf
     #expect(displayDescription == text)
   }
 
-  @Test("scanouts, and what they show")
+  @Test("GetOutputs has each scanout with its modes and its frame")
   func outputs() throws {
     let caller = try rig.connect()
     let frame = try rig.frame()
@@ -39,7 +39,7 @@ import Udmabuf
     #expect(outputs[1].frame?.scanout == 1)
   }
 
-  @Test("a frame: its layout, and a descriptor with its very pixels")
+  @Test("GetFrame gives a frame's layout, and a descriptor with its pixels")
   func pixels() throws {
     let caller = try rig.connect()
     let frame = try rig.frame()
@@ -59,7 +59,7 @@ import Udmabuf
   }
 
   /// What stands for the dma-buf here is a memfd.
-  @Test("a lent frame: who asks has its pages, who only watches does not")
+  @Test("a lent frame's dma-buf goes to a caller of GetFrame, and not with GetOutputs")
   func lent() throws {
     let caller = try rig.connect()
     let memfd = try Memfd.create(name: "frame", size: 12288)
@@ -76,7 +76,7 @@ import Udmabuf
 
   /// What is asked, and the name and the number of the error.
   @Test(
-    "what cannot be answered",
+    "a call about something that is not there is refused by name and number",
     arguments: [
       ("GetFrame", "{}", "NoFrame 0"), ("GetFrame", #"{"scanout":1}"#, "NoFrame 1"),
       ("GetFrame", #"{"scanout":2}"#, "NoSuchScanout 2"),
@@ -88,7 +88,7 @@ import Udmabuf
     #expect(try rig.connect().fail(method, parameters) == error)
   }
 
-  @Test("damage since any picture")
+  @Test("the damage since an earlier picture is what changed, or all if that is not known")
   func damage() throws {
     let caller = try rig.connect()
     let (one, two) = (try rig.frame(), try rig.frame())
@@ -121,7 +121,7 @@ import Udmabuf
 
   // MARK: What is in use
 
-  @Test("what is shown is in use until the next one, and reported at the next turn of the loop")
+  @Test("a shown frame is in use until the next one, and reported at the loop's next turn")
   func uses() throws {
     let (one, two) = (try rig.frame(), try rig.frame())
     rig.present(one)
@@ -136,7 +136,7 @@ import Udmabuf
     #expect(rig.reports == ["presented 1 of 1", "presented 2 of 2"])
   }
 
-  @Test("a hold keeps a buffer, by GetFrame or by Hold, until Release or the end")
+  @Test("a hold keeps a buffer in use until Release or the end of the connection")
   func holds() throws {
     let (one, two) = (try rig.frame(), try rig.frame())
     do {
@@ -161,7 +161,7 @@ import Udmabuf
     #expect(try rig.connect().fail("Hold", #"{"buffer":1}"#) == "NoSuchBuffer 1")
   }
 
-  @Test("a connection holds eight at most")
+  @Test("a connection may have eight holds, and no more")
   func tooManyHolds() throws {
     let caller = try rig.connect()
     let frame = try rig.frame()
@@ -198,7 +198,7 @@ import Udmabuf
     #expect(rig.reports[4...] == ["presented 5 of 1", "presented 6 of 2"])
   }
 
-  @Test("it waits for a tenth of a second, and the next ones not at all")
+  @Test("a frame waits a tenth of a second for a holder, and later ones do not wait")
   func patience() throws {
     rig.sink.patience = .milliseconds(100)
     let caller = try rig.connect()
@@ -218,7 +218,7 @@ import Udmabuf
     #expect(control.overdue == 1 && control.holds == 1 && control.frames == 6)
   }
 
-  @Test("a frame that is taken back is shown no more, and who still holds it is cut off")
+  @Test("a frame that is taken back is shown no more, and its holder is cut off")
   func takenBack() throws {
     let (holding, other) = (try rig.connect(), try rig.connect())
     let (one, two) = (try rig.frame(), try rig.frame())
@@ -269,7 +269,7 @@ import Udmabuf
 
   // MARK: The cursor
 
-  @Test("the cursor's image and place")
+  @Test("GetCursor has the cursor's image and place, or says that it is hidden")
   func cursor() throws {
     let caller = try rig.connect()
     #expect(try caller.ask("GetCursor", as: DisplayCursorReply.self).fileDescriptor == nil)

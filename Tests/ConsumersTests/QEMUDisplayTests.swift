@@ -15,7 +15,7 @@ import Udmabuf
 
   // MARK: Buffers
 
-  @Test("a lent frame is announced once, and each change of it told")
+  @Test("a lent frame is announced once, and then updated, one update at a time")
   func lends() throws {
     let rig = try QEMURig.attended()
     let frame = try rig.lent()
@@ -49,7 +49,7 @@ import Udmabuf
     #expect(try rig.messages() == [rig.announcement(frame, isFirst: true), rig.update(0, 0, 64, 48)])
   }
 
-  @Test("what QEMU knows and we do not is not asked for")
+  @Test("features that only QEMU knows are ignored")
   func choosesFeatures() throws {
     let rig = try QEMURig.attended(0xffff_ffff_ffff_fffc)
     let frame = try rig.lent()
@@ -118,7 +118,7 @@ import Udmabuf
 
   // MARK: Pixels
 
-  @Test("pixels come after their size, and are shown when QEMU has read them")
+  @Test("pixels are sent after their size, and are shown when QEMU has read them")
   func sendsPixels() throws {
     let rig = try QEMURig.attended()
     let frame = try rig.copied(100, 30)
@@ -138,7 +138,7 @@ import Udmabuf
     #expect(try rig.messages() == [QEMURig.size(0, 0), QEMURig.barrier])
   }
 
-  @Test("a large picture goes in parts, as QEMU reads them")
+  @Test("a large picture is sent in parts of whole rows")
   func sendsPixelsInParts() throws {
     let rig = try QEMURig.attended()
     let frame = try rig.copied(1000, 700)
@@ -157,7 +157,7 @@ import Udmabuf
     #expect(rig.takeReports() == ["presented 1 of 1 on 0"])
   }
 
-  @Test("however fast QEMU reads, others have their turn between some parts and the next ones")
+  @Test("a picture in many parts takes several turns of the loop, however fast QEMU reads")
   func leavesTurnsToOthers() throws {
     let rig = try QEMURig.attended()
     // The 48 rows of the picture are 12 parts.
@@ -208,7 +208,7 @@ import Udmabuf
 
   // MARK: Sockets
 
-  @Test("everything is told anew on the next socket", arguments: [false, true])
+  @Test("the frame and the cursor are told anew on the next socket", arguments: [false, true])
   func tellsAnew(isLent: Bool) throws {
     let rig = try QEMURig.attended()
     let frame = isLent ? try rig.lent() : try rig.copied()
@@ -231,7 +231,7 @@ import Udmabuf
     #expect(try rig.messages().count == (isLent ? 1 : 2))
   }
 
-  @Test("what QEMU did not answer before a stop is shown after it")
+  @Test("a frame that QEMU did not answer before a stop is shown after it")
   func showsAfterAStop() throws {
     let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
@@ -282,7 +282,7 @@ import Udmabuf
     #expect(try rig.messages() == [])
   }
 
-  @Test("where QEMU hands over no socket frames wait for nobody, and are not held")
+  @Test("without a socket from QEMU frames are presented at once, and not held")
   func isNotThere() throws {
     let rig = try QEMURig()
     let frame = try rig.lent()
@@ -367,7 +367,7 @@ import Udmabuf
 
   // MARK: Frames that are taken back
 
-  @Test("a frame that is taken back is not shown any more")
+  @Test("a frame that is taken back leaves QEMU's display")
   func isCutOff() throws {
     let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
@@ -398,7 +398,7 @@ import Udmabuf
     #expect(first.uses == 0)
   }
 
-  @Test("scanouts are told apart")
+  @Test("each scanout has its own announcement, update and report")
   func showsOnSeveral() throws {
     let rig = try QEMURig.attended()
     let (first, second) = (try rig.lent(), try rig.lent())
@@ -440,7 +440,7 @@ import Udmabuf
 
   // MARK: What the display is like
 
-  @Test("the guest's questions wait for QEMU's answers")
+  @Test("the guest's questions wait for QEMU's answers, and each question is asked once")
   func asksForScreens() throws {
     let rig = try QEMURig()
     var heard: [String] = []
@@ -481,7 +481,7 @@ import Udmabuf
     #expect(heard == ["outputs", "edid of 1: -1", "outputs"] && rig.takeReports() == [])
   }
 
-  @Test("nobody is called when QEMU goes away")
+  @Test("a question whose QEMU goes away is never answered")
   func losesQuestions() throws {
     let rig = try QEMURig.attended()
     var heard = 0
@@ -500,7 +500,7 @@ import Udmabuf
     #expect(!rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
   }
 
-  @Test("sizes that the user wants are not QEMU's to choose")
+  @Test("with sizes of the user's QEMU's screens change nothing")
   func asksNothing() throws {
     let rig = try QEMURig(asks: false)
     #expect(!rig.sink.inquire {} && !rig.sink.inquireEDID(of: ScanoutID(0)) { _ in })
@@ -517,7 +517,7 @@ import Udmabuf
     #expect(rig.sink.outputs.map(\.hasCursor) == [true, true])
   }
 
-  @Test("the next front end may have no display, and nobody waits for the last one's")
+  @Test("after QEMU's display is abandoned a frame is presented at once")
   func forgetsItsDisplay() throws {
     let rig = try QEMURig.attended()
     try rig.show(rig.lent())
@@ -571,7 +571,7 @@ import Udmabuf
     #expect(said.count == 1 && said.first?.text.contains("GET_PROTOCOL_FEATURES") == true)
   }
 
-  @Test("an update that is not answered ends there with another question, too")
+  @Test("with the base protocol a late update makes the sink ask for the screens")
   func asksABasicDisplayAfterwards() throws {
     let rig = try QEMURig(patience: .milliseconds(1))
     try rig.connect()
@@ -591,7 +591,7 @@ import Udmabuf
     #expect(rig.takeReports().last == "presented 1 of 1 on 0")
   }
 
-  @Test("questions are bounded")
+  @Test("questions beyond the bound are refused until the others are answered")
   func boundsQuestions() throws {
     let rig = try QEMURig.attended()
     let bound = 64

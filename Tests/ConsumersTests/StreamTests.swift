@@ -60,7 +60,7 @@ import Testing
     [x, y, width, height].flatMap(\.bytes)
   }
 
-  @Test("of a memfd the pixels, then those that change; nothing when nothing is shown")
+  @Test("a stream sends a memfd's pixels, then the changed ones, and the end of the picture")
   func pixels() throws {
     let frame = try rig.frame()
     rig.present(frame)
@@ -82,7 +82,9 @@ import Testing
   }
 
   /// Which message announces a buffer: of 48 bytes with the modifier, of 40 without.
-  @Test("a buffer's descriptor once, then what changes in it", arguments: [(0b11, 12, 48), (0, 9, 40)])
+  @Test(
+    "a stream sends a buffer's descriptor once, then the areas that change",
+    arguments: [(0b11, 12, 48), (0, 9, 40)])
   func buffers(_ features: UInt64, _ request: UInt32, _ size: Int) throws {
     let frontEnd = try stream(features: features)
     let (frame, inode) = try buffer()
@@ -100,7 +102,7 @@ import Testing
     #expect(try heard(frontEnd) == [Received(10, words(0) + area(1, 0, 3, 1))])
   }
 
-  @Test("what it has not answered is held, and the next frame's fence waits for it, but not for ever")
+  @Test("a buffer that a stream has not answered is held, and later frames wait only so long")
   func held() throws {
     let frontEnd = try stream()
     let (one, two) = (try buffer().frame, try buffer().frame)
@@ -125,7 +127,7 @@ import Testing
     #expect(rig.sink.statistics.overdue == 1)
   }
 
-  @Test("the guest gets its pages back, from one that answers and from one that does not")
+  @Test("a frame that is taken back is free at once, and the stream that did not answer is cut off")
   func takenBack() throws {
     let (good, bad) = (try stream(), try stream())
     let (one, two) = (try buffer().frame, try buffer().frame)
@@ -143,7 +145,7 @@ import Testing
     #expect(rig.sink.feeds.count == 1)
   }
 
-  @Test("who hangs up is forgotten with all that was held", arguments: [false, true])
+  @Test("a stream that hangs up is forgotten with all that it held", arguments: [false, true])
   func hangsUp(_ inTheMiddle: Bool) throws {
     let frame: Frame
     do {
@@ -159,7 +161,7 @@ import Testing
     #expect(frame.uses == 0)
   }
 
-  @Test("who answers what was not asked is cut off, and nobody else is")
+  @Test("a stream that answers what was not asked is cut off, and no other is")
   func unasked() throws {
     let (good, bad) = (try stream(), try stream())
     try bad.reply(10)
@@ -170,7 +172,7 @@ import Testing
     #expect(try heard(good).map(\.request) == [12, 10])
   }
 
-  @Test("what the protocol has no words for shows nothing")
+  @Test("a frame that the protocol cannot describe is sent as no picture")
   func wordless() throws {
     let frontEnd = try stream()
     let (frame, _) = try buffer()
@@ -183,7 +185,7 @@ import Testing
     #expect(try heard(frontEnd).map(\.request) == [9, 7, 1])
   }
 
-  @Test("the cursor: its image, where it goes, and that there is none")
+  @Test("a stream is sent the cursor's image, its moves and its end")
   func cursor() throws {
     let frontEnd = try stream()
     let image = CursorImage(pixels: (0..<16384).map { UInt8($0 % 251) }, hotX: 1, hotY: 2)

@@ -12,7 +12,7 @@ import Testing
   ]
 
   @Test(
-    "a picture whose stride is a multiple of the alignment is lent, another one can be copied",
+    "a picture whose stride has the alignment is accepted, another one is refused, and a copy fits",
     arguments: widths, [1, 64, 256, 4096] as [UInt32])
   func isLentOrCopied(_ width: (UInt32, UInt32), _ bytes: UInt32) throws {
     var alignment = try #require(StrideAlignment(bytes: bytes))

@@ -39,7 +39,7 @@ import Testing
     func forget(_ frame: Frame) { calls.append("forget \(frame.id)") }
   }
 
-  @Test("both get everything; the card says what is shown, and when")
+  @Test("the card and the control socket get each call, and the card says what is shown")
   func both() throws {
     let rig = try Rig()
     let card = Card(rig.sink.outputs)
@@ -73,7 +73,7 @@ import Testing
     #expect(throws: SinkError.self) { try tee.prepare(frame, source: frame.layout.bounds, on: scanout) }
   }
 
-  @Test("QEMU that hands over no socket is not waited for, nor who holds a picture; all is offered")
+  @Test("frames wait neither for a QEMU without a socket nor for a holder, and all are offered")
   func withoutQEMU() throws {
     let rig = try Rig()
     let qemu = try QEMUDisplaySink(

@@ -99,7 +99,7 @@ extension EndToEnd {
       #expect(difference == nil)
     }
 
-    @Test("in C, in Python and on a screen at once, while a fourth is stopped: the guest has its rate")
+    @Test("consumers in C, in Python and on a screen, one of them stopped, leave the guest its frame rate")
     func allAtOnce() throws {
       let guest = try guest(device: "blob")
       let present = try startPresent()
@@ -155,7 +155,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("killed at any time, again and again, beside each other: nothing stays pinned")
+    @Test("consumers that are killed again and again leave nothing pinned")
     func killed() throws {
       let guest = try guest()
       try guest.shell("(while true; do draw flip 640x480 1; done) >/dev/null 2>&1 & flipper=$!")
@@ -176,7 +176,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("beside the helper's own card: consumers get the very pages that are on the screen")
+    @Test("beside the helper's own card consumers get the picture that is on the screen, without a copy")
     func besideCard() throws {
       let guest = try guest(kms: "auto")
       let (c, python) = (try startC(), try startPython())

@@ -145,7 +145,7 @@ extension EndToEnd {
       return listener
     }
 
-    @Test("on D-Bus: a listener has the very pages, every frame of them; stop, cont and system_reset")
+    @Test("on D-Bus a listener has the guest's own pages, also after stop, cont and system_reset")
     func dbus() throws {
       let guest = try guest("dbus")
       let listener = try startListener(guest)
@@ -183,7 +183,7 @@ extension EndToEnd {
 
     // MARK: A window
 
-    @Test("in a window that fills the screen: equal pixel by pixel; stop, cont and system_reset")
+    @Test("a window shows the guest's picture, pixel by pixel, also after stop, cont and system_reset")
     func gtk() throws {
       let guest = try guest("gtk")
       try stopContReset(guest) { picture, what in
@@ -197,7 +197,7 @@ extension EndToEnd {
     enum Display: String, CaseIterable, Sendable { case gtk, dbus }
 
     @Test(
-      "1920x1080, another mode while it is shown, a cursor; then one is killed: nothing is pinned, and the helper ends as it should",
+      "a display bears other modes and a killed process, and then nothing is pinned",
       arguments: zip([Display.gtk, .dbus], Killed.allCases))
     func killed(_ display: Display, _ first: Killed) throws {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))

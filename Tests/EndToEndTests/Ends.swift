@@ -13,7 +13,8 @@ extension EndToEnd {
     enum First: String, CaseIterable, Sendable { case helper, qemu }
 
     @Test(
-      "killed in either order, nothing is left: no process, no dma-buf, no memory", arguments: First.allCases)
+      "when QEMU and the helper are killed in either order, no process, dma-buf or memory is left",
+      arguments: First.allCases)
     func killed(_ first: First) throws {
       let before = try sharedMemory()
       let guest = try RunningGuest(resolution: "1024x768")
@@ -34,7 +35,7 @@ extension EndToEnd {
       try waitUntil("the guest's memory is free again") { try sharedMemory() < before + (8 << 20) }
     }
 
-    @Test("QEMU that ends by itself ends the helper, with status 0 and the console as it was")
+    @Test("QEMU that quits ends the helper, and no dma-buf is left")
     func quit() throws {
       let guest = try RunningGuest(resolution: "1024x768")
       try guest.shell("hold p draw pattern 1024x768 XR24 6 hold")
@@ -46,7 +47,7 @@ extension EndToEnd {
     }
 
     /// The kernel writes its memory to a disk and turns the machine off. The next one boots, and takes that memory for its own.
-    @Test("a guest that hibernates comes back with its picture, lent anew")
+    @Test("a hibernated guest comes back with its picture, lent anew")
     func hibernation() throws {
       let directory = try makeTemporaryDirectory()
       defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }
@@ -85,7 +86,7 @@ extension EndToEnd {
       second.end()
     }
 
-    @Test("3 GiB of RAM, of which a part stands above 4 GiB")
+    @Test("the picture of a guest with RAM above 4 GiB is on the screen, pixel by pixel")
     func split() throws {
       let guest = try RunningGuest(memory: "3G", resolution: "1024x768")
       #expect(try guest.shell("hold p draw pattern 1024x768 XR24 11 hold") == "shown\n")

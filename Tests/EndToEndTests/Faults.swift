@@ -34,7 +34,7 @@ extension EndToEnd {
       try waitUntil("no dma-buf is left") { liveUdmabufs() == 0 }
     }
 
-    @Test("the guest's driver lets go of the card that shows something, and takes it again")
+    @Test("the guest's driver can let go of a card that shows something, and take it again")
     func driverUnbound() throws {
       let guest = try guestThatShows(21)
       let driver = "/sys/bus/virtio/drivers/virtio_gpu"
@@ -80,7 +80,7 @@ extension EndToEnd {
       fcntl.ioctl(theirs, SET_MASTER)
       """
 
-    @Test("somebody else is DRM master for a while: frames fail, and the first one after that is shown")
+    @Test("frames fail while another process is DRM master, and the next one after that is shown")
     func masterTaken() throws {
       let guest = try guestThatShows(24)
       let helper = try #require(guest.helperPID)
@@ -113,7 +113,7 @@ extension EndToEnd {
       try expectNothingLeft(guest)
     }
 
-    @Test("the card is unplugged while it shows something: the guest is answered, and its pages go back")
+    @Test("when the card is unplugged, the guest is still answered, and its pages go back")
     func cardUnplugged() throws {
       let device = resolvingLinks("/sys/class/drm/card0/device")
       let driver = resolvingLinks(device.appending("driver"))
@@ -157,7 +157,7 @@ extension EndToEnd {
       try run("/bin/sh", ["-c", "echo \(device) 2>/dev/null >\(driver)/\(what)"]).status
     }
 
-    @Test("no descriptors are left: what does not fit is copied, with the remedy said, and QEMU's still fit")
+    @Test("buffers that no descriptor is left for are copied, the log has the remedy, and QEMU's still fit")
     func descriptorLimit() throws {
       let wrapper = try makeTemporaryDirectory().appending("helper")
       defer { _ = try? FileManager.default.removeItem(atPath: wrapper.removingLastComponent().string) }

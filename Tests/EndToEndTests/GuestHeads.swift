@@ -16,7 +16,7 @@ import Testing
   }
 
   /// modetest shows one wide picture, of which each scanout has its part.
-  @Test("four scanouts, each with its own mode and its part of one buffer, switched off and on")
+  @Test("four scanouts each show their part of one buffer, are switched off, and one comes back")
   func fourHeads() throws {
     let more = Self.sizes.dropFirst().flatMap { ["--resolution", "\($0.0)x\($0.1)"] }
     let guest = try RunningGuest(resolution: "1280x800", options: ["--outputs", "4"] + more)

@@ -45,7 +45,9 @@ extension EndToEnd {
       return (try? FileManager.default.destinationOfSymbolicLink(atPath: link)) ?? role
     }
 
-    @Test("modetest's pattern is on the screen, pixel by pixel", arguments: combinations)
+    @Test(
+      "modetest's pattern is on the screen with each kernel, QEMU and device, pixel by pixel",
+      arguments: combinations)
     func modetest(_ combination: Combination) throws {
       let guest = try RunningGuest(
         resolution: "1024x768",
@@ -68,7 +70,7 @@ extension EndToEnd {
       var options: [String] { self == .vga ? ["--vga"] : [] }
     }
 
-    @Test("a guest that its firmware boots from a disk", arguments: Card.allCases)
+    @Test("a guest that its firmware boots from a disk shows modetest's pattern", arguments: Card.allCases)
     func disk(_ card: Card) throws {
       let directory = try makeTemporaryDirectory()
       defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

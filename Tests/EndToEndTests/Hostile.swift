@@ -16,7 +16,7 @@ extension EndToEnd {
     static let seed = 7
 
     @Test(
-      "hostile through the driver and without it: its helper stays as it was, its neighbour keeps its frame rate"
+      "a hostile guest does not harm its helper, and its neighbour keeps half of its frame rate"
     )
     func besideAPeacefulGuest() throws {
       let peaceful = try RunningGuest(resolution: "1024x768")

@@ -62,7 +62,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "a guest's buffer is the host's, byte by byte, and both see what the other one writes",
+      "the host has a guest's lent buffer byte by byte, and both see the other's writes",
       arguments: [Machine.oldest, .flat, .blobs, .imports])
     func lent(_ machine: Machine) throws {
       let lender = try LendingGuest(machine)
@@ -75,7 +75,7 @@ extension EndToEnd {
       try expectNothingIsLeft(of: lender)
     }
 
-    @Test("one buffer of a guest's card")
+    @Test("a part of one buffer of the newest guest's card is lent and comes back")
     func oneBuffer() throws {
       let lender = try LendingGuest(.imports)
       try expectLent("card", Self.parts[2], by: lender, seed: 3)
@@ -90,7 +90,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "what the guest's kernel cannot give the card is refused with its version, and copied for who wants that",
+      "a buffer that the guest's kernel cannot give its card is refused, or copied on request",
       arguments: zip([Machine.oldest, .flat, .blobs], ["vgem", "heap", "udmabuf"]))
     func foreign(_ machine: Machine, _ exporter: String) throws {
       let lender = try LendingGuest(machine)
@@ -117,7 +117,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "a buffer is lent and on the screen at once, and stays there when it is not lent any more",
+      "a buffer can be lent and shown at once, and stays on the screen after its return",
       arguments: [Machine.flat, .imports])
     func shown(_ machine: Machine) throws {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
@@ -234,7 +234,7 @@ extension EndToEnd {
       try expectNothingIsLeft(of: lender)
     }
 
-    @Test("PyPI's varlink lists buffers and tells all about them")
+    @Test("PyPI's varlink lists a guest's buffers and tells their facts")
     func peer() throws {
       let lender = try LendingGuest(.imports)
       let (camera, _) = try lender.lend(
@@ -274,7 +274,7 @@ extension EndToEnd {
       try expectNothingIsLeft(of: lender)
     }
 
-    @Test("who is not of the audience gets the same bytes as for an id that is wrong")
+    @Test("a user outside the audience gets the same bytes for a buffer as for a wrong id")
     func audience() throws {
       let lender = try LendingGuest(
         .imports,

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 extension EndToEnd.Lending {
-  @Test("the example has a camera of the host write a frame into the buffer that a guest lends")
+  @Test("with the example a camera of the host fills a guest's buffer with its colours")
   func camera() throws {
     // Captures alone: bars of the eight colours that three bits make.
     let loaded = try run("/usr/sbin/modprobe", ["vivid", "n_devs=1", "node_types=1"], withErrors: true)

@@ -12,7 +12,7 @@ extension EndToEnd.Lending {
     for importer in importers { #expect(try importer.tell("watch") == "cut off") }
   }
 
-  @Test("an importer that keeps what it was cut off from keeps the pages, and nobody waits for it")
+  @Test("an importer that keeps a dma-buf after its cut-off keeps the pages, and nobody waits for it")
   func keeps() throws {
     let lender = try LendingGuest(.imports)
     let (id, _) = try lender.lend("heap", Self.parts[2], seed: 7, as: "b")
@@ -29,7 +29,7 @@ extension EndToEnd.Lending {
     try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
   }
 
-  @Test("what a hundred buffers cost the agent, and nothing while nothing happens")
+  @Test("the agent needs less than 4 MiB for a hundred buffers, and no time while nothing happens")
   func cost() throws {
     let lender = try LendingGuest(.imports, memory: "2G")
     let guest = lender.guest
@@ -48,7 +48,7 @@ extension EndToEnd.Lending {
   }
 
   /// QEMU's own card stands for a helper that never comes.
-  @Test("an agent whose helper never comes costs nothing")
+  @Test("an agent whose helper never comes uses no time")
   func alone() throws {
     let guest = try RunningGuest(
       resolution: "1024x768", kms: nil,
@@ -68,7 +68,7 @@ extension EndToEnd.Lending {
         #""connected":false"#))
   }
 
-  @Test("without any device of ours: pages that the guest's root pins are a dma-buf of the host's")
+  @Test("without a device of the project pinned pages of a guest become a dma-buf of the host")
   func pages() throws {
     let guest = try RunningGuest(
       resolution: "1024x768", kms: nil, options: ["--card", "virtio-gpu-pci", "--agent"])

@@ -63,7 +63,7 @@ extension EndToEnd.Lending {
   enum Victim: String, CaseIterable, Sendable { case lender, agent, helper, qemu, importer, importers }
 
   @Test(
-    "killed while buffers are lent, imported and on their way back: all hear of it, and nothing stays pinned",
+    "whoever is killed while buffers are lent, the others hear of it, and nothing stays pinned",
     arguments: Victim.allCases)
   func killed(_ victim: Victim) throws {
     let scene = try Scene()
@@ -138,7 +138,7 @@ extension EndToEnd.Lending {
   }
 
   @Test(
-    "upset while buffers are lent, imported and on their way back: all hear of it, and the guest goes on",
+    "after a panic, a reset, an unbound driver or a stop all hear of it, and the guest lends again",
     arguments: Upset.allCases)
   func upset(_ upset: Upset) throws {
     let scene = try Scene()
@@ -209,7 +209,7 @@ extension EndToEnd.Lending {
     try waitUntil("nothing is left") { liveUdmabufs() == 0 }
   }
 
-  @Test("a hundred buffers that sixteen importers keep: one second for all, and the guest draws again")
+  @Test("importers that keep a hundred buffers do not cost the guest a second for each")
   func crowd() throws {
     let lender = try LendingGuest(.imports, memory: "1G", helperOptions: ["--max-imports", "256"])
     let guest = lender.guest

@@ -16,7 +16,7 @@ extension EndToEnd.Lending {
     ).output
   }
 
-  @Test("two guests lend at once, and who may import of one learns nothing of the other's buffers")
+  @Test("a user of one guest's audience learns nothing of another guest's buffers")
   func neighbours() throws {
     let both = ["--control-allow", "65533", "--control-allow", "65534"]
     let one = try LendingGuest(.imports, helperOptions: ["--audience", "some=uid:65533"] + both)
@@ -59,7 +59,7 @@ extension EndToEnd.Lending {
     try waitUntil("nothing is pinned") { liveUdmabufs() == 0 }
   }
 
-  @Test("a guest that floods its port and lends without end meets its limits, and its neighbour lends on")
+  @Test("a guest that floods its port is slowed down, and its neighbour lends on")
   func flood() throws {
     let hostile = try LendingGuest(
       .flat, helperOptions: ["--max-lent", "5", "--port-rate", "100", "--port-burst", "10"])

@@ -23,7 +23,7 @@ extension EndToEnd.Lending {
   }
 
   @Test(
-    "each side is told what the other one does with a buffer by its processor, and nobody is kept from anything"
+    "each side hears of the other's accesses by its processor, and may write nevertheless"
   )
   func access() throws {
     let lender = try LendingGuest(.imports)
@@ -57,7 +57,7 @@ extension EndToEnd.Lending {
     try expectNothingIsLeft(of: lender)
   }
 
-  @Test("a return begins at once or within a day, and waits for importers not at all or for an hour")
+  @Test("a return can be put off by a day and wait an hour, and can be hurried")
   func returns() throws {
     let lender = try LendingGuest(.imports)
     let guest = lender.guest

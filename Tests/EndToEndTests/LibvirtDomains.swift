@@ -21,7 +21,7 @@ struct LibvirtDomains {
   private let shown = "--option resolution=1024x768" + (TestHost.isActive ? " --option kms=auto" : "")
 
   @Test(
-    "a plain domain: enabled, shown, through a restart of libvirtd and a reset, and nothing is left; never saved",
+    "a plain domain shows its picture through a restart and a reset, is never saved, and leaves nothing",
     arguments: LibvirtHost.Release.allCases)
   func life(_ release: LibvirtHost.Release) throws {
     let host = try LibvirtHost(release)
@@ -72,7 +72,7 @@ struct LibvirtDomains {
     #expect(again == 1 && why.contains("does not run"), "\(why)")
   }
 
-  @Test("the hook refuses what could not work with the reason, and no other domain")
+  @Test("the hook refuses domains that could not work, with the reason, and no other")
   func refused() throws {
     let host = try LibvirtHost()
     try host.define("plain")
@@ -109,7 +109,7 @@ struct LibvirtDomains {
     #expect(try host.run("ls /run/udmabridge") == "")
   }
 
-  @Test("a killed helper: the guest goes on, gets another card, and yet another; older QEMUs are told of")
+  @Test("after its helper is killed a guest gets another card, twice, and an older QEMU is refused")
   func recover() throws {
     let host = try LibvirtHost()
     try host.define("plain", emulator: LibvirtHost.newest)
@@ -147,7 +147,7 @@ struct LibvirtDomains {
     #expect(older.status == 1 && older.output.contains("10.1 and later"), "\(older.output)")
   }
 
-  @Test("a domain's memory by its name: what QEMU says is there, and what the firmware wrote")
+  @Test("a domain's memory is read by its name, with the bytes that QEMU has")
   func memory() throws {
     let host = try LibvirtHost()
     try host.define("plain")
@@ -175,7 +175,7 @@ struct LibvirtDomains {
     #expect(try host.attempt("udmabridge ram --domain nobody").output.contains("not found"))
   }
 
-  @Test("what the helper has to say is in the system's log, and names the domain")
+  @Test("the helper's log is in the system's log, and names the domain")
   func log() throws {
     let host = try LibvirtHost()
     try """

@@ -17,7 +17,7 @@ extension LibvirtSetups {
   }
 
   @Test(
-    "a guest lends a dma-heap's buffer, from enable --lend to destroy, through a restart of libvirtd; nothing is left",
+    "a domain's guest lends a buffer through a restart of libvirtd, and nothing is left at its end",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"), arguments: ["root", "libvirt-qemu"])
   func lending(_ user: String) throws {
     // There is no udev, which would give them to that user's group.
@@ -54,7 +54,7 @@ extension LibvirtSetups {
   }
 
   @Test(
-    "a guest has memory of the host, from enable --share to destroy; nothing is left",
+    "a domain's guest has memory of the host until it is withdrawn, and nothing is left at its end",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func sharing() throws {
     #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
@@ -105,7 +105,7 @@ extension LibvirtSetups {
   }
 
   @Test(
-    "a killed helper: recover plugs a card in, by which the buffers of other drivers are lent anew",
+    "after its helper is killed, recover plugs a card in by which buffers are lent again",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func lendingAgain() throws {
     let host = try LibvirtHost(.stable, lender: true)
@@ -141,7 +141,7 @@ extension LibvirtSetups {
   }
 
   @Test(
-    "a helper that is a second late: QEMU waits for it, and connects the port later",
+    "QEMU waits for a helper that is a second late, and connects the port later",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func lateHelper() throws {
     #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)
@@ -160,7 +160,7 @@ extension LibvirtSetups {
   }
 
   @Test(
-    "QEMU does not wait for a second card: the start fails by name, and leaves nothing in the way of the next",
+    "a late second card fails the domain's start by its path, and the next start succeeds",
     .enabled(if: TestHost.isActive, "needs KVM and /dev/udmabuf"))
   func lateSecondCard() throws {
     #expect(try run("/bin/sh", ["-c", "chmod 666 /dev/kvm /dev/udmabuf"]).status == 0)

@@ -40,7 +40,7 @@ struct LibvirtSetups {
   // MARK: Another domain
 
   @Test(
-    "one domain on the card and another on QEMU's own display, at the same time, pixel by pixel",
+    "one domain on the card and one on QEMU's own display show their pictures at once",
     .enabled(if: TestHost.isActive, "needs a card, and a render node for QEMU"))
   func window() throws {
     let host = try LibvirtHost()
@@ -93,7 +93,7 @@ struct LibvirtSetups {
 
   // MARK: A user and a cgroup
 
-  @Test("as QEMU's default user, in a cgroup that guards devices: one that it does not allow is told of")
+  @Test("in a cgroup the helper runs as QEMU's user, and a device that is not allowed is reported")
   func cgroups() throws {
     // There is no udev, which would give them to that user's group.
     if TestHost.isActive {
@@ -153,7 +153,7 @@ struct LibvirtSetups {
   // MARK: systemd
 
   @Test(
-    "a presenter is started by a systemd, in its sandbox, and stopped with the domain",
+    "systemd starts a presenter in its sandbox, and stops it with the domain",
     .enabled(if: TestHost.isActive, "its systemd mounts and makes things"))
   func presenter() throws {
     let host = try LibvirtHost()

@@ -42,7 +42,7 @@ extension EndToEnd {
       try guest().expectModetest(size.width, size.height)
     }
 
-    @Test("what the guest writes without any command is in the host's mapping")
+    @Test("the host's mapping has what the guest writes without any command, and a flush shows it")
     func writesAreSeen() throws {
       let guest = try guest()
       let size = Self.largest
@@ -68,7 +68,7 @@ extension EndToEnd {
       try guest.shell("tell p quit; drop p; true")
     }
 
-    @Test("stop, cont and system_reset")
+    @Test("the guest's picture stays over stop, and the guest draws on after cont and system_reset")
     func stopContReset() throws {
       let guest = try guest()
       let size = Self.largest
@@ -92,7 +92,7 @@ extension EndToEnd {
       try guest.shell("tell q quit; drop q; true")
     }
 
-    @Test("hundreds of page flips: every flush is accounted for")
+    @Test("each of 300 page flips is a flush, and none fails or is copied")
     func flips() throws {
       let guest = try guest()
       try waitUntil("the guest has let go of its buffers") {
@@ -110,7 +110,7 @@ extension EndToEnd {
       #expect(after.releasedLate == 0)
     }
 
-    @Test("pages that the guest freed and uses for something else are never on the screen")
+    @Test("pages that the guest has freed and filled anew are not on the screen")
     func freedPages() throws {
       let guest = try guest()
       let size = Self.largest
@@ -124,7 +124,7 @@ extension EndToEnd {
       try guest.shell("drop r; true")
     }
 
-    @Test("SIGTERM ends the guest and the helper, and gives everything back")
+    @Test("after SIGTERM to the guest no dma-buf is left")
     func end() throws {
       let guest = try guest()
       guest.end()

@@ -44,7 +44,7 @@ extension EndToEnd {
 
     /// QEMU keeps no state of a vhost-user-gpu: if the log were offered, it would migrate and leave the screen behind.
     @Test(
-      "QEMU refuses to migrate, and to save, and the guest keeps its screen",
+      "QEMU refuses to migrate, and the guest keeps its screen",
       arguments: ["distribution", "newest"])
     func migration(_ version: String) throws {
       let guest = try RunningGuest(
@@ -81,7 +81,7 @@ extension EndToEnd {
       return try #require(line?.split(separator: " ").dropFirst().first.flatMap { Int($0) }) / 1024
     }
 
-    @Test("a DIMM that is plugged out is free at once, while the guest shows a picture from elsewhere")
+    @Test("the memory of a DIMM that is unplugged is free, while a picture from elsewhere is shown")
     func unplugged() throws {
       let guest = try RunningGuest(
         resolution: "1024x768", options: ["--room", "2G", "--append", "memhp_default_state=online_movable"])

@@ -101,7 +101,7 @@ struct NativeDisplayTests {
   }()
 
   @Test(
-    "what the guest says has changed is copied and shown, and nothing else",
+    "the changes that the guest reports are copied and shown, and nothing else is",
     .enabled(if: hasKernelThatTells, "qemu/setup --all, and an archive with a kernel before 6.12"),
     arguments: ["stable", "newest"])
   func showsDamage(_ qemu: String) throws {
@@ -128,7 +128,7 @@ struct NativeDisplayTests {
     atPath: testCache.appending("displays/usr/.done-1").string)
 
   @Test(
-    "QEMU's window is the guest's picture, pixel by pixel, after another mode too, under a cursor; then one is killed",
+    "QEMU's window has the guest's picture, pixel by pixel, until one process is killed",
     .enabled(if: hasDisplays, "qemu/setup --displays"), arguments: EndToEnd.Killed.allCases)
   func window(_ first: EndToEnd.Killed) throws {
     let guest = try start(display: "gtk")
@@ -156,7 +156,7 @@ struct NativeDisplayTests {
   }
 
   /// EDK II has a driver of its own for this card. Its shell's last words are on the serial line, too.
-  @Test("what a UEFI firmware draws is what it draws on QEMU's own card, pixel by pixel")
+  @Test("a UEFI firmware draws the same as on QEMU's own card, pixel by pixel")
   func firmware() throws {
     let guests = try [[], ["--card", "virtio-gpu-pci,xres=800,yres=600"]].map { card in
       try RunningGuest(

@@ -66,7 +66,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "memory of the host is the guest's: both see what the other one writes; taken back in use, zeros are in its place",
+      "host and guest share offered memory, and zeros take its place when it is withdrawn in use",
       arguments: [LendingGuest.Machine.sharing, .sharing612])
     func received(_ machine: LendingGuest.Machine) throws {
       let lender = try LendingGuest(machine)
@@ -107,7 +107,7 @@ extension EndToEnd {
       try waitUntil("nothing is left") { liveUdmabufs() == 0 }
     }
 
-    @Test("two hundred offers in a row, and as many as there may be at once")
+    @Test("after two hundred offers in a row a guest may have 64 at once, and no more")
     func many() throws {
       // Each process that offers has two connections: one that the offer lives by, and one that watches it.
       let lender = try LendingGuest(.sharing, helperOptions: ["--control-connections", "140"])
@@ -219,7 +219,7 @@ extension EndToEnd {
       try waitUntil("nothing is left") { liveUdmabufs() == 0 }
     }
 
-    @Test("a stopped guest lives when its memory is taken away, and then reads zeros by whatever instruction")
+    @Test("a guest whose memory was withdrawn while it was stopped reads zeros by any instruction")
     func stopped() throws {
       let lender = try LendingGuest(.sharing)
       let guest = lender.guest
@@ -238,7 +238,7 @@ extension EndToEnd {
       #expect(try guest.statistics().protocolErrors.isEmpty)
     }
 
-    @Test("a guest that is reset, running or stopped, may have an offer again that it had let go of")
+    @Test("a guest that is reset, running or stopped, may use an offer again that it had let go of")
     func reset() throws {
       let lender = try LendingGuest(.sharing)
       let guest = lender.guest
@@ -371,7 +371,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "killed at each step of an offer while the guest lives: it finds zeros or goes on, and nobody has anything mapped"
+      "whoever is killed at a step of an offer, nobody has its memory mapped at the end"
     )
     func killed() throws {
       let lender = try LendingGuest(.sharing)
@@ -415,7 +415,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "killed at each step of an offer, and the guest with it: nobody has anything mapped",
+      "if QEMU or the helper is killed at a step of an offer, nobody has its memory mapped",
       arguments: [Victim.qemu, .helper])
     func killedWithTheGuest(_ victim: Victim) throws {
       let lender = try LendingGuest(.sharing)

@@ -46,7 +46,9 @@ extension EndToEnd {
         options: ["--backing", "shadow"]),
     ]
 
-    @Test("copied, pixel by pixel the same", arguments: cases)
+    @Test(
+      "what cannot be lent is copied, pixel by pixel the same, with the cause and the remedy",
+      arguments: cases)
     func copied(_ item: Case) throws {
       let path = item.limit.map { UdmabufLimits.directory.appending($0.name) }
       let before = try path.map { try readText($0) }
@@ -85,7 +87,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("lent or nothing: the guest gets an error, the log the limit and the remedy")
+    @Test("with --backing lent a list beyond the limit is an error, and the log has the remedy")
     func lentOrNothing() throws {
       let path = UdmabufLimits.directory.appending("list_limit")
       let before = try readText(path)
@@ -124,7 +126,7 @@ extension EndToEnd {
       }
     }
 
-    @Test("a cursor on a card without a plane for it: drawn into a copy, and lent again without it")
+    @Test("a cursor without a plane is drawn into a copy, and the pages are lent again without it")
     func cursorIsBlended() throws {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
       let guest = try RunningGuest(resolution: "1024x768")
@@ -147,7 +149,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("a cursor that may not be drawn costs no copy")
+    @Test("a cursor that may not be drawn makes no copy")
     func cursorOff() throws {
       let guest = try RunningGuest(resolution: "1024x768", helperOptions: ["--cursor", "plane"])
       let picture = Picture.positions(1024, 768, seed: 13)

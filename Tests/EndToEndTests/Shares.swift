@@ -43,7 +43,7 @@ extension EndToEnd {
       throw TroubleInTest("the helper has no offer \(id)")
     }
 
-    @Test("a memfd of the host: bytes arrive both ways, and cannot be written where it is read-only")
+    @Test("bytes of an offered memfd arrive both ways, and a read-only one is not mapped")
     func memfd() throws {
       let guest = try guest()
       let line = try guest.shell("dmesg | grep 'drm. features'")
@@ -70,7 +70,7 @@ extension EndToEnd {
       try guest.shell("tell b quit; drop b; true")
     }
 
-    @Test("two hundred mappings of one offer, half of which go and come again")
+    @Test("one offer is mapped two hundred times, twice, and all mappings go")
     func twoHundred() throws {
       let guest = try guest()
       let before = try guest.statistics()
@@ -79,7 +79,7 @@ extension EndToEnd {
       #expect(try guest.statistics().protocolErrors == before.protocolErrors)
     }
 
-    @Test("what is not offered so: the guest sees an error, and goes on")
+    @Test("a guest that asks for what is not offered sees an error, and goes on")
     func refused() throws {
       let guest = try guest()
       for (bytes, id) in [(65536, 9), (4096, 5), (2 * Self.mebibyte, 5)] {
@@ -113,7 +113,7 @@ extension EndToEnd {
     static let sources = kernelRelease.hasPrefix("6.") ? Source.allCases : [.memfd]
 
     @Test(
-      "memory of the host, or of its card, drawn by the guest, is on the screen without a copy",
+      "memory of the host or of its card, drawn by the guest, is on the screen without a copy",
       arguments: sources)
     func onTheScreen(_ source: Source) throws {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
@@ -142,7 +142,7 @@ extension EndToEnd {
       guest.end()
     }
 
-    @Test("one guest's own pages in another guest: bytes arrive both ways, while both live")
+    @Test("bytes of one guest's pages in another guest arrive both ways")
     func guestToGuest() throws {
       try TestHost.write("16384", to: UdmabufLimits.directory.appending("list_limit"))
       let lender = try RunningGuest(resolution: "1024x768", options: ["--device", "blob"])
@@ -182,7 +182,9 @@ extension EndToEnd {
     enum Point: String, CaseIterable, Sendable { case created, mapped, shown, unmapped, closed }
     enum Killed: String, CaseIterable, Sendable { case helper, qemu }
 
-    @Test("killed with mappings at every point of their lives, nothing is left", arguments: Killed.allCases)
+    @Test(
+      "if a process is killed with mappings at all points of their lives, no dma-buf is left",
+      arguments: Killed.allCases)
     func killed(_ first: Killed) throws {
       try endShared()
       let guest = try RunningGuest(

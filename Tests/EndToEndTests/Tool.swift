@@ -97,7 +97,8 @@ extension EndToEnd {
       }
     }
 
-    @Test("a dma-buf of a guest's pages holds what the guest wrote, and writes later", arguments: machines)
+    @Test(
+      "a dma-buf of a guest's pages has what the guest wrote, and what it writes later", arguments: machines)
     func create(_ machine: Machine) throws {
       let guest = try start(machine)
       defer {
@@ -200,7 +201,7 @@ extension EndToEnd {
       #expect(facts?["format"] as? String == "XR24")
     }
 
-    @Test("the guest's own pages on the screen, without the helper")
+    @Test("the tool shows a guest's own pages on the screen, without the helper")
     func show() throws {
       let guest = try RunningGuest(
         memory: "512M", resolution: "1024x768", kms: nil, options: ["--card", "virtio-gpu-pci"])

@@ -10,7 +10,7 @@ extension EndToEnd {
   /// The helper as a user's process.
   @Suite
   struct Unprivileged {
-    @Test("as nobody in the groups kvm and video, without any capability, in the sandbox")
+    @Test("the helper lends as nobody in the groups kvm and video, without capabilities, in the sandbox")
     func groups() throws {
       // As udev does on an installed system; here none runs.
       try give("/dev/udmabuf", to: "kvm")

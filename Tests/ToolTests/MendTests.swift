@@ -100,7 +100,7 @@ import Testing
     #expect(needed().flatMap(\.changes).count == 2)
   }
 
-  @Test("a limit that others set at each boot too stays when it is taken back")
+  @Test("a limit that others set at each boot too stays when mending is undone")
   func installed() throws {
     try write(Self.limit, "1024")
     let mending = Mending(host: host)
