@@ -34,7 +34,7 @@ import Testing
     }
   }
 
-  @Test("as many calls of Watch and Stream as there may be")
+  @Test("a call of Watch or Stream beyond the limit is refused, until another one goes")
   func limit() throws {
     let rig = try Rig(watchers: 3)
     var callers = try (0..<5).map { _ in try rig.connect() }
@@ -53,7 +53,7 @@ import Testing
     #expect(try callers[3].events().map(\.event) == [.outputs])
   }
 
-  @Test("who wants no reply is told of nothing, and costs nothing")
+  @Test("a oneway call of Watch makes no watcher")
   func oneway() throws {
     let caller = try rig.connect()
     for _ in 0..<3 { try caller.send("Watch", more: true, oneway: true) }
@@ -62,7 +62,7 @@ import Testing
     #expect(try caller.events().isEmpty)
   }
 
-  @Test("what there is, then each change, then the end")
+  @Test("a watcher hears of what there is, then of each change, then of the end")
   func changes() throws {
     let (one, two) = (try rig.frame(), try rig.frame())
     rig.present(one)
@@ -90,7 +90,7 @@ import Testing
     #expect(!caller.isClosed)
   }
 
-  @Test("one that does not read loses frames and keeps nothing waiting, the others lose none")
+  @Test("a watcher that does not read loses frames and delays nobody, and others lose none")
   func slow() throws {
     let (slow, quick) = (try watch(), try watch())
     let (one, two) = (try rig.frame(), try rig.frame())
@@ -113,7 +113,7 @@ import Testing
     #expect(words(try slow.events()) == ["frame 10001 of 1 on 0, lost 0, 64x48+0+0"])
   }
 
-  @Test("who goes is noticed by the next frame too", arguments: [1, 5])
+  @Test("watchers that have gone are noticed at the next frame, before the loop turns", arguments: [1, 5])
   func goneUnnoticed(_ count: Int) throws {
     var watching = try (0..<count).map { _ in try watch() }
     let stays = try watch()
@@ -126,7 +126,7 @@ import Testing
     rig.sink.end()
   }
 
-  @Test("the end, when somebody has gone before it and somebody else is slow")
+  @Test("at the end all watchers are forgotten, and a slow one is cut off")
   func endUnnoticed() throws {
     let slow = try watch()
     do { _ = try watch() }
@@ -141,7 +141,7 @@ import Testing
     }
   }
 
-  @Test("who goes is forgotten")
+  @Test("a watcher whose connection ends is forgotten")
   func gone() throws {
     do { _ = try watch() }
     try rig.waitUntil("its end is known") { rig.sink.feeds.isEmpty }

@@ -133,7 +133,7 @@ import Testing
   ]
 
   @Test(
-    "is answered with what is wrong, reaches neither card nor helper, and changes nothing", arguments: cases)
+    "a wrong call is answered with what is wrong, and reaches neither card nor helper", arguments: cases)
   func bad(_ input: Case) throws {
     let rig = try AgentRig()
     let card = FakeCard()
@@ -174,7 +174,7 @@ import Testing
   }
 
   @Test(
-    "what the helper refuses has its name for the lender",
+    "a lender gets the helper's refusal by its name, and the card keeps nothing",
     arguments: [
       ("NotLent", "NotLent"), ("OutOfRange", "OutOfRange"), ("NoSuchAudience", "NoSuchAudience"),
       ("TooManyBuffers", "TooManyBuffers"), ("MetadataTooLong", "MetadataTooLong"),
@@ -196,7 +196,7 @@ import Testing
     #expect(card.closed == [1, 2])
   }
 
-  @Test("the definition in docs is the one that the agent gives, and names every method and error")
+  @Test("the definition in docs is the agent's, and has the methods and errors of these tests")
   func definition() throws {
     let text = try readText(repository.appending("docs/io.udmabridge.Lender.varlink"))
     #expect(text == lenderDescription)

@@ -29,7 +29,7 @@ import Testing
     try rig.lend(lender.takeDescriptor(), by: lender, as: AgentRig.id(2))
   }
 
-  @Test("without a card nothing can be made or lent; a helper that serves none of the cards is the same")
+  @Test("without a card that the helper serves nothing can be made or lent")
   func none() throws {
     let error = #"{"error":"io.udmabridge.Lender.NoCard""#
     #expect(try lender.ask("Make", #"{"size":4096}"#).hasPrefix(error))
@@ -41,7 +41,7 @@ import Testing
     #expect(card.closed == [1])
   }
 
-  @Test("a new card gets what others have made, under a new id; what the old one made is revoked")
+  @Test("a new card gets a foreign buffer under a new id, and the old card's own is revoked")
   func replaced() throws {
     try rig.add(card)
     try lendBoth()
@@ -72,7 +72,7 @@ import Testing
   }
 
   @Test(
-    "the device file of an unplugged card stays open while it has what others have made: to close it would hang"
+    "an unplugged card's file stays open while it has a foreign buffer, and closes otherwise"
   )
   func unplugged() throws {
     for isForeign in [true, false] {
@@ -99,7 +99,7 @@ import Testing
     }
   }
 
-  @Test("what waits for a card is forgotten with its lender, and when it is returned")
+  @Test("a buffer that waits for a card is forgotten at its return, and with its lender")
   func waiting() throws {
     try rig.add(card)
     try lendBoth()
@@ -114,7 +114,7 @@ import Testing
     #expect(states.isEmpty)
   }
 
-  @Test("a card that cannot take it leaves it waiting")
+  @Test("a foreign buffer waits on if the new card cannot import it")
   func refusing() throws {
     try rig.add(card)
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
@@ -127,7 +127,7 @@ import Testing
     #expect(states == ["\(AgentRig.id(1)) waiting"])
   }
 
-  @Test("a device that was reset is proven anew, and gets what others have made")
+  @Test("a device that was reset is proven anew, and its foreign buffers are lent again")
   func reset() throws {
     try rig.add(card)
     try lendBoth()
@@ -154,7 +154,7 @@ import Testing
   }
 
   @Test(
-    "what the card cannot take is refused with the kernel's version, or copied once if the lender wants that")
+    "a buffer that the card cannot import is refused with the kernel's version, or copied on request")
   func copies() throws {
     card.importsForeign = false
     try rig.add(card)

@@ -8,7 +8,7 @@ import Testing
 
 /// The examples are lenders.
 @Suite struct LendingExampleTests {
-  @Test("the one in Python lends a file's content, and takes it back when its input ends")
+  @Test("the example in Python lends a file's content, and takes it back when its input ends")
   func python() throws {
     let rig = try AgentRig()
     let card = FakeCard()

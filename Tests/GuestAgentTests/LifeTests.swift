@@ -33,7 +33,7 @@ import Testing
 
   private var states: [String] { rig.core.table.all.map { "\($0.id) \($0.state.rawValue)" } }
 
-  @Test("a foreign dma-buf is lent with all that was said of it")
+  @Test("a foreign dma-buf is lent with all that its lender says of it")
   func lend() throws {
     try lender.send(
       "Lend",
@@ -58,7 +58,7 @@ import Testing
       ), "\(list)")
   }
 
-  @Test("all of it, from the first byte on, is what is lent if nothing is said")
+  @Test("a lender that says nothing more lends the whole buffer, for reading")
   func whole() throws {
     try lender.send("Lend", passing: [memfd])
     let command = try rig.host.take("lend")
@@ -67,7 +67,7 @@ import Testing
     #expect(command.arguments["to"] == nil && command.arguments["metadata"] == nil)
   }
 
-  @Test("a buffer that the card makes is the lender's alone, and is known again when it is lent")
+  @Test("a buffer that the card makes is known again when it is lent, and the agent has no handle of it")
   func make() throws {
     #expect(try lender.ask("Make", #"{"size":5000}"#) == #"{"parameters":{"fileDescriptor":0,"size":8192}}"#)
     let own = try lender.takeDescriptor()
@@ -115,7 +115,7 @@ import Testing
     #expect(card.closed == [1])
   }
 
-  @Test("a handle that two buffers share closes with the last of them")
+  @Test("a second lender's refusal leaves the shared handle open until the first buffer returns")
   func shared() throws {
     let other = try rig.connect()
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
@@ -133,7 +133,7 @@ import Testing
     #expect(card.closed == [1, 2])
   }
 
-  @Test("the end of a lender's connection returns what it lends, and what is on its way to be lent")
+  @Test("the end of a lender's connection returns its buffers, also one that is just being lent")
   func end() throws {
     let watcher = try watch()
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
@@ -163,7 +163,7 @@ import Testing
   }
 
   @Test(
-    "the end of a session revokes everything; what others have made is lent in the next one, under a new id")
+    "the end of a session revokes all buffers, and foreign ones are lent again under new ids")
   func session() throws {
     let watcher = try watch()
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
@@ -195,7 +195,7 @@ import Testing
       ])
   }
 
-  @Test("what its lender wants back when the session ends is not lent in the next one")
+  @Test("a buffer on its way back is forgotten when the session ends")
   func sessionEndsReturn() throws {
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
     try lender.send("Return", #"{"buffer":"\#(AgentRig.id(1))"}"#)
@@ -207,7 +207,7 @@ import Testing
     #expect(states.isEmpty)
   }
 
-  @Test("what the helper tells of a buffer reaches the lender; an unknown buffer and an unknown event do not")
+  @Test("the helper's events about a known buffer reach watchers, and others do not")
   func events() throws {
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
     let watcher = try watch()
@@ -242,7 +242,7 @@ import Testing
     #expect(try lender.ask("List").contains(#""importers":2"#))
   }
 
-  @Test("a slow watcher is told how much it missed, and of the newest events")
+  @Test("a slow watcher learns how many events it missed, and hears of the newest")
   func slow() throws {
     try rig.lend(memfd, by: lender, as: AgentRig.id(1))
     let watcher = try watch()

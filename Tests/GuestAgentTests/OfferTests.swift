@@ -36,7 +36,7 @@ import Testing
   private static let received =
     #"{"parameters":{"fileDescriptor":0,"offer":{"offer":4294967296,"size":8192,"writable":true,"metadata":{"values":{"name":"camera"}},"withdrawing":false}}}"#
 
-  @Test("an offer is received by its number or by what is said of it, and is the host's memory")
+  @Test("an offer is received by its number or its metadata, and is the host's memory")
   func received() throws {
     try offer(4_294_967_296, #"{"name":"camera"}"#)
     for parameters in [#"{"offer":4294967296}"#, #"{"name":"name","value":"camera"}"#] {
@@ -46,7 +46,7 @@ import Testing
     #expect(card.closed.count == 3, "the proof's and both: what the caller has is the kernel's")
   }
 
-  @Test("what is offered, taken back and over is told, and goes with the helper")
+  @Test("watchers hear of an offer, its withdrawal and its end, also when the helper changes")
   func events() throws {
     let watcher = try rig.connect()
     try watcher.send("Watch", more: true)
@@ -76,7 +76,7 @@ import Testing
   }
 
   @Test(
-    "what cannot be received is refused by name",
+    "an offer that cannot be received is refused by name",
     arguments: [
       (#"{"offer":5}"#, "NoSuchOffer"), (#"{"name":"name","value":"other"}"#, "NoSuchOffer"),
       (#"{"offer":4294967297}"#, "CannotReceive"), (#"{"offer":4294967298}"#, "NoCard"),
@@ -93,7 +93,7 @@ import Testing
     #expect(answer.hasPrefix(#"{"error":""#) && answer.contains(".\(error)\""), "\(answer)")
   }
 
-  @Test("of two with the same name the newest is received, and none that is taken back")
+  @Test("of two offers with one name the newest is received, and none that is being withdrawn")
   func newest() throws {
     card.offered[5] = memfd
     card.offered[6] = memfd
@@ -106,7 +106,7 @@ import Testing
     #expect(try !number())
   }
 
-  @Test("events that lack what they should say are passed over")
+  @Test("events about offers that lack a field, or have a wrong one, are ignored")
   func badEvents() throws {
     for (event, fields) in [
       ("offered", ""), ("offered", #""offer":1,"device":3"#),

@@ -22,7 +22,7 @@ import Testing
     #expect(sessions.count == 2)
   }
 
-  @Test("what was said to another session does not count, nor the rest of a line")
+  @Test("answers to another session, and the rest of a line, do not open the session")
   func earlier() throws {
     let rig = try AgentRig()
     let hello = try rig.host.take("hello")
@@ -45,7 +45,7 @@ import Testing
     #expect(rig.core.session.isOpen && rig.core.session.audiences == ["a"])
   }
 
-  @Test("lines come in pieces, and one without end is dropped up to its end")
+  @Test("a line may come in pieces, and one that is too long is dropped up to its end")
   func pieces() throws {
     let rig = try AgentRig()
     let hello = try rig.host.take("hello")
@@ -95,7 +95,7 @@ import Testing
     #expect(answers.last == "4")
   }
 
-  @Test("a command that is longer than the helper reads is refused here")
+  @Test("the agent refuses a command that is longer than the helper reads")
   func length() throws {
     let rig = try AgentRig()
     let hello = try rig.host.take("hello")
@@ -113,7 +113,7 @@ import Testing
     #expect(rig.host.waiting.isEmpty)
   }
 
-  @Test("a helper that refuses the version is not spoken to, and why is said")
+  @Test("a helper that refuses the version gets no session, and the log says why")
   func version() throws {
     let rig = try AgentRig()
     try rig.host.refuse(rig.host.take("hello"), "WrongVersion", "version 2 is spoken here")
@@ -122,7 +122,7 @@ import Testing
     #expect(rig.logged.contains { $0.contains("version 2 is spoken here") })
   }
 
-  @Test("nothing happens while nobody says anything: with a helper, and without one")
+  @Test("the loop has nothing to do while nobody says anything, with a helper and without one")
   func idle() throws {
     let rig = try AgentRig()
     try rig.begin(with: FakeCard())

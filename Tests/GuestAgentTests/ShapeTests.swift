@@ -5,7 +5,7 @@ import Testing
 /// Images that are buffers.
 @Suite struct FlatShapeTests {
   @Test(
-    "an image has exactly the bytes of the buffer, and no side is too long",
+    "an image has the buffer's bytes in whole pages, and no side that is too long",
     arguments: [1, 4095, 4096, 4097, 8 << 20, 65535 << 12, (65535 << 12) + 1, 1 << 30, (1 << 32) - (1 << 20)]
       as [UInt64])
   func shape(_ bytes: UInt64) throws {
@@ -17,6 +17,6 @@ import Testing
     #expect(UInt64(shape.size) - bytes < UInt64(shape.width) * 4 + systemPageSize)
   }
 
-  @Test("no image has no bytes, or 4 GiB", arguments: [0, 1 << 32, .max] as [UInt64])
+  @Test("there is no image for 0 bytes, or for 4 GiB", arguments: [0, 1 << 32, .max] as [UInt64])
   func none(_ bytes: UInt64) { #expect(FlatShape(bytes) == nil) }
 }

@@ -116,7 +116,7 @@ import Testing
   static let sixGiB: UInt64 = 0x1_c000_0000
 
   @Test(
-    "a device that cannot reach all RAM, without an IOMMU, would be given copies by a driver that maps imports",
+    "a device that cannot reach all RAM gets copies if its driver maps imports and no IOMMU helps",
     arguments: [
       // The driver's name, the kernel, bits, RAM's end, an IOMMU: copies or not.
       ("cirrus", "6.12.95+deb12-amd64", 32, sixGiB, false, true),

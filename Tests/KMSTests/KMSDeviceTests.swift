@@ -28,7 +28,7 @@ import Udmabuf
     #expect(card.isMaster)
   }
 
-  @Test("a probe finds out what the card can do") func probe() throws {
+  @Test("a probe finds that the card imports, shows and commits a udmabuf") func probe() throws {
     let probes = KMSProbe.all(try UdmabufDevice())
     try #require(!probes.isEmpty)
     for probe in probes {
@@ -123,7 +123,7 @@ import Udmabuf
   }
 
   @Test(
-    "the card shows a part of a frame",
+    "the card shows a part of a frame, or refuses it if it shows frames from their start alone",
     arguments: [(0, 0, 0), (0, 0, 4096), (64, 0, 0), (0, 16, 0)] as [(UInt32, UInt32, UInt32)])
   func showsAPartOfAFrame(x: UInt32, y: UInt32, offset: UInt32) throws {
     let stage = try Stage()

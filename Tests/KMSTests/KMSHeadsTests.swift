@@ -244,7 +244,7 @@ import Udmabuf
   // MARK: Several cards
 
   /// Two leases are two cards to whoever holds them: joined, they have their scanouts numbered through.
-  @Test("two cards are one sink, with consecutive scanouts") func twoCardsAsOne() throws {
+  @Test("two leases of a card are one sink, with consecutive scanouts") func twoCardsAsOne() throws {
     let master = try KMSCard(Stage.path)
     try master.becomeMaster()
     let pipes = try KMSPipe.choose([], of: master, limit: 4)

@@ -20,7 +20,7 @@ import Testing
     try text.write(toFile: directory.appending(name).string, atomically: false, encoding: .utf8)
   }
 
-  @Test("--stdin filters a definition, there and back; what needs no change goes through byte for byte")
+  @Test("enable and disable filter a definition, and one that needs no change stays byte for byte")
   func filter() throws {
     try write("plain", Definition().text)
     let (status, output) = try shell(
@@ -36,7 +36,7 @@ import Testing
   }
 
   @Test(
-    "a definition that cannot be enabled: status 1, the reason, and nothing on standard output",
+    "a definition that cannot be enabled gives status 1, the reason and no output",
     arguments: [
       ("<domain type='kvm'/>", "no <name>"), ("<network/>", "not a domain"), ("<domain", "cannot be read"),
       ("<domain type='xen'><name>x</name></domain>", "type xen"),
@@ -53,14 +53,14 @@ import Testing
     #expect(try shell("udmabridge libvirt enable --stdin <bad 2>/dev/null").output == "")
   }
 
-  @Test("a definition that does not end is not read for ever")
+  @Test("a definition without an end is refused at the limit")
   func endless() throws {
     let (status, output) = try shell("udmabridge libvirt enable --stdin </dev/zero")
     #expect(status == 1 && output.contains("but the limit is 16777216"), "\(output)")
   }
 
   @Test(
-    "wrong command lines",
+    "wrong command lines of libvirt have status 64",
     arguments: [
       "enable", "enable web --stdin", "enable --stdin --dry-run", "enable web --option fd=3",
       "enable web --option kms", "check",
@@ -69,7 +69,7 @@ import Testing
     #expect(try shell("udmabridge libvirt \(line)").status == 64)
   }
 
-  @Test("check tells what a definition lacks, each with its remedy, and fails for it")
+  @Test("check reports what a definition lacks, each with its remedy, and fails for it")
   func check() throws {
     try write("plain", Definition().text)
     let (status, output) = try shell("udmabridge libvirt check ./plain")
@@ -100,7 +100,7 @@ import Testing
     #expect(found.values.contains { $0.hasPrefix("\(card): ") }, "\(found)")
   }
 
-  @Test("a domain may be called as an option, behind --")
+  @Test("behind -- a domain's name may begin with a hyphen")
   func dashes() throws {
     let (status, output) = try shell("udmabridge libvirt enable --connect test+nowhere:///x -- -web")
     #expect(status == 1 && output.contains("libvirt"), "\(output)")
@@ -116,7 +116,7 @@ import Testing
     }
   }
 
-  @Test("a connection that cannot be is told in one line")
+  @Test("a connection that fails gives status 1 and one line")
   func connection() throws {
     let (status, output) = try shell("udmabridge libvirt enable web --connect test+nowhere:///x")
     #expect(status == 1 && output.split(separator: "\n").count == 1, "\(output)")

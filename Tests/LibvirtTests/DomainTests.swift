@@ -7,7 +7,8 @@ import Testing
 
 /// What stands against a domain, and what enabling and disabling make of its definition.
 @Suite struct DomainTests {
-  @Test("what stands against a domain", arguments: DomainCase.all)
+  @Test(
+    "each sample definition has the problems that it should have, with remedies", arguments: DomainCase.all)
   func problems(_ sample: DomainCase) throws {
     let problems = try DomainXML(sample.definition.text).problems
     #expect(problems == sample.problems)
@@ -36,7 +37,9 @@ import Testing
     ("nodes that share", Definition(cpu: "<cpu><numa><cell id='0' memAccess='shared'/></numa></cpu>")),
   ]
 
-  @Test("what is enabled has no problem, twice changes nothing, and is undone", arguments: enabled.indices)
+  @Test(
+    "a definition is enabled without a problem, twice without a change, and disabled as it was",
+    arguments: enabled.indices)
   func enable(_ index: Int) throws {
     let (name, definition) = Self.enabled[index]
     let domain = try DomainXML(definition.text)
@@ -78,7 +81,7 @@ import Testing
   ]
 
   @Test(
-    "a guest that shall lend any buffer has a port and another card; twice changes nothing; it is undone",
+    "enabling with lending adds a port, and a card for any buffer; disabling removes them",
     arguments: lending.indices, [LendingScope.card, .all])
   func enableLending(_ index: Int, _ scope: LendingScope) throws {
     let (name, definition) = Self.lending[index]
@@ -131,7 +134,7 @@ import Testing
   }
 
   @Test(
-    "a guest that shall have memory of the host has a card for it, beside one that lends; it is undone",
+    "enabling with sharing adds a card for the host's memory; disabling removes it",
     arguments: [true, false])
   func enableSharing(_ lends: Bool) throws {
     let domain = try DomainXML(Definition().text)
@@ -164,7 +167,7 @@ import Testing
     #expect(canonical(domain.text) == canonical(before) && !domain.isSharing)
   }
 
-  @Test("what was there for it already, by hand, stays, and so do other arguments of QEMU")
+  @Test("a port that was made by hand, and other arguments of QEMU, stay")
   func lendingByHand() throws {
     var definition = Definition()
     definition.devices += """
@@ -192,7 +195,7 @@ import Testing
       .replacing("> <", with: "><")
   }
 
-  @Test("the video stays where the guest knows it, and its other properties are put back")
+  @Test("a video keeps its address, and its other properties come back")
   func video() throws {
     let domain = try DomainXML(Definition().text)
     try domain.enable()
@@ -204,7 +207,7 @@ import Testing
     #expect(!domain.isOurs)
   }
 
-  @Test("graphics that cannot be are refused, or taken out with what needs them, and put back")
+  @Test("graphics that cannot be are refused, or removed with what needs them, and come back")
   func graphics() throws {
     var definition = Definition()
     definition.devices += """
@@ -230,7 +233,7 @@ import Testing
     #expect(restored.children("audio").map { $0["type"] } == ["spice"])
   }
 
-  @Test("a password is not written down where everybody reads it")
+  @Test("graphics with a password are refused, since the record would show it")
   func secret() throws {
     var definition = Definition()
     definition.devices += "<graphics type='vnc' passwd='secret'/>"
@@ -240,7 +243,7 @@ import Testing
     #expect(domain.text == before)
   }
 
-  @Test("what cannot start is refused, unchanged; what is changed later by hand stays")
+  @Test("a definition that cannot start is refused unchanged, and later changes by hand stay")
   func refused() throws {
     let xen = try DomainXML(Definition(type: "xen").text)
     #expect(throws: LibvirtError.refused([.type("xen")])) { try xen.enable() }
@@ -264,7 +267,7 @@ import Testing
     #expect(backing.child("access") == nil)
   }
 
-  @Test("other options replace those that a domain has; none keep them")
+  @Test("new options replace those that a domain has, and no options keep them")
   func options() throws {
     let domain = try DomainXML(Definition().text)
     try domain.enable(options: [
@@ -276,7 +279,7 @@ import Testing
     #expect(try domain.reference()?.options.map(\.name) == ["cursor"])
   }
 
-  @Test("a domain with a window of QEMU's is shown there, unless it says where")
+  @Test("a domain with a window of QEMU's is shown there, unless its options say where")
   func window() throws {
     var definition = Definition()
     definition.devices += "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
@@ -291,7 +294,7 @@ import Testing
     #expect(try plain.reference()?.options == [])
   }
 
-  @Test("the card that draws the window says which pictures it takes in")
+  @Test("a window that a card draws adds the card's node as the stride's alignment")
   func windowOfACard() throws {
     var definition = Definition()
     definition.devices +=
@@ -314,7 +317,7 @@ import Testing
     #expect(try headless.reference()?.options == [])
   }
 
-  @Test("the size that a video starts in is kept, unless another is chosen or the helper has none like it")
+  @Test("a video's start size becomes an option, unless another is chosen or it cannot be one")
   func startSize() throws {
     func video(_ size: String) -> Definition {
       Definition(devices: "<video><model type='virtio'><resolution \(size)/></model></video>")
@@ -339,7 +342,7 @@ import Testing
     #expect(try domain.reference()?.options.map(\.value) == ["off", "800x600"])
   }
 
-  @Test("on QEMU's display the size is libvirt's to tell, and not the only one")
+  @Test("on QEMU's display a video keeps its start size, and no option has it")
   func startSizeOfAWindow() throws {
     var definition = Definition(
       devices: "<video><model type='virtio'><resolution x='800' y='600'/></model></video>")
@@ -355,7 +358,7 @@ import Testing
     #expect(try domain.reference()?.options.map(\.value) == ["auto", "800x600"])
   }
 
-  @Test("features that the helper lacks are taken out of a video that was made by hand, and put back")
+  @Test("features that the helper lacks are taken out of a video made by hand, and put back")
   func features() throws {
     let domain = try DomainXML(DomainCase.driver("iommu='on' ats='on' packed='on'").text)
     try domain.enable()
@@ -371,7 +374,7 @@ import Testing
     #expect(domain.record == nil)
   }
 
-  @Test("a device that was made by hand is left, without the back end")
+  @Test("disabling leaves a device that was made by hand, without the back end")
   func byHand() throws {
     let domain = try DomainXML(DomainCase.ready.text)
     try domain.disable()
@@ -379,7 +382,7 @@ import Testing
     #expect(domain.video?.child("model")?["type"] == "virtio" && domain.video?.child("driver") == nil)
   }
 
-  @Test("one that was made by hand survives enable and disable, and is not changed where it lacks nothing")
+  @Test("a definition made by hand survives enable and disable, and stays if it lacks nothing")
   func byHandEnabled() throws {
     let ready = try DomainXML(DomainCase.ready.text)
     let before = ready.text
@@ -400,7 +403,7 @@ import Testing
     #expect(lacking.root.descendant("devices", "graphics")?["type"] == "vnc")
   }
 
-  @Test("of videos that were put in one after the other, the last one comes back")
+  @Test("of videos that replaced each other, the last one comes back")
   func replaced() throws {
     let domain = try DomainXML(Definition().text)
     func replaceVideo(_ text: String?) throws {
@@ -428,7 +431,7 @@ import Testing
     #expect(byHand.video?.child("model")?["type"] == "qxl")
   }
 
-  @Test("the user that QEMU runs as, as libvirt tells hooks")
+  @Test("the user that QEMU runs as is read from the label that hooks get")
   func owner() throws {
     var definition = Definition()
     #expect(try DomainXML(definition.text).owner == nil)
@@ -447,7 +450,7 @@ import Testing
     }
   }
 
-  @Test("a definition that comes without its passwords is looked at, and not defined again")
+  @Test("a definition without its passwords can be looked at, and is not defined again")
   func secrets() throws {
     func read(_ flags: UInt32) throws(LibvirtError) -> String {
       // VIR_DOMAIN_XML_SECURE
@@ -465,7 +468,7 @@ import Testing
     }
   }
 
-  @Test("the difference tells what goes and what comes, and no password")
+  @Test("the difference shows what goes and what comes, and no password")
   func difference() {
     let old = (1...20).map { "line \($0)" }.joined(separator: "\n")
     let new = old.replacing("line 10\n", with: "<vnc passwd='a' x='1'/>\n")

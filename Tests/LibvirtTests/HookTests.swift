@@ -50,7 +50,7 @@ import Testing
   private static let ready = Definition(
     backing: Definition.shared, devices: Definition.own("/run/udmabridge/web?"))
 
-  @Test("a domain that is ours has a directory from prepare to release")
+  @Test("an enabled domain has a directory from prepare to release")
   func life() throws {
     #expect(run("prepare", Self.ready.text) == Hook.Outcome())
     #expect(hasDirectory())
@@ -66,7 +66,7 @@ import Testing
     #expect(run("release", Self.ready.text) == Hook.Outcome())
   }
 
-  @Test("where a guest is to lend, libvirt finds a socket, which the helper's takes the place of")
+  @Test("the hook leaves a dead socket at the port, and the helper's takes its place")
   func port() throws {
     let domain = try DomainXML(Definition().text)
     try domain.enable(lending: .card)
@@ -87,7 +87,7 @@ import Testing
   }
 
   @Test(
-    "all others pass, untouched",
+    "the hook lets all other domains pass, and makes nothing for them",
     arguments: [
       ("plain", Definition().text), ("nothing", ""), ("no XML", "<domain"),
       ("VNC", Definition().text + "<!-- udmabridge -->"),
@@ -136,7 +136,7 @@ import Testing
     #expect(run("reconnect", definition.text, name: definition.name).status == 0)
   }
 
-  @Test("a file with an option that there is not refuses the start too")
+  @Test("a domain's file with an unknown option refuses the start by its line")
   func file() throws {
     let options = try DomainPlaces("web", root: root).options
     try FileManager.default.createDirectory(
@@ -148,7 +148,9 @@ import Testing
     #expect(outcome.status == 1 && outcome.messages[0].contains("line 2"), "\(outcome)")
   }
 
-  @Test("the directory belongs to the domain's own user, or to who runs QEMU", .enabled(if: geteuid() == 0))
+  @Test(
+    "a domain's directory belongs to the domain's own user, or to who runs QEMU", .enabled(if: geteuid() == 0)
+  )
   func owner() throws {
     let directory = try DomainPlaces("web", root: root).directory
     try run(asUser: 4242)
@@ -166,7 +168,7 @@ import Testing
     #expect(try FileAccess(of: directory.appending("port")).user == 4243)
   }
 
-  @Test("what libvirt takes for a device is udmabuf's, and another domain's stays")
+  @Test("a domain's string leads to udmabuf's device, and another domain's stays")
   func device() throws {
     try FileManager.default.createDirectory(
       atPath: root.appending("dev/udmabuf").string, withIntermediateDirectories: true)
@@ -188,7 +190,7 @@ import Testing
   }
 
   @Test(
-    "names are only names",
+    "a domain's name makes its own directory and link alone, whatever is in it",
     arguments: [
       "..", "a/../../b", "--help", ";touch x", "a\nb", "\u{1b}[2J", String(repeating: "n", count: 80),
     ])
@@ -213,7 +215,7 @@ import Testing
     #expect(directoryEntries(root.appending("run/udmabridge")).isEmpty)
   }
 
-  @Test("a name that is too long: ours does not start, and nothing of it is made; others pass")
+  @Test("an enabled domain with a name that is too long does not start, and others pass")
   func longName() {
     let name = String(repeating: "n", count: 81)
     let ours = Definition(
@@ -236,7 +238,7 @@ import Testing
     #expect(try FileManager.default.fileExists(atPath: DomainPlaces("web", root: root).control.string))
   }
 
-  @Test("a presenter is systemd's: started with the domain and after a restart, stopped at its end")
+  @Test("a presenter is started with the domain and after a restart, and stopped at its end")
   func presenter() throws {
     let file = try DomainPlaces("a-b c", root: root).present
     try FileManager.default.createDirectory(
@@ -254,7 +256,7 @@ import Testing
   }
 
   @Test(
-    "unit names are systemd's",
+    "a unit's name is escaped as systemd does it",
     arguments: [
       ("web", "web"), (".x", #"\x2ex"#), ("a.b_c:9", "a.b_c:9"), ("a%20b", #"a\x2520b"#), ("ä", #"\xc3\xa4"#),
     ])
@@ -284,7 +286,7 @@ import Testing
     #expect(status == 0 && output.isEmpty, "\(output)")
   }
 
-  @Test("what is too long is not passed on in part: libvirtd then takes what it has")
+  @Test("input that is too long is not passed on at all")
   func long() throws {
     let (status, output) = try shell(
       "head -c 20000000 /dev/zero | udmabridge libvirt-hook web restore begin -")
@@ -292,7 +294,7 @@ import Testing
   }
 
   @Test(
-    "whatever the words and the descriptors are, a domain that is not ours goes on, and nothing is written",
+    "whatever its words and descriptors are, the hook lets another domain go on, and is silent",
     arguments: [
       "web prepare begin - </dev/null", "--help prepare begin - </dev/null", "-- prepare begin - </dev/null",
       "'' prepare begin - </dev/null", "web '' '' '' </dev/null",
@@ -319,7 +321,7 @@ import Testing
       output.hasPrefix("udmabridge: domain web: ") && output.split(separator: "\n").count == 1, "\(output)")
   }
 
-  @Test("somebody who tries it by hand is told")
+  @Test("the hook without words has status 64, and with --help it shows its usage")
   func usage() throws {
     #expect(try shell("udmabridge libvirt-hook").status == 64)
     #expect(try shell("udmabridge libvirt-hook --help").output.contains("USAGE"))

@@ -20,7 +20,7 @@ import Testing
     try text.write(toFile: file.string, atomically: false, encoding: .utf8)
   }
 
-  @Test("the files that describe back ends, in the order in which libvirt takes them")
+  @Test("the descriptions of back ends are read in the order in which libvirt takes them")
   func descriptions() throws {
     let gpu = #"{"description": "x", "type": "gpu", "binary": "/bin/x", "tags": []}"#
     try write("usr/share/qemu/vhost-user/50-b.json", gpu)
@@ -69,7 +69,7 @@ import Testing
     #expect(files.setting("user") == [mark == "etc/NIXOS" ? configuration : "etc/libvirt"])
   }
 
-  @Test("settings of qemu.conf")
+  @Test("texts, numbers, lists and comments of qemu.conf are read")
   func settings() throws {
     try write(
       "etc/libvirt/qemu.conf",
@@ -99,7 +99,7 @@ import Testing
   }
 
   @Test(
-    "AppArmor's profile of libvirtd, which lets it start programs of /usr/bin and those that it names; the hook"
+    "AppArmor's profile and its mode decide what libvirtd may start, and the hook is found"
   )
   func others() throws {
     let files = HostFiles(root: root)

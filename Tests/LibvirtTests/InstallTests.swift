@@ -32,7 +32,7 @@ import Testing
   }
 
   @Test(
-    "what is installed leads to what is installed, and is removed to the last file",
+    "an installation leads to its own files, and is removed to the last one",
     arguments: ["/usr", "/opt/x"])
   func roundTrip(_ prefix: String) throws {
     let (status, output) = try install("install", prefix: prefix)
@@ -85,7 +85,7 @@ import Testing
     #expect(again == 1 && why.contains("nothing is installed"))
   }
 
-  @Test("what libvirt looks for is where a libvirt of another prefix looks, and is removed too")
+  @Test("description and hook can go where another libvirt looks, and are removed too")
   func places() throws {
     let places = ["DESCRIPTIONS=/var/lib/qemu/vhost-user", "HOOKS=/var/lib/libvirt/hooks/qemu.d"]
     #expect(try install("install", prefix: "/opt/x", places[0], places[1]).status == 0)
@@ -112,7 +112,7 @@ import Testing
     #expect(try install("install", prefix: second).status == 0)
   }
 
-  @Test("what leads to another installation is not uninstalled")
+  @Test("uninstalling leaves a hook and a description of another installation")
   func others() throws {
     #expect(try install("install", prefix: "/opt/x").status == 0)
     let hook = directory.appending("root/etc/libvirt/hooks/qemu.d/udmabridge-libvirt-hook")
@@ -127,7 +127,7 @@ import Testing
   }
 
   // As it would be on a host with SELinux: the tools are made up, and write down how they are called.
-  @Test("what is installed is labelled where SELinux is, and not in a DESTDIR")
+  @Test("label gives an installation its SELinux labels, and an installation in a DESTDIR has none")
   func labels() throws {
     let (tools, log) = (directory.appending("tools"), directory.appending("log"))
     try makeDirectory(tools, mode: 0o755)

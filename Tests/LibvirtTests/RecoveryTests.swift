@@ -43,7 +43,7 @@ import Testing
     #expect { try recover() } throws: { "\($0)".contains("no free PCI Express port") }
   }
 
-  @Test("one that fails leaves neither a helper nor a connection, and the next one works")
+  @Test("a recovery that fails leaves neither a helper nor a connection, and the next one works")
   func failure() throws {
     domain.ports = [("pci.1", Guest.Port(refusal: "no")), ("pci.2", Guest.Port(refusal: "never"))]
     #expect { try recover() } throws: {
@@ -57,7 +57,7 @@ import Testing
     domain.end()
   }
 
-  @Test("a connection without a card, as a recovery leaves it that was killed, is removed first")
+  @Test("a connection that a killed recovery has left is removed first")
   func left() throws {
     domain.hasConnection = true
     try recover()
@@ -65,7 +65,7 @@ import Testing
     domain.end()
   }
 
-  @Test("the presenter is started again, where the domain has one")
+  @Test("a recovery starts the presenter again, if the domain has one")
   func presenter() throws {
     try recover()
     #expect(domain.units == [])
@@ -93,13 +93,15 @@ import Testing
     return child
   }
 
-  @Test("a helper of QEMU's user that runs is in the way")
+  @Test("a helper of QEMU's user that runs stops a recovery")
   func running() throws {
     let helper = try impostor(geteuid())
     #expect { try recover() } throws: { "\($0)".contains("its helper, process \(helper.pid), still runs") }
   }
 
-  @Test("another user's process that only calls itself so is not", .enabled(if: geteuid() == 0, "needs root"))
+  @Test(
+    "another user's process that calls itself the helper does not stop a recovery",
+    .enabled(if: geteuid() == 0, "needs root"))
   func impostor() throws {
     let other = try impostor(65534)
     try recover()
@@ -107,7 +109,7 @@ import Testing
     domain.end()
   }
 
-  @Test("systemd tries to start a presenter for as long as the domain runs")
+  @Test("the presenter's unit starts again on failure, without a limit")
   func unit() throws {
     let unit = try readText(repository.appending("packaging/udmabridge-present@.service.in"))
     let start = try #require(unit.split(separator: "[Service]").first)

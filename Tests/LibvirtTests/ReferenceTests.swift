@@ -11,7 +11,7 @@ import Testing
 /// What libvirt hands to the helper, and where things of a domain are.
 @Suite struct ReferenceTests {
   @Test(
-    "what is written is read",
+    "a reference is read as it was written, and fits into XML and shells",
     arguments: [
       "web", "a b", "ä/%&<>'\"", ";=?#", String(repeating: "x", count: 80),
     ])
@@ -31,7 +31,7 @@ import Testing
     }
   }
 
-  @Test("one that people write is read too")
+  @Test("a reference that people write is read")
   func byHand() throws {
     let reference = try DomainReference("/run/udmabridge/web?kms=%2fdev%2Fdri%2Fcard0:DP-1;cursor=off;")
     #expect(reference.domain == "web")
@@ -47,7 +47,7 @@ import Testing
   }
 
   @Test(
-    "what is none is refused",
+    "a malformed reference is refused",
     arguments: [
       "", "/dev/dri/renderD128", "/run/udmabridge/", "/run/udmabridge/?kms=auto", "/run/udmabridge/a%2?",
       "/run/udmabridge/%ff?", "/run/udmabridge/a", "/run/udmabridge/a?kms=/dev/dri/card0",
@@ -84,7 +84,7 @@ import Testing
     #expect(found.first { $0.domain == "web" }?.existingControl == nil)
   }
 
-  @Test("one that is too long for a file's name is told where options can be instead")
+  @Test("a reference too long for a file's name is refused, and the error names the options' file")
   func tooLong() throws {
     let domain = try DomainXML(Definition().text)
     let options = try (0..<9).map { _ in try DomainOption("stats", "/" + String(repeating: "x", count: 30)) }
@@ -93,7 +93,7 @@ import Testing
     } throws: { "\($0)".contains("has 379 bytes, and may have 271") && "\($0)".contains(".conf") }
   }
 
-  @Test("a name that is too long itself is told so")
+  @Test("a domain's name that is too long is refused with its own remedy")
   func nameTooLong() throws {
     // Two bytes each, which are written %XX.
     let longest = String(repeating: "ж", count: 13) + "xx"
@@ -117,7 +117,7 @@ import Testing
   }
 
   @Test(
-    "each name has a directory of its own, whose control socket can be bound",
+    "each domain's name becomes one file name",
     arguments: [
       ("web", "web"), ("a b", "a%20b"), ("..", "%2E."), ("a/../b", "a%2F..%2Fb"), (".hidden", "%2Ehidden"),
       ("a~b", "a%7Eb"), ("-x", "-x"),
@@ -126,7 +126,7 @@ import Testing
     #expect(try DomainPlaces(name).fileName == file)
   }
 
-  @Test("a name that is too long for a socket has no place, and no other domain's either")
+  @Test("a name that is too long for a socket's path has no place and no reference")
   func long() throws {
     for last in ["a", "\u{fc}", "."] {
       let count = 80 - (last == "\u{fc}" ? 6 : 1)
@@ -144,7 +144,7 @@ import Testing
     #expect(throws: DomainError.nameTooLong("%2E" + hidden.dropFirst())) { try DomainPlaces(hidden) }
   }
 
-  @Test("the control socket that a domain chooses: in its string while it runs, else in its file")
+  @Test("a domain's control socket is the one of its string, or else of its file")
   func control() throws {
     let root = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: root.string) }
@@ -167,7 +167,7 @@ import Testing
     #expect(places.chosenControl == "/chosen")
   }
 
-  @Test("a domain's file adds to its string, which has the last word")
+  @Test("a domain's file adds options before those of its string")
   func file() throws {
     let directory = try makeTemporaryDirectory()
     defer { _ = try? FileManager.default.removeItem(atPath: directory.string) }

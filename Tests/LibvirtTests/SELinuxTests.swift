@@ -53,14 +53,14 @@ import Testing
     return report.checks
   }
 
-  @Test("what is labelled as the policy wants it may be used; what is not there is not told of")
+  @Test("files with the policy's labels are ok, and missing files are not reported")
   func good() throws {
     #expect(try checks(Policy(labels: Self.good)).map(\.status) == [.ok, .ok, .ok, .ok])
     #expect(try checks(Policy()) == [])
   }
 
   @Test(
-    "what may not be used is told with what is refused and to whom, and how it gets a label that may",
+    "a wrong label is reported with what is refused to whom, and the command that mends it",
     arguments: [
       (helper.string, "bin_t", "svirt_t: entrypoint", "semanage fcontext -a -t qemu_exec_t '\(helper)'"),
       (
@@ -84,7 +84,7 @@ import Testing
     #expect(try checks(policy).map(\.status).filter { $0 != .ok } == [.limited])
   }
 
-  @Test("a domain without KVM has a label of its own")
+  @Test("a domain without KVM is checked with its own label")
   func emulated() throws {
     let failed = try checks(Policy(labels: Self.good), isEmulated: true).filter { $0.status == .failed }
     #expect(failed.allSatisfy { $0.found.contains("svirt_tcg_t: ") } && failed.count == 3, "\(failed)")
@@ -92,7 +92,7 @@ import Testing
   }
 
   @Test(
-    "libselinux itself, with paths of a policy's that are made up",
+    "libselinux reads expected labels from a policy's file, and knows no others",
     .enabled(if: SELinux(contexts: "/dev/null") != nil, "there is no libselinux"))
   func library() throws {
     let directory = try makeTemporaryDirectory()

@@ -5,7 +5,7 @@ import Testing
 /// Documents that come from outside.
 @Suite struct XMLTests {
   @Test(
-    "what is not well-formed, too long or too deep is refused",
+    "text that is no well-formed document, or too deep, is refused",
     arguments: [
       ("nothing", ""), ("half", "<domain><name>"), ("no XML", "domain"), ("NUL", "<domain>\0</domain>"),
       ("no UTF-8", "<domain>\u{1}</domain>"), ("two", "<domain/><domain/>"),
@@ -25,7 +25,7 @@ import Testing
     #expect(throws: XMLError.documentType) { try XMLDocument(Array(bomb.utf8)) }
   }
 
-  @Test("the bound on the length holds, and what is just within it is read")
+  @Test("a document within the limit of the length is read, and a longer one is refused")
   func length() throws {
     let comment = "<!--\(String(repeating: "x", count: 1 << 20))-->"
     let text = "<domain>" + String(repeating: comment, count: 15) + "</domain>"
@@ -34,7 +34,7 @@ import Testing
     #expect(throws: XMLError.tooLong(long.utf8.count)) { try XMLDocument(Array(long.utf8)) }
   }
 
-  @Test("what is not touched is written as it was read")
+  @Test("a document that is not changed is written as it was read")
   func kept() throws {
     let text = """
       <?xml version="1.0" encoding="UTF-8"?>
@@ -50,7 +50,7 @@ import Testing
     #expect(try XMLDocument(Array(text.utf8)).text == text)
   }
 
-  @Test("elements go and come in lines of their own")
+  @Test("elements that come and go have lines of their own")
   func lines() throws {
     let document = try XMLDocument(Array("<a>\n  <b/>\n  <d/>\n</a>\n".utf8))
     document.root.child("b")?.insertAfter(try document.make("<c><x/></c>"))

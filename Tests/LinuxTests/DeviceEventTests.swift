@@ -33,7 +33,7 @@ import Testing
     #expect(socket.drain { _ in })
   }
 
-  @Test("a device's number is taken apart, and put together again") func numberOfADevice() throws {
+  @Test("a device file's number has its major and its minor number") func numberOfADevice() throws {
     #expect(try FD.open("/dev/null", writable: false).status().number == DeviceNumber(major: 1, minor: 3))
   }
 }

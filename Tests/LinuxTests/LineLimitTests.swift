@@ -16,7 +16,7 @@ import Testing
     }
   }
 
-  @Test("some at once, then one a second, and the next one says how many were left out")
+  @Test("thirty lines may come at once, then one a second, with the number left out")
   func pace() {
     var limit = LineLimit()
     #expect(written(&limit, 100, from: 0, every: 0) == Array(0..<30))
@@ -29,7 +29,7 @@ import Testing
     #expect(written(&limit, 100, from: 93, every: 0) == Array(0..<30))
   }
 
-  @Test("a thousand in an hour, of which the last one says that there are no more")
+  @Test("a thousand lines may come in an hour, of which the last one says that it is full")
   func hour() {
     var limit = LineLimit()
     // One every 2 s: 999 lines in the first 1998 s.
@@ -41,7 +41,7 @@ import Testing
     #expect(limit.next(at: Self.after(3701)) == .write(leftOut: 0))
   }
 
-  @Test("what is written of a line")
+  @Test("a line is written unchanged, and one too many is not written")
   func text() {
     var limit = LineLimit()
     for _ in 0..<LineLimit.atOnce { #expect(limit.admit("a line") == "a line") }

@@ -22,7 +22,7 @@ import Testing
     return unsafe poll(&one, 1, 0) == 1 ? Int32(one.revents) : 0
   }
 
-  @Test("the end that is read sees when the last copy of the other one closes, and nothing before")
+  @Test("a pipe's reader sees when the last copy of the other end closes, and nothing before")
   func hangup() throws {
     let loop = try EventLoop()
     let (read, written) = try pipe()
@@ -40,7 +40,7 @@ import Testing
     loop.remove(token, read.fd!)
   }
 
-  @Test("the end that is written sees when nobody reads any more")
+  @Test("a pipe's writer sees when nobody reads any more")
   func brokenPipe() throws {
     let (read, written) = try pipe()
     #expect(state(written.fd!) == 0)
@@ -48,7 +48,7 @@ import Testing
     #expect(state(written.fd!) & POLLERR != 0)
   }
 
-  @Test("who writes into a pipe that is full is told so, and does not wait")
+  @Test("a write into a full pipe fails at once")
   func nonblocking() throws {
     let (read, written) = try pipe()
     let bytes = [UInt8](repeating: 0, count: 4096)

@@ -14,7 +14,8 @@ import Testing
     return Array(bytes.dropFirst())
   }
 
-  @Test("a descriptor is passed") func passesADescriptor() throws {
+  @Test("a descriptor that is passed is the same file, and can be taken once") func passesADescriptor() throws
+  {
     let memfd = try Memfd.create(name: "passed", size: 4096)
     try UnixSocket.pair { a, b in
       let sent = try memfd.withDescriptor { fd throws(Errno) in
@@ -133,7 +134,7 @@ import Testing
     #expect(try FD.open(target, writable: false).read(upTo: 9) == [1, 2])
   }
 
-  @Test("who listens and accepts nobody is not waited for for ever")
+  @Test("a connection to a full queue is given up when its time is over")
   func fullQueue() throws {
     let directory = try makeTemporaryDirectory()
     defer { removeDirectory(directory) }

@@ -48,7 +48,7 @@ import Varlink
     #expect(MetricFamily.ofHelpers.filter { $0.label != nil }.map(\.field).sorted() == grouped.sorted())
   }
 
-  @Test("names are as Prometheus wants them, and each is explained once")
+  @Test("metrics have the names and units that Prometheus wants, and an explanation each")
   func names() throws {
     let families = [MetricFamily.domains, .up, .duration] + MetricFamily.ofHelpers
     #expect(Set(families.map(\.name)).count == families.count)
@@ -72,7 +72,7 @@ import Varlink
     }
   }
 
-  @Test("the page about metrics lists each one with its type, and no other")
+  @Test("docs/metrics.md lists each metric with its type, and no other")
   func page() throws {
     let text = try readText(repository.appending("docs/metrics.md"), upTo: 1 << 20)
     let rows = text.matches(of: /(?m)^\| `(\w+)`(?: by `(\w+)`)? \| (\w+) \|/).map {

@@ -112,7 +112,7 @@ import Varlink
   ]
 
   @Test(
-    "what a helper says, or why it says nothing; the one beside it is heard in any case", arguments: cases)
+    "a helper's answer is read or refused with the reason, and the one beside it is read", arguments: cases)
   func answers(_ example: Case) throws {
     let helper = try FakeHelper(directory.appending("a"), example.behaviour, loop: loop)
     let other = try FakeHelper(directory.appending("b"), .answers(FakeHelper.good), loop: loop)
@@ -133,7 +133,7 @@ import Varlink
     }
   }
 
-  @Test("where there is no socket, the reason says what is there")
+  @Test("without a socket that serves, the reason says what is there")
   func nobody() throws {
     try writeText(directory.appending("file"), "x")
     do { _ = try UnixSocket.listen(directory.appending("stale")) }
@@ -151,7 +151,7 @@ import Varlink
     #expect(try ask([]).isEmpty)
   }
 
-  @Test("a helper whose queue is full is given up, and asked anew the next time")
+  @Test("a helper whose queue is full is given up")
   func fullQueue() throws {
     let helper = try FakeHelper(directory.appending("a"), .isStopped, loop: loop)
     let place = HelperPlace(domain: "a", control: helper.path)
@@ -168,7 +168,7 @@ import Varlink
     }
   }
 
-  @Test("all are asked at once: one that is silent keeps no other one waiting")
+  @Test("all helpers are asked at once, and a silent one delays no other")
   func atOnce() throws {
     let silent = try FakeHelper(directory.appending("a"), .silent, loop: loop)
     let others = try (0..<20).map {
@@ -183,7 +183,7 @@ import Varlink
     #expect(readings.allSatisfy { (try? $0.answer.get()) != nil })
   }
 
-  @Test("what is no longer wanted is given up")
+  @Test("a poll that is dropped tells nothing")
   func dropped() throws {
     let helper = try FakeHelper(directory.appending("a"), .silent, loop: loop)
     var poll: HelperPoll? = try HelperPoll(loop, patience: Patience.limit)

@@ -86,7 +86,7 @@ import Testing
   }
 
   @Test(
-    "one request, one answer, and the end",
+    "each request gets one answer, and then its connection ends",
     arguments: [
       ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK"),
       ("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", "HTTP/1.1 200 OK"),
@@ -107,7 +107,7 @@ import Testing
     try waitForTheEnd()
   }
 
-  @Test("a request may come byte by byte, and its caller may have said that there is no more")
+  @Test("a request may come byte by byte, and its caller may then send no more")
   func slowly() throws {
     try serve()
     let scraper = try Scraper(socket)
@@ -121,7 +121,7 @@ import Testing
     try waitForTheEnd()
   }
 
-  @Test("the helpers' words are in the answer, and several callers share one asking")
+  @Test("the answer has the helpers' numbers, and several callers share one poll")
   func sharing() throws {
     withHelper()
     try serve()
@@ -138,14 +138,14 @@ import Testing
     #expect(helper.calls == 1)
   }
 
-  @Test("what comes behind a request is read and dropped, so that the answer arrives")
+  @Test("bytes behind a request are dropped, and the answer arrives")
   func behind() throws {
     try serve()
     let scraper = try answer(to: Self.request + String(repeating: "x", count: 20_000))
     #expect(scraper.status == "HTTP/1.1 200 OK" && scraper.text.hasSuffix("udmabridge_domains 0\n"))
   }
 
-  @Test("who sends without an end is told so, and disconnected", arguments: ["x", "x: y\r\n"])
+  @Test("a caller that sends without an end is told so, and disconnected", arguments: ["x", "x: y\r\n"])
   func flood(_ piece: String) throws {
     try serve()
     let scraper = try Scraper(socket)
@@ -162,7 +162,8 @@ import Testing
   }
 
   @Test(
-    "who stops is disconnected when the time is up", arguments: ["", "G", "GET /metrics HTTP/1.1\r\nHost:"])
+    "a caller that stops in its request is disconnected when the time is up",
+    arguments: ["", "G", "GET /metrics HTTP/1.1\r\nHost:"])
   func stops(_ part: String) throws {
     try serve(patience: .milliseconds(20))
     let scraper = try Scraper(socket)
@@ -172,7 +173,7 @@ import Testing
     try waitForTheEnd()
   }
 
-  @Test("who does not read is disconnected when the time is up")
+  @Test("a caller that does not read is disconnected when the time is up")
   func doesNotRead() throws {
     // More than a socket holds.
     places = (0..<5000).map { HelperPlace(domain: "domain \($0)", control: FilePath("/nowhere/\($0)")) }
@@ -189,7 +190,7 @@ import Testing
     #expect(scraper.answer.count < 400_000)
   }
 
-  @Test("who reads slowly gets all of it")
+  @Test("a caller gets all of an answer that is more than a socket holds")
   func readsSlowly() throws {
     places = (0..<5000).map { HelperPlace(domain: "domain \($0)", control: FilePath("/nowhere/\($0)")) }
     try serve()
@@ -203,7 +204,8 @@ import Testing
 
   enum Moment: CaseIterable { case connected, halfRequest, waiting, answered }
 
-  @Test("who dies costs nothing, whenever that is", arguments: Moment.allCases)
+  @Test(
+    "a caller that dies at any moment leaves nothing, and the next one is served", arguments: Moment.allCases)
   func dies(_ moment: Moment) throws {
     if moment == .waiting { withHelper() }
     try serve()
@@ -231,7 +233,7 @@ import Testing
     }
   }
 
-  @Test("one connection too many is told to try again; when one of the others ends there is room")
+  @Test("a connection beyond the limit is told to try again, until another one ends")
   func tooMany() throws {
     try serve()
     var scrapers = try (0..<MetricsServer.connectionLimit).map { _ in
@@ -252,7 +254,7 @@ import Testing
   /// A machine may have no IPv6.
   private static let addresses = Loopback.allCases.filter { $0 == .v4 || (try? $0.listen(port: 0)) != nil }
 
-  @Test("a loopback address listens, and says which port it has got", arguments: addresses)
+  @Test("a loopback address listens on a port that it tells, and that is then in use", arguments: addresses)
   func loopback(_ address: Loopback) throws {
     let listening = try address.listen(port: 0)
     let port = try listening.port

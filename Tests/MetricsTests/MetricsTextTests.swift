@@ -17,7 +17,7 @@ import Testing
     .group(["device": .group(device), "control": .group(control)])
   }
 
-  @Test("families are together, domains in their order, and what a helper does not say is left out")
+  @Test("families are together, domains in their order, and absent numbers left out")
   func order() {
     let text = MetricsText.write([
       reading(

@@ -83,12 +83,12 @@ import Testing
     .init("a line that goes on", "GET /metrics HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", bad),
   ]
 
-  @Test("what is asked, at once", arguments: cases)
+  @Test("a request is read as what it asks, or refused, or incomplete", arguments: cases)
   func atOnce(_ example: Case) {
     #expect(ScrapeRequest.read(Array(example.text.utf8)) == example.expected)
   }
 
-  @Test("what is asked, byte by byte: no part of it is taken for something else", arguments: cases)
+  @Test("a request that comes byte by byte is read as the whole one", arguments: cases)
   func pieces(_ example: Case) {
     var bytes: [UInt8] = []
     for byte in example.text.utf8 {
@@ -101,7 +101,7 @@ import Testing
     #expect(example.expected == .incomplete)
   }
 
-  @Test("an answer has the length that it says, and says what is wrong")
+  @Test("an answer has the length that it says, and the reason of a refusal")
   func answers() throws {
     for status in [ScrapeStatus.badRequest, .notFound, .method, .late, .tooLarge, .busy, .version] {
       let text = String(decoding: status.answer(), as: UTF8.self)

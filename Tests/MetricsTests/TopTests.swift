@@ -18,7 +18,7 @@ import Varlink
       .success(.group(["device": .group(device), "control": .group(["holds": .number(2)])])))
   }
 
-  @Test("what happened between two readings is told per second, what there is as it is")
+  @Test("counts become rates between two readings, and other numbers stay")
   func rates() {
     let before = reading(["framesShown": .number(100), "bytesCopied": .number(0), "framesFailed": .number(7)])
     let now = reading(
@@ -35,7 +35,7 @@ import Varlink
     #expect(row.silence == nil)
   }
 
-  @Test("there is no rate without a time between, a reading before, or the same helper")
+  @Test("there is no rate without a reading before, a time between, or a count that grows")
   func noRates() {
     let (old, new) = (
       reading(["framesShown": .number(5)]), reading(["framesShown": .number(4)], after: .seconds(1))
@@ -51,7 +51,7 @@ import Varlink
     #expect(row.frames == nil && row.pinned == nil && row.silence?.contains("not answered") == true)
   }
 
-  @Test("numbers that add up to more than there is end no program")
+  @Test("a sum of mistakes that cannot be counted is the largest number")
   func overflow() {
     let row = TopRow(
       reading(["protocolErrors": .group(["a": .number(.max), "b": .number(3)])]), before: nil)
@@ -67,7 +67,7 @@ import Varlink
   }
 
   @Test(
-    "rows are sorted, the largest first, and those that say nothing last",
+    "rows are sorted by the largest number, and silent helpers come last",
     arguments: [
       (TopOrder.frames, ["c", "a", "b", "d", "x"]), (.pinned, ["b", "a", "c", "d", "x"]),
       (.domain, ["a", "b", "c", "d", "x"]), (.holds, ["a", "b", "c", "d", "x"]),
@@ -80,7 +80,7 @@ import Varlink
     #expect(order.sorted(rows).map(\.domain) == expected)
   }
 
-  @Test("a table is as wide as it must be; names of others move no cursor")
+  @Test("a table's columns are aligned, and control characters in names are escaped")
   func table() {
     var shown = row("a\u{1b}[2J", frames: 59.96, pinned: 8_294_400)
     (shown.coalesced, shown.failed, shown.copied, shown.copies) = (0.04, 0, 1536.4, 0)
@@ -108,7 +108,7 @@ import Varlink
   }
 
   @Test(
-    "where metrics are served",
+    "an address for scrapers is read, and written again as it was",
     arguments: [
       ("unix:/run/metrics", ScrapeAddress.unix("/run/metrics")), ("unix:a", .unix("a")),
       ("127.0.0.1:9817", .loopback(.v4, port: 9817)), ("[::1]:65535", .loopback(.v6, port: 65535)),
@@ -120,7 +120,7 @@ import Varlink
   }
 
   @Test(
-    "addresses that others reach are refused by name, and what is none too",
+    "an address that others can reach, or that is none, is refused with the wrong part",
     arguments: [
       ("0.0.0.0:9817", "«0.0.0.0»"), ("[::]:9817", "«[::]»"), ("192.168.1.1:9817", "«192.168.1.1»"),
       ("localhost:9817", "«localhost»"), (":9817", "«»"), ("127.0.0.2:9817", "«127.0.0.2»"),
@@ -140,7 +140,8 @@ import Varlink
   }
 
   @Test(
-    "helpers are named by NAME=PATH", arguments: ["", "web", "=", "web=", "=/run/control", "/run/control"])
+    "a helper is named by NAME=PATH, and by nothing else",
+    arguments: ["", "web", "=", "web=", "=/run/control", "/run/control"])
   func helpers(_ text: String) throws {
     #expect { try HelperSelection.readPlace(text) } throws: { "\($0)".contains("give NAME=PATH") }
     #expect {
@@ -150,7 +151,7 @@ import Varlink
   }
 
   @Test(
-    "an interval is a number of seconds",
+    "an interval is a number of seconds from 0.1 to 86400",
     arguments: [("1", 1000), ("0.1", 100), ("2.5", 2500), ("86400", 86_400_000)])
   func interval(_ text: String, _ milliseconds: Int64) throws {
     #expect(try Top.readInterval(text) == .milliseconds(milliseconds))
@@ -159,7 +160,7 @@ import Varlink
     }
   }
 
-  @Test("what stands in the way is told once, until it is another thing")
+  @Test("a helper's silence is told once for each reason")
   func telling() {
     var log = SilenceLog()
     func silent(_ domain: String, _ error: ReadingError = .late(.seconds(1))) -> HelperReading {
