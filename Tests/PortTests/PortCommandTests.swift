@@ -256,7 +256,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
       }
     }
 
-  @Test("so is one of the metadata", arguments: badImages)
+  @Test("a wrong field of the metadata is named, and the answer has the command's id", arguments: badImages)
   func metadataFields(_ this: Bad) throws { try fields(this) }
 
   @Test("every field is taken at its bounds, and each that may be absent may be null")
@@ -288,13 +288,13 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
     "{\"return\":{},\"id\":1}", "{\"event\":\"returned\",\"data\":{}}",
   ]
 
-  @Test("what is no command has no id", arguments: noCommands)
+  @Test("a line that is no command is refused without an id", arguments: noCommands)
   func refusesWhatIsNone(_ line: String) throws {
     let refusal = try #require(whyRefused(line))
     #expect(refusal.error.name == .notACommand && refusal.id == nil && !refusal.isHello)
   }
 
-  @Test("nor has it one that is no text")
+  @Test("a line that is no UTF-8 is refused as no command")
   func noText() throws {
     for bytes: [UInt8] in [
       [0x80], [0xc3, 0x28], Array("{\"execute\":\"".utf8) + [0xc0, 0xaf] + Array("\",\"id\":1}".utf8),
@@ -307,7 +307,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
   }
 
   @Test(
-    "a command needs an id, and is none without",
+    "a command without a right id is refused by that field",
     arguments: PortField.number("id", exact).bad.map(\.json) + [nil])
   func ids(_ json: String?) throws {
     let id = json.map { ",\"id\":\($0)" } ?? ""
@@ -316,7 +316,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
     #expect(refusal.error.text.contains(": id: "), "\(refusal.error.text)")
   }
 
-  @Test("an id is repeated, whatever else is wrong")
+  @Test("the refusal of an unknown command or field has the command's id")
   func otherErrors() throws {
     for id in [exact.lowerBound, 1, exact.upperBound] {
       let unknown = try #require(whyRefused("{\"execute\":\"other\",\"arguments\":{},\"id\":\(id)}"))
@@ -327,7 +327,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
     }
   }
 
-  @Test("another version may have other fields")
+  @Test("a hello of another version is refused for that, whatever its fields are")
   func versions() throws {
     for version in [0, 2, 1 << 53] {
       let refusal = try #require(whyRefused(line("hello", "{\"version\":\(version),\"name\":\"x\"}")))
@@ -341,7 +341,7 @@ private func whyRefused(_ line: String) -> PortCommand.Refusal? {
     #expect([.endLender(1), .endLender(2)].contains(command.action))
   }
 
-  @Test("what is right is read as it is meant")
+  @Test("each command is read with all its fields")
   func right() throws {
     let id = try #require(BufferID(digits32))
     #expect(

@@ -14,7 +14,7 @@ private func endLender(_ id: Int) -> String {
 
 /// What a guest cannot make the helper keep or do.
 @Suite struct PortFloodTests {
-  @Test("a burst is read at once, and then so many lines a second")
+  @Test("a burst of lines is read at once, and then so many lines a second")
   func rate() throws {
     var limits = PortLimits()
     (limits.linesPerSecond, limits.burst) = (1000, 20)
@@ -62,7 +62,7 @@ private func endLender(_ id: Int) -> String {
     }
   }
 
-  @Test("a line that is too long is dropped up to its end, and told once")
+  @Test("a line that is too long is dropped up to its end, and reported once")
   func long() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -77,7 +77,7 @@ private func endLender(_ id: Int) -> String {
     #expect(try agent.ask(endLender(2)) == [#"{"return":{},"id":2}"#])
   }
 
-  @Test("what waits for a guest that does not read is bounded, and nothing is read meanwhile")
+  @Test("what waits for a guest that does not read is bounded, and the port reads nothing meanwhile")
   func unread() throws {
     var limits = PortLimits()
     (limits.linesPerSecond, limits.burst) = (1_000_000, 1_000_000)
@@ -132,7 +132,7 @@ private func endLender(_ id: Int) -> String {
     #expect(lines.count <= sent + 2 * count, "of what happened to one buffer, what is now was told")
   }
 
-  @Test("the longest event there can be has room")
+  @Test("the longest event fits into the room for output")
   func longestEvent() throws {
     let rig = try PortRig()
     let agent = try rig.agent()

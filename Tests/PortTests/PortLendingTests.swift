@@ -13,7 +13,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
 
 /// What the commands do.
 @Suite struct PortLendingTests {
-  @Test("a resource is lent as it was asked for")
+  @Test("a resource is lent with all that its lender asks for")
   func lending() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -76,7 +76,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
       more: #","to":["\#(String(repeating: "\\u0001", count: 2500))"]"#),
   ]
 
-  @Test("what cannot be lent is refused by name, and changes nothing", arguments: refused)
+  @Test("a resource that cannot be lent is refused by name, and changes nothing", arguments: refused)
   func refusals(_ this: Refused) throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -95,7 +95,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lend(epoch: 3).error == nil, "the session goes on")
   }
 
-  @Test("of what can only be copied the cause is said")
+  @Test("the refusal of a resource that can only be copied says the cause")
   func copied() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -105,7 +105,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
         == #"{"error":{"class":"NotLent","desc":"listLimit: 2000 items, 1024 at most"},"id":1}"#)
   }
 
-  @Test("no more buffers than may be")
+  @Test("a buffer beyond the limit is refused, until another one returns")
   func tooMany() throws {
     var lending = LendingLimits()
     lending.buffers = 2
@@ -119,7 +119,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lend(3).error == nil)
   }
 
-  @Test("a line that comes before its resource waits for it")
+  @Test("a lend that comes before its resource waits for the device's queue")
   func queue() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -156,7 +156,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try next.lines() == [] && rig.registry.statistics.lent == 0)
   }
 
-  @Test("a buffer that is unknown, another lender's, returned or revoked: one answer")
+  @Test("a buffer that is unknown, another lender's, returned or revoked gets one answer")
   func wrongBuffers() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -226,7 +226,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     }
   }
 
-  @Test("all buffers of a lender end with it, and no others")
+  @Test("the end of a lender returns its buffers, and no others")
   func endLender() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -248,7 +248,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #"{"event":"\#(name)","data":{"buffer":"\#(id)"\#(more)}}"#
   }
 
-  @Test("imports are counted")
+  @Test("the agent hears how many importers a buffer has, once for each change")
   func importers() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -263,7 +263,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lines() == [event("importers", id, #","count":0"#)])
   }
 
-  @Test("accesses of several importers are told as one")
+  @Test("the agent hears of several importers' accesses as one")
   func accesses() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -284,7 +284,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lines() == [event("accessEnded", id)], "it is over before it is told")
   }
 
-  @Test("fills are told with what the filler said, and how many were not")
+  @Test("the agent hears of a fill with all that its filler said, and how many it missed")
   func fills() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -314,7 +314,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
       Set(try agent.lines()) == [event("fillAborted", id), event("importers", id, #","count":0"#)])
   }
 
-  @Test("a return is over when nobody has the buffer, or patience is")
+  @Test("a return is over when nobody has the buffer, or when patience is over")
   func returns() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -342,7 +342,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
       ])
   }
 
-  @Test("what its driver took back is revoked, and a device that starts anew has another epoch")
+  @Test("the agent hears of revoked buffers, and of a device's new epoch")
   func revocation() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -374,7 +374,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lines() == [#"{"event":"deviceReset","data":{"device":0,"epoch":1}}"#])
   }
 
-  @Test("time passes by itself: a return that is delayed begins and ends")
+  @Test("a delayed return begins and ends by the timer alone")
   func time() throws {
     let rig = try PortRig()
     let timer = try LendingTimer(rig.registry, loop: rig.loop)

@@ -55,7 +55,7 @@ import Testing
       [.dropped, .dropped, line("a")]),
   ]
 
-  @Test("all at once, byte by byte, and in pieces of any size", arguments: cases)
+  @Test("lines are cut the same from pieces of any size", arguments: cases)
   func cutting(_ this: Case) {
     for size in 1...max(1, this.input.count) {
       let chunks = stride(from: 0, to: this.input.count, by: size).map {
@@ -66,7 +66,7 @@ import Testing
   }
 
   @Test(
-    "whatever comes: each end of a line and each 0xff is one piece, and so is each longest line without an end"
+    "each line's end, each 0xff and each longest run without an end is one piece"
   )
   func anything() {
     var random = Xorshift(seed: 1)
@@ -89,7 +89,7 @@ import Testing
 }
 
 @Suite struct TokenBucketTests {
-  @Test("so many at once, and then each in its time")
+  @Test("a bucket gives its burst at once, and then one in its time")
   func bucket() {
     var bucket = TokenBucket(rate: 1000, burst: 3)
     var now = Instant.now

@@ -27,7 +27,7 @@ import Testing
 
   private func withdrawn(_ offer: Offer) -> String { #"{"event":"withdrawn","data":{"offer":\#(offer.id)}}"# }
 
-  @Test("an agent is told what there is after its hello, and then what happens")
+  @Test("after its hello an agent hears of the offers that there are, and then of each change")
   func events() throws {
     let first = try offer(BufferMetadata(values: ["name": "camera"]))
     let agent = try rig.connect()
@@ -49,7 +49,7 @@ import Testing
     #expect(try agent.lines() == [withdrawn(first)])
   }
 
-  @Test("the next agent is told anew, and before a hello nobody is")
+  @Test("an agent hears of the offers anew after each hello, and of none before it")
   func nextAgent() throws {
     let there = try offer()
     let silent = try rig.connect()

@@ -15,7 +15,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
 
 /// Who may speak, and when a session begins and ends.
 @Suite struct PortSessionTests {
-  @Test("before a hello all is dropped without an answer")
+  @Test("lines before a hello are dropped without an answer")
   func silence() throws {
     let rig = try PortRig()
     let agent = try rig.connect()
@@ -94,7 +94,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(!agent.isClosed)
   }
 
-  @Test("a hello that is not right is told so, and changes nothing")
+  @Test("a malformed hello is refused, and changes nothing")
   func wrongHello() throws {
     let rig = try PortRig()
     let agent = try rig.connect()
@@ -139,7 +139,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     _ = try next.lent()
   }
 
-  @Test("so does the port's own end")
+  @Test("the port's own end revokes what was lent, and closes the connection")
   func otherEnds() throws {
     let rig = try PortRig()
     try rig.devices[0].make(1)
@@ -150,7 +150,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lines() == [] && agent.isClosed)
   }
 
-  @Test("another connection is closed and counted while there is one, and one that is not allowed always")
+  @Test("a second connection, and one that is not allowed, are closed and counted")
   func connections() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -204,7 +204,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     try agent.ask("prove", #""resource":\#(resource),"secret":"\#(secret)""#)
   }
 
-  @Test("the device is named that has the secret in this resource, with its epoch")
+  @Test("a proof names the device that has the secret in the resource, and its epoch")
   func right() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -218,7 +218,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(rig.devices.map(\.reads) == [2, 2], "each device is looked into, whoever has it")
   }
 
-  @Test("a guess is refused, and after eight tries all are")
+  @Test("wrong guesses are refused, and after eight tries of a session all are")
   func guesses() throws {
     let rig = try PortRig()
     let agent = try rig.agent()
@@ -249,7 +249,7 @@ private let unknownBuffer = String(repeating: "0", count: 32)
     #expect(try agent.lines() == [#"{"return":{"device":1,"epoch":1},"id":9}"#])
   }
 
-  @Test("the end of the connection drops it")
+  @Test("the end of the connection drops a proof that waits")
   func end() throws {
     let rig = try PortRig()
     do {

@@ -101,7 +101,7 @@ private final class PulledScreen: ScanoutSink {
     try settle()
   }
 
-  @Test("a change that the helper tells of is cut to the image, whatever its numbers are")
+  @Test("the damage that a helper tells is cut to the image, whatever its numbers are")
   func wildDamage() throws {
     let whole = Rectangle(x: 0, y: 0, width: 64, height: 48)
     let text = #"""
@@ -146,7 +146,7 @@ private final class PulledScreen: ScanoutSink {
     #expect(screen.pixel == nil)
   }
 
-  @Test("what is shown and what is not is told once, and counted")
+  @Test("a picture that is shown, and one that is refused, are each told once and counted")
   func told() throws {
     try show(0x11)
     try show(0x12)
@@ -165,7 +165,7 @@ private final class PulledScreen: ScanoutSink {
     #expect(presenter.counts.bytesCopied == UInt64(2 * frames[0].layout.bytes))
   }
 
-  @Test("what it holds is taken back: the connection in reserve takes over, and without one more this ends")
+  @Test("a presenter survives the loss of its hold by its reserve, and ends at the second")
   func reserve() throws {
     try plug(true)
     for turn in 1...2 {

@@ -51,7 +51,7 @@ import Testing
     }
   }
 
-  @Test("the QMP sockets, whichever way they are named")
+  @Test("the QMP sockets of a command line are found, whichever way they are named")
   func monitors() {
     let line = QEMUCommandLine([
       "qemu", "-qmp", "unix:/a,,b,server=on,wait=off", "-chardev", "socket,id=m,path=/run/m,server=on",

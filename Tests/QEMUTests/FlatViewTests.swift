@@ -88,7 +88,9 @@ import Testing
     #expect(view.ranges.contains { $0.isReadOnly && $0.name == machine.parts[0].name })
   }
 
-  @Test("a machine's shape is that of the real one", arguments: ["q35", "q35-split", "pc", "pc-split"])
+  @Test(
+    "a machine's computed layout agrees with the recorded one",
+    arguments: ["q35", "q35-split", "pc", "pc-split"])
   func shape(_ name: String) throws {
     let machine = try #require(Self.machines.first { $0.name == name })
     let shape = MachineShape(name.hasPrefix("pc") ? .pc : .q35, memory: machine.blocks["mem"]!)
@@ -136,7 +138,7 @@ import Testing
     #expect(parts.dropFirst().allSatisfy { $0.offset == 0xc0000 && $0.length == memory - 0xc0000 })
   }
 
-  @Test("blocks with their sizes", arguments: machines, versions)
+  @Test("the RAM blocks that QEMU prints are read with their sizes", arguments: machines, versions)
   func blocks(_ machine: Machine, _ version: String) throws {
     let blocks = try RAMBlock.list(try recorded(machine, version).blocks)
     for (name, size) in machine.blocks {
@@ -161,7 +163,7 @@ import Testing
   }
 
   @Test(
-    "single lines",
+    "a line of the view is read with its name, kind and offset",
     arguments: [
       Line(
         name: "with an accelerator", line: "0000000000000000-0000000000000fff (prio 0, ram): mem KVM",
@@ -193,7 +195,7 @@ import Testing
   }
 
   @Test(
-    "what is not understood is said, and never passed over",
+    "a line that is not understood is refused",
     arguments: [
       "0000000000000000-zzz (prio 0, ram): mem", "0000000000001000-0000000000000fff (prio 0, ram): mem",
       "0000000000000000-0000000000000fff ram", "0000000000000000-ffffffffffffffff (prio 0, ram): all",

@@ -25,7 +25,7 @@ import Testing
     return child
   }
 
-  @Test("of many monitors on a command line the first are tried, and that is said")
+  @Test("of forty monitors on a command line four are tried, and the error says so")
   func many() throws {
     let process = try start((0..<40).map { directory.appending("none\($0)") })
     #expect {
@@ -36,7 +36,7 @@ import Testing
     process.signal(SIGKILL)
   }
 
-  @Test("who does not greet is waited for as long as there is time for all that is asked")
+  @Test("a monitor that does not greet is waited for as long as patience lasts")
   func silent() throws {
     let path = directory.appending("silent")
     let socket = try UnixSocket.listen(path)
@@ -52,7 +52,7 @@ import Testing
     _ = consume socket
   }
 
-  @Test("who answers each question in time, and goes on and on, is not asked for longer than that")
+  @Test("a monitor whose answers together take too long is given up")
   func slow() throws {
     let path = directory.appending("slow")
     let (server, output) = try startReading(

@@ -83,7 +83,7 @@ import Testing
       result: .otherSize(PixelSize(width: 4, height: 6))),
   ]
 
-  @Test("what is waited for is compared where and how exactly it was asked for", arguments: cases)
+  @Test("a picture is compared within the region, the tolerance and the opaque pixels", arguments: cases)
   private func comparing(_ item: Case) throws {
     var shown = picture(item.size.0, item.size.1).pixels
     if let (x, y, difference) = item.change { shown[y * Int(item.size.0) + x] += difference << 8 }
@@ -105,7 +105,7 @@ import Testing
         == item.result)
   }
 
-  @Test("a picture that neither has the region nor is it is no reference")
+  @Test("a picture that neither has the region nor is of its size is no reference")
   func noReference() {
     let region = Rectangle(x: 6, y: 0, width: 3, height: 2)
     #expect(PictureReference(picture(8, 6), region: region, tolerance: 0) == nil)

@@ -42,7 +42,7 @@ import Testing
     }
   }
 
-  @Test("every colour is the nearest to what the definition says")
+  @Test("a sample of all colours is the nearest to what BT.709 defines")
   func definition() {
     var colours: [(r: UInt32, g: UInt32, b: UInt32)] = []
     for r: UInt32 in stride(from: 0, through: 255, by: 15) {

@@ -29,7 +29,7 @@ import Testing
     "drmModeGetConnectorTypeName", "drmModeModeInfo", "drmModePropertyBlobPtr",
   ]
 
-  @Test("each function of libdrm that KMS uses makes calls that the sandbox allows, and it allows no other")
+  @Test("KMS uses the listed functions of libdrm, whose calls are just those that are permitted")
   func used() throws {
     let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     let directory = root.deletingLastPathComponent().appending(path: "Sources/KMS")

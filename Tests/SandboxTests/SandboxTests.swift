@@ -19,7 +19,7 @@ import Testing
     call.phases.map { Case(index: index, phase: $0, name: call.testDescription) }
   }
 
-  @Test("what is forbidden ends the process with a line that names the call", arguments: forbidden)
+  @Test("a forbidden call ends the process with a line that names it", arguments: forbidden)
   func denied(_ one: Case) async throws {
     let result = await #expect(processExitsWith: .exitCode(1), observing: [\.standardErrorContent]) {
       [index = one.index as Int, phase = Sandbox.Phase.allCases.firstIndex(of: one.phase)! as Int] in
@@ -45,7 +45,7 @@ import Testing
     call.phases.map { Case(index: index, phase: $0, name: call.testDescription) }
   }
 
-  @Test("what a helper does succeeds", arguments: permitted)
+  @Test("a call that a helper makes succeeds in its phases", arguments: permitted)
   func allowed(_ one: Case) async {
     await #expect(processExitsWith: .exitCode(0)) {
       [index = one.index as Int, phase = Sandbox.Phase.allCases.firstIndex(of: one.phase)! as Int] in
@@ -54,7 +54,7 @@ import Testing
     }
   }
 
-  @Test("nothing is allowed without a call here that shows it")
+  @Test("each allowed call but tgkill is shown by a permitted one of these tests")
   func complete() {
     let shown = Set(PermittedCall.all.flatMap(\.names))
     // Shown by a process that ends by SIGABRT.
@@ -62,7 +62,7 @@ import Testing
     for call in table { #expect(!shown.isDisjoint(with: call.names), "\(call.names)") }
   }
 
-  @Test("of DRM's 256 calls those are allowed that a call here shows, and no other")
+  @Test("of DRM's 256 calls just those that these tests show are allowed")
   func everyDRMCall() throws {
     let ioctl = try #require(AllowedCall.all.first { $0.names == ["ioctl"] })
     let allowed = (0..<256 as Range<UInt64>).filter { number in
@@ -109,7 +109,7 @@ import Testing
 
   // MARK: What it is not entered with
 
-  @Test("a socket for datagrams that is open already, by which descriptors could go anywhere")
+  @Test("the sandbox is not entered while a datagram socket is open")
   func datagrams() async {
     await #expect(processExitsWith: .exitCode(0)) {
       let pair = { (type: __socket_type) in
@@ -132,7 +132,7 @@ import Testing
 
   // MARK: What is given up
 
-  @Test("no core file, no new privileges, no capability")
+  @Test("the sandbox leaves no core file, no new privileges and no capability")
   func givenUp() async {
     await #expect(processExitsWith: .exitCode(0)) {
       _ = try Sandbox(program: "prog", remedy: "remedy")

@@ -47,7 +47,7 @@ import Udmabuf
     #expect(listener.heard == all)
   }
 
-  @Test("what an observer causes waits for the next delivery")
+  @Test("a report that an observer causes waits for the next delivery")
   func reports() {
     listener.react = { [queue] _ in queue.append(.replaced(9), on: ScanoutID(0)) }
     queue.append(.replaced(1), on: ScanoutID(0))

@@ -99,7 +99,7 @@ import Varlink
 
   // MARK: Pictures
 
-  @Test("a client gets what is shown, each picture once, and the guest's buffer is held until it lets go")
+  @Test("a client gets each picture once, and the guest's buffer is held until it lets go")
   func pictures() throws {
     let before = Instant.now.reading
     try show(make(64, 48))
@@ -133,7 +133,7 @@ import Varlink
     #expect(told.complaints.isEmpty && told.pictures.map(\.copied) == [nil])
   }
 
-  @Test("two clients have a picture, and the second to let it go counts; one that is gone has let go of all")
+  @Test("a buffer is held until all its clients have let go, or are gone")
   func twoClients() throws {
     try show(make(64, 48))
     let clients = [try connect(), try connect()]
@@ -174,7 +174,7 @@ import Varlink
   }
 
   @Test(
-    "rows that GStreamer would look for elsewhere are copied, and it is said why",
+    "rows whose stride or offset GStreamer would mistake are copied, with the reason",
     arguments: [
       (256, nil, false), (320, nil, true), (256, Rectangle(x: 0, y: 16, width: 64, height: 32), false),
       (256, Rectangle(x: 16, y: 8, width: 32, height: 32), true),
@@ -227,7 +227,7 @@ import Varlink
     #expect(try buffer(client).bytes()[0] == byte(0, 9))
   }
 
-  @Test("what is no dma-buf is not streamed as one, and it is said why")
+  @Test("a memfd is not streamed as a dma-buf, and the reason is told")
   func noDMABuf() throws {
     try start(.dmabuf)
     let client = try connect()
@@ -244,7 +244,7 @@ import Varlink
 extension StreamerTests {
   // MARK: Clients that are slow, or worse
 
-  @Test("who does not let go gets no more than 32, the newest when there is room, and all others are counted")
+  @Test("a client that does not let go gets 32 pictures, then the newest, and the others are counted")
   func slow() throws {
     let frame = try make(64, 48)
     try show(frame)
@@ -274,7 +274,7 @@ extension StreamerTests {
     #expect(told.clients.map(\.sent) == [34] && told.clients.map(\.skipped) == [17])
   }
 
-  @Test("who does not even read misses pictures, and keeps nobody waiting")
+  @Test("a client that does not read misses pictures, and delays no other")
   func deaf() throws {
     let frame = try make(64, 48)
     try show(frame)
@@ -311,7 +311,7 @@ extension StreamerTests {
   }
 
   @Test(
-    "who says what a client must not is cut off, with a reason, and nobody else",
+    "a client that breaks the protocol is cut off with the reason, and no other is",
     arguments: [
       ([0, 0, 0, 0], "it sent command 0"), ([9, 0, 0, 0, 8], "it sent command 9"),
       ([1, 0, 0, 0, 9, 0, 0, 0], "a payload of 9 bytes"),
@@ -340,7 +340,7 @@ extension StreamerTests {
     #expect(holds == 0)
   }
 
-  @Test("a client may say half an answer now and the rest later")
+  @Test("a client's answer may come byte by byte")
   func halves() throws {
     try show(make(64, 48))
     let client = try connect()
@@ -354,7 +354,7 @@ extension StreamerTests {
     #expect(holds == 0)
   }
 
-  @Test("sixteen clients, and the next one when one of them is gone")
+  @Test("a seventeenth client is refused, until another one goes")
   func limit() throws {
     try show(make(64, 48))
     var clients = try (0..<16).map { _ in try connect() }
@@ -370,7 +370,7 @@ extension StreamerTests {
 
   // MARK: Ends
 
-  @Test("a guest that shows nothing: clients wait, and go on with what comes next")
+  @Test("clients wait while the guest shows nothing, and go on with its next picture")
   func off() throws {
     try show(make(64, 48))
     let client = try connect()
@@ -387,7 +387,7 @@ extension StreamerTests {
     #expect(try buffer(late).offset == 2)
   }
 
-  @Test("the helper takes back what is held: the connection is made anew, and clients go on")
+  @Test("when the helper takes back a held buffer, the stream connects anew and clients go on")
   func takenBack() throws {
     try show(make(64, 48))
     let client = try connect()
@@ -406,7 +406,7 @@ extension StreamerTests {
     #expect(streamer.failure == nil)
   }
 
-  @Test("the end is told to all, and who has not read gets what is there before it")
+  @Test("all clients are told of the end, after what they have not read yet")
   func end() throws {
     try show(make(64, 48))
     let (client, unread) = (try connect(), try connect())

@@ -16,13 +16,13 @@ import Testing
     }
   }
 
-  @Test("caps and the end")
+  @Test("caps and the end have the bytes that GStreamer's own sink sends")
   func words() {
     #expect(UnixFDMessage.caps("a/b").bytes == bytes("02000000 04000000 612f62 00"))
     #expect(UnixFDMessage.end.bytes == bytes("03000000 00000000"))
   }
 
-  @Test("a picture in a file, whose rows need no words")
+  @Test("a picture in a file has the bytes of GStreamer's own sink, without words about rows")
   func plain() {
     let buffer = UnixFDBuffer(
       id: 0x0102_0304_0506_0708, time: 0x1112_1314_1516_1718, number: 0x21, isAfterGap: false, memory: .file,
@@ -38,7 +38,7 @@ import Testing
           """))
   }
 
-  @Test("a picture in a dma-buf after a gap, with its rows")
+  @Test("a picture in a dma-buf has a gap's flag and its rows, as GStreamer's own sink sends them")
   func described() {
     let buffer = UnixFDBuffer(
       id: 1, time: 2, number: 3, isAfterGap: true, memory: .dmabuf, offset: 4, size: 5,
@@ -57,7 +57,7 @@ import Testing
           """))
   }
 
-  @Test("what a client says is taken one answer after the other, and nothing of one that is not all there")
+  @Test("a client's answers are read one by one, and none that is not complete")
   func answers() throws {
     let both = bytes("01000000 08000000 0700000000000000 01000000 08000000 ffffffffffffffff")
     for count in 0...both.count {
@@ -71,7 +71,7 @@ import Testing
   }
 
   @Test(
-    "anything else is refused as soon as it can be told",
+    "bytes that are no answer are refused as soon as that is known",
     arguments: [
       ("00000000", .command(0)), ("02000000", .command(2)), ("03000000 00000000", .command(3)),
       ("04000000", .command(4)), ("01010000", .command(257)), ("ffffffff", .command(.max)),
@@ -85,7 +85,7 @@ import Testing
   }
 
   @Test(
-    "caps, and what GStreamer computes from them",
+    "caps have the format's name, and the stride and size that GStreamer computes",
     arguments: [
       ("XR24", .memory, 3, "video/x-raw, format=(string)BGRx,", 12),
       ("AR24", .memory, 3, "video/x-raw, format=(string)BGRx,", 12),
@@ -104,7 +104,7 @@ import Testing
     #expect(caps.stride == stride && caps.size == stride * 5)
   }
 
-  @Test("a format that GStreamer does not have")
+  @Test("a format that GStreamer does not have has no caps")
   func unknownFormat() {
     #expect(VideoCaps(.memory, width: 3, height: 5, format: FourCC("R8  ")) == nil)
   }

@@ -50,7 +50,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
     .detach(resource), .destroy(resource), .end(.full),
   ]
 
-  @Test("what is written is read again, however it is cut", arguments: [1, 7, Int.max])
+  @Test("a trace is read as it was written, however it is cut into pieces", arguments: [1, 7, Int.max])
   func roundTrip(_ pieces: Int) throws {
     var text = Array(TraceEvent.header.utf8)
     for event in Self.all { event.write(to: &text) }
@@ -58,7 +58,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
     #expect(events == Self.all && error == nil)
   }
 
-  @Test("of a trace that is cut off, all is read that is whole")
+  @Test("of a trace that is cut off all whole events are read")
   func cutOff() {
     let whole = "udmabridge-trace 1\nimage 0/1 64x48 XR24\nflush 0/1 64x48+0+0\n"
     for rest in ["", "detach 0/1", "attach 0/1 2\n0x1000:0x1000\n", "memory 1\n"] {
@@ -80,7 +80,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
   }
 
   @Test(
-    "what is no trace is refused with its line, the value, the limit and what to do",
+    "a wrong line of a trace is refused by its number, with the value and the limit",
     arguments: [
       Bad("udmabridge-trace 2\n", line: 1, "«udmabridge-trace 2»", "udmabridge-trace 1"),
       Bad("udmabridge-trace 1 \n", line: 1, "udmabridge-trace 1"),
@@ -159,7 +159,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
   }
 
   @Test(
-    "the file never has more than its limit, and says that it ended there", arguments: [4096, 4103, 200_000])
+    "a trace never exceeds its limit, and says that it ended there", arguments: [4096, 4103, 200_000])
   func bound(_ limit: Int) throws {
     let ram = try GuestRAM.likeQEMU()
     let list = (0..<20).map { GuestRange(address: GuestAddress($0 * 0x2000), length: 0x1000) }
@@ -182,7 +182,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
     #expect(events.contains(.attach(TracedResource(device: 0, number: 1), list)))
   }
 
-  @Test("a list that is longer than what is written at once")
+  @Test("a list longer than the writer's buffer is written whole")
   func longList() throws {
     let ram = try GuestRAM.likeQEMU()
     let list = (0..<20_000).map { GuestRange(address: GuestAddress($0 * 0x2000), length: 0x1000) }
@@ -195,7 +195,7 @@ private func read(_ text: String, pieces: Int = .max) -> (events: [TraceEvent], 
     #expect(events.dropFirst() == [.attach(TracedResource(device: 1, number: 7), list), .end(.stopped)])
   }
 
-  @Test("a file that takes nothing ends the trace, once")
+  @Test("a file that takes nothing ends the trace once")
   func full() throws {
     var stops: [TraceWriter.Stop] = []
     let writer = TraceWriter(try FD.open("/dev/full", writable: true), limit: 1 << 20) { stops.append($0) }

@@ -91,7 +91,7 @@ import Testing
       error("MethodNotImplemented", "method", "org.example.Test.Echo")),
   ]
 
-  @Test("a call and its answer, and the connection goes on", arguments: calls)
+  @Test("each call gets its answer, and the connection goes on", arguments: calls)
   func answers(_ one: Case) throws {
     let service = try Service()
     let caller = try service.connect()
@@ -113,7 +113,7 @@ import Testing
     .init("a line feed for the end", "{\"method\":\"org.varlink.service.GetInfo\"}\n{}", nil),
   ]
 
-  @Test("what is no call ends the connection, and no other", arguments: broken)
+  @Test("a message that is no call ends its connection, and no other", arguments: broken)
   func noCall(_ one: Case) throws {
     let service = try Service()
     let (other, caller) = (try service.connect(), try service.connect())
@@ -132,7 +132,7 @@ import Testing
     #expect(service.interface.called.isEmpty)
   }
 
-  @Test("a message without an end grows no further than the limit")
+  @Test("a message without an end ends the connection at the limit")
   func endless() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -140,7 +140,7 @@ import Testing
     #expect(try caller.lastReplies() == [])
   }
 
-  @Test("a message in pieces, and several in one piece")
+  @Test("a message may come in pieces, and several in one piece")
   func pieces() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -154,7 +154,7 @@ import Testing
     #expect(try caller.replies().count == 300)
   }
 
-  @Test("oneway brings no answer, and no error either")
+  @Test("a oneway call gets neither an answer nor an error")
   func oneway() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -167,7 +167,7 @@ import Testing
     #expect(try caller.ask(Self.calls[0].message) == [Self.calls[0].reply])
   }
 
-  @Test("a descriptor comes with the first byte of its message, by the index that the message names")
+  @Test("a descriptor comes with the reply that names its index")
   func descriptor() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -177,7 +177,7 @@ import Testing
     #expect(try fd.status().inode == service.interface.memfd.status.inode)
   }
 
-  @Test("a caller that never reads keeps one answer waiting, and nobody else")
+  @Test("a caller that does not read gets few answers made, and delays nobody else")
   func neverReads() throws {
     let service = try Service()
     let (lazy, other) = (try service.connect(), try service.connect())
@@ -191,7 +191,7 @@ import Testing
     #expect(service.server.connectionCount == 2)
   }
 
-  @Test("a caller that has said all it had to say is answered")
+  @Test("a caller that has closed its sending half is answered")
   func halfClosed() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -201,7 +201,7 @@ import Testing
     #expect(service.server.connectionCount == 0)
   }
 
-  @Test("what a caller sends just before it goes is done")
+  @Test("a call that a caller sends just before it goes is executed")
   func lastWords() throws {
     let service = try Service()
     do {
@@ -216,7 +216,7 @@ import Testing
 
   // MARK: Streams
 
-  @Test("several replies, then the last one, then other calls")
+  @Test("a stream's replies come before its last one, and other calls after that")
   func stream() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -235,7 +235,7 @@ import Testing
     #expect(try caller.replies() == [#"{"parameters":{"text":"three"}}"#, Self.calls[0].reply])
   }
 
-  @Test("the end of whoever listened is noticed")
+  @Test("the end of a stream's caller is noticed")
   func streamGone() throws {
     let service = try Service()
     do {
@@ -250,7 +250,7 @@ import Testing
 
   static let upgrade = #"{"method":"org.example.Test.Raw","upgrade":true}"#
 
-  @Test("after the reply the socket is the method's, and counts until it says that it is over")
+  @Test("after an upgrade the socket is the method's, and the connection counts until it is closed")
   func upgraded() throws {
     let service = try Service(limit: 1)
     let caller = try service.connect()
@@ -274,7 +274,7 @@ import Testing
     #expect(service.interface.gone == 1)
   }
 
-  @Test("a method with a protocol of its own wants upgrade; a caller that says more than that is cut off")
+  @Test("a method with its own protocol needs upgrade, and bytes behind the call end the connection")
   func badUpgrade() throws {
     let service = try Service()
     let caller = try service.connect()
@@ -290,7 +290,7 @@ import Testing
 
   // MARK: Who may call
 
-  @Test("one connection too many is closed at once, and a place that is free again is given away")
+  @Test("a connection beyond the limit is closed at once, and a free place is given again")
   func tooMany() throws {
     let service = try Service(limit: 2)
     let first = try service.connect()
@@ -306,7 +306,7 @@ import Testing
     #expect(try first.ask(Self.calls[0].message) == [Self.calls[0].reply])
   }
 
-  @Test("root and the own user always find a place, and no other user takes all of the rest")
+  @Test("root and the helper's user always find a place, and the others share the rest")
   func limits() {
     let (own, a, b, c): (UInt32, UInt32, UInt32, UInt32) = (1000, 1, 2, 3)
     let limits = UserShares(32, own: own)
@@ -343,7 +343,7 @@ import Testing
     #expect(UserShares(UserShares.fewest - 1, own: own).reached(by: a, beside: []) == .ofOne(0, a))
   }
 
-  @Test("who is not admitted is not heard")
+  @Test("a caller that is not admitted is hung up on before its call is read")
   func notAdmitted() throws {
     var asked: [PeerCredentials] = []
     let service = try Service { peer in
@@ -362,7 +362,7 @@ import Testing
   }
 
   @Test(
-    "a call may be answered later; until then no other one is looked at, and whoever hangs up gets nothing")
+    "a call may be answered later, and the calls behind it wait")
   func later() throws {
     let service = try Service()
     let caller = try service.connect()

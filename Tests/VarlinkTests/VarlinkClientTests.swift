@@ -19,7 +19,7 @@ import Testing
     }
   }
 
-  @Test("each kind of reply reaches the client") func replies() throws {
+  @Test("a client gets a reply that continues, and then the last one") func replies() throws {
     try client([
       #"{"parameters":{"fileDescriptor":4},"continues":true}"#, #"{"parameters":{"fileDescriptor":5}}"#,
     ]) { client in
@@ -38,7 +38,7 @@ import Testing
   }
 
   @Test(
-    "what goes wrong has a sentence",
+    "an error reply, and one that is none, become a sentence",
     arguments: [
       (
         #"{"error":"a.No","parameters":{"scanout":7,"why":"so"}}"#,
@@ -57,7 +57,7 @@ import Testing
     }
   }
 
-  @Test("the client hears of the service's end") func endOfTheService() throws {
+  @Test("a client whose service ends gets an error") func endOfTheService() throws {
     try client([]) { client in
       do {
         _ = try client.call("a.B")
@@ -66,7 +66,7 @@ import Testing
     }
   }
 
-  @Test("a client without a service gets an error") func nobodyThere() throws {
+  @Test("a client without a service gets an error that names the socket") func nobodyThere() throws {
     do {
       _ = try VarlinkClient("/nowhere/control")
       Issue.record("it connects")
