@@ -158,6 +158,7 @@ let package = Package(
         "TestSupport",
         system, log,
       ]),
+    tests("DisplayProtocolTests", ["Linux", "Varlink", "DisplayProtocol", "TestSupport", system]),
     tests("VarlinkTests", ["Linux", "Varlink", "Fixtures", "TestSupport", system]),
     tests(
       "ConsumersTests",
@@ -192,7 +193,7 @@ let package = Package(
     tests("ScanoutTests", ["Linux", "Udmabuf", "Scanout", system]),
     tests("TracingTests", ["Linux", "Guest", "Scanout", "Tracing", "Fixtures", "TestSupport", system]),
     tests(
-      "ProgramTests",
+      "HelperTests",
       [
         "Linux", "Buffers", "Guest", "CSeccomp", "Fixtures", "TestSupport", "udmabridge",
         "vhost-user-udmabuf", system,
@@ -206,9 +207,14 @@ let package = Package(
     tests(
       "ToolTests",
       [
-        "Programs", "Linux", "Guest", "Udmabuf", "QEMU", "Varlink", "Presenting", "DomainOptions", "Libvirt",
-        "TestSupport", "udmabridge", "vhost-user-udmabuf", "udmabridge-guest", "lend-pages", "stranger",
-        system,
+        "Programs", "Linux", "QEMU", "Libvirt", "Fixtures", "TestSupport", "udmabridge",
+        "vhost-user-udmabuf", "lend-pages", "stranger", system,
+      ]),
+    tests(
+      "RepositoryTests",
+      [
+        "Programs", "Linux", "QEMU", "Varlink", "Presenting", "DomainOptions", "Libvirt", "TestSupport",
+        "udmabridge", "vhost-user-udmabuf", "udmabridge-guest", "lend-pages", system,
       ]),
     tests("LibvirtTests", ["Linux", "DomainOptions", "Libvirt", "TestSupport", "udmabridge", system]),
     .target(name: "RawCall", path: "Tests/RawCall"),

@@ -125,7 +125,7 @@ import Testing
   ]
 
   private func serve(_ rules: String) throws -> (child: Child, output: PipeEnd) {
-    let script = repository.appending("Tests/ProgramTests/lying-helper").string
+    let script = repository.appending("Tests/ToolTests/lying-helper").string
     let helper = try startReading("/usr/bin/python3", [script, socket, rules], withErrors: true)
     guard try helper.output.readLine() == "listening" else {
       throw TroubleInTest(try helper.output.readToEnd())

@@ -1,25 +1,24 @@
-import Foundation
-import Linux
-import SystemPackage
-import TestSupport
+internal import Foundation
+internal import Linux
+package import SystemPackage
 
 /// Runs the tool as its users do.
-enum Tool {
-  static let program = builtPrograms.appending("udmabridge")
+package enum Tool {
+  package static let program = builtPrograms.appending("udmabridge")
 
   /// - Returns: the exit status, and standard output and error together.
-  static func run(_ arguments: String...) throws -> (status: Int32, output: String) {
+  package static func run(_ arguments: String...) throws -> (status: Int32, output: String) {
     try TestSupport.run(program, arguments, withErrors: true)
   }
 
   /// Runs a line of the shell, in which `udmabridge` and `stranger` are the programs of these tests.
-  static func shell(_ line: String) throws -> (status: Int32, output: String) {
+  package static func shell(_ line: String) throws -> (status: Int32, output: String) {
     try TestSupport.run(
       "/bin/bash", ["-c", "PATH=\"\(builtPrograms.string):$PATH\"; \(line)"], withErrors: true)
   }
 
   /// What a command prints as JSON.
-  static func json(_ line: String) throws -> [String: Any] {
+  package static func json(_ line: String) throws -> [String: Any] {
     let (status, output) = try shell(line)
     guard status == 0,
       let object = try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any]
@@ -31,15 +30,15 @@ enum Tool {
 }
 
 /// A QEMU without a guest's system: its firmware runs, and nothing else.
-final class BareQEMU {
-  let directory: FilePath
-  let child: Child
-  var pid: Int32 { child.pid }
-  var qmp: FilePath { directory.appending("qmp") }
-  let monitor: Monitor
+package final class BareQEMU {
+  package let directory: FilePath
+  package let child: Child
+  package var pid: Int32 { child.pid }
+  package var qmp: FilePath { directory.appending("qmp") }
+  package let monitor: Monitor
 
   /// Installed, or fetched by qemu/setup.
-  static let programs: [String: FilePath] = {
+  package static let programs: [String: FilePath] = {
     var all = ["installed": "/usr/bin/qemu-system-x86_64"]
     // There each start takes many times as long: the others are tried outside.
     for role in TestHost.isActive ? [] : ["stable", "newest"] {
@@ -50,7 +49,7 @@ final class BareQEMU {
 
   /// QEMU serves one client at a time on each monitor: there is one for the tool, and one for the test. The guest's
   /// processor never runs: while firmware sets up SMM, for one, RAM shows through where the VGA card is otherwise.
-  init(_ program: FilePath, _ options: [String]) throws {
+  package init(_ program: FilePath, _ options: [String]) throws {
     directory = try makeTemporaryDirectory()
     child = try Child(
       program,

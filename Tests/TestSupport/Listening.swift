@@ -1,22 +1,21 @@
-import Foundation
-import Glibc
-import Linux
-import SystemPackage
-import TestSupport
+internal import Foundation
+internal import Glibc
+internal import Linux
+package import SystemPackage
 
 /// A helper that listens.
-final class Listening {
-  let directory: FilePath
-  let child: Child
-  let output: PipeEnd
-  let stats: FilePath
-  var socket: FilePath { directory.appending("socket") }
+package final class Listening {
+  package let directory: FilePath
+  package let child: Child
+  package let output: PipeEnd
+  package let stats: FilePath
+  package var socket: FilePath { directory.appending("socket") }
 
   /// - Parameters:
   ///   - limit: what a shell's `ulimit` is to say before the helper starts, soft and hard.
   ///   - directory: for its files, which is removed at the end; a new one if none is named.
   ///   - stats: the statistics file; one in `directory` if none is named.
-  init(
+  package init(
     _ program: FilePath, options: [String] = [], limit: String? = nil, stats: FilePath? = nil,
     directory: FilePath? = nil, before: (FilePath) throws -> Void = { _ in }
   ) throws {
@@ -35,7 +34,7 @@ final class Listening {
   }
 
   /// - Parameter path: another of its sockets than that of its device.
-  func connect(to path: FilePath? = nil) throws -> UnixSocket {
+  package func connect(to path: FilePath? = nil) throws -> UnixSocket {
     var connected: UnixSocket?
     try waitUntil("the helper listens") {
       connected = try? UnixSocket.connect(path ?? socket)
@@ -46,7 +45,7 @@ final class Listening {
   }
 
   /// The file of its socket is its own, and it listens there.
-  func listens() throws -> Bool {
+  package func listens() throws -> Bool {
     guard child.isRunning else { throw TroubleInTest("it has ended: \(try output.readToEnd())") }
     let lines = try readText("/proc/net/unix", upTo: 1 << 24).split(separator: "\n")
     let numbers = lines.filter { $0.hasSuffix(" \(socket)") }.map { $0.split(separator: " ")[6] }
@@ -64,14 +63,14 @@ final class Listening {
 }
 
 /// The JSON object in a file; nil while there is none.
-func json(_ path: FilePath) -> [String: Any]? {
+package func json(_ path: FilePath) -> [String: Any]? {
   guard let text = try? readText(path) else { return nil }
   return try? JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
 }
 
 /// Asks something and waits for the answer, which only a front end does.
-func greet(_ connection: borrowing UnixSocket) throws {
-  let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+package func greet(_ connection: borrowing UnixSocket) throws {
+  package let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
   unsafe try connection.fd.write(question.span.bytes)
   guard try connection.fd.read(upTo: 64).count == 20 else { throw TroubleInTest("no answer") }
 }

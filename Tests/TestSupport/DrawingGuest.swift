@@ -1,21 +1,20 @@
-import Fixtures
-import Glibc
-import Linux
-import SystemPackage
-import TestSupport
+internal import Fixtures
+internal import Glibc
+internal import Linux
+package import SystemPackage
 
 /// A guest, as a helper sees it, that draws into pages of which no two are neighbours. It speaks to the program
 /// through the front end of the tests.
-final class DrawingGuest {
+package final class DrawingGuest {
   /// Of the pictures that it makes and shows, in pixels: whole pages, and a multiple of 64 across.
-  var width, height: Int
+  package var width, height: Int
   private let ram: GuestRAM
   private let queues: [DriverQueue]
   private let frontEnd: FrontEnd
   private var pages: [UInt32: [UInt64]] = [:]
   private var blobs: Set<UInt32> = []
 
-  init(_ helper: Listening, width: Int = 64, height: Int = 48) throws {
+  package init(_ helper: Listening, width: Int = 64, height: Int = 48) throws {
     (self.width, self.height) = (width, height)
     ram = try GuestRAM.likeQEMU()
     queues = [DriverQueue(ram), DriverQueue(ram, size: 16)]
@@ -60,7 +59,7 @@ final class DrawingGuest {
   private var area: [UInt8] { words(0, 0, UInt32(width), UInt32(height)) }
 
   /// Makes a buffer of XR24 pixels with this number, as a blob where the device offers that.
-  func create(_ id: UInt32, asBlob: Bool = false) throws {
+  package func create(_ id: UInt32, asBlob: Bool = false) throws {
     let count = width * height * 4 / Int(systemPageSize)
     // Those of an earlier one of this number are free.
     var pages = self.pages[id] ?? []
@@ -79,7 +78,7 @@ final class DrawingGuest {
   }
 
   /// The bytes of a picture: tiles of 64x64 pixels, each pixel a number of its own.
-  func picture(_ frame: UInt32) -> [UInt8] {
+  package func picture(_ frame: UInt32) -> [UInt8] {
     let rows = (0..<UInt32(64)).map { y in
       let tile = (0..<UInt32(64)).flatMap { TestSupport.pixel($0, y, frame: frame).bytes }
       return [UInt8]((0..<width / 64).map { _ in tile }.joined())
@@ -92,7 +91,7 @@ final class DrawingGuest {
   /// Draws a picture, and says nothing of it.
   /// - Returns: its bytes.
   @discardableResult
-  func draw(_ id: UInt32, frame: UInt32) throws -> [UInt8] {
+  package func draw(_ id: UInt32, frame: UInt32) throws -> [UInt8] {
     let (bytes, page) = (picture(frame), Int(systemPageSize))
     for (index, address) in pages[id]!.enumerated() {
       ram.write(Array(bytes[index * page..<(index + 1) * page]), at: address)
@@ -104,7 +103,7 @@ final class DrawingGuest {
   /// - Parameter fence: the number of a fence that the flush has; 0 for none.
   /// - Returns: its bytes.
   @discardableResult
-  func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0, scanout: UInt32 = 0) throws -> [UInt8] {
+  package func show(_ id: UInt32, frame: UInt32, fence: UInt32 = 0, scanout: UInt32 = 0) throws -> [UInt8] {
     let bytes = try draw(id, frame: frame)
     try command(0x105, area + UInt64(0).bytes + words(id, 0))
     if blobs.contains(id) {
@@ -117,19 +116,19 @@ final class DrawingGuest {
     return bytes
   }
 
-  func flush(_ id: UInt32, fence: UInt32 = 0) throws {
+  package func flush(_ id: UInt32, fence: UInt32 = 0) throws {
     try command(0x104, area + words(id, 0), fence: fence)
   }
 
   /// Says that a part of a buffer, in pixels, is drawn and to be shown.
-  func flush(_ id: UInt32, x: UInt32, y: UInt32, width: UInt32, height: UInt32) throws {
+  package func flush(_ id: UInt32, x: UInt32, y: UInt32, width: UInt32, height: UInt32) throws {
     let part = words(x, y, width, height)
     try command(0x105, part + UInt64((Int(y) * self.width + Int(x)) * 4).bytes + words(id, 0))
     try command(0x104, part + words(id, 0))
   }
 
   /// Shows a cursor with its upper left pixel there, which is made of such pixels (blue, green, red, alpha).
-  func showCursor(_ id: UInt32, x: Int32, y: Int32, _ pixel: UInt32) throws {
+  package func showCursor(_ id: UInt32, x: Int32, y: Int32, _ pixel: UInt32) throws {
     let bytes = 64 * 64 * 4
     let address = ram.allocate(bytes)
     ram.write((0..<64 * 64).flatMap { _ in pixel.bytes }, at: address)
@@ -140,9 +139,9 @@ final class DrawingGuest {
   }
 
   /// UPDATE_CURSOR without a resource.
-  func hideCursor() throws { try command(0x300, words(0, 0, 0, 0) + words(0, 0, 0, 0), queue: 1) }
+  package func hideCursor() throws { try command(0x300, words(0, 0, 0, 0) + words(0, 0, 0, 0), queue: 1) }
 
-  func unref(_ id: UInt32, _ meanwhile: () throws -> Void = {}) throws {
+  package func unref(_ id: UInt32, _ meanwhile: () throws -> Void = {}) throws {
     blobs.remove(id)
     post(0x102, words(id, 0))
     try meanwhile()
@@ -150,5 +149,5 @@ final class DrawingGuest {
   }
 
   /// Shows nothing.
-  func turnOff() throws { try command(0x103, area + words(0, 0)) }
+  package func turnOff() throws { try command(0x103, area + words(0, 0)) }
 }
