@@ -53,8 +53,7 @@ package final class Presenter: ScanoutObserver {
   /// Takes each new kind of picture that is on a screen, and each complaint: of both no more than a log holds.
   private let onPicture: (PresentedPicture) -> Void
   private let onComplaint: (String) -> Void
-  private let watching: VarlinkClient
-  private var token: EventLoop.Token?
+  private var watch: DisplayWatch?
   private var scanouts: [PresentedScanout] = []
   private var lines = LineLimit()
   private var lastComplaint: String?
@@ -74,18 +73,20 @@ package final class Presenter: ScanoutObserver {
     udmabuf: UdmabufDevice?, loop: EventLoop, onPicture: @escaping (PresentedPicture) -> Void,
     onComplaint: @escaping (String) -> Void
   ) throws {
-    (self.watching, self.path, self.sink, self.loop, self.udmabuf) = (watching, path, sink, loop, udmabuf)
+    (self.path, self.sink, self.loop, self.udmabuf) = (path, sink, loop, udmabuf)
     maker = PictureMaker(sink)
     (self.showsCursor, self.onPicture, self.onComplaint) = (showsCursor, onPicture, onComplaint)
     self.reserve = try reserve.map { try (0..<$0).map { _ in try VarlinkClient(path) } }
     scanouts = try sink.outputs.indices.map { try PresentedScanout($0, self, VarlinkClient(path)) }
-    token = try watching.withDescriptor { fd throws(Errno) in
-      try loop.add(fd) { [unowned self] _ in receive() }
+    watch = try DisplayWatch(watching, loop: loop) { [unowned self] in
+      take($0)
+    } onEnd: { [unowned self] error in
+      if let error { end(error) } else { loop.stop() }
     }
     sink.observer = self
   }
 
-  package func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
+  package func start() throws { try watch?.start() }
 
   /// A connection in place of one that the helper has closed; nil if there is none now, or no more.
   func connectAgain() -> VarlinkClient? {
@@ -103,21 +104,11 @@ package final class Presenter: ScanoutObserver {
 
   /// Nothing more is heard of the helper.
   package func stop() {
-    if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
+    watch?.stop()
     for scanout in scanouts { scanout.stop() }
   }
 
   // MARK: What the helper tells
-
-  private func receive() {
-    do {
-      while token != nil, let reply = try watching.nextReceived() {
-        let event = try reply.decode(DisplayEvent.self)
-        if event.event == .end || !reply.continues { return loop.stop() }
-        take(event)
-      }
-    } catch { end(error) }
-  }
 
   private func take(_ event: DisplayEvent) {
     let number = event.frame?.scanout ?? event.cursor?.scanout ?? event.scanout ?? 0

@@ -18,18 +18,14 @@ package final class ScanoutFollower {
   /// A connection that the service closed is made anew after this time, so often without a picture between.
   private static let pause = TimeSpan.milliseconds(200)
   private static let mostFailures = 10
-  /// So many events are taken in one turn of the loop: whoever sends more keeps no timer from its turn.
-  private static let mostEvents = 64
 
   private let path: FilePath
   private let scanout: Int
   private let showsCursor: Bool
   private let interval: TimeSpan
   private let loop: EventLoop
-  private let watching: VarlinkClient
+  private var watch: DisplayWatch?
   private let reader: ScanoutReader
-  private var token: EventLoop.Token?
-  private var goingOn: Deferred?
   private var pacing: Timer?
   private var reconnecting: Timer?
   private let onNews: (News) -> Void
@@ -58,30 +54,27 @@ package final class ScanoutFollower {
   ) throws {
     (self.path, self.scanout, self.showsCursor) = (path, scanout, showsCursor)
     (self.interval, self.loop, self.onNews, self.onFailure) = (interval, loop, onNews, onFailure)
-    watching = try VarlinkClient(path)
     reader = try ScanoutReader(path, scanout: scanout, loop: loop)
-    goingOn = Deferred(loop) { [unowned self] in receive() }
     pacing = try Timer(loop) { [unowned self] in proceed() }
     reconnecting = try Timer(loop) { [unowned self] in reconnect() }
-    token = try watching.withDescriptor { fd throws(Errno) in
-      try loop.add(fd) { [unowned self] _ in receive() }
+    watch = try DisplayWatch(VarlinkClient(path), loop: loop) { [unowned self] in
+      try take($0)
+    } onEnd: { [unowned self] error in
+      if let error { return end(error) }
+      hasEnded = true
+      proceed()
     }
   }
 
   deinit { stop() }
 
-  package func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
+  package func start() throws { try watch?.start() }
 
   /// Nothing more is told.
   package func stop() {
     isOver = true
-    stopWatching()
+    watch?.stop()
     (pacing, reconnecting) = (nil, nil)
-  }
-
-  private func stopWatching() {
-    goingOn = nil
-    if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
   }
 
   /// Something was announced that has not been told as news.
@@ -101,22 +94,6 @@ package final class ScanoutFollower {
   }
 
   // MARK: Events
-
-  private func receive() {
-    do {
-      for _ in 0..<Self.mostEvents {
-        guard token != nil, let reply = try watching.nextReceived() else { return }
-        let event = try reply.decode(DisplayEvent.self)
-        if event.event == .end || !reply.continues {
-          hasEnded = true
-          stopWatching()
-          return proceed()
-        }
-        try take(event)
-      }
-      goingOn?.schedule()
-    } catch { end(error) }
-  }
 
   private func take(_ event: DisplayEvent) throws {
     if event.event == .outputs {

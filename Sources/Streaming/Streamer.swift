@@ -17,7 +17,7 @@ package final class Streamer {
   /// After this time a connection that the helper closed is made anew.
   private static let pause = TimeSpan.milliseconds(200)
 
-  private let watching: VarlinkClient
+  private var watch: DisplayWatch?
   private let path: FilePath
   private let scanout: Int
   private let kind: CapsKind
@@ -28,7 +28,6 @@ package final class Streamer {
   private let onClient: (StreamClientCounts) -> Void
   private let onComplaint: (String) -> Void
 
-  private var token: EventLoop.Token?
   private var caller: DisplayCaller?
   private var sweeping: Timer?
   private var reconnecting: Timer?
@@ -73,15 +72,18 @@ package final class Streamer {
     udmabuf: UdmabufDevice?, loop: EventLoop, onPicture: @escaping (StreamedPicture) -> Void,
     onClient: @escaping (StreamClientCounts) -> Void, onComplaint: @escaping (String) -> Void
   ) throws {
-    (self.watching, self.path, self.scanout, self.kind) = (watching, path, scanout, kind)
+    (self.path, self.scanout, self.kind) = (path, scanout, kind)
     (self.udmabuf, self.loop) = (kind == .dmabuf ? udmabuf : nil, loop)
     (self.onPicture, self.onClient, self.onComplaint) = (onPicture, onClient, onComplaint)
     server = try StreamServer(socket, loop: loop)
     sweeping = try Timer(loop) { [unowned self] in sweep() }
     reconnecting = try Timer(loop) { [unowned self] in reconnect() }
     caller = try makeCaller()
-    token = try watching.withDescriptor { fd throws(Errno) in
-      try loop.add(fd) { [unowned self] _ in receive() }
+    watch = try DisplayWatch(watching, loop: loop) { [unowned self] in
+      take($0)
+    } onEnd: { [unowned self] in
+      failure = $0
+      end()
     }
     server.whenReady = { [unowned self] in
       if server.isEnding { server.tellOfEnd() } else { proceed() }
@@ -97,11 +99,11 @@ package final class Streamer {
     close()
   }
 
-  package func start() throws { try watching.callMore("\(displayInterfaceName).Watch") }
+  package func start() throws { try watch?.start() }
 
   /// Nothing more is heard of anybody.
   package func close() {
-    stopWatching()
+    watch?.stop()
     caller = nil
     server.close()
   }
@@ -141,7 +143,7 @@ package final class Streamer {
   }
 
   private func reconnect() {
-    guard token != nil else { return }
+    guard watch?.isActive == true else { return }
     do { caller = try makeCaller() } catch {
       reconnecting?.arm(after: Self.pause)
       return
@@ -151,26 +153,9 @@ package final class Streamer {
     proceed()
   }
 
-  private func receive() {
-    do {
-      while token != nil, let reply = try watching.nextReceived() {
-        let event = try reply.decode(DisplayEvent.self)
-        if event.event == .end || !reply.continues { return end() }
-        take(event)
-      }
-    } catch {
-      failure = error
-      end()
-    }
-  }
-
-  private func stopWatching() {
-    if let token = token.take() { watching.withDescriptor { loop.remove(token, $0) } }
-  }
-
   /// Tells clients that there is no more, and then stops the loop.
   package func end() {
-    stopWatching()
+    watch?.stop()
     server.end { [unowned self] in loop.stop() }
   }
 
