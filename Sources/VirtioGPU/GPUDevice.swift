@@ -293,8 +293,7 @@ extension GPUDevice: ScanoutsOwner, CommandHandler {
     for other in [isBusy ? nil : returns.deadline, scanouts.shadowDeadline, returns.devicesDeadline] {
       if let other { first = min(first ?? other, other) }
     }
-    guard let first else { return }
-    timer?.arm(after: first - .now)
+    if let first { timer?.arm(atLatest: first) }
   }
 
   /// Completes the fences that waited for the presentation.
