@@ -63,6 +63,21 @@ private final class Match {
     try compare("\(name), create to unref", 7) { try $0.live(.apart) }
     try compare("\(name), create to unref, one piece", 7) { try $0.live(.onePiece) }
     try compare("\(name), flip", 21) { try $0.flip() }
+    try compareDelays()
+  }
+
+  /// From the kick until the display has been told of the frame.
+  private func compareDelays() throws {
+    var pairs = Pairs()
+    let (ours, theirs) = (ours, theirs)
+    try pairs.measure(
+      401, { try nanoseconds { try ours.flip() } / 1000 }, { try nanoseconds { try theirs.flip() } / 1000 })
+    for (what, share) in [("median", 0.5), ("99th percentile", 0.99)] {
+      let (mine, peer) = (pairs.ours.quantile(share), pairs.theirs.quantile(share))
+      row(
+        "\(name), kick to shown, \(what)", mine, "us", peer: "vhost-user-gpu", peer,
+        ratio: mine / peer, "goal 1.00" + (mine / peer <= 1 ? "" : "  MISSED"))
+    }
   }
 
   private func compare(_ what: String, _ count: Int, _ body: (Screen) throws -> Void) throws {

@@ -20,6 +20,8 @@ void usage(void) {
           "  flip WxH SECONDS                   flip between seeds 1 and 2 for that long\n"
           "  flips WxH COUNT                    flip that often\n"
           "  pace WxH SECONDS                   flip for that long, and say how often in a second\n"
+          "  work WxH flip|PERCENT HZ SECONDS   at this pace, flip or redraw the upper PERCENT of the screen;\n"
+          "                                     say `started`, then how many frames there were\n"
           "  reuse WxH MARKER [PERCENT]         show seed 3, then seed 4; free the first buffer and fill\n"
           "                                     PERCENT (80) of the free memory with MARKER; wait for EOF\n"
           "  scatter MIB                        leave every other page of MIB free until EOF, in a child\n"
@@ -111,31 +113,64 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+// Makes two buffers with the seeds 1 and 2, and shows the first one.
+static void show_first(const Card *card, uint32_t width, uint32_t height, Buffer buffers[2]) {
+    for (uint32_t index = 0; index < 2; index++) {
+        buffers[index] = make_buffer(card->fd, width, height, DRM_FORMAT_XRGB8888);
+        fill(&buffers[index], index + 1, 0xffffffu);
+    }
+    show(card, &buffers[0]);
+}
+
+// Flips to the buffer, and waits for the event of it.
+static void flip_to(const Card *card, const Buffer *buffer) {
+    drmEventContext context = {.version = 2, .page_flip_handler = flipped};
+    int pending = 1;
+    if (drmModePageFlip(card->fd, card->crtc, buffer->framebuffer, DRM_MODE_PAGE_FLIP_EVENT, &pending))
+        fail("drmModePageFlip");
+    struct pollfd event = {.fd = card->fd, .events = POLLIN};
+    while (pending) {
+        int ready = poll(&event, 1, 10000);
+        if (!ready) errno = ETIMEDOUT;
+        if (ready < 1 || drmHandleEvent(card->fd, &context)) fail("page flip event");
+    }
+}
+
 static void flip(uint32_t width, uint32_t height, uint32_t count, double seconds, int as_pace) {
     Card card = find_output();
     Buffer buffers[2];
-    for (uint32_t index = 0; index < 2; index++) {
-        buffers[index] = make_buffer(card.fd, width, height, DRM_FORMAT_XRGB8888);
-        fill(&buffers[index], index + 1, 0xffffffu);
-    }
-    show(&card, &buffers[0]);
-    drmEventContext context = {.version = 2, .page_flip_handler = flipped};
+    show_first(&card, width, height, buffers);
     double end = now() + seconds, first = 0;
     uint32_t flips = 0;
     while (flips < count && (seconds <= 0 || now() < end)) {
-        int pending = 1;
-        if (drmModePageFlip(card.fd, card.crtc, buffers[(flips + 1) & 1].framebuffer,
-                            DRM_MODE_PAGE_FLIP_EVENT, &pending)) fail("drmModePageFlip");
-        struct pollfd event = {.fd = card.fd, .events = POLLIN};
-        while (pending) {
-            int ready = poll(&event, 1, 10000);
-            if (!ready) errno = ETIMEDOUT;
-            if (ready < 1 || drmHandleEvent(card.fd, &context)) fail("page flip event");
-        }
+        flip_to(&card, &buffers[(flips + 1) & 1]);
         if (!flips++) first = now();
     }
     if (as_pace) printf("pace %.2f\n", (flips - 1) / (now() - first));
     else printf("flips %u\n", flips);
+}
+
+// The same frames in the same time whatever a frame costs, as long as it costs less than its time.
+static void work(uint32_t width, uint32_t height, uint32_t percent, uint32_t rate, uint32_t seconds) {
+    Card card = find_output();
+    Buffer buffers[2];
+    show_first(&card, width, height, buffers);
+    puts("started");
+    const double start = now();
+    uint32_t frames = 0;
+    for (uint32_t turn = 1; turn <= rate * seconds; turn++) {
+        double left = start + (double)turn / rate - now();
+        if (left > 0) usleep((useconds_t)(left * 1e6));
+        else if (left < -1.0 / rate) continue;  // Late by a frame: there is none in this turn.
+        if (percent) {
+            memset((void *)buffers[0].pixels, (int)turn, (size_t)buffers[0].pitch * (height * percent / 100));
+            dirty(&card, &buffers[0], 0, 0, width, height * percent / 100);
+        } else {
+            flip_to(&card, &buffers[turn & 1]);
+        }
+        frames++;
+    }
+    printf("frames %u\n", frames);
 }
 
 // Takes that much of the free memory, in pieces, so that the end of it is not the end of us.
@@ -221,6 +256,10 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "pace")) {
         size_of(first, &width, &height);
         flip(width, height, UINT32_MAX, number(second), 1);
+    } else if (!strcmp(command, "work")) {
+        size_of(first, &width, &height);
+        const char *seconds = third && argc > 5 ? argv[5] : NULL;
+        work(width, height, second && !strcmp(second, "flip") ? 0 : number(second), number(third), number(seconds));
     } else if (!strcmp(command, "reuse")) {
         size_of(first, &width, &height);
         reuse(width, height, number(second), third ? number(third) : 80);
