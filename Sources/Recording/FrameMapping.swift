@@ -4,13 +4,13 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-/// A frame's memory, as the control socket passes it, for as long as the CPU reads it.
+/// A frame's memory from the control socket, mapped while the CPU reads it.
 final class FrameMapping {
   let mapping: Mapping
   let layout: FrameLayout
   /// The part of the image that is shown.
   let source: Rectangle
-  /// How its pixels become those of a picture, which have no transparent ones.
+  /// Turns the frame's pixels into those of a picture, of which none is transparent.
   let shuffle: PixelShuffle
   private let dmabuf: DMABuf?
 

@@ -1,16 +1,16 @@
 package import Scanout
 
-/// A picture that is waited for, or a part of one.
+/// The picture that a recording waits for, or a part of it.
 package struct PictureReference {
-  /// Its pixels without any opacity are not compared.
+  /// Fully transparent pixels are not compared.
   package let picture: RecordedPicture
   /// The part of a scanout's picture that is compared; nil for all of it.
   package let region: Rectangle?
-  /// How much each of the three colours of a pixel may differ.
+  /// Each of a pixel's three colours may differ by this much.
   package let tolerance: UInt32
 
   /// - Parameter picture: of the whole scanout, or of the region alone.
-  /// - Returns: nil if the region does not lie in the picture, and is not as large.
+  /// - Returns: nil if the region neither lies in the picture nor has its size.
   package init?(_ picture: RecordedPicture, region: Rectangle?, tolerance: UInt32) {
     self.tolerance = tolerance
     self.region = region
@@ -27,10 +27,10 @@ package struct PictureReference {
     }
   }
 
-  /// How a picture compares.
+  /// The result of a comparison.
   package enum Comparison: Equatable, CustomStringConvertible {
     case same
-    /// So many pixels differ by more than the tolerance, and the largest difference of a colour.
+    /// The number of pixels that differ by more than the tolerance, and the largest difference of a colour.
     case different(pixels: Int, most: UInt32)
     /// The picture has another size, or the region does not lie in it.
     case otherSize(PixelSize)

@@ -2,14 +2,14 @@ internal import Linux
 package import Scanout
 internal import Udmabuf
 
-/// What a scanout showed at one time.
+/// A scanout's picture at one time.
 package struct RecordedPicture: Equatable, Sendable {
-  /// More pixels are not recorded: a gigabyte of them.
+  /// The most pixels that are recorded: a gigabyte.
   static let mostPixels: UInt64 = 1 << 28
 
   package let size: PixelSize
-  /// Rows close together. Each pixel is a number, whose bytes are red, green, blue and alpha, red the lowest. Alpha is 255
-  /// in what a scanout shows.
+  /// Rows without gaps. Each pixel is a number; its bytes are red (the lowest), green, blue and alpha. A scanout's pixels have
+  /// alpha 255.
   package private(set) var pixels: [UInt32]
 
   /// - Parameter pixels: as many as the size has.
@@ -18,7 +18,7 @@ package struct RecordedPicture: Equatable, Sendable {
     (self.size, self.pixels) = (size, pixels)
   }
 
-  /// All of it of one colour.
+  /// A picture of one colour.
   package init(_ size: PixelSize, filledWith pixel: UInt32) {
     self.init(size, [UInt32](repeating: pixel, count: Int(size.area)))
   }
@@ -52,7 +52,7 @@ package struct RecordedPicture: Equatable, Sendable {
   /// Copies a part of a frame.
   /// - Parameters:
   ///   - part: lies in `source`.
-  ///   - source: the part of the frame's image that this is a picture of.
+  ///   - source: the part of the frame's image that this picture shows.
   mutating func copy(_ part: Rectangle, of source: Rectangle, from frame: FrameMapping) {
     for y in part.y..<part.y + part.height {
       let offset = Int(frame.layout.offset) + Int(y) * Int(frame.layout.stride) + Int(part.x) * 4
@@ -61,7 +61,7 @@ package struct RecordedPicture: Equatable, Sendable {
     }
   }
 
-  /// Puts a cursor where it is: source over destination, where its colours are multiplied by alpha already.
+  /// Draws a cursor at its place: source over destination. Its colours are premultiplied by alpha.
   mutating func draw(_ cursor: CursorImage, x: Int, y: Int) {
     let side = Int(CursorImage.side)
     for row in 0..<side {
@@ -82,7 +82,7 @@ package struct RecordedPicture: Equatable, Sendable {
     }
   }
 
-  /// The same in another size: in the middle of a larger one, which is black around it; of a smaller one its middle.
+  /// The picture in another size: centred on black in a larger one, cut to its middle for a smaller one.
   package func placed(in other: PixelSize) -> RecordedPicture {
     if other == size { return self }
     var placed = RecordedPicture(other, filledWith: 0xff00_0000)

@@ -2,34 +2,34 @@ package import Linux
 package import Scanout
 package import SystemPackage
 
-/// What a recording ends with; nil for what it does not.
+/// The conditions that end a recording; nil for those that do not.
 package struct RecordingLimits {
-  /// It has lasted so long, from the first picture on.
+  /// The recording has lasted this long since its first picture.
   package var span: TimeSpan?
-  /// Nothing has changed for so long.
+  /// The picture has not changed for this long.
   package var stillness: TimeSpan?
-  /// A picture is like this one.
+  /// A picture matches this one.
   package var reference: PictureReference?
   /// The part that may not change for `stillness`; nil for all of the picture.
   package var region: Rectangle?
-  /// It has taken so long, from its start on.
+  /// The recording has lasted this long since its start.
   package var timeout: TimeSpan?
 
-  /// Nothing ends it.
+  /// Nothing ends the recording.
   package init() {}
 
-  /// It waits for something that a guest may never show.
+  /// The recording waits for something that a guest may never show.
   package var isWaiting: Bool { stillness != nil || reference != nil }
 }
 
 /// Why a recording is over.
 package enum RecordingEnd: String, Encodable, Sendable {
-  /// There are as many pictures as there were to be.
+  /// The recording has all pictures that it should have.
   case count
   /// `RecordingLimits.span` is over.
   case time
   case still, match, timeout
-  /// The user has stopped it.
+  /// The user has stopped the recording.
   case stopped
   /// The helper has ended.
   case ended
@@ -37,7 +37,7 @@ package enum RecordingEnd: String, Encodable, Sendable {
 
 /// Records what a scanout shows.
 package final class Recorder {
-  /// After a timeout or a stop, whoever reads the recording has so much time for the rest of it.
+  /// After a timeout or a stop, the reader of the recording has this much time for the rest of it.
   private static let patience = TimeSpan.seconds(5)
 
   private let limits: RecordingLimits
@@ -47,23 +47,23 @@ package final class Recorder {
   private var lasting: Timer?
   private var resting: Timer?
   private var timing: Timer?
-  /// The stillness is over, unless what was announced and not read says otherwise.
+  /// The stillness has lasted long enough, unless a picture that was announced and not yet read differs.
   private var isRestOver = false
   /// The part that may not change, as it was shown last.
   private var rest: ArraySlice<UInt32>?
   private var isFinishing = false
 
-  /// Nil until it is over, and when it failed.
+  /// Nil until the recording is over, and if it failed.
   package private(set) var reason: RecordingEnd?
   package private(set) var failure: (any Error)?
-  /// How many pictures there were.
+  /// The number of pictures so far.
   package private(set) var count = 0
-  /// How the last picture compares with `RecordingLimits.reference`.
+  /// The comparison of the last picture with `RecordingLimits.reference`.
   package private(set) var comparison: PictureReference.Comparison?
 
   /// Connects, and calls nothing yet.
   /// - Parameters:
-  ///   - interval: from one picture to the next at least.
+  ///   - interval: the least time from one picture to the next.
   ///   - loop: is stopped when all is done.
   package init(
     _ path: FilePath, scanout: Int, showsCursor: Bool, interval: TimeSpan, limits: RecordingLimits,
@@ -122,12 +122,12 @@ package final class Recorder {
 
   private func runOut() {
     guard isFinishing else { return end(.timeout) }
-    // What was to be is not complete.
+    // The recording is incomplete.
     if reason != .stopped { reason = .timeout }
     loop.stop()
   }
 
-  /// Ends it; a second time, without what is left to be done.
+  /// Ends the recording. A second call, with `stopped`, does not wait for the rest.
   package func end(_ reason: RecordingEnd) {
     if isFinishing {
       // The first reason stands.
@@ -142,7 +142,7 @@ package final class Recorder {
     output.finish(at: .now) { [loop] in loop.stop() }
   }
 
-  /// Ends it at once, since something is wrong.
+  /// Ends the recording at once because of an error.
   package func fail(_ error: any Error) {
     (failure, reason) = (failure ?? error, nil)
     isFinishing = true

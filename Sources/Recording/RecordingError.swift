@@ -11,7 +11,7 @@ package enum RecordingError: Error, CustomStringConvertible {
   case unmappable(buffer: Int, Errno)
   case tooShort(buffer: Int)
   case cursor(Errno)
-  /// There are so many.
+  /// The guest has `count` scanouts.
   case noScanout(Int, count: Int)
   /// The service closed one connection after the other.
   case closedAgain(times: Int)

@@ -1,10 +1,10 @@
 package import Linux
 
-/// Where what is recorded goes.
+/// The destination of a recording.
 package protocol RecordingOutput: AnyObject {
-  /// Takes what is shown from a moment on; nil where nothing is shown.
+  /// Takes the picture that is shown from `time` on; nil if the scanout shows nothing.
   func show(_ picture: RecordedPicture?, at time: Instant) throws
 
-  /// Completes what there is of the time until a moment, and says then that this is done.
+  /// Completes the recording up to `time`, and then calls `done`.
   func finish(at time: Instant, _ done: @escaping () -> Void)
 }

@@ -3,19 +3,20 @@ package import Linux
 package import SystemPackage
 internal import Varlink
 
-/// Hears of what a scanout shows, and copies it each time. Of several changes that come while one is copied, the newest counts.
+/// Copies a scanout's picture after each change. If several changes come during one copy, the newest counts.
 package final class ScanoutFollower {
   package enum News {
-    /// Another picture than the last one.
+    /// A picture that differs from the last one.
     case picture(RecordedPicture)
-    /// What was shown anew is the picture of before.
+    /// The scanout shows the same picture again.
     case same
     case dark
-    /// The helper has said that there will be nothing more.
+    /// The helper has announced the end.
     case end
   }
 
-  /// A connection that the service closed is made anew after this time, so often without a picture between.
+  /// After the service closed a connection, the follower waits this long and connects again. It gives up when this has happened
+  /// `mostFailures` times without a picture between.
   private static let pause = TimeSpan.milliseconds(200)
   private static let mostFailures = 10
 
@@ -31,7 +32,7 @@ package final class ScanoutFollower {
   private let onNews: (News) -> Void
   private let onFailure: (any Error) -> Void
 
-  /// What was announced and not read.
+  /// Announced, and not read yet.
   private var (isFrameNew, isImageNew) = (false, false)
   /// The cursor was moved or hidden since the last news.
   private var hasCursorChanged = false
@@ -39,15 +40,15 @@ package final class ScanoutFollower {
   private var isDark = true
   private var nextRead = Instant.now
   private var failures = 0
-  /// The helper has said its last word, and what it announced before is still read.
+  /// The helper has announced the end. The follower still reads what was announced before.
   private var hasEnded = false
   private var isOver = false
   private var told: RecordedPicture?
 
   /// Connects, and calls nothing yet.
   /// - Parameters:
-  ///   - interval: from one copy to the next at least.
-  ///   - onNews: hears of nothing more after `end` or a failure.
+  ///   - interval: the least time from one copy to the next.
+  ///   - onNews: is not called after `end` or a failure.
   package init(
     _ path: FilePath, scanout: Int, showsCursor: Bool, interval: TimeSpan, loop: EventLoop,
     onNews: @escaping (News) -> Void, onFailure: @escaping (any Error) -> Void
@@ -70,14 +71,14 @@ package final class ScanoutFollower {
 
   package func start() throws { try watch?.start() }
 
-  /// Nothing more is told.
+  /// After this, `onNews` and `onFailure` are not called.
   package func stop() {
     isOver = true
     watch?.stop()
     (pacing, reconnecting) = (nil, nil)
   }
 
-  /// Something was announced that has not been told as news.
+  /// The helper has announced something that `onNews` has not told yet.
   package var isBehind: Bool { isReading || isFrameNew || isImageNew || hasCursorChanged }
 
   private func end(_ error: any Error) {
@@ -150,10 +151,10 @@ package final class ScanoutFollower {
     isReading = false
     if isOver { return }
     do { try result.get() } catch VarlinkClientError.answered(let name, _) where name.hasSuffix(".NoFrame") {
-      // That it is dark is told by an event.
+      // An event tells that the scanout is dark.
     } catch VarlinkClientError.closed, VarlinkClientError.transport {
       if hasEnded { return tellEnd() }
-      // The guest wanted pages back that were held for too long, as by one that was stopped.
+      // This process held pages for too long, as after a stop (SIGSTOP), and the guest wanted them back.
       failures += 1
       if failures == Self.mostFailures { return end(RecordingError.closedAgain(times: failures)) }
       if isFrame { isFrameNew = !isDark } else { isImageNew = true }
@@ -165,7 +166,7 @@ package final class ScanoutFollower {
 
   private func reconnect() {
     do { try reader.connect(path) } catch {
-      // Whether the helper has ended is told on the other connection.
+      // The other connection tells whether the helper has ended.
       failures += 1
       if failures == Self.mostFailures { return end(error) }
       reconnecting?.arm(after: Self.pause)
@@ -174,7 +175,7 @@ package final class ScanoutFollower {
     proceed()
   }
 
-  /// Tells of what was read, unless the scanout went dark meanwhile.
+  /// Tells of the picture that was read, unless the scanout went dark meanwhile.
   private func compare() {
     hasCursorChanged = false
     if isDark {

@@ -5,9 +5,9 @@ package import SystemPackage
 internal import Udmabuf
 internal import Varlink
 
-/// Copies what a scanout shows, by calls on a connection of its own, one at a time.
+/// Copies a scanout's picture by calls on a connection of its own, one at a time.
 ///
-/// A frame is held no longer than it is read.
+/// The reader holds a frame only while it reads the frame.
 package final class ScanoutReader {
   package typealias Answer = (Result<Void, any Error>) -> Void
 
@@ -16,12 +16,12 @@ package final class ScanoutReader {
   private var caller: DisplayCaller?
   /// Why the connection is over.
   private var closing: VarlinkClientError?
-  /// Of the call that is under way.
+  /// Takes the answer of the call that is under way.
   private var answer: Answer?
 
-  /// What was read last, without a cursor.
+  /// The picture that was read last, without a cursor.
   private var last: (picture: RecordedPicture, sequence: Int, layout: FrameLayout, source: Rectangle)?
-  /// Where the cursor is, as it was told last; its image may be another one than was read.
+  /// The cursor's last known place. Its image may not be read yet.
   var cursor: DisplayCursor?
   private var image: (number: Int, pixels: CursorImage)?
 
@@ -32,7 +32,7 @@ package final class ScanoutReader {
     try connect(path)
   }
 
-  /// Connects anew after a call that ended with its connection. Not while a call is under way.
+  /// Connects again after a call that ended with its connection. Must not be called while a call is under way.
   func connect(_ path: FilePath) throws {
     caller = try DisplayCaller(VarlinkClient(path), loop: loop) { [unowned self] error in
       closing = error
@@ -62,7 +62,7 @@ package final class ScanoutReader {
 
   // MARK: The frame
 
-  /// Reads the frame that is shown now: as much of it as has changed since the one that was read before.
+  /// Reads the frame that is shown now: only the part that has changed since the last one that was read.
   package func readFrame(_ answer: @escaping Answer) {
     call("GetFrame", DisplayRequest(scanout: scanout, since: last?.sequence, hold: true), answer) {
       [unowned self] reply in
@@ -83,25 +83,25 @@ package final class ScanoutReader {
     if !isSame {
       last = (RecordedPicture(size, filledWith: 0), told.frame.sequence, frame.layout, source)
     }
-    // Of the same image at the same place what the service says has changed; of any other one all of it.
+    // If the image and its place are the same, copies the damage that the service names, and otherwise all of it.
     let damage = isSame ? told.damage.clipped(to: told.frame)?.intersection(source) ?? source : source
     last?.picture.copy(damage, of: source, from: frame)
     last?.sequence = told.frame.sequence
   }
 
-  /// The scanout shows nothing, and the next frame is read as a whole.
+  /// Called when the scanout shows nothing: the next frame is then read as a whole.
   func forgetFrame() { last = nil }
 
   // MARK: The cursor
 
-  /// It is visible, and its image is another one than was read.
+  /// The cursor is visible, and its image has not been read.
   var needsImage: Bool { cursor.map { $0.visible && $0.image != image?.number } ?? false }
 
-  /// Reads where the cursor is, and its image.
+  /// Reads the cursor's place and its image.
   package func readCursor(_ answer: @escaping Answer) {
     call("GetCursor", DisplayRequest(scanout: scanout), answer) { [unowned self] reply in
       let told = try reply.decode(DisplayCursorReply.self).cursor
-      // Events may tell of a later place already.
+      // An event may have told a later place already.
       cursor = cursor ?? told
       guard let fd = reply.descriptor.take() else { return }
       do throws(Errno) {
@@ -115,7 +115,7 @@ package final class ScanoutReader {
 
   // MARK: The picture
 
-  /// What was read last, with the cursor if one was read or told of; nil if no frame is shown.
+  /// The picture that was read last, with the cursor if its place and image are known; nil if no frame is shown.
   package var picture: RecordedPicture? {
     guard var picture = last?.picture else { return nil }
     if let cursor, cursor.visible, let image, image.number == cursor.image {

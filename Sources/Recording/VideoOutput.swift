@@ -3,10 +3,10 @@ package import Scanout
 package import SystemPackage
 package import Udmabuf
 
-/// Pictures at a constant rate, one after the other, for a program that reads them as fast as it can.
+/// Writes pictures at a constant rate, for a program that reads them as fast as it can.
 ///
-/// The video begins with the first picture. Its picture N is the one that was shown N times a period after that. A
-/// program that is slower than the rate gets as many pictures as any other one; some of them are newer than they should be.
+/// The video begins with the first picture. Its picture N was shown N periods after that. A program that is slower than the
+/// rate gets the same number of pictures, some of them newer than they should be.
 package final class VideoOutput: RecordingOutput {
   package enum Form: String, CaseIterable, Sendable {
     /// `Y4M`.
@@ -15,7 +15,7 @@ package final class VideoOutput: RecordingOutput {
     case raw
   }
 
-  /// What a pipe takes without waiting when it can be written at all. The corresponding C constant is `PIPE_BUF`.
+  /// A writable pipe takes this many bytes without waiting. The corresponding C constant is `PIPE_BUF`.
   private static let mostBytes = 4096
 
   private let form: Form
@@ -23,7 +23,7 @@ package final class VideoOutput: RecordingOutput {
   private let count: Int?
   private let fd: FD
   private let loop: EventLoop
-  /// Of a file nobody can be told that it can be written: it always can.
+  /// Nil for a file: a file is always writable, and the loop cannot watch it.
   private var token: EventLoop.Token?
   private var timer: Timer?
   private let onCount: () -> Void
@@ -32,24 +32,24 @@ package final class VideoOutput: RecordingOutput {
 
   private var size: PixelSize?
   private var start: Instant?
-  /// The picture that is shown, as it is written, and whether it has been begun.
+  /// The bytes of the picture that is shown, and whether writing them has begun.
   private var (current, isCurrentBegun) = ([UInt8](), false)
-  /// What is being written, and how much of it has been.
+  /// The bytes that are being written, and how many of them have been.
   private var (writing, written) = ([UInt8](), 0)
   private var isWatchingForWriting = false
   private var begun = 0
   private var isOver = false
-  /// So many pictures there are to be in the end.
+  /// The video ends with this number of pictures.
   private var goal: Int?
   private var done: (() -> Void)?
 
   /// - Parameters:
-  ///   - size: of the video; that of the first picture if none is given.
+  ///   - size: the video's; nil for that of the first picture.
   ///   - rate: pictures in a second.
-  ///   - count: after so many pictures there are no more, and `onCount` is called.
-  ///   - fd: may be any file, pipe or socket. It is written in pieces that do not block while it is polled as writable.
-  ///   - onFailure: hears why it cannot be written, once.
-  ///   - onOtherSize: hears of each picture that has not the video's size.
+  ///   - count: the video ends after this number of pictures, and `onCount` is called.
+  ///   - fd: any file, pipe or socket. The pieces are so small that a write does not block when `fd` polls as writable.
+  ///   - onFailure: is called once with the reason if writing fails.
+  ///   - onOtherSize: is called for each picture that does not have the video's size.
   package init(
     _ form: Form, size: PixelSize?, rate: Int, count: Int?, to fd: consuming FD, loop: EventLoop,
     onCount: @escaping () -> Void, onFailure: @escaping (any Error) -> Void,
@@ -61,7 +61,7 @@ package final class VideoOutput: RecordingOutput {
     timer = try Timer(loop) { [unowned self] in proceed() }
     do throws(Errno) {
       token = try loop.add(self.fd, []) { [unowned self] readiness in
-        // Nobody reads any more. A write tells more of that than this does.
+        // The reader is gone. If bytes are left, writing them tells more exactly why.
         if readiness.contains(.hangup), written == writing.count { return fail(.brokenPipe) }
         proceed(isWritable: true)
       }
@@ -78,7 +78,7 @@ package final class VideoOutput: RecordingOutput {
     guard let size, picture != nil || start != nil else { return }
     if let picture, picture.size != size { onOtherSize(picture.size, size) }
     let placed = picture?.placed(in: size) ?? RecordedPicture(size, filledWith: 0xff00_0000)
-    // Of the time before this the picture before it is.
+    // The picture before this one fills the time before `time`.
     if start != nil { begin(upTo: time) }
     switch form {
     case .y4m: current = Y4M.frame(placed)
@@ -95,14 +95,14 @@ package final class VideoOutput: RecordingOutput {
   package func finish(at time: Instant, _ done: @escaping () -> Void) {
     guard !isOver, start != nil else { return done() }
     self.done = done
-    // What was shown last is in it, for however short a time.
+    // The video contains the last picture, however short it was shown.
     goal = min(count ?? .max, max(due(at: time), begun + (isCurrentBegun ? 0 : 1)))
     proceed()
   }
 
   // MARK: Time
 
-  /// So many pictures have been begun at that time, if the program keeps up.
+  /// The number of pictures begun by that time, if the program keeps up.
   private func due(at time: Instant) -> Int {
     guard let start else { return 0 }
     let span = max(time - start, .zero).nanoseconds
@@ -131,7 +131,7 @@ package final class VideoOutput: RecordingOutput {
     let time = goal == nil ? Instant.now : .never
     if isWritable || token == nil {
       begin(upTo: time)
-      // Of a file all of the picture, since no event tells of its turn.
+      // A file gets all of the picture at once, because no event tells when to go on.
       repeat { writeSome() } while token == nil && written < writing.count && !isOver
     }
     if isOver { return }

@@ -1,6 +1,6 @@
 package import Scanout
 
-/// Video without compression, as `yuv4mpeg(5)` has it: a line of text, and then pictures of three planes.
+/// Video without compression by `yuv4mpeg(5)`: a line of text, and then pictures of three planes.
 ///
 /// Colours are BT.709 with the limited range: luma from 16 to 235, both differences of colour from 16 to 240. Each pixel has all
 /// three (4:4:4).
