@@ -1,47 +1,47 @@
 internal import Linux
 internal import SystemPackage
 
-/// What became of a client.
+/// A client's counts, and why it is gone.
 package struct StreamClientCounts: Equatable, Sendable, Encodable {
-  /// From 1 on, in the order in which they came.
+  /// The client's number, from 1 on, in the order of arrival.
   package let client: Int
-  /// Its process; 0 if that is of another pid namespace.
+  /// The client's process; 0 if that is in another pid namespace.
   package let pid: Int32
-  /// Pictures that it got, and those between them, or after the last one, that it did not.
+  /// Pictures that the client got, and those between them, or after the last one, that it did not get.
   package internal(set) var sent = 0, skipped = 0
-  /// Pictures that it had for too long, so that the guest got the buffer back before.
+  /// Pictures that the client kept for too long: the guest got the buffer back first.
   package internal(set) var overdue = 0
-  /// Why it is gone.
+  /// Why the client is gone.
   package internal(set) var end = ""
 }
 
-/// A pipeline that reads from the socket. What cannot be sent at once is left out; the newest picture follows when there is
-/// room.
+/// A pipeline that reads from the socket. A picture that cannot be sent at once is left out; the newest one follows when there
+/// is room.
 final class StreamClient {
-  /// So many pictures it may have at once.
+  /// The most pictures that a client may have at once.
   static let framesAtOnce = 32
   private static let bytesPerTurn = 64 * UnixFDAnswer.size
 
   private(set) var counts: StreamClientCounts
-  /// Of the scanout's pictures, the last one that it got; before that, the last one that was not for it. Nil if none was
-  /// ever shown.
+  /// The last of the scanout's pictures that the client got; before its first, the last one that was not for it. Nil if none
+  /// was ever shown.
   private var lastSequence: Int?
   private let socket: UnixSocket
   private let loop: EventLoop
   private var token: EventLoop.Token?
   private var isWatchingForRoom = false
   private var input: [UInt8] = []
-  /// The end of a message that was begun.
+  /// The end of a message of which a part was sent.
   private var rest: ArraySlice<UInt8> = []
   private var caps: VideoCaps?
-  /// This one could not be sent, for a reason that nothing tells the end of.
+  /// The picture that could not be sent, for a reason whose end no event tells.
   private var unsendable: Int?
   private var frames: [UInt64: StreamedFrame] = [:]
-  /// It takes pictures again.
+  /// Called when the client takes pictures again.
   private let whenReady: () -> Void
   private let whenGone: (StreamClient) -> Void
 
-  /// - Parameter last: the last picture that is not for it; nil if none was ever shown.
+  /// - Parameter last: the last picture that is not for this client; nil if none was ever shown.
   init(
     _ socket: consuming UnixSocket, number: Int, after last: Int?, loop: EventLoop,
     whenReady: @escaping () -> Void, whenGone: @escaping (StreamClient) -> Void
@@ -57,15 +57,15 @@ final class StreamClient {
 
   var isOpen: Bool { token != nil }
 
-  /// It can be sent a picture.
+  /// The client can be sent a picture.
   var isReady: Bool { isOpen && rest.isEmpty && !isWatchingForRoom && frames.count < Self.framesAtOnce }
 
-  /// It has not got this picture, and can be sent it.
+  /// The client has not got this picture, and can be sent it.
   func wants(_ sequence: Int) -> Bool {
     isReady && sequence != unsendable && lastSequence.map { $0 < sequence } ?? false
   }
 
-  /// A picture is shown. The first one that ever is belongs to those who were there before it.
+  /// Called when a picture is shown. The very first one is for the clients that came before it.
   func noteShown(_ sequence: Int) { lastSequence = lastSequence ?? sequence - 1 }
 
   // MARK: Sending
@@ -75,7 +75,7 @@ final class StreamClient {
     if caps != frame.caps {
       guard send(.caps(frame.caps.text)) else { return }
       caps = frame.caps
-      // What is left of it comes first.
+      // The rest of the caps comes first.
       guard isReady else { return }
     }
     let missing = lastSequence.map { frame.sequence - $0 - 1 } ?? 0
@@ -93,7 +93,7 @@ final class StreamClient {
     counts.skipped += missing
   }
 
-  /// - Returns: false if nothing of it was sent.
+  /// - Returns: false if no byte was sent.
   private func send(_ message: UnixFDMessage, passing rawDescriptors: [CInt] = []) -> Bool {
     let bytes = message.bytes
     do throws(Errno) {
@@ -104,7 +104,7 @@ final class StreamClient {
     } catch {
       switch error {
       case .wouldBlock: watch(forRoom: true)
-      // Too many descriptors are on their way to those who do not read: it goes with the next picture, if there is room by then.
+      // Too many descriptors are on their way to processes that do not read. The client gets the next picture if there is room then.
       case .tooManyReferences: break
       default: close(Self.reason(error))
       }
@@ -112,7 +112,7 @@ final class StreamClient {
     }
   }
 
-  /// Nothing comes after it. What it has not read by then it can still read.
+  /// Sends the end, and closes the connection. The client can still read what was sent.
   /// - Returns: false while there is no room.
   func sendEnd() -> Bool {
     guard isOpen else { return true }
@@ -146,7 +146,7 @@ final class StreamClient {
   }
 
   private func receive() {
-    // Descriptors that come along are of no use, and close here.
+    // Descriptors from a client are of no use, and close here.
     var descriptors = ReceivedDescriptors()
     do throws(Errno) {
       let count = try socket.receive(into: &input, upTo: Self.bytesPerTurn, descriptors: &descriptors)
@@ -176,11 +176,11 @@ final class StreamClient {
 
   // MARK: Letting go
 
-  /// The guest has got the buffer back that it has still.
+  /// Called when the guest has got the frame's buffer back. Counts that if the client still has the frame.
   func noteOverdue(_ frame: StreamedFrame) { if frames[frame.id] != nil { counts.overdue += 1 } }
 
-  /// It gets no more: those after the last one that it got are among those that it did not.
-  /// - Parameter sequence: the newest.
+  /// The client gets no more pictures: those after its last one count as skipped.
+  /// - Parameter sequence: the newest picture.
   func noteLast(_ sequence: Int) {
     guard let last = lastSequence, last < sequence else { return }
     counts.skipped += sequence - last

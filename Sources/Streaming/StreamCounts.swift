@@ -1,12 +1,12 @@
 package import DisplayProtocol
 
-/// Why a picture cannot be streamed, or nothing more.
+/// Why a picture, or any further one, cannot be streamed.
 package enum StreamingError: Error, CustomStringConvertible {
-  /// GStreamer has no such format, or it cannot be.
+  /// GStreamer has no such format, or the frame is impossible.
   case unstreamable(DisplayFrame)
-  /// It is in a memfd, and dma-bufs are wanted.
+  /// The picture is in a memfd, and dma-bufs are wanted.
   case noDMABuf(buffer: Int)
-  /// Clients have all copies that there may be.
+  /// Clients have as many copies as there may be.
   case copiesAreInUse(Int)
 
   package var description: String {
@@ -20,27 +20,27 @@ package enum StreamingError: Error, CustomStringConvertible {
   }
 }
 
-/// What a stream is made of.
+/// The form of a stream's pictures.
 package struct StreamedPicture: Equatable, Sendable, Encodable {
   package let scanout: Int
   package let picture: String
   /// As GStreamer writes caps.
   package let caps: String
-  /// Why it is a copy; nil where the buffer itself goes to clients.
+  /// Why clients get a copy; nil if they get the buffer itself.
   package let copied: String?
 }
 
-/// What became of the pictures.
+/// The counts of a stream.
 package struct StreamCounts: Equatable, Sendable, Encodable {
   /// Pictures that the scanout has shown.
   package internal(set) var frames = 0
-  /// Those that were sent to clients; one that went to two counts twice. And those that a client did not get.
+  /// Pictures that clients got, and pictures that a client did not get. One that two clients got counts twice.
   package internal(set) var sent = 0, skipped = 0
   package internal(set) var overdue = 0
   /// Pictures that were copied.
   package internal(set) var copied = 0
   package internal(set) var bytesCopied: UInt64 = 0
   package internal(set) var clients = 0
-  /// Clients that came when there were as many as there may be.
+  /// Clients that came when there were as many as there may be, and were refused.
   package internal(set) var refused = 0
 }

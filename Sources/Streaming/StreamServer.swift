@@ -3,11 +3,11 @@ internal import SystemPackage
 
 /// The clients of a stream, and the pictures that they have.
 final class StreamServer {
-  /// So many clients at once.
+  /// The most clients at once.
   static let limit = 16
-  /// So long a client may have a picture before the guest gets the buffer back, which the helper enforces after twice that.
+  /// A client may have a picture this long before the guest gets the buffer back. The helper enforces that after twice this time.
   var patience = TimeSpan.milliseconds(500)
-  /// So long clients that do not read are waited for at the end.
+  /// At the end, the server waits this long for clients that do not read.
   private static let farewell = TimeSpan.seconds(1)
 
   private let loop: EventLoop
@@ -15,7 +15,7 @@ final class StreamServer {
   private var timer: Timer?
   private var ending: Timer?
   private(set) var clients: [StreamClient] = []
-  /// The buffers of these are the guest's still, the oldest first.
+  /// The pictures that clients may still have before their time is over, the oldest first.
   private var kept: [StreamedFrame] = []
   private var lastClient = 0
   private var lastFrame: UInt64 = 0
@@ -23,15 +23,15 @@ final class StreamServer {
   private var newest: (sequence: Int, isShown: Bool)?
 
   private(set) var refused = 0
-  /// A client takes pictures, which may be its first.
+  /// Called when a client, new or not, can take a picture.
   var whenReady: (() -> Void)?
-  /// A client is gone; this is what became of it.
+  /// Called with a client's counts when it is gone.
   var whenGone: ((StreamClientCounts) -> Void)?
   var whenFailed: ((Errno) -> Void)?
-  /// All have been told of the end, or did not want to hear.
+  /// Called when no client is left: each was told of the end, or did not read.
   private var whenEnded: (() -> Void)?
 
-  /// - Parameter socket: listens.
+  /// - Parameter socket: the listening socket.
   init(_ socket: consuming UnixSocket, loop: EventLoop) throws(Errno) {
     self.loop = loop
     acceptor = try Acceptor(socket, loop: loop) { [unowned self] connected throws(Errno) in
@@ -66,16 +66,16 @@ final class StreamServer {
 
   // MARK: Pictures
 
-  /// A picture is shown.
+  /// Called when a picture is shown.
   func noteShown(_ sequence: Int) {
     newest = (sequence, true)
     for client in clients { client.noteShown(sequence) }
   }
 
-  /// None is.
+  /// Called when the scanout shows nothing.
   func noteOff() { newest?.isShown = false }
 
-  /// Somebody has not got this picture, and can be sent it.
+  /// A client has not got this picture, and can be sent it.
   func wants(_ sequence: Int) -> Bool { clients.contains { $0.wants(sequence) } }
 
   func nextID() -> UInt64 {
@@ -83,9 +83,9 @@ final class StreamServer {
     return lastFrame
   }
 
-  /// Sends it to all who want it, and keeps it for them.
+  /// Sends a picture to all clients that want it, and keeps it for them.
   func send(_ frame: StreamedFrame) {
-    // Until all have been asked.
+    // Keeps the frame until all clients have been asked.
     frame.acquire()
     for client in clients { client.send(frame) }
     if frame.users > 1 {
@@ -111,7 +111,7 @@ final class StreamServer {
 
   // MARK: The end
 
-  /// Tells all of the end, and takes nobody any more.
+  /// Tells all clients of the end, and accepts no more.
   func end(_ whenEnded: @escaping () -> Void) {
     acceptor = nil
     self.whenEnded = whenEnded
@@ -122,12 +122,12 @@ final class StreamServer {
 
   var isEnding: Bool { acceptor == nil }
 
-  /// Those who were not told yet.
+  /// Tells the clients that were not told yet.
   func tellOfEnd() { for client in clients { _ = client.sendEnd() } }
 
   private func giveUp() { for client in clients { client.close("it did not read to the end") } }
 
-  /// All connections are over.
+  /// Ends all connections.
   func close() {
     acceptor = nil
     for client in clients { client.close("this program ended") }

@@ -4,9 +4,9 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-/// A buffer of the guest's that this process has got: its descriptor is asked for once.
+/// A buffer of the guest, whose descriptor this process asks for once.
 final class StreamedBuffer {
-  /// As the helper calls it.
+  /// The helper's number of the buffer.
   let number: Int
   let layout: FrameLayout
   /// In bytes.
@@ -14,13 +14,13 @@ final class StreamedBuffer {
   let memory: StreamedMemory
   private var mapping: Mapping?
 
-  /// How often the helper was asked to hold it.
+  /// The number of holds that the helper has granted.
   var holds = 0
-  /// Pictures in it that clients have.
+  /// The number of pictures in the buffer that clients have.
   var uses = 0
   var lastUse = Instant.now
 
-  /// - Parameter udmabuf: to make a dma-buf of a memfd, where one is needed.
+  /// - Parameter udmabuf: makes a dma-buf of a memfd, if one is needed.
   init(
     _ fd: consuming FD, _ description: DisplayFrame, _ layout: FrameLayout, udmabuf: UdmabufDevice?
   ) throws {
@@ -32,7 +32,7 @@ final class StreamedBuffer {
     case .memfd:
       let memfd = try Memfd(adopting: fd)
       size = UInt64(clamping: description.size)
-      // Whoever reads beyond its end would die of it.
+      // A read beyond the memfd's end would kill the reader (SIGBUS).
       try memfd.checkCannotShrink(below: size)
       if let udmabuf {
         memory = .dmabuf(try udmabuf.create(MemfdRange(memfd: memfd, offset: 0, length: size)))
@@ -43,7 +43,7 @@ final class StreamedBuffer {
     guard let end = layout.end, end <= size else { throw Errno.invalidArgument }
   }
 
-  /// Lets the CPU read it.
+  /// Lets the CPU read the buffer.
   func read(_ body: (Mapping) -> Void) throws(Errno) {
     switch memory {
     case .memfd(let memfd): body(try mapped { () throws(Errno) in try memfd.mapForReading(Int(size)) })
@@ -64,7 +64,7 @@ final class StreamedBuffer {
   }
 }
 
-/// Memory that goes to clients.
+/// The memory that clients get.
 enum StreamedMemory {
   case dmabuf(DMABuf)
   case memfd(Memfd)
@@ -106,20 +106,20 @@ final class StreamedCopy {
     try body(reader)
   }
 
-  /// Nobody looks at it any more.
+  /// Called when no client reads the copy any more.
   func giveBack() { isFree = true }
 }
 
-/// Copies, each of which is written anew when no client has it any more.
+/// Copies of pictures. Each is used again when no client has it any more.
 struct StreamedCopies {
-  /// At once.
+  /// The most copies at once.
   static let limit = 8
   private var copies: [StreamedCopy] = []
 
-  /// One that is free; nil while all are in use.
+  /// Takes a free copy; nil while all are in use.
   /// - Parameter size: in bytes.
   mutating func take(_ size: Int) throws(Errno) -> StreamedCopy? {
-    // Those of another size are of no use any more.
+    // Free copies of another size are of no use any more.
     copies.removeAll { $0.isFree && $0.mapping.length != size }
     var free = copies.first { $0.isFree }
     if free == nil, copies.count < Self.limit {

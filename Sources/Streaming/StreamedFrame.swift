@@ -1,21 +1,21 @@
 internal import Linux
 
-/// A picture that clients have: it is kept for them until each has let it go, and no longer than they may have it.
+/// A picture that clients have. It is kept until each has released it, and at most until its deadline.
 final class StreamedFrame {
-  /// As clients know it.
+  /// The picture's number for clients.
   let id: UInt64
-  /// Which of the scanout's pictures it is.
+  /// The picture's number among the scanout's.
   let sequence: Int
   let time: Instant
   let caps: VideoCaps
   let part: StreamedPart
-  /// When the guest's buffer is let go, whoever has it still.
+  /// When the guest gets its buffer back, even if clients still have the picture.
   let deadline: Instant
 
   private(set) var users = 0
-  /// The guest may have its buffer back.
+  /// Called when the guest may have its buffer back.
   var whenLetGo: (() -> Void)?
-  /// No client looks at it any more.
+  /// Called when no client reads the picture any more.
   var whenUnused: (() -> Void)?
 
   init(
@@ -36,7 +36,7 @@ final class StreamedFrame {
 
   func letGo() { whenLetGo.take()?() }
 
-  /// - Parameter isAfterGap: the client has not got the one before it.
+  /// - Parameter isAfterGap: the client has not got the picture before this one.
   func message(isAfterGap: Bool) -> UnixFDMessage {
     .buffer(
       UnixFDBuffer(

@@ -5,17 +5,17 @@ internal import SystemPackage
 /// The memory in which a client finds a picture.
 struct StreamedPart {
   let memory: StreamedMemory
-  /// Of the picture in it, in bytes.
+  /// The picture's place in the memory, in bytes.
   let offset, size: UInt64
-  /// How its rows lie, where the client is told.
+  /// The layout of the rows, if the client is told.
   let rows: VideoRows?
-  /// Why it is a copy.
+  /// Why the client gets a copy; nil if it gets the buffer itself.
   let copied: String?
 
-  /// The buffer itself; or a copy, where GStreamer would take the rows of plain memory for other ones.
+  /// Takes the buffer itself, or a copy if GStreamer would compute another stride for plain memory.
   /// - Parameters:
   ///   - source: the part of the buffer's image that is shown.
-  ///   - copies: where a copy comes from. Its owner gives it back.
+  ///   - copies: the source of a copy. The part's owner gives the copy back.
   init(
     of buffer: StreamedBuffer, _ source: Rectangle, as caps: VideoCaps, _ copies: inout StreamedCopies
   ) throws {

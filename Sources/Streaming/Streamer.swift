@@ -10,11 +10,11 @@ package import Varlink
 /// The helper holds a buffer while clients have a picture in it. The stream waits for no client: a slow one gets the newest
 /// picture when there is room for it.
 package final class Streamer {
-  /// How many buffers are kept, and for how long after they were shown last: the helper does not say when the guest gives
-  /// one up, whose pages stay pinned until then.
+  /// At most this many buffers are kept, and for this long after they were shown last. The helper does not say when the guest
+  /// gives up a buffer, and a kept buffer pins its pages.
   private static let keptBuffers = 8
   private static let keptFor = TimeSpan.seconds(1)
-  /// After this time a connection that the helper closed is made anew.
+  /// The streamer waits this long before it connects again, after the helper closed a connection.
   private static let pause = TimeSpan.milliseconds(200)
 
   private var watch: DisplayWatch?
@@ -34,24 +34,24 @@ package final class Streamer {
   private var buffers: [StreamedBuffer] = []
   private var copies = StreamedCopies()
 
-  /// What is shown now, and since when.
+  /// The frame that is shown now, and since when.
   private var shown: (frame: DisplayFrame, since: Instant)?
   private var isAsking = false
-  /// Of the picture that was sent last.
+  /// The number of the picture that was sent last.
   private var lastSequence: Int?
-  /// This picture was refused, and is not tried again before there is more of what it lacked.
+  /// The picture that was refused, and what it lacked. The streamer tries it again when there is more of that.
   private var refusal: (sequence: Int, lacked: Lack)?
   private var said: StreamedPicture?
   private var lines = LineLimit()
   private var lastComplaint: String?
   private var total = StreamCounts()
-  /// Of the scanout's pictures, since this began.
+  /// The numbers of the scanout's pictures since the start.
   private var sequences: ClosedRange<Int>?
-  /// Why it ended, if not because it should.
+  /// The error that ended the stream; nil if none did.
   package private(set) var failure: (any Error)?
 
   private enum Lack {
-    /// The helper lets nobody hold more buffers at once.
+    /// The helper lets this connection hold no more buffers at once.
     case holds
     /// Clients have all copies.
     case copies
@@ -63,9 +63,9 @@ package final class Streamer {
   ///   - watching: a connection to the control socket, which is `path`.
   ///   - socket: listens for clients.
   ///   - udmabuf: makes dma-bufs of memfds, where dma-bufs are wanted.
-  ///   - onPicture: hears of what the stream is made of when that is another than before.
-  ///   - onClient: hears what became of a client when it is gone.
-  ///   - onComplaint: hears of what could not be streamed, in one line.
+  ///   - onPicture: is called when the form of the pictures changes.
+  ///   - onClient: is called with a client's counts when it is gone.
+  ///   - onComplaint: is called with one line that says why something could not be streamed.
   package init(
     _ watching: VarlinkClient, _ path: FilePath, scanout: Int, as kind: CapsKind,
     to socket: consuming UnixSocket,
@@ -90,7 +90,7 @@ package final class Streamer {
     }
     server.whenGone = { [unowned self] in note($0) }
     server.whenFailed = { [unowned self] in
-      complain("a client could not be taken, the next try is in a second: \($0)")
+      complain("a client could not be accepted, the next try is in a second: \($0)")
     }
   }
 
@@ -101,14 +101,14 @@ package final class Streamer {
 
   package func start() throws { try watch?.start() }
 
-  /// Nothing more is heard of anybody.
+  /// Ends all connections. After this, no callback comes.
   package func close() {
     watch?.stop()
     caller = nil
     server.close()
   }
 
-  /// So far.
+  /// The counts so far.
   package var counts: StreamCounts {
     var counts = total
     counts.frames = sequences?.count ?? 0
@@ -134,7 +134,7 @@ package final class Streamer {
     caller?.call(method, request, answer)
   }
 
-  /// The helper ends, or has taken back what was held for too long.
+  /// Called when the helper has ended, or has closed the connection because this process held a buffer too long.
   private func disconnected() {
     isAsking = false
     for buffer in buffers { buffer.holds = 0 }
@@ -148,7 +148,7 @@ package final class Streamer {
       reconnecting?.arm(after: Self.pause)
       return
     }
-    // What was asked meanwhile went nowhere.
+    // Calls that were made meanwhile went nowhere.
     isAsking = false
     proceed()
   }
@@ -180,7 +180,7 @@ package final class Streamer {
 
   private func note(_ frame: DisplayFrame) {
     let first = sequences?.lowerBound ?? frame.sequence
-    // What was asked for can come before the news of an earlier one.
+    // The answer of GetFrame can come before the event of an earlier frame.
     guard frame.sequence >= sequences?.upperBound ?? first else { return }
     sequences = first...frame.sequence
     shown = (frame, .now)
@@ -189,7 +189,7 @@ package final class Streamer {
 
   // MARK: Pictures
 
-  /// Gets hold of what is shown, if a client wants it.
+  /// Holds the frame that is shown, if a client wants it.
   private func proceed() {
     guard !isAsking, let frame = shown?.frame, frame.sequence != refusal?.sequence,
       server.wants(frame.sequence)
@@ -205,7 +205,7 @@ package final class Streamer {
       switch consume answer {
       case .success: hold(buffer)
       case .failure(let error):
-        // If it is gone, what came in its place is announced.
+        // If the buffer is gone, the helper announces the next frame.
         if shown?.frame.buffer == buffer.number { refuse(error) }
         if refusal?.lacked != .holds { buffers.removeAll { $0 === buffer } }
       }
@@ -213,7 +213,7 @@ package final class Streamer {
     }
   }
 
-  /// Gets what is shown now, with its descriptor.
+  /// Gets the frame that is shown now, with its descriptor.
   private func ask() {
     isAsking = true
     call("GetFrame", DisplayRequest(scanout: scanout, hold: true)) { [unowned self] answer in
@@ -222,7 +222,7 @@ package final class Streamer {
       case .success(var reply):
         do {
           let frame = try reply.decode(DisplayFrameReply.self).frame
-          // The news of it may be on the way.
+          // The event of this frame may still be on the way.
           if let known = shown?.frame, known.sequence < frame.sequence { note(frame) }
           if let buffer = buffers.first(where: { $0.number == frame.buffer }) {
             hold(buffer)
@@ -241,7 +241,7 @@ package final class Streamer {
     }
   }
 
-  /// The helper was asked to hold it, and does.
+  /// Called when the helper holds the buffer.
   private func hold(_ buffer: StreamedBuffer) {
     buffer.holds += 1
     stream(buffer)
@@ -277,7 +277,7 @@ package final class Streamer {
     return buffer
   }
 
-  /// Sends what is shown, if it is in this buffer, which is held.
+  /// Sends the frame that is shown, if it is in this buffer, which is held.
   private func stream(_ buffer: StreamedBuffer) {
     defer { settle(buffer) }
     guard let (frame, since) = shown, frame.buffer == buffer.number else { return }
@@ -324,7 +324,7 @@ package final class Streamer {
     tryAgain(.holds)
   }
 
-  /// There is more of it now.
+  /// Called when there is more of what a picture may have lacked.
   private func tryAgain(_ lacked: Lack) {
     guard refusal?.lacked == lacked else { return }
     refusal = nil
@@ -349,7 +349,7 @@ package final class Streamer {
     if buffers.count > (shown == nil ? 0 : 1) { sweepSoon() }
   }
 
-  // MARK: What people are told
+  // MARK: Messages to the user
 
   private func say(_ picture: StreamedPicture) {
     if picture == said { return }
@@ -361,7 +361,7 @@ package final class Streamer {
     }
   }
 
-  /// Says it, unless it was said last.
+  /// Reports a problem, unless the last report said the same.
   private func complain(_ what: String) {
     if what == lastComplaint { return }
     lastComplaint = what

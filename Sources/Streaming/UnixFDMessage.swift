@@ -1,14 +1,14 @@
-// What goes over the socket of GStreamer's elements unixfdsink and unixfdsrc (plugin unixfd of gst-plugins-bad, 1.24 and
-// later): a command, the size of its payload, and the payload, in the byte order of the machine.
+// The protocol of GStreamer's elements unixfdsink and unixfdsrc (plugin unixfd of gst-plugins-bad, 1.24 and later). A message is
+// a command, the size of its payload, and the payload, in the byte order of the machine.
 
-/// What is said to a client.
+/// A message to a client.
 package enum UnixFDMessage: Equatable, Sendable {
-  /// What the buffers after it are, as GStreamer writes caps. The corresponding C constant is `COMMAND_TYPE_CAPS`.
+  /// The caps of the buffers that follow, as GStreamer writes them. The corresponding C constant is `COMMAND_TYPE_CAPS`.
   case caps(String)
   /// A picture. The descriptor of its memory goes with the first byte. The corresponding C constant is
   /// `COMMAND_TYPE_NEW_BUFFER`.
   case buffer(UnixFDBuffer)
-  /// There is no more. The corresponding C constant is `COMMAND_TYPE_EOS`.
+  /// The end of the stream. The corresponding C constant is `COMMAND_TYPE_EOS`.
   case end
 
   private var command: UInt32 {
@@ -19,7 +19,7 @@ package enum UnixFDMessage: Equatable, Sendable {
     }
   }
 
-  /// All of it as it is sent.
+  /// The whole message as it is sent.
   package var bytes: [UInt8] {
     var payload: [UInt8] = []
     switch self {
@@ -36,7 +36,7 @@ package enum UnixFDMessage: Equatable, Sendable {
 
 /// A picture in a message.
 package struct UnixFDBuffer: Equatable, Sendable {
-  /// Where the client finds it.
+  /// The kind of the picture's memory.
   package enum Memory: UInt8, Sendable {
     /// A file that can be mapped. The corresponding C constant is `MEMORY_TYPE_DEFAULT`.
     case file = 0
@@ -44,18 +44,18 @@ package struct UnixFDBuffer: Equatable, Sendable {
     case dmabuf = 1
   }
 
-  /// By this number the client lets it go.
+  /// The number by which the client releases the picture.
   package var id: UInt64
   /// When it was shown, in nanoseconds of the monotonic clock.
   package var time: UInt64
-  /// Which of the scanout's pictures it is.
+  /// The picture's number among the scanout's.
   package var number: UInt64
-  /// The client has not got the one before it.
+  /// The client has not got the picture before this one.
   package var isAfterGap: Bool
   package var memory: Memory
-  /// Of the part of the memory that belongs to it, in bytes.
+  /// The picture's place in the memory, in bytes.
   package var offset, size: UInt64
-  /// How the rows lie there; nil where GStreamer computes it from the caps.
+  /// The layout of the rows; nil if GStreamer computes it from the caps.
   package var rows: VideoRows?
 
   package init(
@@ -82,7 +82,7 @@ package struct UnixFDBuffer: Equatable, Sendable {
     bytes.put(isAfterGap ? Self.discontinuity : 0)
     bytes.append(memory.rawValue)
     bytes.append(1)  // pieces of memory
-    // Of metadata. The first version called it padding, and looks at nothing behind the pieces of memory.
+    // The number of metadata. The protocol's first version called it padding, and read nothing after the pieces of memory.
     bytes.put(UInt16(rows == nil ? 0 : 1))
     bytes.put(size)
     bytes.put(offset)
@@ -90,7 +90,7 @@ package struct UnixFDBuffer: Equatable, Sendable {
   }
 }
 
-/// How rows of one plane lie in their memory, for a client to whom the caps do not say it. The corresponding C struct is
+/// The layout of one plane's rows, for a client that cannot compute it from the caps. The corresponding C struct is
 /// `GstVideoMeta`, as `gst_meta_serialize` writes it in its version 0: always little-endian.
 package struct VideoRows: Equatable, Sendable {
   /// The corresponding C constants are `GST_VIDEO_FORMAT_*`.
@@ -132,11 +132,11 @@ extension [UInt8] {
   }
 }
 
-/// What a client says that it must not.
+/// A client's breach of the protocol.
 package enum UnixFDError: Error, Equatable, CustomStringConvertible {
   case command(UInt32)
   case size(UInt32)
-  /// It has no such buffer.
+  /// The client has no such buffer.
   case notHeld(UInt64)
 
   package var description: String {
@@ -150,9 +150,10 @@ package enum UnixFDError: Error, Equatable, CustomStringConvertible {
   }
 }
 
-/// What a client says.
+/// A message from a client.
 package enum UnixFDAnswer: Equatable, Sendable {
-  /// It does not need the buffer of this number any more. The corresponding C constant is `COMMAND_TYPE_RELEASE_BUFFER`.
+  /// The client does not need the buffer of this number any more. The corresponding C constant is
+  /// `COMMAND_TYPE_RELEASE_BUFFER`.
   case release(UInt64)
 
   fileprivate static let command: UInt32 = 1
@@ -160,9 +161,9 @@ package enum UnixFDAnswer: Equatable, Sendable {
   /// In bytes.
   package static let size = 16
 
-  /// Takes the first answer from the front of what has come.
-  /// - Returns: nil while it is not all there.
-  /// - Throws: as soon as what is there cannot be the start of one.
+  /// Takes the first answer from the front of the received bytes.
+  /// - Returns: nil while the answer is incomplete.
+  /// - Throws: as soon as the bytes cannot be the start of an answer.
   package static func next(in bytes: inout ArraySlice<UInt8>) throws(UnixFDError) -> UnixFDAnswer? {
     guard let command = bytes.number(UInt32.self, at: 0) else { return nil }
     guard command == Self.command else { throw .command(command) }
@@ -175,7 +176,7 @@ package enum UnixFDAnswer: Equatable, Sendable {
 }
 
 extension ArraySlice<UInt8> {
-  /// Nil if it is not all there.
+  /// Nil if the number is incomplete.
   fileprivate func number<Number: FixedWidthInteger>(_: Number.Type, at offset: Int) -> Number? {
     let size = MemoryLayout<Number>.size
     guard count >= offset + size else { return nil }

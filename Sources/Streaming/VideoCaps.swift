@@ -1,6 +1,6 @@
 internal import Scanout
 
-/// What GStreamer's elements are told of memory.
+/// The kind of memory that GStreamer's elements are told of.
 package enum CapsKind: String, Sendable, CaseIterable {
   /// Plain video, which every element takes.
   case memory
@@ -8,12 +8,12 @@ package enum CapsKind: String, Sendable, CaseIterable {
   case dmabuf
 }
 
-/// What pictures of one kind are to GStreamer.
+/// GStreamer's description of pictures of one form.
 struct VideoCaps: Equatable {
   let kind: CapsKind
   /// In pixels.
   let width, height: UInt32
-  /// Without a meaning for alpha: what is behind a screen is nothing.
+  /// A format that ignores alpha, because there is nothing behind a screen.
   let format: FourCC
   private let name: String
   /// The corresponding C constants are `GST_VIDEO_FORMAT_*`.
@@ -33,7 +33,7 @@ struct VideoCaps: Equatable {
     FourCC("RG16"): ("RGB16", 29),
   ]
 
-  /// As GStreamer writes it. The frame rate 0/1 stands for one that varies.
+  /// The caps as GStreamer writes them. The frame rate 0/1 stands for one that varies.
   var text: String {
     let size = "width=(int)\(width), height=(int)\(height), framerate=(fraction)0/1"
     return switch kind {
@@ -46,10 +46,10 @@ struct VideoCaps: Equatable {
   /// The pixels of a row, in bytes.
   var rowBytes: Int { Int(width) * Int(format.bytesPerPixel ?? 4) }
 
-  /// Bytes from one row to the next where nothing says otherwise: whole words of four.
+  /// GStreamer's default for the bytes from one row to the next: a multiple of four.
   var stride: Int { (rowBytes + 3) / 4 * 4 }
 
-  /// Of a picture with such rows, in bytes.
+  /// The size of a picture with such rows, in bytes.
   var size: Int { stride * Int(height) }
 
   func rows(stride: UInt32) -> VideoRows {
