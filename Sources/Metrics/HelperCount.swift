@@ -18,7 +18,7 @@ package enum HelperCount: Codable, Equatable, Sendable {
     }
   }
 
-  /// All numbers in the order of their names, which say where they are: `shadows.noDevice`.
+  /// All numbers with their paths, such as `shadows.noDevice`, in the order of these.
   package func all(below name: String = "") -> [(name: String, count: UInt64)] {
     switch self {
     case .number(let number): [(name, number)]
@@ -41,7 +41,7 @@ package enum HelperCount: Codable, Equatable, Sendable {
     return number
   }
 
-  /// The numbers that are there by their names, in the order of these.
+  /// The numbers at a path with their names, in the order of these.
   package func numbers(by field: String) -> [(name: String, count: UInt64)] {
     guard case .group(let group)? = self[field] else { return [] }
     return group.sorted { $0.key < $1.key }.compactMap { name, count in

@@ -34,11 +34,10 @@ package final class HelperPoll {
 
   deinit { for call in calls { hangUp(call) } }
 
-  /// Whether it is asking; `ask` must not be called then.
+  /// The poll is under way. `ask` must not be called then.
   package var isBusy: Bool { whenDone != nil }
 
-  /// Asks these helpers, and hands over their answers in the same order. If none can be waited for, that happens before this
-  /// returns.
+  /// Asks these helpers, and hands over their answers in the same order: before this returns, if there is no helper to wait for.
   package func ask(_ places: [HelperPlace], _ whenDone: @escaping ([HelperReading]) -> Void) {
     precondition(!isBusy, "helpers are asked once at a time")
     self.whenDone = whenDone
@@ -96,7 +95,7 @@ package final class HelperPoll {
     finish()
   }
 
-  /// Called when all have answered, or will not.
+  /// Hands over the answers if every helper has answered or failed.
   private func finish() {
     guard isBusy, calls.allSatisfy({ $0.reading != nil }) else { return }
     timer?.disarm()

@@ -22,7 +22,7 @@ package struct HelperPlace: Equatable, Sendable {
 /// Why a helper gave no statistics.
 package enum ReadingError: Error, CustomStringConvertible {
   case call(VarlinkClientError)
-  /// It has not answered in this time: it is stopped, or too busy.
+  /// The helper has not answered in this time: it is stopped, or too busy.
   case late(TimeSpan)
   /// The answer has an impossible value in this field.
   case impossible(field: String)
@@ -55,7 +55,7 @@ package struct HelperReading {
     (self.place, self.began, self.duration, self.answer) = (place, began, duration, answer)
   }
 
-  /// Refuses answers that no helper gives: a peer's values are checked where they arrive.
+  /// Refuses an answer that no helper gives: a peer's values are checked where they arrive.
   static func check(_ count: HelperCount) throws(ReadingError) {
     // Every helper has counted flushes, and something on this socket.
     for field in ["device", "control"] {
@@ -63,7 +63,7 @@ package struct HelperReading {
     }
     for family in MetricFamily.ofHelpers {
       switch count[family.field] {
-      case nil: continue  // An older helper's.
+      case nil: continue  // An older helper has no such field.
       case .number: if family.label != nil { throw .impossible(field: family.field) }
       case .group(let group):
         guard family.label != nil, group.count <= mostNames, group.keys.allSatisfy(isName),

@@ -3,13 +3,13 @@ package struct MetricFamily: Sendable {
   /// The types of Prometheus that are used here.
   package enum Kind: String, Sendable { case counter, gauge }
 
-  /// By Prometheus' conventions: what is counted ends in `_total`, and the unit is in the name.
+  /// By Prometheus' conventions: the name of a counter ends in `_total`, and a name contains its unit.
   package let name: String
   package let kind: Kind
   package let help: String
-  /// Where a helper's answer has it: `device.flushes`.
+  /// The path in a helper's answer, such as `device.flushes`.
   package let field: String
-  /// What tells numbers of that field apart, as their names in it say; nil for a field with one number.
+  /// The label whose values are the names in that field; nil for a field with one number.
   package let label: String?
 
   private init(
@@ -26,7 +26,8 @@ package struct MetricFamily: Sendable {
     .gauge, "domains", "", "Domains whose helpers were asked for these metrics.")
   static let up = MetricFamily(.gauge, "up", "", "Whether the domain's helper answered: 1, or 0.")
   static let duration = MetricFamily(
-    .gauge, "scrape_duration_seconds", "", "How long the domain's helper was asked and waited for.")
+    .gauge, "scrape_duration_seconds", "",
+    "The time until the domain's helper answered, or until the wait for it ended.")
 
   // MARK: Of a helper
 
@@ -63,13 +64,13 @@ package struct MetricFamily: Sendable {
     .init(.gauge, "resources", "device.liveResources", "Resources of the guest that exist now."),
     .init(
       .counter, "buffers_released_late_total", "device.releasedLate",
-      "Buffers that were not let go of in time when the guest wanted them back."),
+      "Buffers that were released too late when the guest wanted them back."),
     .init(
       .counter, "buffers_waited_for_fence_total", "device.waitedForFence",
-      "Buffers that devices still read when the guest wanted them back, and that were waited for."),
+      "Buffers that the helper waited for, because devices still read them when the guest wanted them back."),
     .init(
       .counter, "protocol_errors_total", "device.protocolErrors", by: "kind",
-      "What the guest did wrong or asked for in vain, by the kind of mistake."),
+      "Mistakes and failed requests of the guest, by the kind of mistake."),
   ]
 
   private static let lending: [MetricFamily] = [
@@ -77,10 +78,10 @@ package struct MetricFamily: Sendable {
       .gauge, "lending_buffers", "device.lending.buffers.buffers",
       "Buffers that the guest's agent lends now, or that are on their way back."),
     .init(
-      .gauge, "lending_imports", "device.lending.buffers.imports", "Imports of lent buffers that last now."),
+      .gauge, "lending_imports", "device.lending.buffers.imports", "Imports of lent buffers now."),
     .init(
       .gauge, "lending_watchers", "device.lending.buffers.watchers",
-      "Programs that are told of lent buffers now."),
+      "Programs that watch lent buffers now."),
     .init(
       .counter, "lending_buffers_lent_total", "device.lending.buffers.lent",
       "Buffers that the guest's agent has lent."),
@@ -89,10 +90,10 @@ package struct MetricFamily: Sendable {
       "Imports of lent buffers that were begun."),
     .init(
       .counter, "lending_buffers_returned_total", "device.lending.buffers.returned",
-      "Lent buffers that their lender wanted back and got."),
+      "Lent buffers that were returned to their lender."),
     .init(
       .counter, "lending_buffers_revoked_total", "device.lending.buffers.revoked",
-      "Lent buffers that ended since their lender, their resource or the session did."),
+      "Lent buffers that ended because their lender, their resource or the session ended."),
     .init(
       .counter, "lending_imports_cut_off_total", "device.lending.buffers.cutOff",
       "Imports that were ended for the guest's sake."),
@@ -103,13 +104,13 @@ package struct MetricFamily: Sendable {
       .counter, "port_lines_total", "device.lending.port.lines", "Lines that came from the guest's agent."),
     .init(
       .counter, "port_throttled_total", "device.lending.port.throttled",
-      "How often the guest's agent had to wait, since it said too much."),
+      "How often the guest's agent had to wait because it sent too much."),
     .init(
       .counter, "port_connections_refused_total", "device.lending.port.refused",
       "Connections to the port that were refused."),
     .init(
       .counter, "port_errors_total", "device.lending.port.errors", by: "class",
-      "Errors that the guest's agent was answered, by their class."),
+      "Errors that the helper answered to the guest's agent, by their class."),
   ]
 
   private static let control: [MetricFamily] = [
@@ -121,7 +122,7 @@ package struct MetricFamily: Sendable {
       .counter, "control_frames_lost_total", "control.lost",
       "Frames that callers of Watch were too slow to be told of."),
     .init(.gauge, "control_holds", "control.holds", "Buffers that are held over the control socket now."),
-    .init(.gauge, "control_watchers", "control.watchers", "Callers of Watch and Stream there are now."),
+    .init(.gauge, "control_watchers", "control.watchers", "Callers of Watch and Stream now."),
     .init(
       .counter, "control_holds_overdue_total", "control.overdue",
       "Holds that a later frame did not wait for any longer."),

@@ -54,7 +54,7 @@ package final class MetricsServer {
 
   private func take(_ connected: consuming UnixSocket) throws(Errno) {
     guard connections.count < Self.connectionLimit else {
-      // Its request is not waited for, and a new connection has room for the answer.
+      // The server does not wait for the request, and a new connection has room for the answer.
       _ = try? unsafe connected.send(ScrapeStatus.busy.answer().span.bytes)
       return
     }

@@ -42,7 +42,7 @@ package enum MetricsText {
     }
   }
 
-  /// A backslash and a line's end stand in no text as they are, a quotation mark in no label's value.
+  /// Escapes each backslash and line end, and in a label's value also each quotation mark.
   private static func escaped(_ text: String, quote: Bool = false) -> String {
     String(
       text.unicodeScalars.flatMap { scalar -> [Unicode.Scalar] in

@@ -1,10 +1,10 @@
 internal import Linux
 internal import SystemPackage
 
-/// A connection for metrics: one request, one answer, and the end. Nothing waits for it, and each part has a limit of time
-/// and size.
+/// A connection for metrics: one request, one answer, and the end. It blocks nothing else, and each part has a limit of time and
+/// size.
 final class ScrapeConnection {
-  /// The most bytes that are read and dropped behind a request. Unread bytes at the close would lose the answer.
+  /// The most bytes that are read and dropped after a request. Unread bytes at the close would lose the answer.
   private static let mostDropped = 64 << 10
 
   private enum State {
@@ -101,7 +101,7 @@ final class ScrapeConnection {
     case .refused(let status, let headersOnly): respond(status.answer(headersOnly: headersOnly))
     case .metrics(let headersOnly):
       state = .waiting(headersOnly: headersOnly)
-      // Those who are asked have a time of their own.
+      // The helpers' answers have a time limit of their own.
       timer?.disarm()
       watch([])
       want(self)

@@ -1,6 +1,6 @@
 /// The request in the first bytes of a connection, by the part of HTTP/1.1 (RFC 9112) that clients of metrics need.
 package enum ScrapeRequest: Equatable, Sendable {
-  /// It is not complete yet.
+  /// The request is not complete yet.
   case incomplete
   /// `GET /metrics`, or `HEAD`.
   case metrics(headersOnly: Bool)
@@ -9,11 +9,11 @@ package enum ScrapeRequest: Equatable, Sendable {
   /// In bytes: the request line and all headers.
   package static let longest = 8 << 10
 
-  /// - Parameter bytes: all that has come.
+  /// - Parameter bytes: all bytes that have come.
   package static func read(_ bytes: [UInt8]) -> ScrapeRequest {
     // An empty line before a request is skipped (RFC 9112, 2.2).
     let start = bytes.starts(with: crlf) ? 2 : 0
-    // TLS and other protocols are recognised by their first bytes, and get no wait.
+    // The first byte tells TLS and other protocols from HTTP. They are refused at once.
     if bytes.count > start, !isTokenByte(bytes[start]), bytes[start...] != crlf[..<1] {
       return .refused(.badRequest)
     }
@@ -65,7 +65,7 @@ package enum ScrapeRequest: Equatable, Sendable {
     return .metrics(headersOnly: headersOnly)
   }
 
-  /// Of a target as it is, or with the server's name as proxies write it (RFC 9112, 3.2).
+  /// The path of a request's target, also of one with the server's name, as proxies write it (RFC 9112, 3.2).
   private static func path(of target: String) -> Substring {
     var rest = target[...]
     if rest.lowercased().hasPrefix("http://") {
@@ -132,7 +132,7 @@ package enum ScrapeStatus: Int, Sendable {
   }
 
   /// The whole answer, after which the connection ends.
-  /// - Parameter metrics: the body of a good answer; any other names the fault.
+  /// - Parameter metrics: the body of a good answer; the body of any other one names the fault.
   func answer(_ metrics: String? = nil, headersOnly: Bool = false) -> [UInt8] {
     let body = metrics ?? sentence + "\n"
     let type = metrics == nil ? "text/plain; charset=utf-8" : MetricsText.contentType

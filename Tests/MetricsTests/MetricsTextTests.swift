@@ -40,7 +40,7 @@ import Testing
         udmabridge_up{domain="web"} 1
         udmabridge_up{domain="mail"} 0
         udmabridge_up{domain="db"} 1
-        # HELP udmabridge_scrape_duration_seconds How long the domain's helper was asked and waited for.
+        # HELP udmabridge_scrape_duration_seconds The time until the domain's helper answered, or until the wait for it ended.
         # TYPE udmabridge_scrape_duration_seconds gauge
         udmabridge_scrape_duration_seconds{domain="web"} 0.25
         udmabridge_scrape_duration_seconds{domain="mail"} 1.0
