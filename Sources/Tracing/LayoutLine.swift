@@ -4,11 +4,11 @@ internal import Programs
 
 /// A part of a guest's memory as a line of text: `ADDRESS:LENGTH MEMORY [OFFSET] [unsealed]`.
 ///
-/// MEMORY is any name: parts with the same name are of one memfd. OFFSET is where the part is in it, 0 without one.
+/// MEMORY is any name: parts with the same name are of one memfd. OFFSET is the part's place in the memfd, 0 if absent.
 /// `unsealed` says that udmabuf would not take that memory.
 package struct LayoutLine: Equatable, Sendable, CustomStringConvertible {
   package let address: GuestAddress
-  /// In bytes; not 0. Neither its end in the address space nor that in the memory overflows.
+  /// In bytes; not 0. Neither `address` nor `offset` plus this overflows.
   package let length: UInt64
   package let memory: String
   /// In the memory, in bytes.
@@ -28,7 +28,7 @@ package struct LayoutLine: Equatable, Sendable, CustomStringConvertible {
       offset: offset, isSealed: (try? memfd.seals().contains(.shrink)) ?? false)
   }
 
-  /// Nil if it is no such line, without a comment.
+  /// Nil if the line, from which a comment was removed, is no such line.
   package init?(_ line: ArraySlice<UInt8>) {
     let words = line.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
     isSealed = words.last?.elementsEqual("unsealed".utf8) != true
@@ -48,7 +48,7 @@ package struct LayoutLine: Equatable, Sendable, CustomStringConvertible {
 }
 
 extension GuestRange {
-  /// `ADDRESS:LENGTH`; nil if it is none.
+  /// Reads `ADDRESS:LENGTH`; nil for anything else.
   init?(traced text: ArraySlice<UInt8>) {
     guard let colon = text.firstIndex(of: UInt8(ascii: ":")), let start = Quantity.parse(text[..<colon]),
       let length = Quantity.parse(text[(colon + 1)...])

@@ -2,12 +2,12 @@ package import Guest
 internal import Linux
 package import Scanout
 
-/// Something that a guest reports to its helper, as a trace holds it: one line, and more where it is a list. Here it becomes
-/// text, and in `TraceWords` text becomes it again.
+/// An event of a trace: something that a guest reports to its helper. It has one line, and a list has more. This file turns
+/// events into text, and `TraceWords` turns text into events.
 package enum TraceEvent: Equatable, Sendable {
   /// The guest's memory is this from now on.
   case memory([LayoutLine])
-  /// The device's driver starts: what it had before is gone.
+  /// The device's driver starts: all that it had before is gone.
   case start(device: Int)
   case image(TracedResource, width: UInt32, height: UInt32, FourCC)
   case blob(TracedResource, bytes: UInt64)
@@ -17,18 +17,18 @@ package enum TraceEvent: Equatable, Sendable {
   case detach(TracedResource)
   case destroy(TracedResource)
   case scanout(Int, TracedResource, Rectangle)
-  /// An image that lies so in a blob.
+  /// An image in a blob, with its layout.
   case blobScanout(Int, TracedResource, Rectangle, FrameLayout)
   case scanoutOff(Int, device: Int)
   case flush(TracedResource, Rectangle)
   /// A part of a resource is lent to programs of the host, in bytes. Lent buffers have numbers of their own.
   case lend(UInt64, TracedResource, offset: UInt64, bytes: UInt64)
-  /// That buffer was returned or revoked.
+  /// A lent buffer was returned or revoked.
   case giveBack(UInt64)
   case end(TraceEnd)
 }
 
-/// Why a trace has ended. One without a word of it is of a helper that runs, was killed or could not write.
+/// Why a trace has ended. A trace without an end is of a helper that runs, was killed or could not write.
 package enum TraceEnd: String, Sendable {
   /// The helper ended.
   case stopped
@@ -38,9 +38,9 @@ package enum TraceEnd: String, Sendable {
 
 /// A resource of one of the helper's devices.
 package struct TracedResource: Hashable, Sendable, CustomStringConvertible {
-  /// From 0 on, in the order of their options.
+  /// The device's number, from 0 on, in the order of the options.
   package let device: Int
-  /// The guest's; never 0.
+  /// The guest's number; never 0.
   package let number: UInt32
 
   package init(device: Int, number: UInt32) { (self.device, self.number) = (device, number) }

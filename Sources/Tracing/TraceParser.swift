@@ -5,7 +5,7 @@ internal import Linux
 package struct TraceError: Error, Equatable, CustomStringConvertible {
   /// From 1 on.
   package let line: Int
-  /// Of the line, its value, the limit and the remedy.
+  /// The mistake: the value, the limit and the remedy.
   package let what: String
 
   package init(line: Int, _ what: String) { (self.line, self.what) = (line, what) }
@@ -13,12 +13,12 @@ package struct TraceError: Error, Equatable, CustomStringConvertible {
   package var description: String { "line \(line): \(what)" }
 }
 
-/// Reads a trace, wherever its text was cut. It is input from outside: each line is short, and each number has its limits.
-/// The parser does not know which resources exist.
+/// Reads a trace in pieces, wherever they were cut. A trace is input from outside: each line is short, and each number has its
+/// limits. The parser does not know which resources exist.
 package struct TraceParser {
-  /// Where the event began whose lines are being read.
+  /// The first line of the event that is being read.
   private var start = 0
-  /// Nil as long as the trace has not said that it ends.
+  /// Nil until the trace tells its end.
   package private(set) var end: TraceEnd?
 
   /// The list whose lines are still to come.
@@ -35,10 +35,10 @@ package struct TraceParser {
 
   package init() {}
 
-  /// Whole lines that were read.
+  /// The number of whole lines that were read.
   package var lines: Int { line - 1 }
 
-  /// Takes the next piece of the text, and tells what is in it, each event with the line in which it begins.
+  /// Takes the next piece of the text, and tells each event in it with the line in which the event begins.
   package mutating func feed(
     _ bytes: ArraySlice<UInt8>, _ tell: (Int, TraceEvent) throws -> Void
   ) throws {
@@ -59,7 +59,7 @@ package struct TraceParser {
     }
   }
 
-  /// The end of the text. A last line or list that is cut off is left away: the helper has not written its rest.
+  /// Ends the text. The parser ignores a last line or list that is cut off: the helper has not written the rest.
   package func finish() throws(TraceError) {
     if line == 1 { throw error("the file is empty or cut off; a trace begins with \(Self.header)") }
   }
@@ -69,7 +69,7 @@ package struct TraceParser {
   private mutating func event() throws(TraceError) -> TraceEvent? {
     if line == 1 {
       guard text.elementsEqual(Self.header.utf8) else {
-        throw error("«\(shown(text[...]))» is not how a trace begins, which is \(Self.header)")
+        throw error("«\(shown(text[...]))» is no first line of a trace, which is \(Self.header)")
       }
       return nil
     }

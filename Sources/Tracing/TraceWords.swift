@@ -3,7 +3,7 @@ internal import Linux
 internal import Programs
 internal import Scanout
 
-/// Why a line of a trace is none.
+/// A mistake in a line of a trace.
 struct TraceMistake: Error {
   let what: String
   init(_ what: String) { self.what = what }
@@ -73,7 +73,7 @@ struct TraceWords {
       return .end(end)
     default:
       throw TraceMistake(
-        "«\(word)» is no word that a line begins with; docs/tool.md has those that there are")
+        "«\(word)» is no word that a line begins with; docs/tool.md lists the words")
     }
   }
 

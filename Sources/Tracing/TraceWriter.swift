@@ -3,34 +3,34 @@ package import Linux
 package import Scanout
 package import SystemPackage
 
-/// Writes a trace into a file that is open already. It collects what it writes, never blocks for long, and ends by itself
-/// when the file has as many bytes as it may, or cannot be written.
+/// Writes a trace into an open file. The writer collects text, never blocks for long, and ends by itself when the file is full
+/// or cannot be written.
 package final class TraceWriter {
-  /// Why it ended before its helper.
+  /// Why the trace ended before its helper.
   package enum Stop {
     case full(limit: UInt64)
     case failed(Errno)
   }
 
-  /// The least that the file may have.
+  /// The smallest limit of a file's size, in bytes.
   package static let leastLimit: UInt64 = 4096
-  /// So many bytes are written at once.
+  /// The text is written when it has this many bytes.
   private static let piece = 1 << 16
-  /// Of the line that says that the file is full.
+  /// The room for the line that says that the file is full.
   private static let room: UInt64 = 32
 
   private let file: FD
   private let limit: UInt64
   private let whenStopped: (Stop) -> Void
-  /// What is to be written, and how much has been or will be.
+  /// The text that is to be written, and the file's size with it.
   private var text: [UInt8] = []
   private var size: UInt64 = 0
   private var memory: [LayoutLine] = []
   private var isOver = false
 
   /// - Parameters:
-  ///   - file: empty.
-  ///   - limit: the most bytes that it may have, `leastLimit` at least.
+  ///   - file: an empty file.
+  ///   - limit: the most bytes that the file may have, `leastLimit` at least.
   ///   - whenStopped: is called once at most.
   package init(_ file: consuming FD, limit: UInt64, whenStopped: @escaping (Stop) -> Void) {
     precondition(limit >= Self.leastLimit, "a trace has room for its first and last lines")
@@ -54,7 +54,7 @@ package final class TraceWriter {
     if text.count >= Self.piece { flush() }
   }
 
-  /// A page list of a memory, and before it the memory if that is another one.
+  /// Writes a page list, and before it the memory if that has changed.
   package func attach(_ resource: TracedResource, _ entries: [GuestRange], _ memory: GuestMemory) {
     if isOver { return }
     let parts = memory.regions.map { LayoutLine($0) }
@@ -78,7 +78,7 @@ package final class TraceWriter {
     }
   }
 
-  /// Writes what was collected.
+  /// Writes the collected text.
   package func flush() {
     if isOver { return }
     do throws(Errno) {
@@ -87,7 +87,7 @@ package final class TraceWriter {
     } catch { stop(.failed(error)) }
   }
 
-  /// The helper ends.
+  /// Ends the trace, because the helper ends.
   package func end() {
     write(.end(.stopped))
     flush()
@@ -106,7 +106,7 @@ package final class TraceWriter {
   }
 }
 
-/// What one device writes into its helper's trace.
+/// Writes one device's events into its helper's trace.
 package struct DeviceTrace {
   private let writer: TraceWriter
   private let device: Int
@@ -136,7 +136,7 @@ package struct DeviceTrace {
 
   package func destroy(_ number: UInt32) { writer.write(.destroy(resource(number))) }
 
-  /// - Parameter layout: of the image in a blob; nil for an image of its own.
+  /// - Parameter layout: the layout of an image in a blob; nil for a resource that is an image.
   package func scanout(_ scanout: UInt32, _ number: UInt32, _ area: Rectangle, in layout: FrameLayout? = nil)
   {
     let (scanout, resource) = (Int(scanout), resource(number))
