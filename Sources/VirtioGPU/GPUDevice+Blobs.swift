@@ -16,7 +16,7 @@ extension GPUDevice {
   /// VIRTIO_GPU_BLOB_FLAG_USE_*: mappable, shareable, cross-device. A lent buffer is all of these.
   private static let blobFlags: UInt32 = 0x7
 
-  /// No guest has more memory.
+  /// The largest blob, in bytes; no guest has more memory.
   private static let largestBlob: UInt64 = 1 << 46
 
   /// Checks RESOURCE_CREATE_BLOB before its page list is read.
@@ -33,14 +33,14 @@ extension GPUDevice {
     guard blob.memory == BlobMemory.guest else {
       throw Mistake(
         .invalidParameter, .blob,
-        "blob \(id) is to be of memory \(blob.memory); there is \(BlobMemory.guest), the guest's"
+        "blob \(id) asks for memory \(blob.memory); there is \(BlobMemory.guest), the guest's"
           + (usableHostRegion != nil ? ", and \(BlobMemory.host3D), the host's" : ""))
     }
     let unit = has(GPUFeature.blobAlignment) ? UInt64(ConfigSpace.blobAlignment) : 1
     guard blob.size > 0, blob.size <= Self.largestBlob, blob.size % unit == 0 else {
       throw Mistake(
         .invalidParameter, .size,
-        "blob \(id) of \(blob.size) bytes; it has a multiple of \(unit), and \(Self.largestBlob) at most")
+        "blob \(id) of \(blob.size) bytes; use a multiple of \(unit), and \(Self.largestBlob) at most")
     }
     do throws(LendError) { try lender.account.checkEntries(UInt64(entries)) } catch {
       throw Mistake(error, resource: id)

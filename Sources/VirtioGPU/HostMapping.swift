@@ -3,28 +3,28 @@ internal import Buffers
 /// A blob of the host's memory in the guest's region.
 final class HostMapping {
   enum State {
-    /// The front end was asked for it.
+    /// The front end was asked for the mapping.
     case coming
-    /// The same, but it is not wanted any more: it is to go as soon as it is there.
+    /// The front end was asked for the mapping, which must go as soon as it is there.
     case unwanted
     case there
-    /// The front end was asked to take it away, and for zeros in its place.
+    /// The front end was asked to take the mapping away, and for zeros in its place.
     case emptying
-    /// The front end was asked to take it away.
+    /// The front end was asked to take the mapping away.
     case going
   }
 
   let range: Range<UInt64>
-  /// It lives on without its resource until it is gone.
+  /// Nil once the resource is gone; the mapping may outlive it.
   private(set) weak var resource: Resource?
   var state = State.coming
-  /// Once it is there, zeros are to take its place.
+  /// Once the mapping is there, zeros must take its place.
   var isToBeEmptied = false
-  /// Nothing takes the place of what is being taken away.
+  /// The front end takes the mapping away, and nothing takes its place.
   var isHole = false
-  /// Whose pages are there, or are to be; nil once they are not.
+  /// The offer whose pages are there, or will be; nil once they are not.
   private var offer: HostOffer?
-  /// The answers that wait until it is gone, and what they are if the front end could not take it away.
+  /// The answers that wait until the mapping is gone, and each one's response if the front end could not take the mapping away.
   private var errands: [(Errand, failure: Response)] = []
 
   init(_ range: Range<UInt64>, of offer: HostOffer, in resource: Resource) {
@@ -32,7 +32,7 @@ final class HostMapping {
     offer.hold()
   }
 
-  /// The front end has the offer's pages there no more.
+  /// Called when the front end no longer has the offer's pages there.
   func letGo() { offer.take()?.letGo() }
 
   func waitUntilGone(_ errand: Errand, failure: Response) { errands.append((errand, failure)) }

@@ -4,27 +4,27 @@ internal import Logging
 internal import SystemPackage
 internal import Udmabuf
 
-/// The region of the guest in which memory of the host is mapped, and what is mapped there: blobs of
+/// The region of the guest for memory of the host, and the mappings in it: blobs of
 /// VIRTIO_GPU_BLOB_MEM_HOST3D (virtio 1.3, 5.7.6.8: RESOURCE_MAP_BLOB). The front end maps and unmaps.
 final class HostRegion {
-  /// Each mapping is a region of memory to QEMU, which has room for 256 with the guest's own.
+  /// Each mapping is a memory region to QEMU, which has room for 256 with the guest's own.
   static let maxMappings = 224
 
-  /// What of the host's memory the guest may use, by the ids by which it asks for it.
+  /// The host's memory that the guest may use, by the blob ids with which it asks.
   private(set) var offers: [UInt64: HostOffer]
   private(set) var region: SharedRegion
-  /// How many mappings are in it, or on their way into it or out of it.
+  /// The number of mappings in the region, or on their way into it or out of it.
   private var mappings = 0
   weak var frontEnd: (any GPUFrontEnd)?
   /// The control queue runs, and is not about to stop. QEMU 11.1 ends when it is asked for mappings of a device whose rings are
-  /// stopped: a mapping that is to go then goes when they run.
+  /// stopped. So a mapping that must go then waits until they run.
   var isRunning = false { didSet { if isRunning { takeAwayLeftovers() } } }
   private var leftovers: [HostMapping] = []
-  /// How long the front end is waited for.
+  /// The longest wait for the front end.
   var patience: TimeSpan
   private let mistakes: MistakeLog
   private let logger: Logger
-  /// The front end has answered something: what it was asked for after that has waited for it too.
+  /// Called when the front end has answered: later requests have waited for that answer too.
   private let heard: () -> Void
 
   init(
@@ -44,21 +44,21 @@ final class HostRegion {
     offers[offer.id] = offer
   }
 
-  /// There will be no new blobs of it.
+  /// Withdraws an offer: the guest gets no new blobs of it.
   func withdraw(_ offer: HostOffer) {
     offers[offer.id] = nil
     offer.withdraw()
   }
 
-  /// Takes away what a resource has of the host. Where it is mapped, zeros take its place: there is no moment at which the guest would
-  /// be told, and what it reads from a hole may end it.
+  /// Takes the host's memory away from a resource. If it is mapped, zeros take its place: nothing tells the guest of the moment, and
+  /// a read from a hole may end the guest.
   func takeBack(from resource: Resource) {
     guard let offer = resource.offer, !resource.isTakenBack else { return }
     resource.isTakenBack = true
     if let mapping = resource.mapping {
       switch mapping.state {
       case .there: empty(mapping)
-      // As soon as it is there.
+      // Zeros come as soon as the mapping is there.
       case .coming: mapping.isToBeEmptied = true
       case .emptying, .unwanted, .going: break
       }
@@ -72,23 +72,23 @@ final class HostRegion {
     guard let offer = offers[blob.blobID] else {
       throw Mistake(
         .invalidParameter, .offer,
-        "blob \(id) is to be of offer \(blob.blobID), which there is not; there are "
+        "blob \(id) asks for offer \(blob.blobID), which does not exist; there are "
           + offers.keys.sorted().prefix(16).map(String.init).joined(separator: ", "))
     }
     guard blob.size == offer.size else {
       throw Mistake(
         .invalidParameter, .offer,
-        "blob \(id) is to have \(blob.size) bytes of offer \(offer.id), which has \(offer.size)")
+        "blob \(id) asks for \(blob.size) bytes of offer \(offer.id), which has \(offer.size); ask for all")
     }
     guard entries == 0 else {
       throw Mistake(
         .invalidParameter, .offer,
-        "blob \(id) of the host's memory comes with \(entries) entries of the guest's")
+        "blob \(id) of the host's memory has \(entries) entries of the guest's memory; it must have none")
     }
     guard offer.uses < offer.limit else {
       throw Mistake(
         .outOfMemory, .offer,
-        "offer \(offer.id) is in use by \(offer.uses) blobs already, as many as it may be; \(id) is one too many"
+        "offer \(offer.id) has \(offer.uses) blobs already, as many as it may have; \(id) is one too many"
       )
     }
   }
@@ -100,10 +100,10 @@ final class HostRegion {
     return Resource(id: id, blob: blob.size, offer: offer, isMappable: blob.flags & 1 != 0)
   }
 
-  /// The resource is gone: so are its mapping and what it took of an offer. A guest makes the next blob of it without
-  /// waiting until the mapping is gone.
-  /// - Returns: what an answer waits for. The guest uses the mapping's place for another one as soon as it hears
-  ///   that the resource is gone.
+  /// Ends the mapping of a resource that is gone, and its use of an offer. A guest makes the offer's next blob without waiting
+  /// until the mapping is gone.
+  /// - Returns: the errand that the answer waits for. The guest uses the mapping's place again as soon as it hears that the
+  ///   resource is gone.
   @discardableResult
   func endUse(of resource: Resource) -> Errand? {
     if let offer = resource.offer, !resource.isTakenBack { offer.endUse() }
@@ -118,8 +118,8 @@ final class HostRegion {
     return errand
   }
 
-  /// Forgets what the resources have, when the device is reset. QEMU takes all mappings away then, and ends when it is asked for
-  /// one that is gone (11.1.3).
+  /// Forgets the mappings and uses of the resources when the device is reset. QEMU takes all mappings away then, and ends when it
+  /// is asked for one that is gone (11.1.3).
   func reset(_ resources: some Sequence<Resource>) {
     for resource in resources {
       if let offer = resource.offer, !resource.isTakenBack { offer.endUse() }
@@ -220,7 +220,7 @@ final class HostRegion {
   }
 
   /// Asks the front end to take a mapping away, once the rings run.
-  /// - Returns: false if it cannot be asked. Then the mapping counts as gone.
+  /// - Returns: false if the front end cannot be asked. Then the mapping counts as gone.
   @discardableResult
   private func takeAway(_ mapping: HostMapping) -> Bool {
     mapping.state = .going
@@ -248,12 +248,12 @@ final class HostRegion {
     for mapping in mappings { takeAway(mapping) }
   }
 
-  /// Puts zeros in a mapping's place. Both are asked for at once, so that the front end does them one after the other and nothing
-  /// in between.
+  /// Puts zeros in a mapping's place. Asks the front end at once to unmap the pages and to map zeros, so that it does nothing in
+  /// between.
   private func empty(_ mapping: HostMapping) {
     let zeros: Memfd
     do throws(LostNews) { zeros = try Self.zeros(mapping.length) } catch {
-      mistakes.report(.mapping, "\(mapping.length) bytes are taken back, and leave a hole: \(error)")
+      mistakes.report(.mapping, "\(mapping.length) bytes that are taken back leave a hole: \(error)")
       takeAway(mapping)
       return
     }
@@ -263,7 +263,7 @@ final class HostRegion {
       guard let frontEnd else { throw LostNews("there is no front end") }
       try frontEnd.unmap(at: mapping.range.lowerBound, length: mapping.length) {
         [weak self] isDone in
-        // Else it refuses the zeros too, and the pages stay where they are until the guest lets go.
+        // If the front end refuses, it refuses the zeros too, and the pages stay where they are until the guest lets go.
         if isDone { mapping.letGo() }
         if mapping.isHole { self?.gone(mapping, isDone) }
         self?.heard()
@@ -285,7 +285,7 @@ final class HostRegion {
   private static func zeros(_ size: UInt64) throws(LostNews) -> Memfd {
     do throws(Errno) {
       return try Memfd.create(name: "udmabridge-withdrawn", size: size, seals: [.shrink, .grow, .seal])
-    } catch { throw LostNews("no memory to put in their place: \(error)") }
+    } catch { throw LostNews("there is no memory for zeros: \(error)") }
   }
 
   private func emptied(_ mapping: HostMapping, _ isDone: Bool) {
@@ -301,8 +301,8 @@ final class HostRegion {
     heard()
   }
 
-  /// Its place is free, even if the front end could not take it away: what lies there still makes it refuse the
-  /// next mapping there.
+  /// Called when a mapping is gone. Its place is free even if the front end could not take the mapping away: then the front end
+  /// refuses the next mapping there.
   private func gone(_ mapping: HostMapping, _ isDone: Bool) {
     if let resource = mapping.resource, resource.mapping === mapping { resource.mapping = nil }
     region.giveBack(mapping.range)
