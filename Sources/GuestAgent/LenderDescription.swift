@@ -2,16 +2,15 @@
 let lenderDescription = """
   # Lends buffers of this guest to its host.
   #
-  # A buffer is a dma-buf: one that the card has made (Make), or, where the guest's kernel and the device can, any other one, as of
-  # a dma-heap, a camera or a udmabuf. The host gets the buffer's own pages. Whole pages are visible there, whatever offset
-  # and size say, and they can be written there, whatever "use" says.
+  # A buffer is a dma-buf that the card has made (Make). If the guest's kernel and the device can do that, it may be any other one,
+  # such as of a dma-heap, a camera or a udmabuf. The host gets the buffer's own pages. It sees whole pages, whatever offset and size
+  # say, and can write them, whatever "use" says.
   #
-  # What a connection lends is returned when the connection ends. Other connections of the same user, and root's, may name
-  # its buffers too.
+  # When a connection ends, its buffers are returned. Other connections of the same user, and root's, may name its buffers too.
   interface io.udmabridge.Lender
 
-  # How an image lies in a buffer: "stride" and "offset" in bytes, "offset" from the lent range's start on, "fourcc" and "modifier" as
-  # DRM has them, "timestamp" in nanoseconds of a clock that the lender chooses.
+  # The layout of an image in a buffer: "stride" and "offset" in bytes, "offset" from the lent range's start on, "fourcc" and "modifier"
+  # as DRM has them, "timestamp" in nanoseconds of a clock that the lender chooses.
   type Image (
     width: int,
     height: int,
@@ -23,11 +22,11 @@ let lenderDescription = """
     timestamp: ?int
   )
 
-  # What a lender says of a buffer, for whoever imports it. It is replaced as a whole.
+  # The lender's description of a buffer, for its importers. A new one replaces all of it.
   type Metadata (image: ?Image, values: ?[string]string)
 
-  # A buffer that is lent by process "pid" of "user". One that is "waiting" was lent to a card that is gone: the next card gets it, and
-  # it has another id then. "importers" of the host have it now. It is "copied" if the card could not take the lender's dma-buf.
+  # A buffer that process "pid" of "user" lends. A "waiting" buffer was lent to a card that is gone; the next card gets it, under
+  # another id. "importers" is the number of importers of the host. "copied" says that the card could not take the lender's dma-buf.
   type Buffer (
     buffer: string,
     state: (lent, returning, waiting),
@@ -42,15 +41,15 @@ let lenderDescription = """
     user: int
   )
 
-  # Makes a buffer of the card, of "size" bytes or somewhat more, full of zeros; its dma-buf is the descriptor of this index among those
-  # that come with the reply. Nothing is lent yet, and the agent keeps nothing of it.
+  # Makes a buffer of the card, of "size" bytes or somewhat more, full of zeros. "fileDescriptor" is the index of its dma-buf among the
+  # descriptors that come with the reply. Nothing is lent yet, and the agent keeps nothing of the buffer.
   method Make(size: int) -> (fileDescriptor: int, size: int)
 
-  # Lends a dma-buf: the descriptor of this index among those that come with the call, the first one if none is named. "size" bytes from
-  # "offset" on, all that is there if neither is given. "to" names audiences of the host (List tells which there are), at most 16;
-  # anyone whom the host admits if none is given. With "copy" the content is copied once where the card cannot take the
-  # dma-buf itself. The same connection may lend the same bytes of a dma-buf again, for the same use and audiences: that cancels
-  # a return, and replaces the metadata.
+  # Lends "size" bytes of a dma-buf from "offset" on, all of it if neither is given. "fileDescriptor" is its index among the descriptors
+  # of the call, the first one if absent. "to" names audiences of the host, at most 16 of those that List tells; without "to", the buffer
+  # is for anyone whom the host admits. With "copy" the content is copied once if the card cannot take the dma-buf itself. The same
+  # connection may lend the same bytes of a dma-buf again, for the same use and audiences: that cancels a return, and replaces the
+  # metadata.
   method Lend(
     fileDescriptor: ?int,
     offset: ?int,
@@ -64,37 +63,37 @@ let lenderDescription = """
   # Replaces the metadata of a buffer. Importers are told.
   method SetMetadata(buffer: string, metadata: Metadata) -> ()
 
-  # Begins to take a buffer back, after "delay" milliseconds (0 if absent, 86400000 at most). Watch tells of "returned", when the last
-  # importer has let go, or "patience" milliseconds later (1000 if absent, 3600000 at most).
+  # Begins to take a buffer back, after "delay" milliseconds (0 if absent, 86400000 at most). Watch tells "returned" when the last
+  # importer has released the buffer, or "patience" milliseconds later (1000 if absent, 3600000 at most).
   method Return(buffer: string, delay: ?int, patience: ?int) -> ()
 
-  # Tells importers that the processor begins to use a buffer, and that it has ended. Nobody waits for them.
+  # Tells importers that the CPU begins to use a buffer, and that it has ended. The agent does not wait for them.
   method BeginAccess(buffer: string, mode: (read, write, readWrite)) -> ()
 
   method EndAccess(buffer: string) -> ()
 
-  # Memory of the host that this guest may have: "size" is in bytes, and the host wants it back while it is "withdrawing".
+  # Memory of the host that this guest may have: "size" is in bytes. While an offer is "withdrawing", the host wants its memory back.
   type Offer (offer: int, size: int, writable: bool, metadata: Metadata, withdrawing: bool)
 
-  # What the host offers now.
+  # The present offers of the host.
   method Offers() -> (offers: []Offer)
 
-  # Takes what the host offers, by its number or by a name and a value of its metadata; of several the newest. The descriptor of this index is
-  # a dma-buf of this guest's, whose bytes are the host's own. It is the caller's as long as anybody has it. When the host takes the
-  # memory back, zeros are in its place.
+  # Takes an offer of the host, by its number or by a name and a value of its metadata; of several the newest. "fileDescriptor" is the
+  # index of a dma-buf of this guest, whose bytes are the host's own. The memory is the caller's as long as anybody has the dma-buf. When
+  # the host takes the memory back, zeros are in its place.
   method Receive(offer: ?int, name: ?string, value: ?string) -> (fileDescriptor: int, offer: Offer)
 
-  # What the caller's user lends, or all users for root: "connected" says whether a helper of the host answers, "audiences" are those that it
-  # knows, and "copies" counts the buffers that were copied since the agent started.
+  # The buffers of the caller's user, or of all users for root. "connected" says whether a helper of the host answers, "audiences" are
+  # those that the helper knows, and "copies" counts the buffers that were copied since the agent started.
   method List() -> (connected: bool, cards: int, audiences: []string, copies: int, buffers: []Buffer)
 
-  # Call it with "more". Tells "ready" at once, and then what happens to the buffers that List would show. "lent": also of a buffer that
+  # Call this with "more". Tells "ready" at once, and then the events of the buffers that List would show. "lent": also for a buffer that
   # waited for a card, with the id that it had "before". "importers": there are "count" now. "accessBegun", "accessEnded": an
-  # importer uses the buffer. "filled": an importer has written "bytesUsed" bytes; "lostFills" before were not told.
-  # "returned": "cutOff" importers were not waited for, "reading" says that a device of the host still reads. "revoked": the host
-  # has lost the buffer, for a "reason". "offered": there is memory of the host, of "size" bytes, with its metadata. "withdrawing": the host
-  # takes it back after "patience" milliseconds. "withdrawn": it is over. "connected", "disconnected": a helper answers, or none any more. "lost": so many events
-  # before this one were left out because the caller was slow.
+  # importer uses the buffer. "filled": an importer has written "bytesUsed" bytes; "lostFills" is the number of earlier fills that were
+  # not told. "returned": "cutOff" importers were cut off, and "reading" says that a device of the host still reads. "revoked": the host
+  # has lost the buffer, for a "reason". "offered": there is memory of the host, of "size" bytes, with its metadata. "withdrawing": the
+  # host takes the offer back after "patience" milliseconds. "withdrawn": the offer is over. "connected", "disconnected": a helper
+  # answers, or none any more. "lost": the number of events before this one that were left out because the caller was slow.
   method Watch() -> (
     event: (
       ready, connected, disconnected, lent, importers, accessBegun, accessEnded, filled, fillAborted, returning, returned, revoked,
@@ -118,10 +117,10 @@ let lenderDescription = """
     lost: ?int
   )
 
-  # The host offers nothing of this, or no longer.
+  # The host does not offer this, or no longer.
   error NoSuchOffer (reason: string)
 
-  # The host does not map it.
+  # The host does not map the offer.
   error CannotReceive (reason: string)
 
   # No helper of the host answers.
@@ -136,7 +135,7 @@ let lenderDescription = """
   # The descriptor is missing, is not the only one, or is no dma-buf.
   error NoDMABuf (reason: string)
 
-  # The card cannot take the dma-buf: the reason names the guest's kernel, if it is the kernel that cannot.
+  # The card cannot take the dma-buf. The reason names the guest's kernel if that is the cause.
   error CannotImport (reason: string)
 
   # Offset and size do not lie in the buffer.
@@ -145,7 +144,7 @@ let lenderDescription = """
   # The user lends no such buffer, or no longer.
   error NoSuchBuffer (reason: string)
 
-  # Another connection lends it.
+  # Another connection lends the buffer.
   error AlreadyLent (reason: string)
 
   # The host defines no such audience.
@@ -154,7 +153,7 @@ let lenderDescription = """
   # The host takes no more buffers of this guest.
   error TooManyBuffers (reason: string)
 
-  # The host takes less metadata.
+  # The metadata are longer than the host takes.
   error MetadataTooLong (reason: string)
 
   # The host could only copy the pages, and lends no copies.
@@ -163,7 +162,7 @@ let lenderDescription = """
   # The buffer is memory of the host.
   error MemoryOfHost (reason: string)
 
-  # The helper refuses it for another reason.
+  # The helper refuses the call for another reason.
   error Refused (reason: string)
 
   """

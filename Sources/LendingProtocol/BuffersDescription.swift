@@ -4,21 +4,21 @@ package let buffersInterfaceName = "io.udmabridge.Buffers"
 package let buffersDescription = """
   # The buffers that one guest lends, for any process that this socket is open to.
   #
-  # A buffer is a part of the guest's memory for which a program in the guest said "lend". Its id is 32 hexadecimal digits and
-  # is never used again. A caller sees only the buffers that it may import: of another one, as of one that has ended, all
-  # methods say NoSuchBuffer.
+  # A buffer is a part of the guest's memory that a program in the guest has lent. Its id is 32 hexadecimal digits and is never
+  # used again. A caller sees only the buffers that it may import. For any other buffer, and for one that has ended, all methods
+  # answer NoSuchBuffer.
   #
-  # What protects, and what does not:
-  # - A dma-buf of the guest's pages can be read and written by whoever has it. "forWriting" and "use" are agreements
-  #   between lender and importer, and no protection.
-  # - The dma-buf has whole pages: what lies before "offset" and after "offset" + "size" is visible too, and it may be any
-  #   memory of the guest's.
-  # - An importer that was cut off and keeps its dma-buf keeps the pages: the kernel takes nothing back. They may be anything
-  #   of the guest's from then on.
+  # The limits of protection:
+  # - A process that has a dma-buf of the guest's pages can read and write them. "forWriting" and "use" are agreements between
+  #   lender and importer, and no protection.
+  # - The dma-buf has whole pages. The bytes before "offset" and after "offset" + "size" are visible too, and may be any memory
+  #   of the guest.
+  # - An importer that was cut off and keeps its dma-buf keeps the pages, because the kernel takes nothing back. From then on the
+  #   guest may use them for anything.
   # - The metadata are the guest's words. Check every number before you use it.
   interface io.udmabridge.Buffers
 
-  # How an image lies in the lent bytes: "offset" is that of its first pixel from the first lent byte on. "stride" and
+  # The layout of an image in the lent bytes: "offset" is its first pixel's, from the first lent byte on. "stride" and
   # "offset" are in bytes, "fourcc" and "modifier" are DRM's, "timestamp" is in nanoseconds of a clock that the lender chose.
   type Image (
     width: int,
@@ -31,16 +31,16 @@ package let buffersDescription = """
     timestamp: ?int
   )
 
-  # What the lender says of a buffer; it is replaced as a whole.
+  # The lender's description of a buffer. A new one replaces all of it.
   type Metadata (image: ?Image, values: ?[string]string)
 
-  # What an importer has written: so many bytes from the first lent one on, at a time in nanoseconds of its own clock.
+  # An importer has written "bytesUsed" bytes from the first lent one on. "timestamp" is in nanoseconds of the importer's clock.
   type Filling (bytesUsed: int, timestamp: ?int, metadata: ?Metadata)
 
-  # "offset" is that of the first lent byte in the dma-buf, "size" is how many are lent, "age" is in milliseconds, "users" is
-  # the number of imports, and "fills" says how often it was filled. "returns" is the time in milliseconds until the return
-  # begins, or, while it is returning, until importers are cut off. "access" is what the lender does with it by the CPU.
-  # "inode" is the dma-buf's, by which the host's tools show it; there is none when the buffer is over and nobody has it.
+  # "offset" is the first lent byte's in the dma-buf, "size" is the number of lent bytes, "age" is in milliseconds, "users" is
+  # the number of imports, and "fills" is the number of fills. "returns" is the time in milliseconds until the return begins or,
+  # while the buffer is returning, until importers are cut off. "access" is the lender's access by the CPU. "inode" is the
+  # dma-buf's, by which the host's tools show it; there is none when the buffer is over and nobody has it.
   type Buffer (
     id: string,
     state: (lent, returning, returned, revoked),
@@ -55,7 +55,7 @@ package let buffersDescription = """
     access: ?(read, write, readWrite)
   )
 
-  # An import, and what is done with it.
+  # An import, and the importer's access.
   type Importer (
     process: int,
     user: int,
@@ -67,10 +67,10 @@ package let buffersDescription = """
   # The buffers that the caller may import, the oldest first. Metadata come with Query, Import and Watch.
   method List() -> (buffers: []Buffer)
 
-  # Begins a use of a buffer. Two descriptors come with the reply, at these indices: the dma-buf, and the token. The use
-  # lasts until Release, or until every copy of the token is closed, whether this connection is open or not; so a caller can
-  # hand its use on to another process, with the token. When the buffer is taken from its importers, poll says POLLERR of
-  # the token. Each import needs a Release, or the end of its token.
+  # Begins a use of a buffer. Two descriptors come with the reply: the dma-buf at index "fileDescriptor", and the token at index
+  # "token". The use lasts until Release, or until every copy of the token is closed, even after the end of this connection. So a
+  # caller can pass its use on to another process with the token. When importers lose the buffer, poll reports POLLERR for the
+  # token. Each import needs a Release, or the end of its token.
   method Import(id: string, forWriting: ?bool) -> (
     buffer: Buffer,
     offset: int,
@@ -83,23 +83,23 @@ package let buffersDescription = """
   # Ends the newest import of this buffer by this connection.
   method Release(id: string) -> ()
 
-  # Tells the lender what the caller does with a buffer by the CPU. Nobody waits for it. Of several imports of one buffer by
-  # this connection, here and below the oldest one counts; all that they began ends with the connection.
+  # Tells the lender that the caller uses a buffer by the CPU, and how. The lender does not wait. If this connection has several
+  # imports of the buffer, the oldest one counts, here and below. All that the imports began ends with the connection.
   method BeginAccess(id: string, mode: (read, write, readWrite)) -> ()
 
   method EndAccess(id: string) -> ()
 
-  # Begins to fill a buffer that was lent for that (use "fill"). There is one filler at a time. If its connection or its
-  # import ends before Filled, the lender hears that it was aborted.
+  # Begins to fill a buffer that was lent for that (use "fill"). There is one filler at a time. If the filler's connection or
+  # import ends before Filled, the lender hears that the fill was aborted.
   method Fill(id: string) -> ()
 
-  # Says that the buffer is filled, and what Filling says.
+  # Tells that the buffer is filled, with the fields of Filling.
   method Filled(id: string, bytesUsed: int, timestamp: ?int, metadata: ?Metadata) -> ()
 
-  # All that there is to know about a buffer, and what the last Filled said. The lent bytes lie in so many "pages":
-  # "firstOffset" is that of the first byte in its page, and "lastLength" is how many bytes of the last page are lent. The
-  # dma-buf is made of so many ranges of guest memory ("items"). "device" is the number of the helper's device, "resource"
-  # the guest's number there. The importers are shown only to root and to the helper's user.
+  # Everything about a buffer; "filling" is from the last Filled. "pages" is the number of pages with lent bytes, "firstOffset" is
+  # the first lent byte's in its page, and "lastLength" is the number of lent bytes in the last page. "items" is the number of
+  # ranges of guest memory of which the dma-buf is made. "device" is the number of the helper's device, "resource" the guest's
+  # number there. Only root and the helper's user see the importers.
   method Query(id: string) -> (
     buffer: Buffer,
     metadata: Metadata,
@@ -113,17 +113,17 @@ package let buffersDescription = """
     importers: ?[]Importer
   )
 
-  # Call it with "more". Tells what there is, and then what happens:
+  # Call this with "more". Tells the present buffers, and then each event:
   # - "lent": there is a buffer, or its return was cancelled; with "metadata".
-  # - "metadata": they are others now.
-  # - "filled", with "filling", and how many fills were "lost" before it because the caller was slow. "fillAborted".
+  # - "metadata": the buffer has new metadata.
+  # - "filled", with "filling", and the number of earlier fills that were "lost" because the caller was slow. "fillAborted".
   # - "accessBegun", with "mode", and "accessEnded": by the lender.
-  # - "returning": the lender wants it back; let go of it. "returned" and "revoked": it is over; with the "reason" of a
-  #   revocation.
+  # - "returning": the lender wants the buffer back; release it. "returned" and "revoked": the buffer is over; with the "reason"
+  #   of a revocation.
   # - "end": the last reply.
-  # "buffer" is what it is now, which may be later than the event. What happens to one buffer while the caller does not read
-  # is told once for each kind of event; a buffer that came and went meanwhile is not told. That a buffer is over is told to
-  # whoever was told of it.
+  # "buffer" is the buffer's present state, which may be later than the event. While the caller does not read, events of one kind
+  # and one buffer become one, and a buffer that comes and goes is not told. A caller that was told of a buffer is also told that
+  # the buffer is over.
   method Watch() -> (
     event: (lent, metadata, filled, fillAborted, accessBegun, accessEnded, returning, returned, revoked, end),
     buffer: ?Buffer,
@@ -134,8 +134,8 @@ package let buffersDescription = """
     reason: ?(resourceGone, deviceReset, sessionEnded)
   )
 
-  # Memory of the host that the guest may map: "id" is the number by which it asks, "size" is in bytes. The guest may have "uses" blobs of
-  # it at once, and has "used". "patience" is the time in milliseconds until it is cut off.
+  # Memory of the host that the guest may map: "id" is the number by which the guest asks, "size" is in bytes. The guest may have "uses"
+  # blobs of the offer at once, and has "used". "patience" is the time in milliseconds until the guest is cut off.
   type Offer (
     id: int,
     state: (offered, withdrawing, withdrawn),
@@ -147,69 +147,69 @@ package let buffersDescription = """
     metadata: Metadata
   )
 
-  # Offers memory to the guest: a memfd that is sealed against shrinking, of ordinary pages, or a dma-buf of udmabuf or of the dma-heap "system";
-  # the descriptor of this index among those that come with the call, the first one if none is named. It is mapped whole, and the guest
-  # can write it. "uses" (1 if absent, 224 at most) is how many blobs of it the guest may have at once. The guest's agent is told, with the
-  # metadata. The offer lasts until Withdraw, or until this connection ends: then what the guest has is taken away at once. "token" is
-  # the index of a descriptor that is closed when the guest has nothing of it any more: with the token of an Import it ends that use.
+  # Offers memory to the guest: a memfd of ordinary pages that is sealed against shrinking, or a dma-buf of udmabuf or of the dma-heap
+  # "system". "fileDescriptor" (0 if absent) is its index among the descriptors of the call. The guest maps all of it, and can write it.
+  # "uses" (1 if absent, 224 at most) is the number of blobs of it that the guest may have at once. The guest's agent is told, with the
+  # metadata. The offer lasts until Withdraw, or until this connection ends: then the guest loses the memory at once. "token" is the index
+  # of a descriptor that the helper closes when the guest has nothing of the offer any more. If that is the token of an Import, it ends
+  # that use.
   method Offer(fileDescriptor: ?int, token: ?int, metadata: ?Metadata, uses: ?int) -> (id: int, size: int)
 
-  # Begins to take an offer back: the guest gets no new blobs of it, and is told. After "patience" milliseconds (1000 if absent, 3600000 at
-  # most) what it still has is taken away: zeros are mapped in its place. A second call can only shorten that. WatchOffers tells of
-  # "withdrawn", when nothing of it is mapped or shown any more.
+  # Begins to take an offer back: the guest is told, and gets no new blobs of it. After "patience" milliseconds (1000 if absent, 3600000
+  # at most) zeros take the place of what the guest still has. A second call can only shorten that time. WatchOffers tells "withdrawn"
+  # when nothing of the offer is mapped or shown any more.
   method Withdraw(id: int, patience: ?int) -> ()
 
   # The offers of the caller's user; all of them for root and the helper's user.
   method ListOffers() -> (offers: []Offer)
 
-  # Call it with "more". Tells what there is, and then what happens to the offers that ListOffers would show: "offered", "used" when the
-  # guest has another number of blobs, "withdrawing", "withdrawn", and "end", which is the last reply. What a slow caller was not told yet
-  # is told as it is then.
+  # Call this with "more". Tells the offers that ListOffers would show, and then their events: "offered", "used" when the guest has
+  # another number of blobs, "withdrawing", "withdrawn", and "end", the last reply. A slow caller is told an offer's state at that time.
   method WatchOffers() -> (event: (offered, used, withdrawing, withdrawn, end), offer: ?Offer)
 
   # The helper has no device in which memory of the host is mapped.
   error NoSharedMemory ()
 
-  # What the descriptor is of is nothing that a guest may have.
+  # A guest may not have what the descriptor stands for.
   error CannotOffer (reason: string)
 
-  # The guest's region has only so many bytes.
+  # The guest's region has only "limit" bytes.
   error TooLarge (limit: int)
 
-  # There are as many offers as there may be, or as many of this user's.
+  # There are as many offers as there may be, of all users or of this one.
   error TooManyOffers (limit: int)
 
-  # There is none of this number, or it is another user's.
+  # No offer has this number, or it is another user's.
   error NoSuchOffer ()
 
-  # There is none of this id, or it is over, or the caller may not import it.
+  # No buffer has this id, or it is over, or the caller may not import it.
   error NoSuchBuffer ()
 
-  # The lender wants it back, so that nobody may begin to use it.
+  # The lender wants the buffer back, and nobody may begin to use it.
   error IsReturning ()
 
-  # There are as many imports of this guest's buffers as there may be, or as many of this user's.
+  # There are as many imports of this guest's buffers as there may be, of all users or of this one.
   error TooManyImports (limit: int)
 
-  # This connection has not imported it, or no longer.
+  # This connection has not imported the buffer, or no longer has it.
   error NotImported ()
 
-  # It was not lent to be filled.
+  # The buffer was not lent to be filled.
   error NotForFilling ()
 
-  # Another importer fills it.
+  # Another importer fills the buffer.
   error FilledByAnother ()
 
-  # This connection does not fill it.
+  # This connection does not fill the buffer.
   error NotFilling ()
 
-  # The metadata may have so many bytes: of all names and texts, and 64 for an image.
+  # The metadata may have "limit" bytes: those of all names and texts, and 64 for an image.
   error MetadataTooLong (limit: int)
 
-  # More bytes than are lent.
+  # More than the "limit" bytes that are lent.
   error OutOfRange (limit: int)
 
-  # There are as many calls that watch as there may be, or as many of this user's.
+  # There are as many calls that watch as there may be, of all users or of this one.
   error TooManyWatchers (limit: int)
 
   # The descriptors cannot be made now; the reason is errno's.
