@@ -1,7 +1,7 @@
-/// Pairs each left item with a right item of its own, where that is possible: as many as can be, and an item
-/// gets the choice that it lists first unless that would leave another without any (augmenting paths).
+/// Pairs left items with right items, as many as possible (augmenting paths). An item gets its first choice, unless
+/// that would leave another item without any.
 ///
-/// - Parameter choices: for each left item the right items that would do, the best one first.
+/// - Parameter choices: for each left item its possible right items, the best first.
 /// - Returns: for each left item its right item, or nil if none is left for it.
 func assign(_ choices: [[Int]]) -> [Int?] {
   var owner: [Int: Int] = [:]

@@ -1,16 +1,16 @@
 internal import Scanout
 internal import SystemPackage
 
-/// A cursor on a cursor plane, which the commits of its output carry.
+/// A cursor on a cursor plane, set by the commits of its output.
 final class AtomicCursor {
   let cursor: KMSCursor
   private let card: KMSCard
   private let crtc: UInt32
   private let plane: AtomicPlane
-  /// One for each buffer of the cursor.
+  /// One framebuffer for each buffer of the cursor.
   private var framebuffers: [UInt32] = []
 
-  /// Nil where the CRTC has no cursor plane, or none that takes 64x64 pixels of ARGB8888.
+  /// Nil if the CRTC has no cursor plane that takes 64x64 pixels of ARGB8888.
   init?(_ pipe: KMSPipe, of card: KMSCard) {
     guard card.takesCursorImages, let cursorPlane = pipe.cursor, cursorPlane.formats.contains(.argb8888),
       let plane = AtomicPlane(cursorPlane), let cursor = KMSCursor(of: card)
@@ -28,8 +28,8 @@ final class AtomicCursor {
 
   deinit { removeFramebuffers() }
 
-  /// Adds the cursor as it is to be.
-  /// - Parameter setting: of the picture below.
+  /// Adds the wanted cursor.
+  /// - Parameter setting: the setting of the picture below.
   func add(to request: AtomicRequest, in setting: Setting) {
     guard cursor.image != nil else { return addOff(to: request) }
     let (place, hotspot) = (cursor.place(in: setting), cursor.hotspot)
@@ -40,7 +40,7 @@ final class AtomicCursor {
     }
   }
 
-  /// Adds a cursor to a commit that is tested and shows nothing.
+  /// Adds a cursor to a commit that is only tested.
   func addTrial(to request: AtomicRequest) { add(framebuffers[cursor.current], x: 0, y: 0, to: request) }
 
   func addOff(to request: AtomicRequest) { plane.addOff(to: request) }
@@ -52,14 +52,14 @@ final class AtomicCursor {
       y: Int64(y), on: crtc, to: request)
   }
 
-  /// Shows no cursor any more, for good. Waits for the card.
+  /// Removes the cursor for good. Waits for the card.
   func close() {
     cursor.giveUp()
     removeFramebuffers()
     cursor.freeBuffers()
   }
 
-  /// The kernel switches a plane off whose framebuffer is removed.
+  /// The kernel switches off a plane whose framebuffer is removed.
   private func removeFramebuffers() {
     for framebuffer in framebuffers { card.removeFramebuffer(framebuffer) }
     framebuffers.removeAll()

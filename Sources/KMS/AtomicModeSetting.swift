@@ -2,7 +2,7 @@ internal import CDRM
 internal import Scanout
 internal import SystemPackage
 
-/// Mode setting by atomic commits: the card tests or takes each as a whole, and none of them waits for the card.
+/// Mode setting by atomic commits. The card tests or takes each commit as a whole, and no commit waits for the card.
 final class AtomicModeSetting: ModeSetting {
   private let file: DRMFile
   private let pipe: AtomicPipe
@@ -45,12 +45,12 @@ final class AtomicModeSetting: ModeSetting {
       do throws(Errno) {
         try attempt(after: current, withCursor: current == nil || cursor?.isDirty ?? false)
       } catch {
-        // Somebody else may have set something else meanwhile: set everything anew.
+        // Another DRM master may have changed the state meanwhile: set everything anew.
         guard error.isRefusal, current != nil else { throw error }
         try attempt(after: nil, withCursor: true)
       }
     } catch {
-      // It may be the cursor that the card refuses.
+      // The card may refuse only the cursor.
       guard error.isRefusal, let cursor, cursor.isDirty else { throw error }
       try attempt(after: nil, withCursor: false)
       cursor.giveUp()
@@ -58,8 +58,8 @@ final class AtomicModeSetting: ModeSetting {
     return .event
   }
 
-  /// Fills the request: with the framebuffer and its damage if `current` differs in nothing else, otherwise with all
-  /// of the plane, and with the mode if that is another one.
+  /// Fills the request. If `current` differs only in the framebuffer, the request has the framebuffer and its damage.
+  /// Otherwise the request has the whole plane, and the mode if that differs.
   /// - Returns: the commit's flags.
   private func fill(
     _ next: PipeContent, after current: PipeContent?, damage: Rectangle, withCursor: Bool
@@ -79,7 +79,7 @@ final class AtomicModeSetting: ModeSetting {
       pipe.add(next, to: request)
       if needsMode {
         flags |= UInt32(DRM_MODE_ATOMIC_ALLOW_MODESET)
-        // Somebody who had the card before may have left a cursor.
+        // The last DRM master may have left a cursor.
         if !withCursor { cursorPlane?.addOff(to: request) }
       }
     }
@@ -129,7 +129,7 @@ final class AtomicModeSetting: ModeSetting {
       try request.commit(file, flags: flags | UInt32(DRM_MODE_PAGE_FLIP_EVENT), tag: tag)
       return .event
     } catch .invalidArgument {
-      // A CRTC that is off already sends no event, and the kernel refuses to promise one.
+      // A CRTC that is already off sends no event, so the kernel refuses a commit that asks for one.
       try request.commit(file, flags: flags)
       return .now
     }

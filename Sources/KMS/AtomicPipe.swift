@@ -2,7 +2,7 @@ internal import CDRM
 internal import Scanout
 internal import SystemPackage
 
-/// A pipe as atomic commits name it: by the ids of its objects and of their properties.
+/// A pipe for atomic commits: the ids of its objects and of their properties.
 struct AtomicPipe {
   let crtc: UInt32
   let plane: AtomicPlane
@@ -11,7 +11,7 @@ struct AtomicPipe {
   private let active, mode: UInt32
   /// Property of the connector: the CRTC that drives it (`CRTC_ID`).
   private let route: UInt32
-  /// Connectors and planes of others that use the CRTC, and must leave it with the first mode.
+  /// Other connectors and planes that use the CRTC. The first mode takes them off it.
   private let strayConnectors: [(id: UInt32, route: UInt32)]
   private let strayPlanes: [AtomicPlane]
 
@@ -32,8 +32,8 @@ struct AtomicPipe {
     (strayConnectors, strayPlanes) = (strays, pipe.strayPlanes.compactMap { AtomicPlane($0) })
   }
 
-  /// Adds a mode, with the connector that shows it, and takes away what others left.
-  /// - Parameter blob: of the mode.
+  /// Adds a mode and its connector, and takes stray connectors and planes off.
+  /// - Parameter blob: the mode's blob.
   func addMode(blob: UInt32, to request: AtomicRequest) {
     request.set(active, of: crtc, to: 1)
     request.set(mode, of: crtc, to: UInt64(blob))
@@ -41,14 +41,14 @@ struct AtomicPipe {
     addStraysOff(to: request)
   }
 
-  /// Adds what the primary plane shows, and where.
+  /// Adds the primary plane's picture and its place.
   func add(_ content: PipeContent, to request: AtomicRequest) {
     plane.add(
       framebuffer: content.framebuffer, source: content.source, x: Int64(content.setting.x),
       y: Int64(content.setting.y), on: crtc, to: request)
   }
 
-  /// Adds that the CRTC is off and shows nothing.
+  /// Adds the properties that switch the CRTC off.
   func addOff(to request: AtomicRequest) {
     request.set(active, of: crtc, to: 0)
     request.set(mode, of: crtc, to: 0)

@@ -1,6 +1,6 @@
 internal import Scanout
 
-/// A plane as atomic commits name it, for the primary plane and the cursor plane alike.
+/// A primary plane or a cursor plane for atomic commits: its id and those of its properties.
 struct AtomicPlane {
   let id: UInt32
   let properties: PlaneProperties
@@ -11,16 +11,16 @@ struct AtomicPlane {
     (id, self.properties) = (plane.id, properties)
   }
 
-  /// Adds that the plane shows `source` of a framebuffer, pixel by pixel.
+  /// Adds the properties by which the plane shows `source` of a framebuffer, unscaled.
   /// - Parameters:
-  ///   - x: where the left edge is on the CRTC, in the mode's pixels.
-  ///   - y: where the upper edge is.
+  ///   - x: the left edge on the CRTC, in the mode's pixels.
+  ///   - y: the upper edge.
   func add(
     framebuffer: UInt32, source: Rectangle, x: Int64, y: Int64, on crtc: UInt32, to request: AtomicRequest
   ) {
     request.set(properties.framebuffer, of: id, to: UInt64(framebuffer))
     request.set(properties.crtc, of: id, to: UInt64(crtc))
-    // Source coordinates have 16 bits behind the point.
+    // Source coordinates are 16.16 fixed point.
     request.set(properties.sourceX, of: id, to: UInt64(source.x) << 16)
     request.set(properties.sourceY, of: id, to: UInt64(source.y) << 16)
     request.set(properties.sourceWidth, of: id, to: UInt64(source.width) << 16)
@@ -31,7 +31,7 @@ struct AtomicPlane {
     request.set(properties.crtcHeight, of: id, to: UInt64(source.height))
   }
 
-  /// Adds that the plane shows nothing.
+  /// Adds the properties that switch the plane off.
   func addOff(to request: AtomicRequest) {
     request.set(properties.framebuffer, of: id, to: 0)
     request.set(properties.crtc, of: id, to: 0)

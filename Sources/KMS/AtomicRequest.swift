@@ -1,8 +1,8 @@
 internal import CDRM
 internal import SystemPackage
 
-/// The properties of one atomic commit. One request serves every commit of an output: it is emptied and
-/// filled again, and keeps its memory.
+/// The properties of one atomic commit. An output uses one request for all its commits, so that its memory is
+/// allocated once.
 @safe final class AtomicRequest {
   private let request: drmModeAtomicReqPtr
   private var isComplete = true
@@ -20,7 +20,7 @@ internal import SystemPackage
   }
 
   /// - Parameters:
-  ///   - property: its id.
+  ///   - property: the property's id.
   ///   - object: the id of a CRTC, connector or plane.
   func set(_ property: UInt32, of object: UInt32, to value: UInt64) {
     if unsafe drmModeAtomicAddProperty(request, object, property, value) < 0 { isComplete = false }

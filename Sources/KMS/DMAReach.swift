@@ -1,30 +1,30 @@
 internal import Linux
 internal import SystemPackage
 
-/// Whether a card's device reaches all of the host's RAM by itself, as far as the kernel tells.
+/// Whether a card's device can address all of the host's RAM, as far as the kernel tells.
 ///
-/// A device that does not is given a copy of what its driver imports (swiotlb). A udmabuf's copy is made at the import and,
-/// from Linux 7.2 on, never again (`DMA_ATTR_SKIP_CPU_SYNC`): the card would show one picture for ever. Up to 7.1 the copy was
-/// written back when the driver let go.
+/// If the device cannot, the kernel gives it a copy of each import (swiotlb). The kernel copies a udmabuf at the
+/// import and, from Linux 7.2 on, never again (`DMA_ATTR_SKIP_CPU_SYNC`), so the card would show one picture for
+/// ever. Up to 7.1 it wrote the copy back when the driver released the import.
 struct DMAReach: Equatable {
-  /// How many bits the addresses have that the device can use.
+  /// The width in bits of the addresses that the device can use.
   var bits: Int
-  /// An IOMMU stands before it, and gives it addresses of its own.
+  /// Whether an IOMMU translates the device's addresses.
   var isTranslated: Bool
-  /// The address behind the host's RAM; nil if it is not known.
+  /// The first address after the host's RAM; nil if unknown.
   var ramEnd: UInt64?
-  /// Everything is copied, whatever the addresses (`swiotlb=force`).
+  /// Whether the kernel copies everything, whatever the addresses (`swiotlb=force`).
   var isForced: Bool
-  /// Of the kernel, such as `7.3.4`.
+  /// The kernel's release, such as `7.3.4`.
   var release: String
 
-  /// The bits that each device begins with. The kernel tells for PCI devices alone how many their drivers made of them.
+  /// The width that each device begins with. The kernel tells what the driver has set only for PCI devices.
   private static let firstBits = 32
-  /// A device of virtio or USB works through the PCI device above it, which is fewer than this many steps away.
+  /// A virtio or USB device does DMA through the PCI device above it, fewer than this many steps away.
   private static let steps = 12
 
-  /// Asks about the device of a card.
-  /// - Parameter root: of the file system.
+  /// Reads the facts about a card's device.
+  /// - Parameter root: the root of the file system.
   init(_ card: DeviceNumber, root: FilePath = "/") {
     func text(_ path: String) -> String? { try? readText(root.appending(path)) }
     let device = "sys/dev/char/\(card.major):\(card.minor)/device"
@@ -35,7 +35,7 @@ struct DMAReach: Equatable {
     }
     if bits == nil { place = device }
     self.bits = bits ?? Self.firstBits
-    // "identity" is an IOMMU that leaves addresses as they are.
+    // An IOMMU of the type "identity" leaves addresses as they are.
     isTranslated = text(place + "/iommu_group/type")?.hasPrefix("DMA") ?? false
     ramEnd = text("proc/zoneinfo").flatMap(Self.ramEnd(zones:))
     isForced =
@@ -70,7 +70,7 @@ struct DMAReach: Equatable {
     return end
   }
 
-  /// Why the device would be given copies of what this driver imports; nil if nothing says so.
+  /// Why the kernel would give the device copies of this driver's imports; nil if nothing says so.
   func shortfall(of driver: String) -> String? {
     if isTranslated || Self.importsWithoutMapping(driver, release) { return nil }
     if isForced { return "is given copies of all memory (swiotlb=force on the kernel's command line)" }
@@ -82,9 +82,9 @@ struct DMAReach: Equatable {
 
   // MARK: Drivers
 
-  /// Drivers that read what they import by the CPU and map it for no device. Their `struct drm_driver` has
-  /// DRM_GEM_SHMEM_DRIVER_OPS, which stands for `drm_gem_shmem_prime_import_no_map` from Linux 6.17 on
-  /// (include/drm/drm_gem_shmem_helper.h). A device's reach means nothing for them. Sources in drivers/gpu/drm.
+  /// Drivers that read their imports with the CPU and map them for no device. Their `struct drm_driver` has
+  /// DRM_GEM_SHMEM_DRIVER_OPS, which means `drm_gem_shmem_prime_import_no_map` from Linux 6.17 on
+  /// (include/drm/drm_gem_shmem_helper.h). The device's reach does not matter for them. Sources in drivers/gpu/drm.
   private static let driversWithoutMapping: Set = [
     "ast",  // ast/ast_drv.c
     "bochs-drm",  // tiny/bochs.c
@@ -98,7 +98,7 @@ struct DMAReach: Equatable {
     "vkms",  // vkms/vkms_drv.c
   ]
 
-  /// Drivers that give their platform device addresses of 64 bits, which no file says. Sources in drivers/gpu/drm.
+  /// Drivers that let their platform device use 64-bit addresses. No file tells this. Sources in drivers/gpu/drm.
   private static let driversOfWideDevices: Set = [
     "vgem"  // vgem/vgem_drv.c
   ]

@@ -9,19 +9,20 @@ struct DRMProperty {
   let value: UInt64
 }
 
-/// An open card: the calls of libdrm, with what they return copied into Swift values and freed.
+/// An open card and the calls of libdrm. Their results are copied into Swift values and freed.
 @safe final class DRMFile {
-  /// Nil once it was closed.
+  /// Nil after `close`.
   private var fd: FD?
 
   init(_ fd: consuming FD) { self.fd = consume fd }
 
-  /// Closes the card, and so ends its imports, even if the card takes no command any more. From now on each call fails
+  /// Closes the card and so ends its imports, even if the card takes no commands any more. Afterwards each call fails
   /// as if the card were gone.
   func close() { fd = nil }
 
   /// Lends the descriptor.
-  /// - Throws: `operationNotSupportedByDevice`, as the kernel does for a card that is gone, once it was closed.
+  /// - Throws: `operationNotSupportedByDevice` after `close`. The kernel gives the same error for a card that is
+  ///   gone.
   func withFD<Result>(_ body: (borrowing FD) throws(Errno) -> Result) throws(Errno) -> Result {
     switch fd {
     case .some(let fd): return try body(fd)
@@ -39,7 +40,7 @@ struct DRMProperty {
     return result
   }
 
-  /// Runs one call of libdrm that allocates what it returns, hands that to `read`, and frees it.
+  /// Runs one call of libdrm that allocates its result, hands the result to `read`, and frees it.
   private func object<C, Value>(
     _ get: (CInt) -> UnsafeMutablePointer<C>?, _ free: (UnsafeMutablePointer<C>?) -> Void,
     _ read: (C) -> Value
@@ -63,7 +64,7 @@ struct DRMProperty {
     }
   }
 
-  /// A capability, or 0 where the driver does not know it. The corresponding C function is `drmGetCap`.
+  /// The value of a capability, or 0 if the driver does not know it. The corresponding C function is `drmGetCap`.
   func capability(_ capability: Int32) -> UInt64 {
     var value: UInt64 = 0
     _ = try? call { unsafe drmGetCap($0, UInt64(capability), &value) }
@@ -75,7 +76,7 @@ struct DRMProperty {
     try call { drmSetClientCap($0, UInt64(capability), 1) }
   }
 
-  /// This descriptor may set modes. The corresponding C function is `drmIsMaster`.
+  /// Whether this descriptor may set modes. The corresponding C function is `drmIsMaster`.
   var isMaster: Bool { (try? withFD { $0.withRaw { drmIsMaster($0) != 0 } }) ?? false }
 
   // MARK: Objects
@@ -90,10 +91,10 @@ struct DRMProperty {
     }
   }
 
-  /// Asks a connector.
+  /// Reads the state of a connector.
   ///
-  /// - Parameter probing: the driver looks for a screen and reads its EDID, which takes some milliseconds. Otherwise
-  ///   the kernel tells what it knows already.
+  /// - Parameter probing: whether the driver looks for a screen and reads its EDID, which takes some milliseconds.
+  ///   Otherwise the kernel tells what it already knows.
   /// - The corresponding C functions are `drmModeGetConnector` and `drmModeGetConnectorCurrent`.
   func connector(_ id: UInt32, probing: Bool = true) throws(Errno) -> KMSConnector {
     let get = { (card: CInt) in
@@ -183,7 +184,7 @@ struct DRMProperty {
 
   // MARK: Blobs
 
-  /// Hands the kernel a copy of `value`. It lives until `destroyBlob`, and as long as a state refers to it.
+  /// Gives the kernel a copy of `value`. The blob lives until `destroyBlob`, or longer if a state refers to it.
   func createBlob<Value: BitwiseCopyable>(_ value: Value) throws(Errno) -> UInt32 {
     var id: UInt32 = 0
     try call { raw in

@@ -4,8 +4,8 @@ package import Scanout
 package import SystemPackage
 package import Udmabuf
 
-/// A buffer that the card's driver allocated, for pixels that the CPU writes: all zero at first. It is freed with the
-/// last reference; a framebuffer made of it keeps the memory.
+/// A buffer of the card's driver, for pixels that the CPU writes. It is all zero at first. The last reference frees
+/// it; a framebuffer of it keeps the memory.
 package final class DumbBuffer: ShadowMemory {
   /// All of the buffer, writable.
   package let mapping: Mapping
@@ -16,7 +16,7 @@ package final class DumbBuffer: ShadowMemory {
   let handle: UInt32
   let card: DRMFile
 
-  /// A buffer without a descriptor is below every bound: its handle is none.
+  /// Always true: the buffer has a handle, and no descriptor.
   package func isBelow(_ bound: Int) -> Bool { true }
 
   /// Allocates and maps 32 bits for each pixel.
@@ -33,7 +33,7 @@ package final class DumbBuffer: ShadowMemory {
         try Mapping(card, offset: place, length: Int(bytes), writable: true)
       }
     } catch {
-      // `deinit` does not run for what was not made.
+      // `deinit` does not run if `init` throws.
       _ = try? card.call { drmCloseBufferHandle($0, handle) }
       throw error
     }
@@ -41,7 +41,7 @@ package final class DumbBuffer: ShadowMemory {
 
   deinit { _ = try? card.call { drmCloseBufferHandle($0, handle) } }
 
-  /// A dma-buf of the same memory, for others.
+  /// A dma-buf of the same memory. The caller owns the descriptor.
   /// - The corresponding ioctl is `DRM_IOCTL_PRIME_HANDLE_TO_FD`.
   package func descriptor() throws(Errno) -> FD {
     var number: CInt = -1
@@ -51,24 +51,24 @@ package final class DumbBuffer: ShadowMemory {
 }
 
 extension KMSCard {
-  /// A buffer of the card's own for pixels of 32 bits, as a dma-buf for others, and the bytes from one row to the
-  /// next. It lives as long as the dma-buf.
+  /// Allocates a buffer of the card for pixels of 32 bits. Returns its dma-buf, and the bytes from one row to the
+  /// next. The buffer lives as long as the dma-buf.
   ///
-  /// - Throws: `other` if the card does not do that.
+  /// - Throws: `other` if the card cannot.
   package func share(width: UInt32, height: UInt32) throws(SinkError) -> (dmabuf: DMABuf, stride: UInt32) {
     let size = PixelSize(width: width, height: height)
     let buffer = try allocate(size)
     do throws(Errno) { return (try DMABuf(adopting: buffer.descriptor()), buffer.stride) } catch {
-      throw SinkError(.other, "\(name) (\(driver)) gives no buffer of \(size) pixels away: \(error)")
+      throw SinkError(.other, "\(name) (\(driver)) cannot export a buffer of \(size) pixels: \(error)")
     }
   }
 
-  /// A buffer of the card's own for pixels of 32 bits.
+  /// Allocates a buffer of the card for pixels of 32 bits.
   ///
-  /// - Throws: `other` if the card does not do that.
+  /// - Throws: `other` if the card cannot.
   func allocate(_ size: PixelSize) throws(SinkError) -> DumbBuffer {
     do throws(Errno) { return try DumbBuffer(size, of: file) } catch {
-      throw SinkError(.other, "\(name) (\(driver)) gave no buffer of \(size) pixels: \(error)")
+      throw SinkError(.other, "\(name) (\(driver)) cannot allocate a buffer of \(size) pixels: \(error)")
     }
   }
 }

@@ -9,10 +9,10 @@ struct FlipEvent: Equatable {
   private static let headerSize = 8
   private static let size = 32
 
-  /// Goes through the bytes of one `read` of a card's descriptor. Events of other kinds are skipped.
+  /// Parses the bytes of one `read` of a card's descriptor, and skips events of other kinds.
   ///
   /// - Returns: false if an event is shorter than its header or longer than the bytes that were read. The kernel
-  ///   sends no such event; those before it have been handled.
+  ///   sends no such event. The events before it have been handled.
   static func parse(_ bytes: RawSpan, _ handle: (FlipEvent) -> Void) -> Bool {
     var rest = bytes
     while rest.byteCount > 0 {

@@ -8,7 +8,7 @@ internal import Udmabuf
 extension KMSCard {
   /// Makes a framebuffer. The kernel holds its memory for as long as the framebuffer lives.
   ///
-  /// - Throws: `importing`, `bouncing`, `format`, `stride`, or `other`, after the thing that was refused.
+  /// - Throws: `importing`, `bouncing`, `format`, `stride`, or `other`, by the reason of the refusal.
   /// - The corresponding ioctls are `DRM_IOCTL_PRIME_FD_TO_HANDLE` and `DRM_IOCTL_MODE_ADDFB2`.
   func makeFramebuffer(
     _ memory: FrameMemory, _ layout: FrameLayout, for plane: KMSPlane?
@@ -27,8 +27,8 @@ extension KMSCard {
       }
       handle = buffer.handle
     }
-    // The framebuffer keeps the memory; a handle that is left open would keep it for as long as the card is
-    // open. A dma-buf that is imported twice has one handle, so it is never held across two imports.
+    // The framebuffer keeps the memory. An open handle would keep it for as long as the card is open. A dma-buf that
+    // is imported twice has one handle, so no handle is held across two imports.
     defer { if case .lent = memory { closeHandle(handle) } }
     do throws(Errno) {
       return try addFramebuffer(handle, layout, format, modifier: explicit ? layout.modifier : nil)
@@ -40,7 +40,7 @@ extension KMSCard {
   {
     var format = layout.format
     if let plane {
-      // Behind the lowest plane there is nothing that alpha could let through.
+      // Nothing lies behind the lowest plane, so its alpha means nothing.
       if let opaque = format.opaque, plane.formats.contains(opaque) { format = opaque }
       guard plane.formats.contains(format) else {
         let has = plane.formats.map(\.description).joined(separator: ", ")
@@ -59,11 +59,11 @@ extension KMSCard {
     return (format, true)
   }
 
-  /// The format in which a plane shows copies of pictures: the wanted one without its alpha, the wanted one, or
-  /// another one of 32 bits.
+  /// The format for copies of pictures on a plane: the wanted one without its alpha, the wanted one, or another one
+  /// of 32 bits.
   /// - Throws: `format`.
   func format(wanted: FourCC, for plane: KMSPlane) throws(SinkError) -> FourCC {
-    // Behind the lowest plane there is nothing that alpha could let through.
+    // Nothing lies behind the lowest plane, so its alpha means nothing.
     let choices = [wanted.opaque, wanted, .xrgb8888].compactMap(\.self)
     guard
       let format = choices.first(where: plane.formats.contains)
@@ -72,7 +72,7 @@ extension KMSCard {
       let has = plane.formats.map(\.description).joined(separator: ", ")
       throw SinkError(
         .format,
-        "\(name) (\(driver)) shows no format of 32 bits, into which could be copied; it shows: \(has)")
+        "\(name) (\(driver)) shows no format of 32 bits to copy into; it shows: \(has)")
     }
     return format
   }
@@ -108,12 +108,12 @@ extension KMSCard {
     return SinkError(.other, refused + "use another mode or another card")
   }
 
-  /// The corresponding ioctl is `DRM_IOCTL_MODE_RMFB`: a framebuffer that is shown is switched off, which
-  /// waits for a flip under way.
+  /// Removes a framebuffer. The kernel switches off a plane that shows it, and waits for a flip under way.
+  /// The corresponding ioctl is `DRM_IOCTL_MODE_RMFB`.
   func removeFramebuffer(_ id: UInt32) { _ = try? file.call { drmModeRmFB($0, id) } }
 }
 
-/// The three arrays that describe up to four planes of a framebuffer, of which only the first is used here.
+/// The three arrays that describe up to four planes of a framebuffer. Only the first plane is used here.
 private func withUnsafeArguments(
   _ handle: UInt32, _ pitch: UInt32, _ offset: UInt32,
   _ body: (UnsafePointer<UInt32>, UnsafePointer<UInt32>, UnsafePointer<UInt32>) -> CInt

@@ -6,8 +6,8 @@ internal import Udmabuf
 
 // Imports of dma-bufs. A card that would see copies of their pages imports none.
 extension KMSCard {
-  /// Tries whether the kernel gives the device copies of the memory of others. The kernel does not tell of every limit
-  /// of a device or its bus.
+  /// Tests with an import whether the kernel gives the device copies of imported memory. The kernel does not tell
+  /// every limit of a device or its bus.
   ///
   /// If the trial is not possible yet, the next imports try again.
   func tryImport(_ udmabuf: UdmabufDevice) {
@@ -17,8 +17,8 @@ extension KMSCard {
     if isCopied == true { bouncing = "was given a copy of memory that was lent to it for a trial" }
   }
 
-  /// Changes a dma-buf of our own while the card has it, and looks whether the kernel writes an old copy back. Up to
-  /// Linux 7.1 the kernel does so for a device that is given copies; from 7.2 on it writes nothing back.
+  /// Changes a dma-buf of our own during an import, and checks whether the kernel writes an old copy back. Up to
+  /// Linux 7.1 the kernel does so for a device that gets copies. From 7.2 on the kernel writes nothing back.
   /// - Returns: nil if no dma-buf can be made.
   func takesCopies(_ udmabuf: UdmabufDevice) -> Bool? {
     let (page, pages) = (4096, 64)
@@ -36,14 +36,14 @@ extension KMSCard {
     return (0..<pages).contains { mapping.load(UInt64.self, at: $0 * page) != new }
   }
 
-  /// The card's handle for a dma-buf, which the caller closes: the same one for each import of it.
+  /// The card's handle for a dma-buf, the same for each import of it. The caller closes the handle.
   func importHandle(_ dmabuf: DMABuf) throws(SinkError) -> UInt32 {
     if let importTrial { tryImport(importTrial) }
     if let bouncing {
       throw SinkError(
         .bouncing,
-        "the device of \(name) (\(driver)) \(bouncing): the kernel would give it a copy, in which nothing is seen of "
-          + "what the guest draws later, and might write that back over the guest's memory; use an IOMMU, another card, "
+        "the device of \(name) (\(driver)) \(bouncing): the kernel would give the device a copy, which misses what the "
+          + "guest draws later, and might write the copy back over the guest's memory; use an IOMMU, another card, "
           + "or a newer kernel"
       )
     }

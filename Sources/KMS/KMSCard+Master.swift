@@ -4,10 +4,11 @@ internal import SystemPackage
 
 // DRM master: the one client of a card that may set modes.
 extension KMSCard {
-  /// This descriptor may set modes.
+  /// Whether this descriptor may set modes.
   package var isMaster: Bool { file.isMaster }
 
-  /// Makes sure that this process is DRM master. It stays master until `dropMaster`, or until it closes the card.
+  /// Makes sure that this process is DRM master. The process stays master until `dropMaster`, or until it closes the
+  /// card.
   /// - Throws: `masterHeld` if another process is master, `masterRefused` if the kernel does not allow it.
   /// - The corresponding ioctl is `DRM_IOCTL_SET_MASTER`.
   package func becomeMaster() throws(KMSError) {
@@ -22,7 +23,7 @@ extension KMSCard {
   /// The corresponding ioctl is `DRM_IOCTL_DROP_MASTER`.
   package func dropMaster() { _ = try? file.call { drmDropMaster($0) } }
 
-  /// The program and the process that is master, if debugfs may be read, which takes root.
+  /// The program and the process that is master; nil if debugfs cannot be read, which takes root.
   private func masterHolder() -> String? {
     guard let digits = name.split(separator: "card").last, let minor = UInt32(digits),
       let text = try? readText(FilePath("/sys/kernel/debug/dri/\(minor)/clients"))

@@ -1,11 +1,11 @@
 internal import Linux
 internal import SystemPackage
 
-// How a card is opened, found or adopted.
+// Opening, finding and adopting a card.
 extension KMSCard {
   /// Opens, finds or adopts the card that `target` names. Only the sink looks at the target's connectors.
   ///
-  /// The kernel makes a process that opens a card without a DRM master its master; use `becomeMaster` to be sure.
+  /// If the card has no DRM master, the kernel makes the process that opens it master. Use `becomeMaster` to be sure.
   /// - Parameter atomic: false to use the legacy calls even where atomic commits work.
   package convenience init(_ target: KMSTarget, atomic: Bool = true) throws(KMSError) {
     switch target.card {
@@ -40,7 +40,7 @@ extension KMSCard {
 
   /// The paths of all cards, `/dev/dri/card0` first.
   static func paths() -> [FilePath] {
-    // The kernel gives minors 0 to 63 to cards, and more only when these are used up.
+    // The kernel gives cards the minors 0 to 63, and others only after these are used up.
     (0..<64).map { FilePath("/dev/dri/card\($0)") }.filter {
       do throws(Errno) { _ = try FD.open($0, writable: false) } catch {
         return error != .noSuchFileOrDirectory && error != .operationNotSupportedByDevice

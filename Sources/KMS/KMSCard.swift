@@ -4,7 +4,7 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-/// A graphics card with mode setting: opened, with every fact about it that does not change while it is used.
+/// An open graphics card with mode setting, and the facts about it that stay the same while it is open.
 ///
 /// The card closes with the last reference. The kernel then removes its framebuffers, and the screens go dark.
 package final class KMSCard {
@@ -12,43 +12,45 @@ package final class KMSCard {
   package let name: String
   /// The kernel driver, such as `bochs-drm`.
   package let driver: String
-  /// Atomic commits work. Otherwise the legacy calls are used, which can block in the driver.
+  /// Whether atomic commits work. Otherwise the sink uses the legacy calls, which can block in the driver.
   package let isAtomic: Bool
-  /// A framebuffer can be given modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
+  /// Whether a framebuffer can have a modifier (`DRM_CAP_ADDFB2_MODIFIERS`).
   package let takesModifiers: Bool
-  /// dma-bufs of others can be imported (`DRM_PRIME_CAP_IMPORT`). The card may still refuse a certain one.
+  /// Whether the card imports dma-bufs (`DRM_PRIME_CAP_IMPORT`). It may still refuse a certain one.
   package let imports: Bool
-  /// Buffers of the card can be exported as dma-bufs (`DRM_PRIME_CAP_EXPORT`).
+  /// Whether the card exports its buffers as dma-bufs (`DRM_PRIME_CAP_EXPORT`).
   package let exports: Bool
-  /// The card can allocate plain buffers (`DRM_CAP_DUMB_BUFFER`).
+  /// Whether the card can allocate dumb buffers (`DRM_CAP_DUMB_BUFFER`).
   package let hasDumbBuffers: Bool
-  /// As they were when the card was opened; a `KMSPipe` has its connector as it was last asked.
+  /// The connectors as they were when the card was opened. A `KMSPipe` has its connector's latest state.
   package let connectors: [KMSConnector]
   /// The ids of the CRTCs; a CRTC's index is its place here.
   package let crtcs: [UInt32]
   /// Planes of every kind, overlays too.
   package let planes: [KMSPlane]
-  /// The size that a cursor must have.
+  /// The size of the card's cursors.
   let cursorSize: PixelSize
-  /// A guest's cursor has room in one of the card's.
+  /// Whether a guest's cursor fits into one of the card's.
   var takesCursorImages: Bool {
     cursorSize.holds(PixelSize(width: CursorImage.side, height: CursorImage.side))
   }
   /// The device number, by which the kernel's announcements name the card.
   let number: DeviceNumber?
   let file: DRMFile
-  /// Why the kernel would give the device copies of the memory of others, as the end of a sentence that begins with the
-  /// device; nil if nothing says so. `DMAReach` or `tryImport` found it out, and nothing is imported then.
+  /// Why the kernel would give the device copies of imported memory, as the end of a sentence that begins with the
+  /// device; nil if nothing says so. `DMAReach` or `tryImport` sets it. The card then imports nothing.
   var bouncing: String?
   var bounces: Bool { bouncing != nil }
-  /// With this device `tryImport` tries again: it could not make a dma-buf yet, as while udmabuf's size limit is 0.
+  /// The device for the next `tryImport`, after a trial that could make no dma-buf, such as while udmabuf's size
+  /// limit is 0.
   var importTrial: UdmabufDevice?
 
   /// Drivers that accept a part of a framebuffer and then show the framebuffer from its first pixel on, as seen on
-  /// Linux 6.12 and 7.3. They copy the framebuffer to video memory as it is and scan out from the start of that.
+  /// Linux 6.12 and 7.3. They copy the framebuffer to video memory unchanged, and scan out from the start of the
+  /// copy.
   private static let showFromStart: Set = ["bochs-drm", "cirrus", "cirrus-qemu"]
 
-  /// The driver shows a framebuffer from its first pixel on, whatever part is asked for.
+  /// Whether the driver shows a framebuffer from its first pixel on, whatever part is requested.
   var showsFromStartOnly: Bool { Self.showFromStart.contains(driver) }
 
   package var cursorPlanes: Int { planes.count { $0.kind == .cursor } }
@@ -58,10 +60,10 @@ package final class KMSCard {
     self.name = name
     guard let driver = try? file.driver() else { throw .noModeSetting(card: name) }
     self.driver = driver
-    // Both before the planes are listed: without them the kernel hides planes and properties.
+    // These two come before the list of planes: without them the kernel hides planes and properties.
     _ = try? file.enable(client: DRM_CLIENT_CAP_UNIVERSAL_PLANES)
     isAtomic = atomic && (try? file.enable(client: DRM_CLIENT_CAP_ATOMIC)) != nil
-    // Cards of virtual machines have a cursor plane only for those who say which pixel of it points.
+    // Virtual GPUs show their cursor plane only to clients that set this capability.
     if isAtomic { _ = try? file.enable(client: DRM_CLIENT_CAP_CURSOR_PLANE_HOTSPOT) }
     func side(_ capability: Int32) -> UInt32 {
       let side = file.capability(capability)

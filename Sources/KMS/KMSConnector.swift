@@ -2,17 +2,17 @@
 package struct KMSConnector: Sendable {
   /// The id of the connector on its card.
   package let id: UInt32
-  /// As the kernel's logs and `xrandr` write it, such as `HDMI-A-1`.
+  /// The name in the kernel's logs and in `xrandr`, such as `HDMI-A-1`.
   package let name: String
-  /// There is a screen.
+  /// Whether a screen is plugged in.
   package let isConnected: Bool
-  /// In the kernel's order; empty without a screen.
+  /// The screen's modes in the kernel's order; empty without a screen.
   package let modes: [KMSMode]
   /// The size of the visible area in millimetres; 0 when unknown.
   package let widthMillimetres, heightMillimetres: UInt32
-  /// A bit for each CRTC that can drive it, by the CRTC's index.
+  /// A bit for each CRTC that can drive the connector, by the CRTC's index.
   let possibleCRTCs: UInt32
-  /// The id of the CRTC that drives it now, or 0.
+  /// The id of the CRTC that drives the connector now, or 0.
   let currentCRTC: UInt32
 
   /// The same connector after its screen is gone.

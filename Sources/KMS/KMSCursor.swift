@@ -2,28 +2,28 @@ internal import Linux
 internal import Scanout
 internal import SystemPackage
 
-/// The cursor of one output: what it is to be, and what the card was last told of it. `AtomicCursor` and
+/// The cursor of one output: the wanted state, and the state that the card was last told. `AtomicCursor` and
 /// `LegacyCursor` tell the card.
 ///
-/// An image is written into that one of two buffers which is not on the screen. It is written when a commit is
-/// made, and an output makes a commit only when the one before is done.
+/// A new image is written into the one of two buffers that is not on the screen, when a commit is made. An output
+/// makes a commit only after the last one is done.
 final class KMSCursor {
-  /// Of the size that the card wants, for pixels of ARGB8888.
+  /// Two buffers of the card's cursor size, for pixels of ARGB8888.
   private(set) var buffers: [DumbBuffer] = []
   private(set) var image: CursorImage?
   private var position = CursorPosition(x: 0, y: 0)
-  /// The image has not been written into a buffer yet.
+  /// Whether the image has not been written into a buffer yet.
   private(set) var isNew = false
-  /// The place in `buffers` of the one that the card was last told of.
+  /// The index in `buffers` of the buffer that the card was last told.
   private(set) var current = 0
-  /// The card was told to show a cursor.
+  /// Whether the card was told to show a cursor.
   private(set) var isOn = false
-  /// The cursor has changed since the card was last told of it.
+  /// Whether the cursor has changed since the card was last told of it.
   private(set) var isDirty = false
-  /// The card has accepted everything that it was told so far.
+  /// Whether the card has refused no cursor so far.
   private(set) var isUsable = true
 
-  /// Nil if the card has no memory for it.
+  /// Nil if the card has no memory for the buffers.
   init?(of card: KMSCard) {
     for _ in 0..<2 {
       guard let buffer = try? DumbBuffer(card.cursorSize, of: card.file) else { return nil }
@@ -31,7 +31,7 @@ final class KMSCursor {
     }
   }
 
-  // MARK: What it is to be
+  // MARK: The wanted state
 
   func set(_ image: CursorImage?, at position: CursorPosition) {
     if image != self.image {
@@ -48,18 +48,18 @@ final class KMSCursor {
     if image != nil { isDirty = true }
   }
 
-  /// The output was switched off, or somebody else may have changed it: the card must be told everything anew.
+  /// The output was switched off, or another DRM master may have changed it. The card must be told everything anew.
   func wentDark() {
     isOn = false
     isDirty = image != nil
   }
 
-  /// The card refuses the cursor: it is told of none any more.
+  /// The card refuses the cursor, and is told of no other one.
   func giveUp() { (isUsable, isDirty, image) = (false, false, nil) }
 
-  // MARK: What the card is told
+  // MARK: Telling the card
 
-  /// The card has accepted the cursor as it is to be.
+  /// The card has accepted the wanted state.
   func wasTold() {
     if isNew { current = 1 - current }
     (isOn, isNew, isDirty) = (image != nil, false, false)
@@ -71,9 +71,9 @@ final class KMSCursor {
     return (min(image?.hotX ?? 0, last), min(image?.hotY ?? 0, last))
   }
 
-  /// Where the image's upper left pixel is, in the mode's pixels. Wild numbers stay outside the screen, and within
-  /// what cards calculate with.
-  /// - Parameter setting: of the picture below, whose pixels `position` counts.
+  /// The place of the image's upper left pixel, in the mode's pixels. Extreme numbers are clamped to places that are
+  /// outside the screen and within the range of cards.
+  /// - Parameter setting: the setting of the picture below. `position` counts that picture's pixels.
   func place(in setting: Setting) -> (x: Int32, y: Int32) {
     func clamped(_ place: Int32, _ offset: UInt32) -> Int32 {
       Int32(min(max(Int64(place) + Int64(offset), -Int64(CursorImage.side)), 1 << 14))
@@ -81,8 +81,8 @@ final class KMSCursor {
     return (clamped(position.x, setting.x), clamped(position.y, setting.y))
   }
 
-  /// Writes the image into the free buffer, if it is in none yet.
-  /// - Returns: the place in `buffers` of the one that has the image.
+  /// Writes the image into the free buffer, unless a buffer has it already.
+  /// - Returns: the index in `buffers` of the buffer that has the image.
   func writeIfNew() -> Int {
     guard isNew, let image else { return current }
     let (free, row) = (1 - current, Int(CursorImage.side) * 4)

@@ -4,26 +4,26 @@ package import SystemPackage
 package enum KMSError: Error, Equatable {
   /// The text names no card.
   case malformedTarget(String)
-  /// No card has a connected connector; `found` says of each card why it does not count.
+  /// No card has a connected connector; `found` says why each card was passed over.
   case noCard(found: [String])
   case cannotOpen(card: String, Errno)
   /// The card has no mode setting: it is a render-only device, or no DRM device at all.
   case noModeSetting(card: String)
-  /// Another process is DRM master; `holder` names it, where the kernel tells.
+  /// Another process is DRM master; `holder` names it, if the kernel tells.
   case masterHeld(card: String, holder: String?)
   /// The kernel does not let this process be DRM master.
   case masterRefused(card: String, Errno)
   /// `has` lists the card's connectors.
   case noSuchConnector(String, card: String, has: [String])
   case connectorTwice(String)
-  /// A card was named more than once, and not always with connectors.
+  /// A card was named more than once, and at least once without connectors.
   case cardTwice(String)
   case nothingConnected(card: String)
   /// More connectors than a guest can have scanouts.
   case tooManyConnectors(count: Int, limit: Int)
-  /// No CRTC with a primary plane is left for it.
+  /// No CRTC with a primary plane is left for the connector.
   case noPipe(connector: String, card: String)
-  /// A call that ought to work did not.
+  /// A call failed unexpectedly.
   case call(String, card: String, Errno)
 }
 
@@ -37,9 +37,9 @@ extension KMSError: CustomStringConvertible {
       "no card in /dev/dri has a connected connector"
         + (found.isEmpty ? "; there is no card at all" : ": " + found.joined(separator: "; "))
     case .cannotOpen(let card, .permissionDenied):
-      "\(card) may not be opened by this user; the group that owns it (`video` on most systems) may"
+      "\(card) may not be opened by this user; join the group that owns it (`video` on most systems)"
     case .cannotOpen(let card, .notPermitted):
-      "\(card) may not be opened in this cgroup; where libvirt has made it, name the card in cgroup_device_acl of qemu.conf"
+      "\(card) may not be opened in this cgroup; if libvirt made it, name the card in cgroup_device_acl of qemu.conf"
     case .cannotOpen(let card, let errno):
       "\(card) cannot be opened: \(errno)"
     case .noModeSetting(let card):
@@ -58,7 +58,7 @@ extension KMSError: CustomStringConvertible {
       "the card of \"\(target)\" is named twice; name the connectors each time, or the card once"
     case .nothingConnected(let card):
       "no connector of \(card) has a screen; plug one in, force one with the kernel's video= option, or name the "
-        + "connectors that are to be used as soon as they have one"
+        + "connectors to use once they have one"
     case .tooManyConnectors(let count, let limit):
       "\(count) connectors are more than the \(limit) scanouts of a guest; name at most \(limit)"
     case .noPipe(let connector, let card):

@@ -17,20 +17,20 @@ final class KMSLane {
   var work: Work?
   /// The tag of the commit whose flip event has not come yet.
   var awaited: UInt64?
-  /// Since when the card has been busy with something else.
+  /// When the card began to be busy with something else; nil if it is not.
   var busySince: Instant?
   /// The result of the work, to be settled from the event loop.
   var outcome: Result<Void, SinkError>?
-  /// The picture must be shown once more: the screen was away.
+  /// Whether the picture must be shown once more, because the screen was away.
   var needsRefresh = false
-  /// How often the card has refused to switch the output off. The sink tries until it succeeds.
+  /// The number of times that the card has refused to switch the output off. The sink tries until it succeeds.
   var refusedTurnOffs = 0
-  /// The size that the guest is to prefer, if the user has chosen one.
+  /// The size that the user has chosen for the guest to prefer; nil for none.
   var preferred: PixelSize?
 
   init(_ index: Int, _ output: KMSOutput) { (scanout, self.output) = (ScanoutID(UInt32(index)), output) }
 
-  /// The card has accepted the commit for the queue's current step.
+  /// Whether the card has accepted the commit for the queue's current step.
   var stepIsStarted: Bool {
     guard case .step = work else { return false }
     if awaited != nil { return true }

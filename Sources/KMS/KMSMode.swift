@@ -4,11 +4,11 @@ package import Scanout
 /// A mode of a connector, or a mode that was made for it.
 package struct KMSMode: Sendable, CustomStringConvertible {
   package let mode: DisplayMode
-  /// The screen prefers this mode.
+  /// Whether the screen prefers this mode.
   package let isPreferred: Bool
-  /// The mode is no mode for a plain picture: its lines are shown twice, or it is stereoscopic.
+  /// Whether the mode cannot show a plain picture, because it doubles lines or is stereoscopic.
   let isUnusual: Bool
-  /// As the kernel gave it, to be handed back unchanged.
+  /// The kernel's own description, to be handed back unchanged.
   let raw: drmModeModeInfo
 
   init(_ raw: drmModeModeInfo) {
@@ -23,7 +23,7 @@ package struct KMSMode: Sendable, CustomStringConvertible {
     isUnusual = has(DRM_MODE_FLAG_DBLSCAN) || raw.flags & UInt32(DRM_MODE_FLAG_3D_MASK) != 0
   }
 
-  /// A mode that no screen has named, made of a timing.
+  /// Makes a mode of a timing that no screen has listed.
   init(generated mode: DisplayMode) {
     var raw = drmModeModeInfo()
     raw.clock = mode.clock

@@ -1,17 +1,17 @@
 internal import Scanout
 internal import SystemPackage
 
-/// One pipe, and what it was last told to show. `ModeSetting` tells it.
+/// One pipe, and the picture that it was last told to show. `ModeSetting` tells it.
 final class KMSOutput {
-  /// What the CRTC was last told.
+  /// The state that the CRTC was last told.
   private enum State: Equatable {
-    /// Somebody else told it, or the kernel switched it off.
+    /// Another DRM master set the CRTC, or the kernel switched it off.
     case unknown
     case off
     case on(PipeContent)
   }
 
-  /// A guest chooses the sizes; the results of tests are remembered for at most this many.
+  /// Test results are kept for at most this many sizes, because the guest chooses the sizes.
   private static let rememberedSizes = 64
 
   private(set) var pipe: KMSPipe
@@ -21,7 +21,7 @@ final class KMSOutput {
   private let modeSetting: any ModeSetting
   private let saved: SavedCRTC
   private var state = State.unknown
-  /// The setting for each size that a test has accepted.
+  /// The setting that a test has accepted, by size.
   private var accepted: [PixelSize: Setting] = [:]
 
   init(_ pipe: KMSPipe, of card: KMSCard) throws(KMSError) {
@@ -39,14 +39,15 @@ final class KMSOutput {
 
   // MARK: The screen
 
-  /// The screen was plugged in or out, or is another one now. The pipe goes on showing what it shows.
+  /// A screen was plugged in or out, or is another one now. The pipe goes on showing its picture.
   func replace(_ connector: KMSConnector) {
     pipe.connector = connector
     modes = connector.usableModes
     forgetTests()
   }
 
-  /// The settings to try for pictures of this size, the best first; the accepted one, if a test has accepted one.
+  /// The settings to try for pictures of this size, the best first; only the accepted one, if a test has accepted
+  /// one.
   private func candidates(_ size: PixelSize) -> [Setting] {
     if let known = accepted[size] { return [known] }
     return Setting.candidates(for: size, in: modes, canTest: modeSetting.canTest)
@@ -58,10 +59,10 @@ final class KMSOutput {
 
   /// Asks whether the pipe could show `source` of a framebuffer; changes nothing.
   ///
-  /// The legacy calls cannot be asked: they accept every mode of the screen here.
-  /// - Parameter withCursor: together with a cursor.
+  /// The legacy calls have no test: with them every mode of the screen counts as accepted.
+  /// - Parameter withCursor: whether to test it together with a cursor.
   /// - Returns: the setting in which the pipe would show it.
-  /// - Throws: what the kernel answered to the last setting that was tried.
+  /// - Throws: the kernel's answer to the last setting that was tried.
   @discardableResult
   func test(
     _ framebuffer: UInt32, _ source: Rectangle, withCursor: Bool = false
@@ -80,14 +81,14 @@ final class KMSOutput {
     throw failure
   }
 
-  /// Forgets which settings were accepted: framebuffers of another kind are to come, or there is another screen.
+  /// Forgets which settings were accepted, because other framebuffers will come, or there is another screen.
   func forgetTests() { accepted.removeAll() }
 
   /// Shows `source` of a framebuffer, and the cursor with it. Only the legacy calls wait for the card.
   /// - Parameters:
-  ///   - damage: what changed in the framebuffer, in its pixels.
+  ///   - damage: the changed part of the framebuffer, in its pixels.
   ///   - tag: comes back with the flip event.
-  /// - Throws: `resourceBusy` if the card is not done with something else; try again.
+  /// - Throws: `resourceBusy` while the card is busy; try again later.
   func show(
     _ framebuffer: UInt32, _ source: Rectangle, damage: Rectangle, tag: UInt64
   ) throws(Errno) -> Completion {
@@ -99,28 +100,28 @@ final class KMSOutput {
     return completion
   }
 
-  /// What the pipe was last told to show; nil if it is off, or shows something unknown.
+  /// The picture that the pipe was last told to show; nil if it is off, or shows something unknown.
   private var content: PipeContent? {
     if case .on(let content) = state { content } else { nil }
   }
 
   func shows(_ framebuffer: UInt32) -> Bool { content?.framebuffer == framebuffer }
 
-  /// The cursor has changed, and the card can be told of it alone.
+  /// Whether the cursor has changed, and the card can be told of it alone.
   var hasCursorNews: Bool {
     if case .on = state, let cursor { cursor.isDirty } else { false }
   }
 
-  /// Tells the card of the cursor alone. Only the legacy calls wait for the card. A cursor that the card refuses is
-  /// given up, which is no error.
-  /// - Throws: `resourceBusy` if the card is not done with something else; try again.
+  /// Tells the card of the cursor alone. Only the legacy calls wait for the card. If the card refuses the cursor, the
+  /// cursor is given up without an error.
+  /// - Throws: `resourceBusy` while the card is busy; try again later.
   func showCursor(tag: UInt64) throws(Errno) -> Completion {
     guard let content else { return .now }
     return try modeSetting.showCursor(in: content.setting, tag: tag)
   }
 
   /// Switches the CRTC off. Only the legacy calls wait for the card.
-  /// - Throws: `resourceBusy` if the card is not done with something else; try again.
+  /// - Throws: `resourceBusy` while the card is busy; try again later.
   func turnOff(tag: UInt64) throws(Errno) -> Completion {
     if state == .off { return .now }
     let completion = try modeSetting.turnOff(tag: tag)
@@ -129,13 +130,13 @@ final class KMSOutput {
     return completion
   }
 
-  /// Its framebuffer was removed, or a commit was refused: nobody knows what the pipe shows.
+  /// The pipe's framebuffer was removed, or a commit was refused, so its picture is unknown.
   func wentDark() {
     state = .unknown
     cursor?.wentDark()
   }
 
-  /// Puts back what was shown before. Waits for the card.
+  /// Restores the CRTC's state from before. Waits for the card.
   func restore() {
     modeSetting.restore(saved)
     state = .unknown

@@ -4,7 +4,7 @@ internal import SystemPackage
 
 /// A connector with the CRTC and the primary plane that feed it.
 struct KMSPipe {
-  /// As the kernel described it when it was last asked.
+  /// The connector's latest state from the kernel.
   var connector: KMSConnector
   /// The id of the CRTC.
   let crtc: UInt32
@@ -12,12 +12,12 @@ struct KMSPipe {
   let plane: KMSPlane
   /// The CRTC's cursor plane, if it has one.
   let cursor: KMSPlane?
-  /// The ids of other connectors that use this CRTC now, and must leave it with the first mode; and such planes.
+  /// Other connectors (by id) and planes that use this CRTC now. The first mode takes them off it.
   let strayConnectors: [UInt32]
   let strayPlanes: [KMSPlane]
 
-  /// Chooses connectors and gives each its own CRTC and primary plane; the CRTC that drives it already, if possible.
-  /// - Parameter names: of connectors, which need no screen yet; empty means all connected ones.
+  /// Chooses connectors and gives each its own CRTC and primary plane: if possible, the CRTC that already drives it.
+  /// - Parameter names: the connectors' names; they need no screen yet. Empty means all connected ones.
   static func choose(_ names: [String], of card: KMSCard, limit: Int) throws(KMSError) -> [KMSPipe] {
     let connectors = try chosen(names, card, limit)
     let primaries = card.planes.filter { $0.kind == .primary }
@@ -26,7 +26,8 @@ struct KMSPipe {
         primaries.indices.filter { primaries[$0].possibleCRTCs & bit(crtc) != 0 }
           .sorted { a, _ in primaries[a].currentCRTC == card.crtcs[crtc] }
       })
-    // Each CRTC has one of its own; where planes can go anywhere, the first CRTC gets the first, as in the kernel.
+    // Each CRTC has its own cursor plane. If planes fit every CRTC, the first CRTC gets the first plane, as in the
+    // kernel.
     let cursors = assign(
       card.crtcs.indices.map { crtc in
         card.planes.indices.filter {

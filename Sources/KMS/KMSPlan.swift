@@ -2,11 +2,12 @@ internal import Linux
 package import Scanout
 internal import SystemPackage
 
-/// The cards to open, each once, and the way of each scanout, as several targets name them in their order.
+/// The cards to open, each once, and the route of each scanout, in the order of several targets.
 package struct KMSPlan: Equatable, Sendable {
-  /// One for each card, with all connectors that were named of it.
+  /// One target for each card, with all its named connectors.
   package private(set) var cards: [KMSTarget] = []
-  /// An entry for each output, in the order of the targets; without a number it stands for all outputs of the card.
+  /// An entry for each output, in the order of the targets. An entry without a number stands for all outputs of its
+  /// card.
   private var order: [Entry] = []
 
   private struct Entry: Equatable { let card: Int, output: UInt32? }
@@ -35,12 +36,12 @@ package struct KMSPlan: Equatable, Sendable {
     }
   }
 
-  /// A card has many paths.
+  /// Resolves links, because a card has many paths.
   private static func place(_ card: KMSTarget.Card) -> KMSTarget.Card {
     if case .path(let path) = card { .path(resolvingLinks(path)) } else { card }
   }
 
-  /// The way of each scanout, when it is known how many each card shows.
+  /// The route of each scanout; `outputs` has the number of outputs of each card.
   package func routes(outputs: [Int]) -> [SinkGroup.Route] {
     order.flatMap { entry in
       let scanouts = entry.output.map { [$0] } ?? (0..<UInt32(outputs[entry.card])).map(\.self)

@@ -6,18 +6,18 @@ package struct KMSPlane: Sendable {
   /// The id of the plane on its card.
   package let id: UInt32
   package let kind: Kind
-  /// The formats of the framebuffers that it takes, in the kernel's order.
+  /// The formats of framebuffers that the plane takes, in the kernel's order.
   package let formats: [FourCC]
-  /// The modifiers of each format, where the driver states them (`IN_FORMATS`).
+  /// The modifiers of each format, if the driver states them (`IN_FORMATS`).
   package let modifiers: [FourCC: [UInt64]]?
-  /// A bit for each CRTC that it can feed, by the CRTC's index.
+  /// A bit for each CRTC that the plane can feed, by the CRTC's index.
   let possibleCRTCs: UInt32
-  /// The id of the CRTC that it feeds now, or 0.
+  /// The id of the CRTC that the plane feeds now, or 0.
   let currentCRTC: UInt32
-  /// Nil where the kernel shows the legacy calls only.
+  /// Nil if the kernel offers only the legacy calls.
   let properties: PlaneProperties?
 
-  /// The driver wants to know which part of a frame changed (`FB_DAMAGE_CLIPS`).
+  /// Whether the driver takes the changed part of a frame (`FB_DAMAGE_CLIPS`).
   package var takesDamage: Bool { properties?.damage != nil }
 }
 
@@ -26,10 +26,10 @@ struct PlaneProperties: Sendable {
   let framebuffer, crtc: UInt32
   let sourceX, sourceY, sourceWidth, sourceHeight: UInt32
   let crtcX, crtcY, crtcWidth, crtcHeight: UInt32
-  /// `FB_DAMAGE_CLIPS`, where the driver has it.
+  /// `FB_DAMAGE_CLIPS`, if the driver has it.
   let damage: UInt32?
-  /// Which pixel of a cursor points (`HOTSPOT_X`, `HOTSPOT_Y`). Only cards of virtual machines have these, whose
-  /// cursor the display outside draws.
+  /// The cursor's pixel that points (`HOTSPOT_X`, `HOTSPOT_Y`). Only virtual GPUs have these properties, because the
+  /// display outside draws their cursor.
   let hotspot: (x: UInt32, y: UInt32)?
 
   init?(_ all: [String: DRMProperty]) {

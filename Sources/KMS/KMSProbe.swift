@@ -4,7 +4,7 @@ internal import Scanout
 package import SystemPackage
 package import Udmabuf
 
-/// The abilities of one card, found out without showing anything and without ending anybody's session.
+/// The abilities of one card, tested without showing anything and without ending a session.
 package struct KMSProbe: Sendable {
   package enum Verdict: Equatable, Sendable, CustomStringConvertible {
     case yes
@@ -23,7 +23,7 @@ package struct KMSProbe: Sendable {
   }
 
   package let path: FilePath
-  /// Why the card could not be opened; all other facts are empty or untested then.
+  /// Why the card could not be opened. All other facts are then empty or untested.
   package let error: String?
   /// The kernel driver, such as `bochs-drm`.
   package let driver: String
@@ -33,14 +33,15 @@ package struct KMSProbe: Sendable {
   package let cursorPlanes: Int
   /// The size in pixels of the udmabuf that was tried: the preferred mode of the first connected connector.
   package let triedSize: String
-  /// The card takes in a udmabuf.
+  /// Whether the card imports a udmabuf.
   package let importsUdmabuf: Verdict
-  /// The card makes a framebuffer of it.
+  /// Whether the card makes a framebuffer of the udmabuf.
   package let framebuffer: Verdict
-  /// The card would show the framebuffer. That can be tried only where nobody else is DRM master.
+  /// Whether the card would show the framebuffer. The test needs DRM master, so it is not tried while another process
+  /// is master.
   package let commit: Verdict
 
-  /// Looks at every `/dev/dri/card*`. Each card is open only meanwhile.
+  /// Probes every `/dev/dri/card*`. Each card is closed again.
   package static func all(_ udmabuf: UdmabufDevice?) -> [KMSProbe] {
     KMSCard.paths().map { KMSProbe($0, udmabuf) }
   }
@@ -108,12 +109,12 @@ package struct KMSProbe: Sendable {
   }
 
   private static func test(_ card: KMSCard, _ pipe: KMSPipe, _ id: UInt32, _ layout: FrameLayout) -> Verdict {
-    guard card.isAtomic else { return .untested("the driver has no atomic commits, which could be tried") }
+    guard card.isAtomic else { return .untested("the driver has no atomic commits to test with") }
     do throws(KMSError) {
       try card.becomeMaster()
       let output = try KMSOutput(pipe, of: card)
       do throws(Errno) { try output.test(id, layout.bounds) } catch {
-        return .no("the mode is refused: \(error)")
+        return .no("the card refuses the mode: \(error)")
       }
       return .yes
     } catch { return .untested(error.description) }

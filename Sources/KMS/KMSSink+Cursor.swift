@@ -14,7 +14,7 @@ extension KMSSink {
     start(lane)
   }
 
-  /// Offers no cursor any more if the card has refused it. From then on the guest draws its cursor itself.
+  /// Stops offering a cursor if the card has refused it. The guest then draws its cursor itself.
   func noteCursor(_ lane: KMSLane) {
     let index = Int(lane.scanout.rawValue)
     guard outputs[index].hasCursor, let cursor = lane.output.cursor, !cursor.isUsable else { return }

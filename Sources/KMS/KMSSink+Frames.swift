@@ -43,7 +43,7 @@ extension KMSSink {
     let error = SinkError(.other, "the frame was taken back before it was shown")
     for lane in lanes where isOnlyScannedOut(frame, lane) { awaitFlip(lane) }
     card.removeFramebuffer(framebuffer)
-    // Only now: the uses that end here may hand the pages back to the guest.
+    // This comes last, because a use that ends here may give the pages back to the guest.
     for lane in lanes {
       if lane.output.shows(framebuffer) { lane.output.wentDark() }
       let removal = lane.queue.remove(frame, isStarted: lane.stepIsStarted)
@@ -56,8 +56,8 @@ extension KMSSink {
     }
   }
 
-  /// The card has accepted the flip to the next frame, and reads this one until then. For the kernel this frame is
-  /// not on the screen any more, so removing its framebuffer would not stop the card.
+  /// Whether the card has accepted the flip to the next frame, and reads this one until the flip. The kernel no
+  /// longer counts this frame as shown, so removing its framebuffer would not stop the card.
   private func isOnlyScannedOut(_ frame: Frame, _ lane: KMSLane) -> Bool {
     guard case .step = lane.work, lane.awaited != nil, lane.queue.shown?.frame === frame else { return false }
     if case .present(let next) = lane.queue.current { return next.frame !== frame }
@@ -71,7 +71,7 @@ extension KMSSink {
       let left = deadline - .now
       guard left > .zero, (try? waiting.turn(waiting: left)) != nil else {
         return log.error(
-          "\(card.name) (\(card.driver)) has accepted a flip and not done it; it may still read pages that went back"
+          "\(card.name) (\(card.driver)) has not done a flip in time; it may still read pages that the guest has again"
         )
       }
       if loss != nil { return }

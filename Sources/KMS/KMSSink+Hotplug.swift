@@ -12,7 +12,7 @@ extension KMSSink {
       hotplug = consume socket
     } catch {
       log.info(
-        "screens that are plugged in later go unnoticed: the kernel's announcements cannot be heard: \(error)"
+        "screens plugged in later go unnoticed, because the kernel's announcements cannot be received: \(error)"
       )
     }
   }
@@ -32,10 +32,10 @@ extension KMSSink {
     if mayHaveChanged || heardAll == false { lookAtScreens() }
   }
 
-  /// Asks all connectors, and tells the observer if something is different.
+  /// Reads the state of all connectors, and tells the observer of changes.
   func lookAtScreens() {
     guard cardToken != nil, loss == nil else { return }
-    // Without a udmabuf: each frame finds out by itself whether the card can show it from guest memory.
+    // No udmabuf is tried here, because each frame is tested before it is shown from guest memory.
     let trial = ModeTrial(card, nil)
     for (index, lane) in lanes.enumerated() {
       let before = lane.output.pipe.connector
@@ -68,7 +68,8 @@ extension KMSSink {
     }
   }
 
-  /// Asks one connector. Where the kernel knows of a screen, this reads the EDID anew, which takes some milliseconds.
+  /// Reads the state of one connector. If the kernel knows of a screen, this reads the EDID anew, which takes some
+  /// milliseconds.
   private func ask(_ before: KMSConnector) -> KMSConnector {
     do throws(Errno) {
       let now = try card.file.connector(before.id, probing: false)

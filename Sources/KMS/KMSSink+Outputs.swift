@@ -20,10 +20,10 @@ extension KMSSink {
     for refusal in verdict.refusals { log.debug("\(output.name): \(refusal)") }
   }
 
-  /// Has the scanout offer this size first: a mode of the screen's, or one that is made for it. A screen that is plugged
-  /// in later offers this size too, if it can.
+  /// Makes the scanout offer this size first, with a mode of the screen or one made for the size. A screen that is
+  /// plugged in later offers this size first too, if it can.
   ///
-  /// - Throws: `mode` if the screen that is there now cannot show it.
+  /// - Throws: `mode` if the present screen cannot show the size.
   package func prefer(width: UInt32, height: UInt32, on scanout: ScanoutID) throws(SinkError) {
     guard let lane = lane(scanout) else { throw noOutput(scanout) }
     let size = PixelSize(width: width, height: height)
@@ -34,8 +34,8 @@ extension KMSSink {
     }
   }
 
-  /// The modes with one of this size in front, which is made if there is none.
-  /// - Throws: `mode` if the screen cannot show it.
+  /// The modes, with one of this size first. If there is none, one is made.
+  /// - Throws: `mode` if the screen cannot show the size.
   func modes(
     _ modes: [DisplayMode], first size: PixelSize, _ lane: KMSLane
   ) throws(SinkError) -> [DisplayMode] {

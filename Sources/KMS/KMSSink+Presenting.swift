@@ -4,9 +4,9 @@ package import Scanout
 internal import SystemPackage
 
 extension KMSSink {
-  /// How soon a commit that the card was not ready for is tried again.
+  /// The time until the sink retries a commit for which the card was busy.
   private static let retryDelay = TimeSpan.milliseconds(3)
-  /// How soon a screen that was not switched off is tried again.
+  /// The time until the sink tries again to switch a screen off.
   private static let turnOffDelay = TimeSpan.milliseconds(500)
 
   package func present(_ presentation: Presentation, on scanout: ScanoutID) {
@@ -21,7 +21,7 @@ extension KMSSink {
     if lane.queue.submit(.turnOff) { start(lane) }
   }
 
-  /// Begins the next work, if there is some and none is under way.
+  /// Starts the next commit, if there is one and none is under way.
   func start(_ lane: KMSLane) {
     guard lane.work == nil, cardToken != nil, loss == nil else { return }
     if lane.queue.current != nil {
@@ -54,7 +54,7 @@ extension KMSSink {
         if let retry, !retry.armed { retry.arm(after: Self.retryDelay) }
       } else {
         noteLoss(error)
-        // Somebody else may have set other modes meanwhile: the next commit sets everything anew.
+        // Another DRM master may have set other modes meanwhile: the next commit sets everything anew.
         if error != .resourceBusy { lane.output.wentDark() }
         let kind = error == .resourceBusy ? SinkError.Refusal.busy : .other
         settleSoon(lane, .failure(refusal(whatIsDone(lane), kind, error)))
@@ -105,8 +105,8 @@ extension KMSSink {
 
   // MARK: Outcomes
 
-  /// Notes an outcome that is known at once. The event loop tells it all the same, so that nobody is called back in the
-  /// middle of a call.
+  /// Notes an outcome that is known at once. The event loop reports it later, so that no caller is called back during
+  /// its call.
   func settleSoon(_ lane: KMSLane, _ outcome: Result<Void, SinkError>) {
     lane.awaited = nil
     lane.outcome = outcome
@@ -114,7 +114,7 @@ extension KMSSink {
   }
 
   func report(_ sequence: UInt64, _ scanout: ScanoutID, _ error: SinkError) {
-    // After `close` nobody turns the loop for this sink any more.
+    // After `close` the loop does nothing for this sink.
     if isClosed { return observer?.failed(sequence, on: scanout, error) ?? () }
     reports.append(.failed(sequence, error), on: scanout)
     settling?.schedule()
@@ -125,7 +125,7 @@ extension KMSSink {
     settling?.schedule()
   }
 
-  /// Has the event loop give the card up if the error says that the card is gone.
+  /// Makes the event loop give the card up if the error means that the card is gone.
   func noteLoss(_ error: Errno) {
     guard error == .operationNotSupportedByDevice, cardToken != nil, loss == nil else { return }
     loss = error
@@ -174,7 +174,7 @@ extension KMSSink {
     }
   }
 
-  /// Tries again until the screen is dark, or until there is something to show on it.
+  /// Tries again until the screen is dark or has a new picture to show.
   private func turnOffFailed(_ lane: KMSLane, _ error: SinkError) {
     if lane.queue.isBusy { return }
     if lane.refusedTurnOffs == 0 { log.warning("\(error.description); it is tried again") }
@@ -191,7 +191,7 @@ extension KMSSink {
     retryBusy()
   }
 
-  /// Reads the card's events and notes which commits have taken effect. The observer hears of them only when all are
+  /// Reads the card's events and notes which commits have taken effect. The observer is told only after all are
   /// noted, because it may present more.
   func takeEvents() {
     do throws(Errno) {
@@ -205,7 +205,7 @@ extension KMSSink {
     } catch .wouldBlock {} catch { noteLoss(.operationNotSupportedByDevice) }
   }
 
-  /// The card is gone: everything that is under way fails, and everything that is presented later.
+  /// The card is gone: all present and later presentations fail.
   private func disconnect(_ error: Errno) {
     guard cardToken != nil else { return }
     stopWatching()
@@ -219,7 +219,7 @@ extension KMSSink {
       lane.drop()
       lane.queue.removeAll()
     }
-    // A card that is gone takes no command; closing it is the only way to give back what it had imported.
+    // A card that is gone takes no commands. Only closing it ends its imports.
     card.file.close()
     for index in outputs.indices { (outputs[index].modes, outputs[index].hasCursor) = ([], false) }
     outputsHaveNews = true

@@ -6,20 +6,20 @@ package import Udmabuf
 
 /// Shows frames on the screens of a card: scanout 0 on the first chosen connector, and so on.
 ///
-/// It is DRM master from `init` to `close`, opens nothing after `init`, and waits for the card only in
-/// `close` and where a frame that is on the screen is forgotten.
+/// The sink is DRM master from `init` to `close`, and opens nothing after `init`. It waits for the card only in
+/// `close`, and in `forget` of a frame on the screen.
 ///
-/// This file takes the card over and gives it up. `+Outputs` says what is offered to the guest, `+Frames` and
-/// `+Canvases` take frames in and let them go, `+Presenting` and `+Cursor` show them, and `+Hotplug` follows screens
-/// that come and go.
+/// This file takes the card over and gives it up. `+Outputs` makes the offer to the guest, `+Frames` and `+Canvases`
+/// take frames in and let them go, `+Presenting` and `+Cursor` show them, and `+Hotplug` follows screens that come
+/// and go.
 package final class KMSSink: ScanoutSink {
   /// A guest has at most 16 scanouts (virtio 1.3, 5.7.4: VIRTIO_GPU_MAX_SCANOUTS).
   package static let maximumOutputs = 16
 
   package let card: KMSCard
   package internal(set) var outputs: [SinkOutput]
-  /// The modes, by output, that the card could show from guest memory at the start; it can show other modes only by
-  /// copying. Nil if there was no udmabuf to try it with.
+  /// The modes, by output, that the card could show from guest memory at the start. It can show other modes only by
+  /// copying. Nil if there was no udmabuf for the test.
   package let lentSizes: [[DisplayMode]]?
   package weak var observer: (any ScanoutObserver)?
   let lanes: [KMSLane]
@@ -36,33 +36,33 @@ package final class KMSSink: ScanoutSink {
   var retry: Timer?
   /// Runs `retryTurnOffs`, for screens that the card refused to switch off.
   var turnOffRetry: Timer?
-  /// Nil when the kernel's announcements cannot be heard, or are not heard any more.
+  /// Nil if the kernel's announcements cannot be received, or after the sink has stopped watching.
   var hotplug: DeviceEventSocket?
   var hotplugToken: EventLoop.Token?
   /// The framebuffers of prepared frames, by the ids of the frames.
   var framebuffers: [UInt64: UInt32] = [:]
-  /// Failures that no lane's `outcome` tells of.
+  /// Failures that are in no lane's `outcome`.
   let reports = ReportQueue()
-  /// `outputs` has changed, and the observer does not know yet.
+  /// Whether `outputs` has changed, and the observer was not told yet.
   var outputsHaveNews = false
-  /// Why the card must be given up, which the event loop does.
+  /// Why the event loop must give the card up.
   var loss: Errno?
   /// Counts commits; its value is the tag of the last one.
   var commits: UInt64 = 0
-  /// How long a commit is tried again that the card is not ready for.
+  /// The longest time for retries of a commit on a busy card.
   var patience = TimeSpan.seconds(2)
-  /// How long the sink waits for a flip before it lets go of the frame that was on the screen until then.
+  /// The longest wait for a flip before the sink lets go of the frame on the screen.
   var flipPatience = TimeSpan.milliseconds(250)
-  /// The bytes that were last read from the card; kept for its room.
+  /// The bytes that were last read from the card. The array is kept for its capacity.
   var events: [UInt8] = []
 
   /// Takes the card over: becomes DRM master, gives each connector its CRTC and plane, remembers what they
   /// show, and tries each mode. The screens stay as they are until the first `present`.
   ///
-  /// - Parameter connectors: their names in the order of the scanouts, with a screen or without one yet; empty
-  ///   means all that are connected.
-  /// - Parameter udmabuf: to try each mode with a buffer like those to come; without it, one of the card's
-  ///   own is taken.
+  /// - Parameter connectors: their names in the order of the scanouts; they need no screen yet. Empty means all
+  ///   connected ones.
+  /// - Parameter udmabuf: makes a buffer like a guest's to test each mode with. Without it the card's own buffers are
+  ///   tested.
   package init(
     _ card: KMSCard, connectors: [String] = [], udmabuf: UdmabufDevice? = nil, loop: EventLoop, log: Logger
   ) throws(KMSError) {
@@ -94,7 +94,7 @@ package final class KMSSink: ScanoutSink {
     } catch { throw .call("watching its events", card: card.name, error) }
     watchHotplug()
     for lane in lanes {
-      // Weak, as the queues are emptied in `deinit` too, when nobody is there to hear of it.
+      // Weak, because `deinit` empties the queues too, when the sink is gone.
       lane.queue.whenReplaced = { [weak self, scanout = lane.scanout] in
         self?.observer?.replaced($0, on: scanout)
       }
@@ -102,7 +102,7 @@ package final class KMSSink: ScanoutSink {
     for (output, verdict) in zip(outputs, verdicts) { describe(output, verdict) }
   }
 
-  /// Opens or finds the card that `target` says, and takes it over.
+  /// Opens or finds the card that `target` names, and takes it over.
   package convenience init(
     _ target: KMSTarget, udmabuf: UdmabufDevice? = nil, loop: EventLoop, log: Logger
   ) throws(KMSError) {
@@ -112,8 +112,8 @@ package final class KMSSink: ScanoutSink {
 
   deinit { close() }
 
-  /// Puts back what the screens showed before, lets go of all frames, and gives the card up. Waits for the
-  /// card. A second call does nothing.
+  /// Restores what the screens showed before, lets go of all frames, and gives the card up. Waits for the card. A
+  /// second call does nothing.
   package func close() {
     guard settling.take() != nil else { return }
     stopWatching()
@@ -136,7 +136,7 @@ package final class KMSSink: ScanoutSink {
 
   var isClosed: Bool { settling == nil }
 
-  /// The lane of a scanout, as long as the card is there.
+  /// The lane of a scanout; nil without the scanout, or if the card is gone.
   func lane(_ scanout: ScanoutID) -> KMSLane? {
     cardToken != nil && scanout.rawValue < lanes.count ? lanes[Int(scanout.rawValue)] : nil
   }

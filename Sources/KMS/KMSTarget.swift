@@ -1,10 +1,10 @@
 package import SystemPackage
 
-/// Which card and which of its connectors to show on, as a user writes it:
-/// `PATH[:CONNECTOR[,CONNECTOR...]]`, `auto`, or `fd:N[:CONNECTOR[,CONNECTOR...]]`.
+/// A card and those of its connectors to show on, as a user writes them: `PATH[:CONNECTOR[,CONNECTOR...]]`, `auto`,
+/// or `fd:N[:CONNECTOR[,CONNECTOR...]]`.
 ///
-/// A path may hold colons itself, as those in `/dev/dri/by-path` do. So the text after the last colon counts as
-/// connectors only if it reads like connectors, such as `HDMI-A-1`.
+/// A path may contain colons, as in `/dev/dri/by-path`. So the text after the last colon counts as connectors only if
+/// it reads like connectors, such as `HDMI-A-1`.
 package struct KMSTarget: Equatable, Sendable, CustomStringConvertible {
   package enum Card: Equatable, Sendable {
     /// The first card that has a connected connector.

@@ -16,7 +16,7 @@ struct KeptBlob<Content: Equatable> {
     return id
   }
 
-  /// A state that refers to the blob keeps its content.
+  /// Frees the blob. A state that refers to it keeps the content.
   mutating func free(in file: DRMFile) {
     if let last { file.destroyBlob(last.id) }
     last = nil

@@ -2,16 +2,16 @@ internal import CDRM
 internal import Scanout
 internal import SystemPackage
 
-/// A cursor that the legacy calls show. They take its buffers themselves, without framebuffers.
+/// A cursor that the legacy calls show. These calls take its buffers without framebuffers.
 final class LegacyCursor {
   let cursor: KMSCursor
   private let card: KMSCard
   private let crtc: UInt32
 
-  /// Nil where the card has none, or none of 64x64 pixels.
+  /// Nil if the card has no cursor of 64x64 pixels.
   init?(_ pipe: KMSPipe, of card: KMSCard) {
     (self.card, crtc) = (card, pipe.crtc)
-    // Only trying tells whether there is a cursor. A cursor that is shown now belongs to nobody any more.
+    // Only a call tells whether the card has a cursor. The call may hide one, which belongs to nobody any more.
     guard card.takesCursorImages,
       (try? card.file.call { drmModeSetCursor($0, pipe.crtc, 0, 0, 0) }) != nil,
       let cursor = KMSCursor(of: card)
@@ -19,8 +19,8 @@ final class LegacyCursor {
     self.cursor = cursor
   }
 
-  /// Shows the cursor as it is to be. A cursor that the card refuses is given up.
-  /// - Parameter setting: of the picture below.
+  /// Shows the wanted cursor. If the card refuses it, the cursor is given up.
+  /// - Parameter setting: the setting of the picture below.
   func show(in setting: Setting) {
     do throws(Errno) { try tell(setting) } catch {
       if error.isRefusal { cursor.giveUp() }
@@ -44,7 +44,7 @@ final class LegacyCursor {
     cursor.wasTold()
   }
 
-  /// Shows no cursor any more, for good.
+  /// Removes the cursor for good.
   func close() {
     cursor.giveUp()
     try? hide()

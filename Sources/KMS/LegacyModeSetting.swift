@@ -2,8 +2,8 @@ internal import CDRM
 internal import Scanout
 internal import SystemPackage
 
-/// Mode setting by the calls that came before atomic commits, for drivers without these. They cannot be tried without
-/// effect, and all of them but a page flip may wait for the card.
+/// Mode setting by the legacy calls, for drivers without atomic commits. The calls cannot be tested without effect,
+/// and all but a page flip may wait for the card.
 final class LegacyModeSetting: ModeSetting {
   private let file: DRMFile
   private let crtc, connector: UInt32
@@ -47,7 +47,8 @@ final class LegacyModeSetting: ModeSetting {
     return .now
   }
 
-  /// Tells the driver what changed in the framebuffer. A driver without this call shows what is in memory anyway.
+  /// Tells the driver the changed part of the framebuffer. A driver without this call always shows the memory as it
+  /// is.
   /// - The corresponding ioctl is `DRM_IOCTL_MODE_DIRTYFB`.
   private func markDirty(_ framebuffer: UInt32, _ part: Rectangle) throws(Errno) {
     var clip = drm_clip_rect(
@@ -57,7 +58,7 @@ final class LegacyModeSetting: ModeSetting {
     {}
   }
 
-  /// Shows another framebuffer with the next vertical blank, and does not wait.
+  /// Shows another framebuffer from the next vertical blank on, and does not wait.
   /// - The corresponding ioctl is `DRM_IOCTL_MODE_PAGE_FLIP`.
   private func flip(to framebuffer: UInt32, tag: UInt64) throws(Errno) {
     let data = unsafe UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: tag))

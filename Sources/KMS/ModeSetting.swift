@@ -1,7 +1,7 @@
 internal import Scanout
 internal import SystemPackage
 
-/// What a pipe shows or is to show: a part of a framebuffer, and where it is on the screen.
+/// The picture of a pipe: a part of a framebuffer, and its place on the screen.
 struct PipeContent: Equatable {
   /// The id of the framebuffer.
   let framebuffer: UInt32
@@ -10,33 +10,33 @@ struct PipeContent: Equatable {
   let setting: Setting
 }
 
-/// How the kernel is told what one pipe shows: by atomic commits, or by the legacy calls.
+/// Tells the kernel the picture of one pipe, by atomic commits or by the legacy calls.
 ///
-/// It does not check what the kernel checks. A call that throws has changed nothing on the screen.
+/// It leaves the checks to the kernel. A call that throws has changed nothing on the screen.
 protocol ModeSetting: AnyObject {
-  /// Nil where the card shows no cursor above the picture.
+  /// Nil if the card shows no cursor above the picture.
   var cursor: KMSCursor? { get }
 
-  /// `test` asks the card. Without that, every mode of the screen counts as accepted.
+  /// Whether `test` asks the card. Otherwise every mode of the screen counts as accepted.
   var canTest: Bool { get }
 
   /// Asks whether the pipe could show `content`; changes nothing.
-  /// - Parameter withCursor: together with a cursor.
+  /// - Parameter withCursor: whether to test it together with a cursor.
   func test(_ content: PipeContent, withCursor: Bool) throws(Errno)
 
   /// Shows `next`, and the cursor with it.
   /// - Parameters:
-  ///   - current: what the pipe shows now; nil if it is off, or shows something unknown.
-  ///   - damage: what changed in the framebuffer since `current`, in its pixels.
+  ///   - current: the pipe's present picture; nil if it is off, or shows something unknown.
+  ///   - damage: the part of the framebuffer that changed since `current`, in its pixels.
   ///   - tag: comes back with the flip event.
-  /// - Throws: `resourceBusy` if the card is not done with something else; try again.
+  /// - Throws: `resourceBusy` while the card is busy; try again later.
   func show(
     _ next: PipeContent, after current: PipeContent?, damage: Rectangle, tag: UInt64
   ) throws(Errno) -> Completion
 
-  /// Shows the cursor as it is to be, above a picture that is shown already. A cursor that the card refuses is given
-  /// up, which is no error.
-  /// - Parameter setting: of the picture.
+  /// Shows the wanted cursor above the present picture. If the card refuses the cursor, the cursor is given up
+  /// without an error.
+  /// - Parameter setting: the setting of the picture.
   /// - Throws: as `show` does.
   func showCursor(in setting: Setting, tag: UInt64) throws(Errno) -> Completion
 
@@ -44,16 +44,16 @@ protocol ModeSetting: AnyObject {
   /// - Throws: as `show` does.
   func turnOff(tag: UInt64) throws(Errno) -> Completion
 
-  /// Takes the cursor away for good, shows again what was there before, and frees what the kernel keeps for this
-  /// pipe. Waits for the card.
+  /// Removes the cursor for good, restores the CRTC's earlier state, and frees the kernel's blobs for this pipe.
+  /// Waits for the card.
   func restore(_ saved: SavedCRTC)
 }
 
-/// When a call takes effect: it has already, or a flip event will tell.
+/// When a call takes effect: at once, or with a flip event.
 enum Completion { case now, event }
 
 extension Errno {
-  /// The card will not do this, now or later: not that it is busy, gone, or not ours at the moment.
+  /// Whether the card refuses this for good, and is not merely busy, gone, or without us as DRM master.
   var isRefusal: Bool {
     switch self {
     case .resourceBusy, .permissionDenied, .notPermitted, .operationNotSupportedByDevice: false

@@ -3,17 +3,17 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-/// Finds out which modes of an output can be shown, by asking the card with a framebuffer of each size: a
-/// udmabuf as those of guests are, and one of the card's own if that is refused. Nothing is shown.
+/// Finds out which modes an output can show. The card tests a framebuffer of each size, first of a udmabuf like a
+/// guest's. If the card refuses that, it tests one of its own memory. Nothing is shown.
 final class ModeTrial {
   struct Verdict {
     /// The modes that the card can show, the preferred one first.
     var shown: [DisplayMode] = []
-    /// Those of them that the card can show from guest memory.
+    /// The modes of `shown` that the card can show from guest memory.
     var lent: [DisplayMode] = []
-    /// The card can show a cursor above the picture.
+    /// Whether the card can show a cursor above the picture.
     var hasCursor = false
-    /// What the card refused and why, in words.
+    /// The card's refusals and their reasons, in words.
     var refusals: [String] = []
   }
 
@@ -22,7 +22,7 @@ final class ModeTrial {
 
   private let card: KMSCard
   private let udmabuf: UdmabufDevice?
-  /// Memory of the card's own: one buffer for all sizes, as long as it is large enough.
+  /// The card's own memory: one buffer for all sizes that fit into it.
   private var buffer: (memory: DumbBuffer, size: PixelSize)?
 
   init(_ card: KMSCard, _ udmabuf: UdmabufDevice?) { (self.card, self.udmabuf) = (card, udmabuf) }
@@ -48,7 +48,7 @@ final class ModeTrial {
       }
     }
     output.forgetTests()
-    // Nothing could be tried where there is no screen yet.
+    // Without a screen there was no mode to test.
     if sizes.isEmpty { verdict.hasCursor = output.cursor != nil }
     verdict.shown = output.modes.filter { shown.contains($0.size) }.map(\.mode)
     verdict.lent = output.modes.filter { lent.contains($0.size) }.map(\.mode)
@@ -91,7 +91,7 @@ final class ModeTrial {
     let framebuffer = try card.makeFramebuffer(.lent(dmabuf), layout, for: output.pipe.plane)
     defer { card.removeFramebuffer(framebuffer) }
     do throws(Errno) { try output.test(framebuffer, layout.bounds) } catch {
-      throw SinkError(.mode, "the mode is refused: \(error)")
+      throw SinkError(.mode, "the card refuses the mode: \(error)")
     }
   }
 
@@ -103,7 +103,7 @@ final class ModeTrial {
   ) throws(SinkError) -> Bool {
     do throws(SinkError) { return try tryOwn(size, output, in: shared(largest)) } catch {
       if size == largest { throw error }
-      // It may be the stride of the large buffer that is refused.
+      // The card may refuse only the stride of the large buffer.
       return try tryOwn(size, output, in: card.allocate(size))
     }
   }
@@ -124,7 +124,7 @@ final class ModeTrial {
     let framebuffer = try card.makeFramebuffer(.shadow(buffer), layout, for: output.pipe.plane)
     defer { card.removeFramebuffer(framebuffer) }
     do throws(Errno) { try output.test(framebuffer, layout.bounds) } catch {
-      throw SinkError(.mode, "the mode is refused: \(error)")
+      throw SinkError(.mode, "the card refuses the mode: \(error)")
     }
     guard output.cursor != nil else { return false }
     return (try? output.test(framebuffer, layout.bounds, withCursor: true)) != nil

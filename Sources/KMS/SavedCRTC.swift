@@ -1,10 +1,10 @@
 internal import CDRM
 internal import SystemPackage
 
-/// The state of a CRTC before the first mode of ours, to be put back at the end.
+/// The state of a CRTC before our first mode, to be restored at the end.
 struct SavedCRTC {
   private let crtc: drmModeCrtc
-  /// The ids of the connectors that showed it.
+  /// The ids of the connectors that the CRTC drove.
   private let connectors: [UInt32]
 
   init(_ pipe: KMSPipe, _ file: DRMFile) throws(Errno) {
@@ -13,8 +13,8 @@ struct SavedCRTC {
     connectors = own + pipe.strayConnectors
   }
 
-  /// Shows it again, or nothing if nothing was shown or the framebuffer is gone. Waits for the card.
-  /// The corresponding ioctl is `DRM_IOCTL_MODE_SETCRTC`.
+  /// Restores the state. If the CRTC showed nothing or the framebuffer is gone, the CRTC is switched off. Waits for
+  /// the card. The corresponding ioctl is `DRM_IOCTL_MODE_SETCRTC`.
   func restore(_ file: DRMFile) {
     var (mode, connectors) = (crtc.mode, connectors)
     if crtc.mode_valid != 0, crtc.buffer_id != 0, !connectors.isEmpty {

@@ -1,9 +1,9 @@
 internal import Scanout
 
-/// How a screen shows pictures of one size: in which mode, and where in it.
+/// The mode in which a screen shows pictures of one size, and their place in it.
 struct Setting: Equatable {
   let mode: KMSMode
-  /// Where the picture's upper left pixel is, in the mode's pixels.
+  /// The place of the picture's upper left pixel, in the mode's pixels.
   let x, y: UInt32
 
   init(_ mode: KMSMode, x: UInt32 = 0, y: UInt32 = 0) { (self.mode, self.x, self.y) = (mode, x, y) }
@@ -13,8 +13,8 @@ struct Setting: Equatable {
   /// The settings to try for pictures of `size`, the best first: the screen's modes of exactly that size; a mode
   /// made for it, within the limits of the screen's own modes; the middle of a larger mode.
   ///
-  /// - Parameter canTest: the card can be asked without showing anything. Otherwise only the screen's own modes of
-  ///   exactly that size are safe.
+  /// - Parameter canTest: whether the card can be asked without showing anything. Otherwise only the screen's own
+  ///   modes of exactly that size are safe.
   static func candidates(for size: PixelSize, in modes: [KMSMode], canTest: Bool) -> [Setting] {
     let exact = modes.filter { $0.size == size }.map { Setting($0) }
     guard canTest else { return exact }
@@ -32,8 +32,8 @@ struct Setting: Equatable {
       }
   }
 
-  /// A mode made for `size`, which is no wider, higher or faster than the widest, highest and fastest of the screen's own
-  /// modes: a screen goes dark, or worse, at a timing that it is not made for.
+  /// A mode made for `size`, no wider, higher or faster than the widest, highest and fastest of the screen's own
+  /// modes. At a timing that it is not made for, a screen goes dark, or worse.
   private static func generated(_ size: PixelSize, in modes: [KMSMode]) -> Setting? {
     guard let mode = DisplayMode.reducedBlanking(width: size.width, height: size.height),
       modes.contains(where: { $0.mode.hdisplay >= mode.hdisplay }),
@@ -43,8 +43,8 @@ struct Setting: Equatable {
     return Setting(KMSMode(generated: mode))
   }
 
-  /// Sizes for a canvas that a picture of `size` is copied into, the best first: the smallest modes that hold it,
-  /// the preferred one, then the largest ones.
+  /// Sizes of canvases for copies of a picture of `size`, the best first: the smallest modes that hold it, the
+  /// preferred one, then the largest ones.
   static func canvases(for size: PixelSize, in modes: [DisplayMode]) -> [PixelSize] {
     let sizes = modes.map { PixelSize(width: UInt32($0.hdisplay), height: UInt32($0.vdisplay)) }
     let holding = sizes.filter { $0.holds(size) }.sorted { $0.area < $1.area }
@@ -53,8 +53,8 @@ struct Setting: Equatable {
     return (holding + others).filter { seen.insert($0).inserted }
   }
 
-  /// Where a picture goes in a canvas: in the middle where there is more room, cut off at its right and its lower
-  /// edge where there is less.
+  /// The place of a picture in a canvas. In each direction a smaller picture is centred, and a larger one is cut off
+  /// at its right or lower edge.
   static func area(of picture: PixelSize, in canvas: PixelSize) -> Rectangle {
     func place(_ wanted: UInt32, _ room: UInt32) -> (start: UInt32, length: UInt32) {
       wanted < room ? ((room - wanted) / 2, wanted) : (0, room)
