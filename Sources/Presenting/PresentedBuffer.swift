@@ -7,26 +7,26 @@ internal import Scanout
 internal import SystemPackage
 internal import Udmabuf
 
-/// A buffer of the guest's that this process has got: its descriptor is asked for once.
+/// A buffer of the guest that this process has received. Its descriptor is requested once.
 final class PresentedBuffer {
-  /// As the helper calls it.
+  /// The helper's number for the buffer.
   let number: Int
   let layout: FrameLayout
-  /// What a card can take in; nil of a memfd of which no dma-buf can be made.
+  /// The frame for a card to import; nil for a memfd of which no dma-buf can be made.
   let frame: Frame?
   private let dmabuf: DMABuf?
   private var mapping: Mapping?
 
-  /// How often the helper was asked to hold it.
+  /// The number of holds that the helper has granted.
   var holds = 0
   var lastUse = Instant.now
-  /// The part of it that the card has agreed to show.
+  /// The part of the buffer that the card has agreed to show.
   var prepared: Rectangle?
-  /// A copy of that part, for when the card does not.
+  /// A copy of a part, in case the card refuses the buffer.
   private(set) var copy: Shadow?
   private var copied: Rectangle?
 
-  /// - Parameter udmabuf: to make a dma-buf of a memfd.
+  /// - Parameter udmabuf: makes a dma-buf of a memfd.
   init(
     _ fd: consuming FD, _ description: DisplayFrame, _ layout: FrameLayout, id: UInt64,
     udmabuf: UdmabufDevice?
@@ -45,23 +45,23 @@ final class PresentedBuffer {
     frame = dmabuf.map { Frame(id: id, memory: .lent($0), layout: layout) }
   }
 
-  /// The frame, where nothing is known to stand against it.
+  /// The buffer's own frame. Traps without one; `whyCopied` then says so.
   var itself: Frame {
-    guard let frame else { preconditionFailure("what has no frame of its own is copied") }
+    guard let frame else { preconditionFailure("a buffer without a frame is copied") }
     return frame
   }
 
-  /// Why it is copied, as far as that is known and does not pass with a cursor.
+  /// The known reason for a copy, unless the reason is only a cursor; nil if there is none.
   var whyCopied: ShadowCause? {
     if frame == nil { return ShadowCause(.udmabuf, "it is a memfd, of which no dma-buf can be made here") }
     guard let cause = copy?.cause, cause.name != .noCursorPlane else { return nil }
     return cause
   }
 
-  /// Neither it nor its copy is on the screen, or on the way there.
+  /// Whether neither the buffer nor its copy is on the screen or on its way there.
   var isIdle: Bool { (frame?.uses ?? 0) == 0 && (copy?.frame.uses ?? 0) == 0 }
 
-  /// The copy of this part, which `make` makes the first time.
+  /// The copy of this part. `make` makes it the first time.
   func copy<Failure: Error>(
     of part: Rectangle, _ make: () throws(Failure) -> Shadow
   ) throws(Failure) -> (copy: Shadow, replaced: Shadow?) {
@@ -77,7 +77,7 @@ final class PresentedBuffer {
     return copy.take()
   }
 
-  /// Lets the CPU read it.
+  /// Lets the CPU read the buffer.
   func read<Result>(_ body: (ByteSource) -> Result) throws(Errno) -> Result {
     let mapping: Mapping
     if let known = self.mapping {

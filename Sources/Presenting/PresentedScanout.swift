@@ -6,16 +6,16 @@ internal import Scanout
 internal import SystemPackage
 internal import Varlink
 
-/// One of the guest's scanouts on one of the sink's. Each has a connection of its own, with its own holds.
+/// One of the guest's scanouts, shown on one of the sink's. Each has its own connection, with its own holds.
 ///
-/// A buffer is held from before it goes to the card until the flip that takes it off, or while it is copied. Of what
-/// comes meanwhile the newest counts.
+/// A buffer is held from before it goes to the card until the flip that replaces it, or while it is copied. Of the
+/// pictures that come meanwhile, only the newest is shown.
 final class PresentedScanout {
-  /// How many buffers are kept, and for how long after they were shown last: the helper does not say
-  /// when the guest gives one up, whose pages stay pinned until then.
+  /// At most this many buffers are kept, for this time after they were last shown. A kept buffer's pages stay pinned,
+  /// and the helper does not tell when the guest gives the buffer up.
   private static let keptBuffers = 8
   private static let keptFor = TimeSpan.seconds(1)
-  /// After this time a connection that the helper closed is made anew.
+  /// After this time the presenter replaces a connection that the helper has closed.
   private static let pause = TimeSpan.milliseconds(200)
 
   private unowned let presenter: Presenter
@@ -26,20 +26,20 @@ final class PresentedScanout {
   private var reconnecting: Timer?
   private var buffers: [PresentedBuffer] = []
 
-  /// What is to be shown and has not been handed to the sink.
+  /// The next picture, which has not been handed to the sink yet.
   private var news: (frame: DisplayFrame, damage: Rectangle?)?
   private var isAsking = false
-  /// The picture that the sink was handed last, and its number at the helper; nil when it is dark.
+  /// The last picture that was handed to the sink; nil when the scanout is dark.
   private var last: (buffer: PresentedBuffer, frame: DisplayFrame)?
   private var sequence: UInt64 = 0
-  /// A newer picture than `last` was refused, and is to be asked for when there is another screen.
+  /// Whether a newer picture than `last` was refused. It is requested again for another screen.
   private var wasRefused = false
   private var saidOf: String?
 
   private var cursor: DisplayCursor?
   private var cursorImage: (number: Int, image: CursorImage)?
   private var isAskingForCursor = false
-  /// Since its image was asked for.
+  /// Whether the cursor has moved since its image was requested.
   private var hasCursorMoved = false
 
   init(_ index: Int, _ presenter: Presenter, _ client: VarlinkClient) throws {
@@ -63,7 +63,8 @@ final class PresentedScanout {
     caller?.call(method, request, answer)
   }
 
-  /// The helper ends, or has taken back what was held for too long: it is the guest's, and must not be seen.
+  /// The helper ends, or has taken back buffers that were held for too long. They are the guest's again, and must not
+  /// be shown.
   private func disconnected() {
     (isAsking, isAskingForCursor) = (false, false)
     for buffer in buffers { forget(buffer) }
@@ -74,7 +75,7 @@ final class PresentedScanout {
   }
 
   private func reconnect() {
-    // Whether the helper has ended is told on the other connection.
+    // The other connection tells whether the helper has ended.
     guard let client = presenter.connectAgain() else { return }
     do throws(Errno) { try use(client) } catch { return presenter.end(error) }
     ask()
@@ -107,7 +108,7 @@ final class PresentedScanout {
         buffer.holds += 1
         show(buffer)
       case .failure(let error):
-        // It is gone; what came in its place is announced.
+        // The buffer is gone. The helper announces the picture that replaced it.
         if self.news?.frame.buffer == buffer.number { self.news = nil }
         remove(buffer)
         if case .answered(let name, _) = error, !name.hasSuffix(".NoSuchBuffer") {
@@ -118,7 +119,7 @@ final class PresentedScanout {
     }
   }
 
-  /// Gets what is shown now, with its descriptor.
+  /// Requests the present picture with its descriptor.
   private func ask() {
     isAsking = true
     call("GetFrame", DisplayRequest(scanout: index, hold: true)) { [unowned self] answer in
@@ -164,13 +165,13 @@ final class PresentedScanout {
 
   private func takeIn(_ buffer: PresentedBuffer, _ frame: DisplayFrame) {
     buffer.holds += 1
-    // Of a later one that was announced meanwhile there is news still.
+    // A later picture was announced meanwhile, and is still in `news`.
     if let known = news, known.frame.sequence > frame.sequence { return settle(buffer) }
     news = (frame, nil)
     show(buffer)
   }
 
-  /// Shows the news, if they are of this buffer, which is held.
+  /// Shows the picture in `news`, if it is in this buffer. The buffer is held.
   private func show(_ buffer: PresentedBuffer) {
     defer { settle(buffer) }
     guard let (frame, damage) = news, frame.buffer == buffer.number else { return }
@@ -199,7 +200,7 @@ final class PresentedScanout {
     sweepSoon()
   }
 
-  /// The buffer itself, or a copy where the card refuses it or the cursor must be drawn.
+  /// The buffer itself, or a copy if the card refuses the buffer or the cursor must be drawn.
   private func picture(
     _ buffer: PresentedBuffer, _ source: Rectangle, _ changed: Rectangle, isNew: Bool
   ) throws(SinkError) -> (frame: Frame, source: Rectangle, damage: Rectangle, whyCopied: String?) {
@@ -272,13 +273,13 @@ final class PresentedScanout {
 
   private var hasCursorPlane: Bool { presenter.sink.outputs[index].hasCursor }
 
-  /// A screen came or went: what was refused may be shown now.
+  /// A screen came or went, so a refused picture may be shown now.
   func outputChanged() {
     for buffer in buffers {
       buffer.prepared = nil
       if let copy = buffer.takeCopy() { presenter.sink.forget(copy.frame) }
     }
-    // An idle guest does not say again what it shows.
+    // An idle guest does not announce its picture again.
     if wasRefused, !isAsking { ask() }
     applyCursor()
     redraw()
@@ -323,7 +324,7 @@ final class PresentedScanout {
   private func applyCursor() {
     guard hasCursorPlane else { return redraw() }
     var position = visibleCursor?.position ?? CursorPosition(x: 0, y: 0)
-    // Where the picture is in the middle of a larger screen, its cursor is there too.
+    // If the picture is in the middle of a larger screen, its cursor moves with it.
     if let area = last?.buffer.copy?.area {
       (position.x, position.y) = (
         position.x &+ Int32(clamping: area.x), position.y &+ Int32(clamping: area.y)

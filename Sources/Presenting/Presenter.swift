@@ -6,42 +6,42 @@ package import SystemPackage
 package import Udmabuf
 package import Varlink
 
-/// Why nothing more can be presented, or not a frame.
+/// Why a frame, or anything more, cannot be presented.
 package enum PresentingError: Error, CustomStringConvertible {
-  /// The helper has closed a connection, and none is left in its place.
+  /// The helper has closed a connection, and the reserve has none left to replace it.
   case reserveIsUsedUp
   case unshowable(DisplayFrame)
 
   package var description: String {
     switch self {
     case .reserveIsUsedUp:
-      "the helper has taken back once too often what was held for too long"
+      "the helper has taken back once too often a buffer that was held for too long"
     case .unshowable(let frame):
       "a frame of \(frame.width)x\(frame.height) \(frame.format) cannot be shown"
     }
   }
 }
 
-/// What is on a screen.
+/// The picture on a screen.
 package struct PresentedPicture: Equatable, Encodable {
   package let scanout: Int
   package let output, picture: String
-  /// Why it is a copy; nil where the buffer itself is on the screen.
+  /// Why the picture is a copy; nil if the buffer itself is on the screen.
   package let copied: String?
 }
 
-/// What became of the frames.
+/// The numbers of frames by their fate.
 package struct PresentCounts: Equatable, Encodable {
   package var shown = 0
-  /// Another one came within the same refresh.
+  /// Frames that another one replaced within the same refresh.
   package var coalesced = 0
   package var failed = 0
-  /// Buffers that were taken in.
+  /// Buffers that were received.
   package var buffers = 0
   package var bytesCopied: UInt64 = 0
 }
 
-/// Follows a control socket, and shows its scanouts on a sink's.
+/// Follows a control socket, and shows its scanouts on those of a sink.
 package final class Presenter: ScanoutObserver {
   let sink: any ScanoutSink
   let maker: PictureMaker
@@ -50,7 +50,7 @@ package final class Presenter: ScanoutObserver {
   private var reserve: [VarlinkClient]?
   let udmabuf: UdmabufDevice?
   let showsCursor: Bool
-  /// Takes each new kind of picture that is on a screen, and each complaint: of both no more than a log holds.
+  /// Receives each new kind of picture on a screen. A log's limit holds for pictures and complaints together.
   private let onPicture: (PresentedPicture) -> Void
   private let onComplaint: (String) -> Void
   private var watch: DisplayWatch?
@@ -58,16 +58,17 @@ package final class Presenter: ScanoutObserver {
   private var lines = LineLimit()
   private var lastComplaint: String?
   package internal(set) var counts = PresentCounts()
-  /// Why it ended, if not because it should.
+  /// The error that ended the presenter, if any.
   package private(set) var failure: (any Error)?
 
-  /// Connects, and calls nothing yet.
+  /// Connects, and calls no methods yet.
   /// - Parameters:
-  ///   - watching: a connection.
-  ///   - reserve: so many connections are made in advance, and no other ones later; nil: when they are needed.
+  ///   - watching: a connection for the call of Watch.
+  ///   - reserve: the number of connections that are made in advance, with no others later. If nil, connections are
+  ///     made when they are needed.
   ///   - udmabuf: makes dma-bufs of the copies that the helper offers as memfds.
-  ///   - onPicture: hears of each scanout's picture when it is another kind than the last.
-  ///   - onComplaint: hears of what could not be shown, in one line.
+  ///   - onPicture: receives each scanout's picture when its kind has changed.
+  ///   - onComplaint: receives the reason why something could not be shown, in one line.
   package init(
     _ watching: VarlinkClient, _ path: FilePath, _ sink: any ScanoutSink, reserve: Int?, showsCursor: Bool,
     udmabuf: UdmabufDevice?, loop: EventLoop, onPicture: @escaping (PresentedPicture) -> Void,
@@ -88,7 +89,7 @@ package final class Presenter: ScanoutObserver {
 
   package func start() throws { try watch?.start() }
 
-  /// A connection in place of one that the helper has closed; nil if there is none now, or no more.
+  /// A connection to replace one that the helper has closed; nil if there is none now, or the reserve is used up.
   func connectAgain() -> VarlinkClient? {
     guard let left = reserve?.count else { return try? VarlinkClient(path) }
     if left == 0 { end(PresentingError.reserveIsUsedUp) }
@@ -102,13 +103,13 @@ package final class Presenter: ScanoutObserver {
 
   deinit { stop() }
 
-  /// Nothing more is heard of the helper.
+  /// Stops listening to the helper.
   package func stop() {
     watch?.stop()
     for scanout in scanouts { scanout.stop() }
   }
 
-  // MARK: What the helper tells
+  // MARK: Events from the helper
 
   private func take(_ event: DisplayEvent) {
     let number = event.frame?.scanout ?? event.cursor?.scanout ?? event.scanout ?? 0
@@ -126,7 +127,7 @@ package final class Presenter: ScanoutObserver {
   }
 
   private func expect(_ outputs: [DisplayOutput]) {
-    // QEMU can have more than it uses.
+    // QEMU can have more scanouts than it uses.
     let count = (outputs.lastIndex { !$0.modes.isEmpty } ?? -1) + 1
     if count > scanouts.count {
       complain(
@@ -135,7 +136,7 @@ package final class Presenter: ScanoutObserver {
     }
   }
 
-  // MARK: What the card tells
+  // MARK: Results from the card
 
   package func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID) { counts.shown += 1 }
 
@@ -148,7 +149,7 @@ package final class Presenter: ScanoutObserver {
 
   package func outputsChanged() { for scanout in scanouts { scanout.outputChanged() } }
 
-  // MARK: What people are told
+  // MARK: Reports to the user
 
   func say(_ picture: FrameLayout, on index: Int, copied why: String?) {
     switch lines.next() {
@@ -161,7 +162,7 @@ package final class Presenter: ScanoutObserver {
     }
   }
 
-  /// Says it, unless it was said last.
+  /// Reports a complaint, unless the last one was the same.
   func complain(_ what: String) {
     if what == lastComplaint { return }
     lastComplaint = what
