@@ -2,8 +2,8 @@ package import Linux
 package import SystemPackage
 package import Varlink
 
-/// Calls of `io.udmabridge.Display` on a connection of their own, one after the other, whose answers come in the event
-/// loop.
+/// Makes calls of `io.udmabridge.Display` on its own connection, one after the other. Their answers come from the
+/// event loop.
 package final class DisplayCaller {
   package typealias Answer = (consuming Result<VarlinkClient.Reply, VarlinkClientError>) -> Void
 
@@ -17,7 +17,7 @@ package final class DisplayCaller {
   private let loop: EventLoop
   private var token: EventLoop.Token?
   private var calls: [Call] = []
-  /// The connection is over, and there will be no more answers.
+  /// Called when the connection is over. No more answers come then.
   private let whenClosed: (VarlinkClientError) -> Void
 
   package init(
@@ -66,7 +66,7 @@ package final class DisplayCaller {
 
   private func finish(_ result: consuming Result<VarlinkClient.Reply, VarlinkClientError>) {
     guard let call = calls.first else { return close(.malformed("nothing was asked")) }
-    // It stays the first until it is over: what is asked meanwhile comes after it.
+    // The call stays the first until `answer` returns, so calls that are made meanwhile come after it.
     call.answer(result)
     if !calls.isEmpty { calls.removeFirst() }
     begin()

@@ -1,7 +1,7 @@
 package import SystemPackage
 package import Varlink
 
-/// Calls the methods of `io.udmabridge.Display`, and waits for the answers.
+/// Calls the methods of `io.udmabridge.Display`, and waits for their answers.
 package struct DisplayClient {
   private let client: VarlinkClient
 
@@ -13,7 +13,7 @@ package struct DisplayClient {
     try client.call("\(displayInterfaceName).\(method)", request)
   }
 
-  /// Runs `body` for each event until it returns false, or the service says that it was the last one.
+  /// Runs `body` for each event, until `body` returns false or the service says that the event was the last one.
   package func watch(_ body: (DisplayEvent) throws -> Bool) throws {
     try client.callMore("\(displayInterfaceName).Watch")
     while true {

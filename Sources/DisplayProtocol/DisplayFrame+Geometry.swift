@@ -9,15 +9,15 @@ extension DisplayRectangle {
     return Rectangle(x: x, y: y, width: width, height: height)
   }
 
-  /// The part that lies in the frame's image; nil, which stands for all of it, if a number does not fit.
+  /// The part inside the frame's image; nil, which means the whole image, if a number does not fit.
   package func clipped(to frame: DisplayFrame) -> Rectangle? {
     rectangle?.clipped(width: UInt32(clamping: frame.width), height: UInt32(clamping: frame.height))
   }
 }
 
 extension DisplayFrame {
-  /// How the image lies in its buffer, and which part of it is shown; nil if that cannot be. The service is trusted
-  /// with its pictures, but not with the memory of this process.
+  /// The image's layout in its buffer, and the shown part of the image; nil if they are not possible. The service is
+  /// trusted with its pictures, but not with the memory of this process.
   package var geometry: (layout: FrameLayout, source: Rectangle)? {
     guard let width = UInt32(exactly: width), let height = UInt32(exactly: height),
       let fourcc = UInt32(exactly: fourcc), let stride = UInt32(exactly: stride),

@@ -3,7 +3,7 @@ package import Scanout
 internal import Udmabuf
 package import Varlink
 
-// What goes over the control socket, as `io.udmabridge.Display` defines it: written by the service, read by its callers.
+// The types of `io.udmabridge.Display`, which the service writes to the control socket and its callers read.
 
 /// In pixels.
 package struct DisplayRectangle: Equatable, Sendable, Decodable, JSONWritable {
@@ -41,7 +41,7 @@ package struct DisplayModeSize: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// A picture of a scanout, and how it lies in its buffer.
+/// A picture of a scanout, and its layout in its buffer.
 package struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
   package enum Kind: String, Sendable, Decodable { case lent, shadow }
   package enum Memory: String, Sendable, Decodable { case dmabuf, memfd }
@@ -91,7 +91,7 @@ package struct DisplayFrame: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// Where a scanout's cursor is. `image` differs for each image that it had.
+/// The place of a scanout's cursor. `image` differs for each of its images.
 package struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
   package var scanout: Int
   package var visible: Bool
@@ -116,7 +116,7 @@ package struct DisplayCursor: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// A scanout, what it can show, and what it shows now.
+/// A scanout, its modes, and its present picture.
 package struct DisplayOutput: Equatable, Sendable, Decodable, JSONWritable {
   package var scanout: Int
   package var name: String
@@ -224,15 +224,15 @@ package struct DisplayEvent: Equatable, Sendable, Decodable, JSONWritable {
   }
 }
 
-/// What was offered on the control socket since the start, and what there is now.
+/// The counts of the control socket: since the start, or now.
 package struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
   /// Frames that were offered.
   package var frames = 0
-  /// Frame events that were sent, and frames that a caller of Watch was too slow to be told of.
+  /// Frame events that were sent, and frames that slow callers of Watch missed.
   package var events = 0, lost = 0
   /// Buffers that are held now, and the callers of Watch and Stream.
   package var holds = 0, watchers = 0
-  /// Holds that a later frame did not wait for any longer.
+  /// Holds for which a later frame stopped waiting.
   package var overdue = 0
   /// Holds that were ended because the guest wanted its pages back.
   package var cutOff = 0
@@ -258,7 +258,7 @@ package struct ControlStatistics: Equatable, Sendable, Decodable, JSONWritable {
 
 // MARK: Calls
 
-/// What a method is asked for; nil leaves a parameter out.
+/// The parameters of a call; nil leaves one out.
 package struct DisplayRequest: JSONWritable {
   package var scanout, since, buffer: Int?
   package var hold: Bool?
