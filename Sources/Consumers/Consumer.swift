@@ -7,6 +7,6 @@ final class Consumer {
 
   init(_ connection: VarlinkConnection) { self.connection = connection }
 
-  /// What it held is the guest's again.
+  /// Closes the connection, because the guest has taken back a buffer that the consumer held.
   func cutOff() { connection?.close() }
 }

@@ -13,7 +13,7 @@ package final class ControlSink: ScanoutSink {
   static let holdsPerConsumer = 8
 
   package weak var observer: (any ScanoutObserver)?
-  /// The outputs for the guest, or, with another sink, the outputs of that sink.
+  /// The outputs for the guest. With another sink they are that sink's outputs.
   package var outputs: [SinkOutput] { didSet { if outputs != oldValue { tellOfOutputs() } } }
 
   var statistics = ControlStatistics()
@@ -168,7 +168,7 @@ package final class ControlSink: ScanoutSink {
       ?? holds.lazy.map(\.frame).first { $0.id == id }
   }
 
-  /// - Returns: false if the consumer already holds the most that it may.
+  /// - Returns: false if the consumer already holds `holdsPerConsumer` frames.
   func hold(_ frame: Frame, for consumer: Consumer) -> Bool {
     guard holds.count(where: { $0.consumer === consumer }) < Self.holdsPerConsumer else { return false }
     frame.acquire()
@@ -176,7 +176,7 @@ package final class ControlSink: ScanoutSink {
     return true
   }
 
-  /// - Returns: false if the consumer does not hold it.
+  /// - Returns: false if the consumer does not hold the frame.
   func release(_ id: Int, by consumer: Consumer) -> Bool {
     guard let index = holds.firstIndex(where: { $0.consumer === consumer && $0.frame.id == id }) else {
       return false
@@ -269,7 +269,7 @@ package final class ControlSink: ScanoutSink {
     for feed in feeds { feed.changed(.outputs, 0) }
   }
 
-  /// Tells all watchers that this is the end.
+  /// Tells all feeds that nothing more will come.
   package func end() {
     for feed in feeds { feed.end() }
     feeds = []

@@ -5,7 +5,7 @@ internal import SystemPackage
 internal import Udmabuf
 package import Varlink
 
-/// `io.udmabridge.Display`, by which other processes get the frames of a `ControlSink`.
+/// Serves `io.udmabridge.Display`, which gives the frames of a `ControlSink` to other processes.
 package final class DisplayInterface: VarlinkInterface {
   package let name = displayInterfaceName
   package let description = displayDescription
@@ -14,7 +14,7 @@ package final class DisplayInterface: VarlinkInterface {
   private let sink: ControlSink
   /// Memory of this process that the guest may map, by its number.
   private let offers: [UInt64: Memfd]
-  /// The device's statistics, a JSON object: all of them, or those that any caller may know.
+  /// The device's statistics as a JSON object: all of them for a trusted caller, the public ones for others.
   private let statistics: (_ isTrusted: Bool) -> [UInt8]
   private let watchers: WatcherLimit
   private var consumers: [ObjectIdentifier: Consumer] = [:]
@@ -196,7 +196,7 @@ package final class DisplayInterface: VarlinkInterface {
     consumers[id] = consumer
     connection.whenGone(for: self) { [unowned self] in
       guard let gone = consumers.removeValue(forKey: id) else { return }
-      // Which knows its consumer.
+      // The feed may refer to its consumer, so it is taken out.
       if let feed = gone.feed.take() { sink.remove(feed) }
       sink.releaseAll(of: gone)
     }

@@ -7,8 +7,8 @@ internal import VhostUser
 
 /// Shows frames in QEMU's own display, over the socket that QEMU hands to a vhost-user-gpu.
 ///
-/// QEMU replaces the socket at each stop, cont and reset, and the next one is told everything anew. A frame counts as in use
-/// until QEMU has answered a later message. If QEMU gives no socket, nobody sees the frames.
+/// QEMU replaces the socket at each stop, cont and reset. The sink sends everything anew to the next one. A frame
+/// counts as in use until QEMU has answered a later message. If QEMU gives no socket, nobody sees the frames.
 package final class QEMUDisplaySink: ScanoutSink {
   /// QEMU has at most this many consoles for one device.
   package static let maximumOutputs = 16
@@ -39,7 +39,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   private var telling: Deferred?
   private var resuming: Deferred?
   private var timer: Timer?
-  /// Whether that question was asked.
+  /// Whether `barrier` was sent and has no answer yet.
   private var isBarrierOut = false
   /// The reports for the observer, which gets them from the loop.
   private let reports = ReportQueue()
@@ -95,8 +95,8 @@ package final class QEMUDisplaySink: ScanoutSink {
         socket, loop: loop, onReady: { [weak self] in self?.proceed() },
         onEnd: { [weak self] error in self?.ended(error) })
     } catch { return log.warning("QEMU's display socket cannot be used: \(error)") }
-    // The first message on a socket finds room. A display that leaves it without an answer is also asked for its screens,
-    // and that answer shows that the first will not come.
+    // The first message on a socket finds room. The sink then asks for the display's screens. If their answer comes
+    // first, the display does not answer this message.
     _ = connection?.ask(.getProtocolFeatures) { [weak self] reply in
       if case .protocolFeatures(let features) = reply { self?.introduced(features) } else { self?.isBasic() }
     }
@@ -104,7 +104,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     proceed()
   }
 
-  /// QEMU's connection for the device is over. QEMU shows nothing any more, and cannot be told anything.
+  /// QEMU's connection for the device is over. QEMU shows nothing any more and reads no messages.
   package func abandon() {
     disconnect()
     hadSocket = false
@@ -114,7 +114,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   private func introduced(_ features: QEMUDisplayFeatures) {
     self.features = features.intersection([.edid, .dmabuf2])
     log.debug("QEMU's display", metadata: ["features": "\(features.rawValue)"])
-    // It still has the place that the question had.
+    // The answered question has left room for this message.
     _ = connection?.send(.setProtocolFeatures(self.features ?? []))
     proceed()
   }
@@ -125,14 +125,14 @@ package final class QEMUDisplaySink: ScanoutSink {
     if !saidThatItHasNoFeatures {
       saidThatItHasNoFeatures = true
       log.notice(
-        "the display does not answer GET_PROTOCOL_FEATURES: only the base protocol is used")
+        "the display does not answer GET_PROTOCOL_FEATURES, so the helper uses only the base protocol")
     }
     proceed()
   }
 
   private func ended(_ error: QEMUDisplayError?) {
     if let error {
-      log.warning("QEMU's display socket is given up, until QEMU hands over another one: \(error)")
+      log.warning("the helper gives up QEMU's display socket until QEMU hands over another one: \(error)")
     }
     disconnect()
   }
@@ -201,8 +201,8 @@ package final class QEMUDisplaySink: ScanoutSink {
   }
 
   package func present(_ presentation: Presentation, on scanout: ScanoutID) {
-    // Beside another sink frames come all the same, and must not wait for QEMU.
-    // Nobody can see it.
+    // QEMU has handed over no socket, so nobody sees the frame. Another sink may want it, so it must not wait for
+    // QEMU.
     if !hadSocket { return report(.presented(presentation), on: scanout) }
     _ = lanes[Int(scanout.rawValue)].queue.submit(.present(presentation))
     proceed()
@@ -211,7 +211,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   package func turnOff(_ scanout: ScanoutID) {
     guard scanout.rawValue < lanes.count else { return }
     let lane = lanes[Int(scanout.rawValue)]
-    // The next socket is told. Until then the guest is stopped or reset, and nothing can wait for QEMU.
+    // The next socket gets the state. Until then the guest is stopped or reset, and nothing can wait for QEMU.
     if !isAttended { return lane.queue.removeAll() }
     _ = lane.queue.submit(.turnOff)
     proceed()
@@ -268,7 +268,7 @@ package final class QEMUDisplaySink: ScanoutSink {
   private func armTimer() {
     guard let timer, !timer.armed, let first = lanes.compactMap(\.waitingSince).min() else { return }
     let waited = Instant.now - first
-    // What has waited for longer has been asked about, and is looked at again later.
+    // Jobs that have waited longer were asked about already. The timer looks at them again later.
     timer.arm(after: patience - waited % patience)
   }
 
@@ -354,7 +354,7 @@ package final class QEMUDisplaySink: ScanoutSink {
     let finished = inquirers
     inquirers = []
     for finished in finished { finished() }
-    // EDIDs wait for this.
+    // Requests for EDIDs wait for the screens.
     proceed()
   }
 }

@@ -3,10 +3,11 @@ internal import Scanout
 internal import SystemPackage
 internal import VhostUser
 
-/// A call of Stream: its connection speaks the protocol of QEMU's display socket from then on, and the caller is the
+/// A call of Stream. From then on its connection speaks the protocol of QEMU's display socket, and the caller is the
 /// front end.
 ///
-/// It is told only of the newest state. Frames that it has not answered are held for it, by the rules of Hold.
+/// The caller is told only the newest state. Frames that the caller has not answered are held for it by the rules of
+/// Hold.
 final class QEMUDisplayStream: Feed {
   private unowned let sink: ControlSink
   private let consumer: Consumer
@@ -36,7 +37,7 @@ final class QEMUDisplayStream: Feed {
   deinit { for lane in lanes { lane.abandon() } }
 
   private func introduced(_ features: QEMUDisplayFeatures) {
-    // There are no EDIDs to ask for.
+    // The stream asks for no EDIDs.
     self.features = features.intersection(.dmabuf2)
     _ = connection?.send(.setProtocolFeatures(self.features ?? []))
     for index in lanes.indices {

@@ -31,11 +31,11 @@ final class QEMULane {
   /// Whether sending stopped although there was room, to give other sources a turn.
   private(set) var hasMore = false
 
-  /// A message or several that QEMU is being told.
+  /// One step or refresh, in one or several messages to QEMU.
   private struct Job {
     let number: UInt64
     let step: PresentationQueue.Step
-    /// Whether it is not a step of the queue.
+    /// Whether the job renews the picture, and is no step of the queue.
     let isRefresh: Bool
     /// The changed part, in the frame's pixels.
     var damage = Rectangle(x: 0, y: 0, width: 0, height: 0)
@@ -57,7 +57,7 @@ final class QEMULane {
 
   init(_ scanout: UInt32) { id = ScanoutID(scanout) }
 
-  /// When QEMU was told; nil if it owes no answer.
+  /// When QEMU was told; nil if QEMU owes no answer.
   var waitingSince: Instant? { if case .waiting(let since) = job?.state { since } else { nil } }
 
   /// The buffer that QEMU was told or will be told of, and has not answered for.
@@ -69,7 +69,7 @@ final class QEMULane {
   // MARK: The picture
 
   func setCursor(_ image: CursorImage?, at position: CursorPosition) {
-    // The same image at another place.
+    // The image is the same, at another place.
     let isMove = image != nil && image == cursor?.image && cursorNews != .image
     cursor = (image, position)
     cursorNews = isMove ? .position : .image

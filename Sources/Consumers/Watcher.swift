@@ -16,7 +16,7 @@ final class Watcher: Feed {
   private unowned let sink: ControlSink
   private weak var connection: VarlinkConnection?
   private var outputsChanged = true
-  /// The changes since it was told, by scanout.
+  /// The changes that were not sent yet, by scanout.
   private var scanouts: [Told]
 
   init(_ sink: ControlSink, _ connection: VarlinkConnection) {
@@ -43,7 +43,7 @@ final class Watcher: Feed {
     while connection.isOpen, connection.isReadyToSend, let event = next() { connection.stream(event) }
   }
 
-  /// It was told of the frame, and holds nothing.
+  /// Nothing is to be done, because a watcher holds no frames.
   func forget(_ frame: Frame) {}
 
   func end() {
@@ -83,7 +83,7 @@ final class Watcher: Feed {
       return event
     }
     let sequence = UInt64(frame.sequence)
-    // It went dark and shows the same picture again.
+    // The scanout went dark, and shows the same picture again.
     if last == sequence, scanouts[index].isShown { return nil }
     var event = DisplayEvent(.frame)
     event.lost = last.map { Int(sequence - $0) - 1 } ?? 0

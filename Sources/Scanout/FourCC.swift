@@ -48,7 +48,7 @@ package struct FourCC: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// Of the formats of guests; nil for one that is not among them.
+  /// The bytes of a pixel in a guest's format; nil for other formats.
   package var bytesPerPixel: UInt64? {
     switch self {
     case .xrgb8888, .argb8888, .xbgr8888, .abgr8888, .rgbx8888, .rgba8888, .bgrx8888, .bgra8888: 4

@@ -15,13 +15,13 @@ package enum FrameMemory {
 package protocol ShadowMemory: AnyObject {
   var mapping: Mapping { get }
 
-  /// Whether another process can import it, and not only map it.
+  /// Whether another process can import the memory, and not only map it.
   var isDMABuf: Bool { get }
 
   /// A descriptor of the memory for another process, which the caller owns.
   func descriptor() throws(Errno) -> FD
 
-  /// Whether all its descriptors have numbers below `bound`.
+  /// Whether all descriptors of the memory have numbers below `bound`.
   func isBelow(_ bound: Int) -> Bool
 }
 

@@ -1,5 +1,6 @@
-/// The presentations of one scanout. At most one is shown, one is on its way, and one waits, which the next one replaces.
-/// The queue holds a use of each frame in it, so that the frame on screen stays until its successor is shown.
+/// The presentations of one scanout. At most one is shown, one is on its way, and one waits. A newer one replaces the
+/// one that waits. The queue holds a use of each frame in it, so that the frame on screen stays until its successor
+/// is shown.
 ///
 /// A use ends only after the queue's state is settled, so `Frame.whenIdle` may call the queue's owner.
 package final class PresentationQueue {

@@ -8,12 +8,12 @@ package struct Rectangle: Hashable, Sendable, CustomStringConvertible {
 
   package var isEmpty: Bool { width == 0 || height == 0 }
 
-  /// Whether it lies wholly inside an image of this size. Never overflows.
+  /// Whether the rectangle lies wholly inside an image of this size. Never overflows.
   package func fits(width imageWidth: UInt32, height imageHeight: UInt32) -> Bool {
     width <= imageWidth && x <= imageWidth - width && height <= imageHeight && y <= imageHeight - height
   }
 
-  /// The part of it that is inside an image of this size. Never overflows.
+  /// The part of the rectangle inside an image of this size. Never overflows.
   package func clipped(width imageWidth: UInt32, height imageHeight: UInt32) -> Rectangle {
     let (left, top) = (min(x, imageWidth), min(y, imageHeight))
     return Rectangle(

@@ -2,11 +2,11 @@
 package struct SinkOutput: Equatable, Sendable {
   /// The name for users, such as `Virtual-1`.
   package var name: String
-  /// The modes it can show, the preferred one first.
+  /// The modes that the scanout can show, the preferred one first.
   package var modes: [DisplayMode]
   /// The size of the visible area in millimetres; 0 if unknown.
   package var widthMillimetres, heightMillimetres: UInt32
-  /// Whether it shows a cursor above the picture, without changing the picture.
+  /// Whether the scanout shows a cursor above the picture, without changing the picture.
   package var hasCursor: Bool
 
   package init(
@@ -23,7 +23,7 @@ package struct SinkError: Error, Equatable, CustomStringConvertible {
   package enum Refusal: String, Sendable, CaseIterable {
     case noOutput, importing, bouncing, format, stride, mode, part, offset, disconnected, busy, other
 
-    /// The card takes no memory of others, in any layout.
+    /// Whether the card imports no memory, in any layout.
     package var concernsAllMemory: Bool { self == .importing || self == .bouncing }
 
     /// Whether a copy helps, with other memory, or another format, stride or size.
@@ -64,7 +64,7 @@ package struct Presentation {
 ///
 /// Every call returns at once. Results that take time go to the observer, from the event loop.
 package protocol ScanoutSink: AnyObject {
-  /// One for each scanout that can be shown, by the scanout's number.
+  /// One output for each scanout that can be shown, by the scanout's number.
   var outputs: [SinkOutput] { get }
   var observer: (any ScanoutObserver)? { get set }
 
@@ -84,9 +84,9 @@ package protocol ScanoutSink: AnyObject {
   /// A frame that was prepared must be forgotten.
   func prepare(_ frame: Frame, source: Rectangle, on scanout: ScanoutID) throws(SinkError)
 
-  /// Allocates memory for a copy of `width` x `height` pixels on the scanout, with a size, a stride and a format that the
-  /// sink shows; `format` itself if possible. It is all zero, which is black. A frame of it is prepared like any other, as
-  /// a whole.
+  /// Allocates memory for a copy of `width` x `height` pixels on the scanout, with a size, a stride and a format that
+  /// the sink shows; `format` itself if possible. The memory is all zero, which is black. A frame of it is prepared
+  /// like any other, as a whole.
   func allocate(
     width: UInt32, height: UInt32, format: FourCC, on scanout: ScanoutID
   ) throws(SinkError) -> Canvas
@@ -119,11 +119,11 @@ extension ScanoutSink {
 
 /// Receives the result of each presentation from a sink: exactly one of these for every sequence number.
 package protocol ScanoutObserver: AnyObject {
-  /// It is on the screen now.
+  /// The frame is on the screen now.
   func presented(_ sequence: UInt64, frame: Frame, on scanout: ScanoutID)
-  /// A later presentation, or a turn-off, replaced it before its turn.
+  /// A later presentation, or a turn-off, replaced the frame before its turn.
   func replaced(_ sequence: UInt64, on scanout: ScanoutID)
-  /// It will not be on the screen, for this reason.
+  /// The frame will not be on the screen, for this reason.
   func failed(_ sequence: UInt64, on scanout: ScanoutID, _ error: SinkError)
   /// `outputs` has changed: a screen was plugged in or out. Refused frames may be shown now.
   func outputsChanged()
