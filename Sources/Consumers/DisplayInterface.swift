@@ -196,7 +196,7 @@ package final class DisplayInterface: VarlinkInterface {
     consumers[id] = consumer
     connection.whenGone(for: self) { [unowned self] in
       guard let gone = consumers.removeValue(forKey: id) else { return }
-      // The feed may refer to its consumer, so it is taken out.
+      // A feed may keep its consumer alive, so the consumer lets go of the feed.
       if let feed = gone.feed.take() { sink.remove(feed) }
       sink.releaseAll(of: gone)
     }

@@ -1,7 +1,7 @@
 package import Scanout
 
-/// Shows everything on one sink, and also offers it to other processes. The sink sets the pace, and decides what can be
-/// shown.
+/// Shows each frame on one sink, and also offers it to other processes. The sink sets the pace, and refuses frames
+/// that it cannot show.
 package final class TeeSink: ScanoutSink {
   package weak var observer: (any ScanoutObserver)?
   private let shown: any ScanoutSink

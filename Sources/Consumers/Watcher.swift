@@ -36,14 +36,14 @@ final class Watcher: Feed {
     proceed()
   }
 
-  /// Sends as much of what has changed as there is room for.
+  /// Sends the changes for which there is room.
   func proceed() {
     // Sending can find that the peer is gone, and this watcher then goes away during the call.
     guard let connection else { return }
     while connection.isOpen, connection.isReadyToSend, let event = next() { connection.stream(event) }
   }
 
-  /// Nothing is to be done, because a watcher holds no frames.
+  /// Does nothing, because a watcher holds no frames.
   func forget(_ frame: Frame) {}
 
   func end() {

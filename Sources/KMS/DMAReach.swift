@@ -18,7 +18,8 @@ struct DMAReach: Equatable {
   /// The kernel's release, such as `7.3.4`.
   var release: String
 
-  /// The width that each device begins with. The kernel tells what the driver has set only for PCI devices.
+  /// The width that each device begins with. Only for PCI devices does the kernel tell the width that the driver has
+  /// set.
   private static let firstBits = 32
   /// A virtio or USB device does DMA through the PCI device above it, fewer than this many steps away.
   private static let steps = 12

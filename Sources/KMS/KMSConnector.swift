@@ -1,4 +1,4 @@
-/// A connector: where a screen is plugged in.
+/// A connector, into which a screen is plugged.
 package struct KMSConnector: Sendable {
   /// The id of the connector on its card.
   package let id: UInt32

@@ -168,8 +168,8 @@ package final class KMSSink: ScanoutSink {
     case .permissionDenied, .notPermitted:
       SinkError(
         .busy,
-        "\(card.name) (\(card.driver)) refused \(what): somebody else is DRM master now; "
-          + "switch back to this virtual terminal, or end the other one")
+        "\(card.name) (\(card.driver)) refused \(what): another process is DRM master now; "
+          + "switch back to this virtual terminal, or end that process")
     case .operationNotSupportedByDevice:
       SinkError(.disconnected, "\(card.name) (\(card.driver)) is gone")
     default:

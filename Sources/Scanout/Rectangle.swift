@@ -20,7 +20,7 @@ package struct Rectangle: Hashable, Sendable, CustomStringConvertible {
       x: left, y: top, width: min(width, imageWidth - left), height: min(height, imageHeight - top))
   }
 
-  /// The smallest rectangle around both, of which each fits an image.
+  /// The smallest rectangle around both. Each of the two fits an image.
   package func union(_ other: Rectangle) -> Rectangle {
     if isEmpty { return other }
     if other.isEmpty { return self }
@@ -30,7 +30,7 @@ package struct Rectangle: Hashable, Sendable, CustomStringConvertible {
       height: max(y + height, other.y + other.height) - top)
   }
 
-  /// The common part of both, each of which fits an image; empty if there is none.
+  /// The common part of both; empty if there is none. Each of the two fits an image.
   package func intersection(_ other: Rectangle) -> Rectangle {
     let (left, top) = (max(x, other.x), max(y, other.y))
     let (right, bottom) = (min(x + width, other.x + other.width), min(y + height, other.y + other.height))

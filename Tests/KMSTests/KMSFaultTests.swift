@@ -62,7 +62,7 @@ import Udmabuf
         let sequence = stage.present(picture)
         try stage.wait { stage.recorder.failed.last?.sequence == sequence }
         let error = try #require(stage.recorder.failed.last?.error)
-        #expect(error.refusal == .busy && error.description.contains("somebody else is DRM master now"))
+        #expect(error.refusal == .busy && error.description.contains("another process is DRM master now"))
       }
       #expect(try Screenshot().wrongRows(2) == 0)
       // It is gone without putting anything back.
