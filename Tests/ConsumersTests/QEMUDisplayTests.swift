@@ -19,7 +19,7 @@ import Udmabuf
   func lends() throws {
     let rig = try QEMURig.attended()
     let frame = try rig.lent()
-    guard case .lent(let dmabuf) = frame.memory else { return }
+    guard case .lent(let dmabuf) = frame.memory else { throw TroubleInTest("the frame is not lent") }
     #expect(!dmabuf.isShared)
     rig.present(frame)
     #expect(try rig.messages() == [rig.announcement(frame), rig.update(0, 0, 64, 48)])
