@@ -1,7 +1,7 @@
 internal import Fixtures
 internal import Glibc
 internal import Linux
-package import SystemPackage
+internal import SystemPackage
 
 /// A guest, as a helper sees it, that draws into pages of which no two are neighbours. It speaks to the program
 /// through the front end of the tests.

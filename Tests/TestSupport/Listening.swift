@@ -1,6 +1,6 @@
 internal import Foundation
 internal import Glibc
-internal import Linux
+package import Linux
 package import SystemPackage
 
 /// A helper that listens.
@@ -70,7 +70,7 @@ package func json(_ path: FilePath) -> [String: Any]? {
 
 /// Asks something and waits for the answer, which only a front end does.
 package func greet(_ connection: borrowing UnixSocket) throws {
-  package let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
+  let question: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]  // GET_FEATURES
   unsafe try connection.fd.write(question.span.bytes)
   guard try connection.fd.read(upTo: 64).count == 20 else { throw TroubleInTest("no answer") }
 }
