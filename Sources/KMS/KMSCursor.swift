@@ -14,7 +14,7 @@ final class KMSCursor {
   private var position = CursorPosition(x: 0, y: 0)
   /// Whether the image has not been written into a buffer yet.
   private(set) var isNew = false
-  /// The index in `buffers` of the buffer that the card was last told.
+  /// The index in `buffers` of the buffer that the card was last told of.
   private(set) var current = 0
   /// Whether the card was told to show a cursor.
   private(set) var isOn = false

@@ -83,8 +83,9 @@ package let buffersDescription = """
   # Ends the newest import of this buffer by this connection.
   method Release(id: string) -> ()
 
-  # Tells the lender that the caller uses a buffer by the CPU, and how. The lender does not wait. If this connection has several
-  # imports of the buffer, the oldest one counts, here and below. All that the imports began ends with the connection.
+  # Tells the lender that the caller uses a buffer by the CPU, and how. The caller does not wait for the lender. If this
+  # connection has several imports of the buffer, the oldest one counts, here and below. All that the imports began ends with the
+  # connection.
   method BeginAccess(id: string, mode: (read, write, readWrite)) -> ()
 
   method EndAccess(id: string) -> ()

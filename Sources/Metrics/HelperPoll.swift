@@ -34,7 +34,7 @@ package final class HelperPoll {
 
   deinit { for call in calls { hangUp(call) } }
 
-  /// The poll is under way. `ask` must not be called then.
+  /// Whether the poll is under way. `ask` must not be called then.
   package var isBusy: Bool { whenDone != nil }
 
   /// Asks these helpers, and hands over their answers in the same order: before this returns, if there is no helper to wait for.

@@ -248,8 +248,8 @@ final class HostRegion {
     for mapping in mappings { takeAway(mapping) }
   }
 
-  /// Puts zeros in a mapping's place. Asks the front end at once to unmap the pages and to map zeros, so that it does nothing in
-  /// between.
+  /// Puts zeros in a mapping's place. Asks the front end to unmap the pages and, without waiting, to map zeros, so that it does
+  /// nothing in between.
   private func empty(_ mapping: HostMapping) {
     let zeros: Memfd
     do throws(LostNews) { zeros = try Self.zeros(mapping.length) } catch {
