@@ -59,7 +59,8 @@ import Varlink
     #expect(heard == 1 && ends.isEmpty && watch?.isActive == false)
   }
 
-  @Test("an error of the receiver, and the end of the connection, end the watch once") func endsOnce() throws {
+  @Test("an error of the receiver, and the end of the connection, end the watch once") func endsOnce() throws
+  {
     let failing = try watch { _ in throw Errno.permissionDenied }
     let service = try listener.accept()
     try send(2, to: service)
