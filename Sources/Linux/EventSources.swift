@@ -52,17 +52,15 @@ package final class Timer {
   private let fd: FD
   private let loop: EventLoop
   private var token: EventLoop.Token?
-  /// When it fires, while it is armed.
-  private var deadline: Instant?
   /// Whether it was armed and has not fired.
-  package var armed: Bool { deadline != nil }
+  package private(set) var armed = false
 
   /// `handler` runs each time an armed delay has passed.
   package init(_ loop: EventLoop, _ handler: @escaping () -> Void) throws(Errno) {
     fd = FD(adopting: try retrying { cl_timerfd() })
     self.loop = loop
     token = try loop.add(fd) { [unowned self] _ in
-      deadline = nil
+      armed = false
       _ = try? fd.read(upTo: 8)
       handler()
     }
@@ -72,22 +70,14 @@ package final class Timer {
 
   /// Fires once after `delay`, at least a millisecond. A delay that was armed before is forgotten.
   package func arm(after delay: TimeSpan) {
-    let delay = max(delay, .milliseconds(1))
-    deadline = .now + delay
-    _ = fd.withRaw { cl_timerfd_arm($0, delay.nanoseconds) }
-  }
-
-  /// Fires at `latest` or earlier: an earlier deadline that is armed stays, which saves a system call. The handler then
-  /// arms the timer for what is still to come.
-  package func arm(atLatest latest: Instant) {
-    if let deadline, deadline <= latest { return }
-    arm(after: latest - .now)
+    armed = true
+    _ = fd.withRaw { cl_timerfd_arm($0, max(delay, .milliseconds(1)).nanoseconds) }
   }
 
   /// Forgets the armed delay.
   package func disarm() {
     guard armed else { return }
-    deadline = nil
+    armed = false
     _ = fd.withRaw { cl_timerfd_arm($0, 0) }
   }
 }

@@ -293,7 +293,8 @@ extension GPUDevice: ScanoutsOwner, CommandHandler {
     for other in [isBusy ? nil : returns.deadline, scanouts.shadowDeadline, returns.devicesDeadline] {
       if let other { first = min(first ?? other, other) }
     }
-    if let first { timer?.arm(atLatest: first) }
+    guard let first else { return }
+    timer?.arm(after: first - .now)
   }
 
   /// Completes the fences that waited for the presentation.

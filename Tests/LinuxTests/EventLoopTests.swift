@@ -144,21 +144,6 @@ import Testing
     #expect(fired == 2)
   }
 
-  @Test("a timer keeps the earlier one of two deadlines") func timerKeepsTheEarlierDeadline() throws {
-    let loop = try EventLoop()
-    var fired = 0
-    let timer = try Timer(loop) { fired += 1 }
-    timer.arm(after: .milliseconds(1))
-    timer.arm(atLatest: .now + .seconds(3600))
-    try loop.turn(until: "the earlier one fires", isToldOf: true) { fired == 1 }
-    #expect(!timer.armed)
-    timer.arm(atLatest: .now + .seconds(3600))
-    timer.arm(atLatest: .now)
-    try loop.turn(until: "the earlier one fires again", isToldOf: true) { fired == 2 }
-    // Nothing is left of what was armed.
-    #expect(!timer.armed)
-  }
-
   /// Turns the loop until a timer that was armed now and for longer than others has fired, and so have they.
   private func outlast(_ loop: EventLoop) throws {
     var isOver = false
