@@ -2,7 +2,7 @@ package import Linux
 package import SystemPackage
 package import Varlink
 
-/// Hears in the event loop what a guest shows: the events of `io.udmabridge.Display.Watch`, on a connection of their own.
+/// Receives the events of `io.udmabridge.Display.Watch` in an event loop, on a connection of its own.
 package final class DisplayWatch {
   /// One turn of the loop takes at most this many events. A service that sends more does not hold up timers and other
   /// sources.
@@ -17,8 +17,8 @@ package final class DisplayWatch {
 
   /// Calls nothing yet.
   /// - Parameters:
-  ///   - onEvent: hears of each event. An error of it ends the watch.
-  ///   - onEnd: hears once why the watch has ended, and nil when the service said its last word. `stop` is no end.
+  ///   - onEvent: receives each event. If it throws, the watch ends.
+  ///   - onEnd: receives the error that ended the watch, or nil if the service announced the end. `stop` does not call it.
   package init(
     _ client: VarlinkClient, loop: EventLoop, onEvent: @escaping (DisplayEvent) throws -> Void,
     onEnd: @escaping ((any Error)?) -> Void
@@ -39,7 +39,7 @@ package final class DisplayWatch {
   /// Whether events can still come.
   package var isActive: Bool { token != nil }
 
-  /// Nothing more is heard.
+  /// Stops receiving. Neither callback is called after this.
   package func stop() {
     goingOn = nil
     if let token = token.take() { client.withDescriptor { loop.remove(token, $0) } }

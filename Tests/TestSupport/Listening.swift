@@ -33,6 +33,17 @@ package final class Listening {
       shell == nil ? program : "/bin/sh", (shell ?? []) + arguments, withErrors: true)
   }
 
+  /// The control socket of a helper that `withControl` has started.
+  package var control: FilePath { directory.appending("control") }
+
+  /// Starts vhost-user-udmabuf with a control socket in its directory.
+  package static func withControl() throws -> Listening {
+    let directory = try makeTemporaryDirectory()
+    return try Listening(
+      builtPrograms.appending("vhost-user-udmabuf"),
+      options: ["--control", directory.appending("control").string], directory: directory)
+  }
+
   /// - Parameter path: another of its sockets than that of its device.
   package func connect(to path: FilePath? = nil) throws -> UnixSocket {
     var connected: UnixSocket?

@@ -10,13 +10,10 @@ import Testing
   private let program = builtPrograms.appending("udmabridge")
   private let helper: Listening
   private let guest: DrawingGuest
-  private var socket: String { helper.directory.appending("control").string }
+  private var socket: String { helper.control.string }
 
   init() throws {
-    let directory = try makeTemporaryDirectory()
-    helper = try Listening(
-      builtPrograms.appending("vhost-user-udmabuf"),
-      options: ["--control", directory.appending("control").string], directory: directory)
+    helper = try Listening.withControl()
     guest = try DrawingGuest(helper)
   }
 

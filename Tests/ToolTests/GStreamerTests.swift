@@ -16,14 +16,11 @@ struct GStreamerTests {
   private var stream: FilePath { helper.directory.appending("stream") }
 
   init() throws {
-    let directory = try makeTemporaryDirectory()
-    helper = try Listening(
-      builtPrograms.appending("vhost-user-udmabuf"),
-      options: ["--control", directory.appending("control").string], directory: directory)
+    helper = try Listening.withControl()
   }
 
   private func start() throws -> (child: Child, output: PipeEnd) {
-    let control = helper.directory.appending("control").string
+    let control = helper.control.string
     let (child, output) = try startReading(
       program, ["stream", "--control", control, "--to", "unixfd:\(stream)"], withErrors: true)
     try waitUntil("it listens") {

@@ -10,14 +10,11 @@ import Testing
   private let program = builtPrograms.appending("udmabridge")
   private let helper: Listening
   private let guest: DrawingGuest
-  private var control: String { helper.directory.appending("control").string }
+  private var control: String { helper.control.string }
   private var stream: FilePath { helper.directory.appending("stream") }
 
   init() throws {
-    let directory = try makeTemporaryDirectory()
-    helper = try Listening(
-      builtPrograms.appending("vhost-user-udmabuf"),
-      options: ["--control", directory.appending("control").string], directory: directory)
+    helper = try Listening.withControl()
     guest = try DrawingGuest(helper)
   }
 
